@@ -1,0 +1,120 @@
+"""The one L-infinity ascent loop: every training attack and every PGD-like evaluation attack is a call of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Forward = Callable[[Tensor], Tensor]
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Where the ascent ended, and what its caller asked it to watch.
+
+    point: (B, C, H, W), the last iterate.
+    correct_iterates: (B,) int64, how many of the iterates x_0 .. x_{steps-1} were classified right (the start counts, the last iterate does not).
+    last_correct, first_wrong: (B, C, H, W), BAT's two points (reference sheet 4.6): the last iterate before the first
+        error (the start, if that is already wrong), and one step beyond the first wrong iterate (the last iterate, if none was wrong).
+    """
+
+    point: Tensor
+    correct_iterates: Tensor | None = None
+    last_correct: Tensor | None = None
+    first_wrong: Tensor | None = None
+
+
+def uniform_start(x: Tensor, eps: float | Tensor, noise: Tensor, clamp: bool = True) -> Tensor:
+    """x + eps * noise with noise uniform in [-1, 1]; the released train-mode attacks leave it outside [0, 1] (`clamp=False`)."""
+    start = x + _per_sample(eps, x) * noise
+    return start.clamp_(0, 1) if clamp else start
+
+
+def normal_start(x: Tensor, noise: Tensor) -> Tensor:
+    """x + 0.001 * noise with standard normal noise, not clamped: the start of TRADES and of all that follow it."""
+    return x + 0.001 * noise
+
+
+def ascend(
+    forward: Forward,
+    x: Tensor,
+    objective: Objective,
+    *,
+    start: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    steps: int,
+    labels: Tensor | None = None,
+    count_correct: bool = False,
+    stop_points: bool = False,
+) -> Ascent:
+    """Sign-gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and inside [0, 1].
+
+    forward: images (B, C, H, W) in [0, 1] to logits (B, K). Its mode and its parameters are the caller's affair; only the
+        gradient with respect to the point is taken.
+    eps, step_size: one number, or (B,) per sample. labels are needed by count_correct and stop_points only.
+    Every iterate after the start is projected onto the ball and clipped; a start outside [0, 1] is used as it is.
+    """
+    radius, step = _per_sample(eps, x), _per_sample(step_size, x)
+    lower, upper = (x - radius).clamp_(0, 1), (x + radius).clamp_(0, 1)
+    watch = _Watch(start, labels, count_correct, stop_points)
+    point = start.detach().clone()
+    for _ in range(steps):
+        point.requires_grad_()
+        with torch.enable_grad():
+            logits = forward(point)
+            gradient = torch.autograd.grad(objective(logits, point).sum(), point)[0]
+        point = point.detach()
+        watch.before_step(point, logits.detach())
+        point = (point + step * gradient.sign_()) if watch.keeps_points else point.add_(gradient.sign_().mul_(step))
+        point.clamp_(lower, upper)
+        watch.after_step(point)
+    return watch.result(point)
+
+
+class _Watch:
+    """What the ascent is asked to report about its iterates; costs nothing when nothing is asked."""
+
+    def __init__(self, start: Tensor, labels: Tensor | None, count_correct: bool, stop_points: bool) -> None:
+        if (count_correct or stop_points) and labels is None:
+            raise ValueError("counting correct iterates needs labels")
+        self.labels = labels
+        self.keeps_points = stop_points
+        self.correct_iterates = labels.new_zeros(labels.shape) if count_correct and labels is not None else None
+        if stop_points and labels is not None:
+            self.last_correct = start.detach().clone()
+            self.first_wrong = start.detach().clone()
+            self.alive = torch.ones_like(labels, dtype=torch.bool)
+            self.just_wrong = torch.zeros_like(self.alive)
+
+    def before_step(self, point: Tensor, logits: Tensor) -> None:
+        if self.labels is None:
+            return
+        correct = logits.argmax(1) == self.labels
+        if self.correct_iterates is not None:
+            self.correct_iterates += correct
+        if self.keeps_points:
+            self.just_wrong = self.alive & ~correct
+            self.alive = self.alive & correct
+            self.last_correct = torch.where(_per_sample(self.alive, point), point, self.last_correct)
+
+    def after_step(self, point: Tensor) -> None:
+        if self.keeps_points:
+            moved = _per_sample(self.just_wrong | self.alive, point)
+            self.first_wrong = torch.where(moved, point, self.first_wrong)
+
+    def result(self, point: Tensor) -> Ascent:
+        if self.keeps_points:
+            return Ascent(point, self.correct_iterates, self.last_correct, self.first_wrong)
+        return Ascent(point, self.correct_iterates)
+
+
+def _per_sample(value: float | Tensor, x: Tensor) -> Tensor:
+    """A number or a (B,) tensor, shaped to broadcast over images."""
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    return value.view(-1, *[1] * (x.dim() - 1)) if value.dim() else value

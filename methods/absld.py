@@ -1,0 +1,97 @@
+"""ABSLD, anti-bias soft label distillation: Zhao, Duan, Wang, Wei, NeurIPS 2024, arXiv 2312.05508, extended in arXiv 2506.08611; reference
+sheet 2.5. RSLAD whose teacher has one temperature per class: sharper labels for classes the student finds hard, smoother for easy ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods.base import ADVERSARIAL, CLEAN, EpochEnd, LabelPolicy, Step, TargetSettings
+from methods.lazy import torch
+from methods.losses import cross_entropy
+from methods.registry import register
+from methods.rslad import RSLAD
+from methods.settings import setting
+from methods.statistics import ClassSums
+
+TERMS = (ADVERSARIAL, CLEAN)
+
+
+@dataclass(frozen=True)
+class ClassTemperatureSettings(TargetSettings):
+    temperature_rate: float = setting(0.1, "how far the most deviating class moves per epoch; decays with the learning rate", low=0)
+    temperature_range: tuple[float, float] = setting((0.5, 5.0), "clamp of the temperatures", low=1e-6)
+    temperature_init: float = setting(1.0, "temperature of every class at the start", low=1e-6)
+    tempered_terms: str = setting("both", "terms whose labels are tempered per class", choices=("both", *TERMS))
+    alias_teacher: bool = setting(False, "the released script: both teacher tensors share memory, so every label is divided by T_adv T_nat (quirk 1)")
+    class_statistic: str = setting("mean", "a class's loss over the epoch; the released script sums, which confuses frequent with hard (quirk 4)",
+                                   choices=("mean", "sum"))
+    start_epoch: int = setting(0, "first epoch whose losses change the temperatures", low=0, epoch=True)
+
+
+@register("class_temperature")
+class ClassTemperature(LabelPolicy):
+    """sm(t(x) / T_adv[y]) for the adversarial term and the attack, sm(t(x) / T_nat[y]) for the clean term.
+
+    After each epoch, for either term, with L_c the mean CE(s, y) of class c on the training batches and g = L - mean(L):
+    T <- clamp(T - rate * g / max|g|). Equal losses leave T as it is (the released script turns NaN); absent classes keep theirs.
+    """
+
+    Settings = ClassTemperatureSettings
+
+    def __init__(self, settings: dict, num_classes: int) -> None:
+        super().__init__(settings, num_classes)
+        for term in TERMS:
+            self.state[f"temperature_{term}"] = self.class_vector(self.settings.temperature_init)
+            self.state[f"class_loss_{term}"] = self.class_vector(torch.nan)
+            self.sums[term] = ClassSums(num_classes)
+
+    def target(self, term: str, teacher_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        temperature = {name: self.state[f"temperature_{name}"][labels, None] for name in TERMS}
+        if self.settings.alias_teacher:
+            return teacher_logits / temperature[ADVERSARIAL] / temperature[CLEAN]
+        if self.settings.tempered_terms not in ("both", term):
+            return teacher_logits
+        return teacher_logits / temperature[term]
+
+    def observe(self, step: Step) -> None:
+        for term in TERMS:
+            if term in step.student:
+                self.sums[term].add(cross_entropy(step.student[term].detach(), step.labels), step.labels)
+
+    def end_epoch(self, end: EpochEnd) -> None:
+        for term in TERMS:
+            sums = self.sums[term]
+            losses = sums.mean() if self.settings.class_statistic == "mean" else torch.where(sums.count > 0, sums.total, torch.nan)
+            self.state[f"class_loss_{term}"] = losses.float()
+            if end.epoch >= self.settings.start_epoch:
+                rate = self.settings.temperature_rate * end.lr_factor
+                self.state[f"temperature_{term}"] = self.moved(self.state[f"temperature_{term}"], losses, rate)
+
+    def moved(self, temperature: torch.Tensor, losses: torch.Tensor, rate: float) -> torch.Tensor:
+        """Temperatures (C,) after one update from class losses (C,), NaN where a class was absent."""
+        present = losses.isfinite()
+        if not present.any():
+            return temperature
+        gap = torch.where(present, losses - losses[present].mean(), 0.0)
+        largest = gap.abs().max()
+        if not largest > 1e-12 * losses[present].abs().max():
+            return temperature
+        low, high = self.settings.temperature_range
+        return (temperature.double() - rate * gap / largest).clamp(low, high).to(temperature.dtype)
+
+
+@register("absld")
+class ABSLD(RSLAD):
+    """RSLAD's loss and attack with class temperatures."""
+
+    reference = "Zhao et al., NeurIPS 2024"
+    labels = "class_temperature"
+
+
+@register("absld_reweight")
+class ABSLDReweight(ABSLD):
+    """ABSLD combined with sample-based reweighting. The 2025 paper names the combination without giving it; this one is ours (sheet 5.2): Fair-ARD's
+    kappa weights on both terms, temperatures learnt from the unweighted losses."""
+
+    reference = "Zhao et al., 2025 (combination: this project)"
+    weights = "kappa"

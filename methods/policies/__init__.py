@@ -1,0 +1,1 @@
+"""The three axes of the matrix: label, weight and margin policies."""

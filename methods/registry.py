@@ -1,0 +1,135 @@
+"""Names of methods and policies, the presets behind them, and how a suite's entry becomes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from methods.base import LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
+from methods.settings import SettingsError, read_settings, unknown_name
+
+KINDS: dict[str, type[Part]] = {"labels": LabelPolicy, "weights": WeightPolicy, "margins": MarginPolicy}
+METHODS: dict[str, type[Method]] = {}
+POLICIES: dict[str, dict[str, type[Part]]] = {kind: {} for kind in KINDS}
+
+AnyPart = TypeVar("AnyPart", bound=type[Part])
+
+
+def register(name: str) -> Callable[[AnyPart], AnyPart]:
+    """Class decorator: make a method, or a label, weight or margin policy, known by `name`. A name can be taken once."""
+
+    def add(cls: AnyPart) -> AnyPart:
+        table: dict[str, Any] = METHODS if issubclass(cls, Method) else _policy_table(cls)
+        if name in table:
+            raise SettingsError(f"'{name}' is registered already, by {table[name].__module__}")
+        cls.name = name
+        table[name] = cls
+        return cls
+
+    return add
+
+
+def _policy_table(cls: type[Part]) -> dict[str, type[Part]]:
+    for kind, base in KINDS.items():
+        if issubclass(cls, base):
+            return POLICIES[kind]
+    raise SettingsError(f"{cls.__name__} is neither a Method nor a label, weight or margin policy")
+
+
+def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """A suite's method entry, `absld` or `{method: absld, temperature_rate: 0.3, weights: kappa}`, as a full specification in plain values:
+    {"name", "settings", "labels": {"name", ...}, "weights": {...}, "margins": {...}}. Presets filled in, types and ranges checked, fractions of
+    training turned into epochs; combinations without a meaning refused. Raises SettingsError.
+    """
+    given = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
+    name = given.pop("method", None)
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    cls = METHODS[name]
+    policies = {kind: _policy_entry(kind, given.pop(kind, None), getattr(cls, kind)) for kind in KINDS}
+    own = {key: given.pop(key) for key in list(given) if key in _fields(cls)}
+    _route_flat_keys(name, given, policies)
+    resolved = {"name": name, "settings": read_settings(cls.Settings, own, f"method {name}", epochs)}
+    for kind, values in policies.items():
+        policy = POLICIES[kind][values.pop("name")]
+        resolved[kind] = {"name": policy.name} | read_settings(policy.Settings, values, f"{kind} policy {policy.name}", epochs)
+    _check_combination(cls, resolved)
+    return resolved
+
+
+def build(resolved: Mapping[str, Any], num_classes: int) -> Method:
+    """The method that a resolved specification describes, in its first state."""
+    parts = [
+        POLICIES[kind][resolved[kind]["name"]]({key: value for key, value in resolved[kind].items() if key != "name"}, num_classes)
+        for kind in KINDS
+    ]
+    return METHODS[resolved["name"]](resolved["settings"], *parts, num_classes)  # type: ignore[arg-type]
+
+
+def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the teachers that a resolved method needs: none, "teacher", "natural_teacher"."""
+    method = METHODS[resolved["name"]]
+    label = POLICIES["labels"][resolved["labels"]["name"]]
+    needed = tuple(method.teachers)
+    if getattr(label, "teacher", False) and "teacher" not in needed:
+        needed = ("teacher", *needed)
+    return needed
+
+
+def load_plugin(path: str) -> None:
+    """Run a user's method file, which registers what it defines. Raises SettingsError naming the file when it cannot."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{abs(hash(path))}", path)
+    try:
+        assert spec is not None and spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
+        raise SettingsError(f"plugin {path}: {type(error).__name__}: {error}") from error
+
+
+def _policy_entry(kind: str, entry: Any, preset: str | Mapping[str, Any]) -> dict[str, Any]:
+    preset = {"name": preset} if isinstance(preset, str) else dict(preset)
+    if entry is None:
+        return preset
+    entry = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    name = entry.setdefault("name", preset["name"])
+    if name not in POLICIES[kind]:
+        raise unknown_name(f"{kind} policy", name, POLICIES[kind])
+    return (preset if name == preset["name"] else {}) | entry
+
+
+def _fields(cls: type[Part]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls.Settings)}
+
+
+def _route_flat_keys(name: str, given: Mapping[str, Any], policies: dict[str, dict[str, Any]]) -> None:
+    """Give a key of the entry that is no setting of the method itself to the one policy that has it."""
+    fields = {kind: _fields(POLICIES[kind][values["name"]]) for kind, values in policies.items()}
+    for key, value in given.items():
+        owners = [kind for kind in fields if key in fields[kind]]
+        if not owners:
+            raise unknown_name(f"setting of method {name}", key, _fields(METHODS[name]).union(*fields.values(), KINDS))
+        if len(owners) > 1:
+            raise SettingsError(f"method {name}: '{key}' belongs to {' and '.join(owners)}; write {owners[0]}: {{name: ..., {key}: ...}}")
+        policies[owners[0]][key] = value
+
+
+def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
+    """Refuse what has no meaning (reference sheet 5.2), with the reason."""
+    name = resolved["name"]
+    label = POLICIES["labels"][resolved["labels"]["name"]]
+    weight = POLICIES["weights"][resolved["weights"]["name"]]
+    margin = POLICIES["margins"][resolved["margins"]["name"]]
+    preset = cls.labels if isinstance(cls.labels, str) else cls.labels["name"]
+    assert issubclass(weight, WeightPolicy) and issubclass(margin, MarginPolicy)
+    if cls.fixed_labels and label.name != preset:
+        raise SettingsError(f"method {name} has labels of its own ('{preset}'); labels: {label.name} cannot replace them")
+    _, coef_clean = cls.coefficients(SimpleNamespace(**resolved["settings"]))
+    if weight.needs_clean_term and not coef_clean:
+        raise SettingsError(f"weights: {weight.name} balances the adversarial term against a clean term, and method {name} has no clean term")
+    if not cls.attacks and (weight.needs_attack or margin.name != "none"):
+        raise SettingsError(f"method {name} trains without an attack; weights: {weight.name}, margins: {margin.name} need one")
+    if margin.stop_points and "clean" not in cls.forwards:
+        raise SettingsError(f"margins: {margin.name} trains on two points, and method {name} uses only one")

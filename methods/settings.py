@@ -1,0 +1,86 @@
+"""Typed hyper-parameters: frozen dataclasses whose fields know their range, read from plain YAML values."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+class SettingsError(ValueError):
+    """A method, policy or hyper-parameter that cannot be used: one line, what is wrong and what is allowed."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Iterable[str] | None = None,
+    epoch: bool = False,
+) -> Any:
+    """A dataclass field with its meaning and its inclusive range. `epoch` marks a point in training: a fraction of it below 1, or a number of epochs."""
+    facts = {"help": help, "low": low, "high": high, "choices": tuple(choices) if choices else None, "epoch": epoch}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def unknown_name(what: str, name: object, allowed: Iterable[str]) -> SettingsError:
+    """An error for a name that is not in the list, with the nearest ones."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    return SettingsError(f"unknown {what} '{name}': " + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(names)}"))
+
+
+def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int) -> dict[str, Any]:
+    """Every field of the settings dataclass `kind` as plain values: defaults filled in, types and ranges checked, epochs resolved.
+
+    Raises SettingsError that names `where` and the key.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise unknown_name(f"setting of {where}", key, fields)
+    hints = get_type_hints(kind)
+    resolved = {}
+    for name, field in fields.items():
+        value = _typed(values.get(name, field.default), hints[name], f"{where}: {name}")
+        _check_range(value, field, f"{where}: {name}")
+        resolved[name] = resolve_epoch(value, epochs) if field.metadata.get("epoch") else value
+    return resolved
+
+
+def resolve_epoch(value: float, epochs: int) -> int:
+    """A point in training as a number of completed epochs: a fraction (below 1) of `epochs`, or that number itself."""
+    return round(value * epochs) if 0 < value < 1 else int(value)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise SettingsError(f"{where} must be a list of {len(parts)} numbers, not {value!r}")
+        return [_typed(item, part, where) for item, part in zip(value, parts, strict=True)]
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise SettingsError(f"{where} must be a {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def _check_range(value: Any, field: dataclasses.Field[Any], where: str) -> None:
+    choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise unknown_name(where.replace(": ", " "), value, choices)
+    for item in value if isinstance(value, list) else [value]:
+        if (low is not None and item < low) or (high is not None and item > high):
+            limits = f"at least {low}" if high is None else f"between {low} and {high}" if low is not None else f"at most {high}"
+            raise SettingsError(f"{where} must be {limits}, not {value}")
+    if isinstance(value, list) and value != sorted(value):
+        raise SettingsError(f"{where} must be a rising list, not {value}")

@@ -1,0 +1,40 @@
+"""TRADES: Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, ICML 2019, arXiv 1901.08573; reference sheet 2.2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from methods.base import ADVERSARIAL, CLEAN, CLEAN_AGAIN, Adversary, AttackSettings, Method, Step, View, toward_target
+from methods.lazy import torch
+from methods.losses import cross_entropy, kl
+from methods.registry import register
+from methods.settings import setting
+
+
+@dataclass(frozen=True)
+class TradesSettings(AttackSettings):
+    beta: float = setting(6.0, "factor of the robust term", low=0)
+
+
+@register("trades")
+class TRADES(Method):
+    """CE(s(x), y) + beta KL(s(x) || s(x')): the clean student is the target and gets a gradient too. x' maximises the same KL."""
+
+    Settings = TradesSettings
+    reference = "Zhang et al., ICML 2019"
+    forwards = (CLEAN, ADVERSARIAL, CLEAN_AGAIN)  # the released code passes x a third time for the KL target: batch norm sees it
+    fixed_labels = True
+
+    @classmethod
+    def coefficients(cls, settings: SimpleNamespace) -> tuple[float, float]:
+        return settings.beta, 1.0
+
+    def adversary(self, view: View) -> Adversary:
+        return Adversary(
+            objective=toward_target, start="normal", target=lambda: view.student_clean().softmax(1), recomputes_target=True
+        )
+
+    def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        robust = kl(step.student[CLEAN_AGAIN], step.student[ADVERSARIAL])
+        return robust, cross_entropy(step.student[CLEAN], step.labels)
