@@ -1,11 +1,34 @@
 """Training methods as label x weight x margin policies around a loss. Importing this package registers all of them, without importing torch."""
 
-from methods import absld, ard, at, natural, rslad, trades
-from methods.policies import kappa, labels, neutral
+from methods import absld, adaad, ard, at, bat, cfa, dafa, faal, fair_ard, frl, iad, mart, mtard, natural, policies, rslad, trades, wat
 from methods.registry import METHODS, POLICIES, build, load_plugin, resolve, teachers_of
-from methods.settings import SettingsError
+from methods.settings import SettingsError, resolve_epoch
 
 __all__ = [
-    "METHODS", "POLICIES", "SettingsError", "absld", "ard", "at", "build", "kappa", "labels", "load_plugin", "natural", "neutral", "resolve",
-    "rslad", "teachers_of", "trades",
+    "METHODS",
+    "POLICIES",
+    "SettingsError",
+    "absld",
+    "adaad",
+    "ard",
+    "at",
+    "bat",
+    "build",
+    "cfa",
+    "dafa",
+    "faal",
+    "fair_ard",
+    "frl",
+    "iad",
+    "load_plugin",
+    "mart",
+    "mtard",
+    "natural",
+    "policies",
+    "resolve",
+    "resolve_epoch",
+    "rslad",
+    "teachers_of",
+    "trades",
+    "wat",
 ]

@@ -23,9 +23,9 @@ class ClassTemperatureSettings(TargetSettings):
     temperature_init: float = setting(1.0, "temperature of every class at the start", low=1e-6)
     tempered_terms: str = setting("both", "terms whose labels are tempered per class", choices=("both", *TERMS))
     alias_teacher: bool = setting(False, "the released script: both teacher tensors share memory, so every label is divided by T_adv T_nat (quirk 1)")
-    class_statistic: str = setting("mean", "a class's loss over the epoch; the released script sums, which confuses frequent with hard (quirk 4)",
+    class_statistic: str = setting("mean", "a class's loss over the epoch; the released script sums: frequent looks hard, absent looks easiest (quirks 4, 9)",
                                    choices=("mean", "sum"))
-    start_epoch: int = setting(0, "first epoch whose losses change the temperatures", low=0, epoch=True)
+    start_epoch: float = setting(0, "completed epochs before the temperatures may change", low=0, epoch=True)
 
 
 @register("class_temperature")
@@ -61,9 +61,9 @@ class ClassTemperature(LabelPolicy):
     def end_epoch(self, end: EpochEnd) -> None:
         for term in TERMS:
             sums = self.sums[term]
-            losses = sums.mean() if self.settings.class_statistic == "mean" else torch.where(sums.count > 0, sums.total, torch.nan)
+            losses = sums.mean() if self.settings.class_statistic == "mean" else sums.total.clone()
             self.state[f"class_loss_{term}"] = losses.float()
-            if end.epoch >= self.settings.start_epoch:
+            if self.started(end):
                 rate = self.settings.temperature_rate * end.lr_factor
                 self.state[f"temperature_{term}"] = self.moved(self.state[f"temperature_{term}"], losses, rate)
 

@@ -128,6 +128,10 @@ class Part:
         """A (C,) float32 tensor of one value."""
         return torch.full((self.num_classes,), value, dtype=torch.float32)
 
+    def started(self, end: EpochEnd) -> bool:
+        """Whether `start_epoch` epochs are complete, so that a policy may act on what it has learnt."""
+        return end.epoch + 1 >= self.settings.start_epoch
+
     def begin_epoch(self, device: torch.device) -> None:
         """Forget the last epoch's sums and put the state where the batches are."""
         for sums in self.sums.values():
@@ -176,6 +180,7 @@ class WeightPolicy(Part):
 
     needs_attack: ClassVar[bool] = False
     needs_clean_term: ClassVar[bool] = False
+    weighs_cross_entropy: ClassVar[bool] = False  # the clean term, or the adversarial one of a method that has hard labels only
     count_correct: ClassVar[bool] = False  # asks the attack for `correct_iterates`
 
     def weights(self, step: Step, coef_adv: float, coef_clean: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,6 +197,10 @@ class MarginPolicy(Part):
     def radius(self, labels: torch.Tensor, eps: float, step_size: float) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         """The eps and the step size of each sample, in the units of eps."""
         return eps, step_size
+
+    def second_step(self, eps: float, step_size: float) -> tuple[float, float] | None:
+        """Radius and size of one more step along the same gradient in each iteration (released DAFA); None for the usual one."""
+        return None
 
     def penalty(self, step: Step) -> torch.Tensor | float:
         """An extra loss per sample (bat_stop's uniform terms), unweighted."""
@@ -233,6 +242,7 @@ class Method(Part):
     margins: ClassVar[str | dict[str, Any]] = "none"
     forwards: ClassVar[tuple[str, ...]] = (ADVERSARIAL,)
     fixed_labels: ClassVar[bool] = False  # the loss has labels of its own: other label policies are refused
+    teacher_labels: ClassVar[bool] = False  # the loss is a distance from a teacher: label policies without one are refused
     attacks: ClassVar[bool] = True
     teachers: ClassVar[tuple[str, ...]] = ()  # teachers the loss itself asks, beside the label policy's
     needs_init: ClassVar[bool] = False
@@ -339,6 +349,6 @@ def toward_target(logits: torch.Tensor, target: torch.Tensor | None) -> torch.Te
     return soft_cross_entropy(target, logits)
 
 
-def cross_entropy_adversary(view: View) -> Adversary:
-    """CE(student(x'), y) from a uniform start: Madry's attack."""
-    return Adversary(objective=lambda logits, _: cross_entropy(logits, view.labels), start="uniform")
+def cross_entropy_adversary(view: View, start: str = "uniform") -> Adversary:
+    """CE(student(x'), y): Madry's attack from a uniform start, MART's and MTARD's from the normal one."""
+    return Adversary(objective=lambda logits, _: cross_entropy(logits, view.labels), start=start)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -124,12 +125,26 @@ def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
     margin = POLICIES["margins"][resolved["margins"]["name"]]
     preset = cls.labels if isinstance(cls.labels, str) else cls.labels["name"]
     assert issubclass(weight, WeightPolicy) and issubclass(margin, MarginPolicy)
+    if cls.teacher_labels and not getattr(label, "teacher", False):
+        raise SettingsError(f"method {name} learns from a teacher; labels: {label.name} has none")
     if cls.fixed_labels and label.name != preset:
         raise SettingsError(f"method {name} has labels of its own ('{preset}'); labels: {label.name} cannot replace them")
-    _, coef_clean = cls.coefficients(SimpleNamespace(**resolved["settings"]))
-    if weight.needs_clean_term and not coef_clean:
-        raise SettingsError(f"weights: {weight.name} balances the adversarial term against a clean term, and method {name} has no clean term")
+    coef_adv, coef_clean = cls.coefficients(SimpleNamespace(**resolved["settings"]))
+    if weight.needs_clean_term and not (coef_adv and coef_clean):
+        missing = "clean" if coef_adv else "adversarial"
+        raise SettingsError(f"weights: {weight.name} balances the adversarial term against a clean term, and method {name} has no {missing} term")
+    if weight.weighs_cross_entropy and not coef_clean and label.name != "hard":
+        raise SettingsError(f"weights: {weight.name} weighs the clean term or a plain cross-entropy, and method {name} has neither")
     if not cls.attacks and (weight.needs_attack or margin.name != "none"):
         raise SettingsError(f"method {name} trains without an attack; weights: {weight.name}, margins: {margin.name} need one")
     if margin.stop_points and "clean" not in cls.forwards:
         raise SettingsError(f"margins: {margin.name} trains on two points, and method {name} uses only one")
+
+
+def load_entry_points() -> None:
+    """Import the installed packages that offer methods under the entry point `robust_fairness_bench.methods`."""
+    for entry in importlib.metadata.entry_points(group="robust_fairness_bench.methods"):
+        try:
+            entry.load()
+        except Exception as error:  # a foreign package may fail in any way; all of them are the same mistake to report
+            raise SettingsError(f"entry point {entry.name} ({entry.value}): {type(error).__name__}: {error}") from error

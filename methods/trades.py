@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 from methods.base import ADVERSARIAL, CLEAN, CLEAN_AGAIN, Adversary, AttackSettings, Method, Step, View, toward_target
 from methods.lazy import torch
@@ -25,16 +26,19 @@ class TRADES(Method):
     reference = "Zhang et al., ICML 2019"
     forwards = (CLEAN, ADVERSARIAL, CLEAN_AGAIN)  # the released code passes x a third time for the KL target: batch norm sees it
     fixed_labels = True
+    recomputes_target: ClassVar[bool] = True
 
     @classmethod
     def coefficients(cls, settings: SimpleNamespace) -> tuple[float, float]:
         return settings.beta, 1.0
 
     def adversary(self, view: View) -> Adversary:
-        return Adversary(
-            objective=toward_target, start="normal", target=lambda: view.student_clean().softmax(1), recomputes_target=True
-        )
+        def target() -> torch.Tensor:
+            return view.student_clean().softmax(1)
+
+        return Adversary(toward_target, "normal", target, self.recomputes_target)
 
     def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
-        robust = kl(step.student[CLEAN_AGAIN], step.student[ADVERSARIAL])
-        return robust, cross_entropy(step.student[CLEAN], step.labels)
+        clean = step.student[CLEAN]
+        target = step.student.get(CLEAN_AGAIN, clean)
+        return kl(target, step.student[ADVERSARIAL]), cross_entropy(clean, step.labels)

@@ -17,9 +17,11 @@ class Ascent:
     """Where the ascent ended, and what its caller asked it to watch.
 
     point: (B, C, H, W), the last iterate.
-    correct_iterates: (B,) int64, how many of the iterates x_0 .. x_{steps-1} were classified right (the start counts, the last iterate does not).
+    correct_iterates: (B,) int64, how many of the iterates x_0 .. x_{steps-1} were classified right (the start counts,
+        the last iterate does not).
     last_correct, first_wrong: (B, C, H, W), BAT's two points (reference sheet 4.6): the last iterate before the first
-        error (the start, if that is already wrong), and one step beyond the first wrong iterate (the last iterate, if none was wrong).
+        error (the start, if that is already wrong), and one step beyond the first wrong iterate (the last iterate, if
+        none was wrong).
     """
 
     point: Tensor
@@ -29,7 +31,7 @@ class Ascent:
 
 
 def uniform_start(x: Tensor, eps: float | Tensor, noise: Tensor, clamp: bool = True) -> Tensor:
-    """x + eps * noise with noise uniform in [-1, 1]; the released train-mode attacks leave it outside [0, 1] (`clamp=False`)."""
+    """x + eps * noise, noise uniform in [-1, 1]; released train-mode attacks let it leave [0, 1] (`clamp=False`)."""
     start = x + _per_sample(eps, x) * noise
     return start.clamp_(0, 1) if clamp else start
 
@@ -51,12 +53,14 @@ def ascend(
     labels: Tensor | None = None,
     count_correct: bool = False,
     stop_points: bool = False,
+    second_step: tuple[float, float] | None = None,
 ) -> Ascent:
-    """Sign-gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and inside [0, 1].
+    """Sign-gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and [0, 1].
 
-    forward: images (B, C, H, W) in [0, 1] to logits (B, K). Its mode and its parameters are the caller's affair; only the
-        gradient with respect to the point is taken.
+    forward: images (B, C, H, W) in [0, 1] to logits (B, K). Its mode and its parameters are the caller's affair; only
+        the gradient with respect to the point is taken.
     eps, step_size: one number, or (B,) per sample. labels are needed by count_correct and stop_points only.
+    second_step: radius and size of one more step along the same gradient in each iteration (released DAFA only).
     Every iterate after the start is projected onto the ball and clipped; a start outside [0, 1] is used as it is.
     """
     radius, step = _per_sample(eps, x), _per_sample(step_size, x)
@@ -72,6 +76,8 @@ def ascend(
         watch.before_step(point, logits.detach())
         point = (point + step * gradient.sign_()) if watch.keeps_points else point.add_(gradient.sign_().mul_(step))
         point.clamp_(lower, upper)
+        if second_step is not None:
+            point = (point + second_step[1] * gradient).clamp_(x - second_step[0], x + second_step[0]).clamp_(0, 1)
         watch.after_step(point)
     return watch.result(point)
 

@@ -17,7 +17,7 @@ class KappaSettings:
     weight_range: tuple[float, float] = setting((5 / 6, 5 / 2), "clamp of the weights, after they were scaled to sum to C", low=0)
     kappa_eps: float = setting(1e-5, "added to kappa; the released Fair-RSLAD has 0 and turns NaN when a class has kappa 0", low=0)
     renormalize: bool = setting(False, "scale to sum C again after the clamp; the papers' code does not")
-    start_epoch: int = setting(0, "first epoch whose statistics change the weights", low=0, epoch=True)
+    start_epoch: float = setting(0, "completed epochs before the weights may change", low=0, epoch=True)
 
 
 @register("kappa")
@@ -46,7 +46,7 @@ class Kappa(WeightPolicy):
     def end_epoch(self, end: EpochEnd) -> None:
         kappa = self.sums["kappa"].mean()
         self.state["kappa"] = kappa.float()
-        if end.epoch >= self.settings.start_epoch:
+        if self.started(end):
             self.state["weight"] = self.weights_of(kappa, self.state["weight"].double()).float()
 
     def weights_of(self, kappa: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,63 @@
+"""An average of the weights along training: EMA, and CFA's fairness-aware one (FAWA, Wei et al., CVPR 2023; reference sheet 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec import WeightAverageSpec
+
+
+class WeightAverage:
+    """averaged <- decay * averaged + (1 - decay) * current over the whole state dict, running batch-norm statistics included.
+
+    `ema` takes every network from `start_epoch` on; `fawa` only one whose worst held-out class reaches the threshold. The first one
+    taken is copied. Before that there is no average, where the released CFA code evaluates a random network.
+    """
+
+    def __init__(self, options: WeightAverageSpec) -> None:
+        self.options = options
+        self.averaged: dict[str, Tensor] | None = None
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, epoch: int, worst_validation: float | None = None) -> bool:
+        """Take the network as it is after epoch `epoch` (from 0), or leave it; whether it was taken.
+
+        worst_validation: robust accuracy, in [0, 1], of its worst held-out class; `fawa` needs it.
+        """
+        if not self._accepts(epoch, worst_validation):
+            return False
+        current = model.state_dict()
+        if self.averaged is None:
+            self.averaged = {name: value.detach().clone() for name, value in current.items()}
+        else:
+            for name, value in current.items():
+                self._blend(self.averaged[name], value)
+        return True
+
+    def _accepts(self, epoch: int, worst_validation: float | None) -> bool:
+        if epoch < self.options.start_epoch:
+            return False
+        if self.options.kind == "ema":
+            return True
+        if worst_validation is None:
+            raise ValueError("fawa decides by the accuracy of the worst held-out class")
+        return worst_validation >= self.options.threshold
+
+    def _blend(self, average: Tensor, current: Tensor) -> None:
+        if average.is_floating_point():
+            average.mul_(self.options.decay).add_(current, alpha=1 - self.options.decay)
+        else:
+            average.copy_(current)  # a count of batches has no average
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed trial needs."""
+        return {"averaged": self.averaged}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo `state_dict`, bit for bit."""
+        averaged = state["averaged"]
+        self.averaged = None if averaged is None else {name: value.clone() for name, value in averaged.items()}

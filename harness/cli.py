@@ -1,0 +1,252 @@
+"""The commands. `status`, `list` and `report` import neither torch nor Ray: what needs them is imported where it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.errors import InputError, unknown
+from methods.settings import SettingsError
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+SuiteName = Annotated[str, typer.Argument(help="a suite's name (`list suites`) or the path of a YAML file")]
+Results = Annotated[Path | None, typer.Option("--results", help="the result store; results/runs/SUITE by default")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key of the suite: training.epochs=20; repeatable")]
+Methods = Annotated[str | None, typer.Option("--methods", help="only these methods or variants, separated by commas")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="these seeds instead of the suite's, separated by commas")]
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="a file that registers methods of your own; repeatable")]
+DataRoot = Annotated[Path | None, typer.Option("--data", help="the data directory; $ROBUST_FAIRNESS_DATA or the user's cache by default")]
+Download = Annotated[bool, typer.Option("--download", help="fetch data sets that are missing")]
+Workers = Annotated[int | None, typer.Option("--workers", help="at most so many trials at once")]
+Address = Annotated[str | None, typer.Option("--address", help="a Ray cluster, HOST:PORT or auto; a local Ray by default")]
+Serial = Annotated[bool, typer.Option("--serial", help="one trial after the other in this process, without Ray")]
+
+
+def main() -> None:
+    """Run a command; the user's mistakes are one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (InputError, SettingsError) as error:
+        _refuse(str(error))
+    except click.exceptions.ClickException as error:
+        _refuse(error.format_message())
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str) -> None:
+    err.print(f"error: {escape(' '.join(message.split()))}", soft_wrap=True)
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def quickstart(context: typer.Context) -> int | None:
+    """Benchmark class-wise fair adversarial training. Without a command: the quickstart suite on the embedded digits."""
+    if context.invoked_subcommand is None:
+        return run("quickstart")
+    return None
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    sets: Sets = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    workers: Workers = None,
+    address: Address = None,
+    serial: Serial = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list every trial with its id, role and status; start nothing")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
+    data: DataRoot = None,
+    download: Download = False,
+    plugin: Plugins = None,
+) -> int:
+    """Run a suite: what the store has is skipped, so running it again goes on where it stopped."""
+    planned = _plan(suite, sets, methods, seeds, results, plugin)
+    if dry_run:
+        _print_trials(planned, _states(planned))
+        return 0
+    from harness.progress import Display
+    from harness.run import run_planned
+    from harness.scheduler import Options
+
+    options = Options(
+        serial=serial, workers=workers, address=address, retry_failed=retry_failed, data_root=data, download=download,
+        trial_timeout_s=planned.suite.time_limit_hours * 3600 if planned.suite.time_limit_hours else None,
+        plugins=tuple(os.path.abspath(path) for path in plugin or ()),
+    )  # fmt: skip
+    with Display(planned.specs, err) as display:
+        outcome = run_planned(planned, options, display.on_event)
+    _report(planned, None, "best_validation", None, False)
+    return _conclude(outcome, planned, suite, results)
+
+
+@app.command()
+def status(suite: SuiteName, sets: Sets = None, methods: Methods = None, seeds: Seeds = None, results: Results = None, plugin: Plugins = None) -> int:
+    """Show what has become of each trial of a suite, with the error of those that failed."""
+    planned = _plan(suite, sets, methods, seeds, results, plugin)
+    _print_trials(planned, _states(planned))
+    return 0
+
+
+@app.command()
+def report(
+    suite: SuiteName,
+    sets: Sets = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    into: Annotated[Path | None, typer.Option("--into", help="where tables and figures go; STORE/report by default")] = None,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best_validation or last")] = "best_validation",
+    figures: Annotated[str | None, typer.Option("--figures", help="only these figures, separated by commas")] = None,
+    html: Annotated[bool, typer.Option("--html", help="also one self-contained page")] = False,
+    plugin: Plugins = None,
+) -> int:
+    """Print the leaderboard of a suite and write its tables and figures."""
+    from harness.spec import CHECKPOINTS
+
+    if checkpoint not in CHECKPOINTS:
+        raise unknown("checkpoint", checkpoint, CHECKPOINTS)
+    planned = _plan(suite, sets, methods, seeds, results, plugin)
+    _report(planned, into, checkpoint, _split(figures), html)
+    return 0
+
+
+@app.command()
+def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning")], results: Results = None) -> int:
+    """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
+    from harness.show import show_trial
+
+    stores = [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
+    show_trial(trial, stores, out)
+    return 0
+
+
+@app.command("list")
+def list_names(what: Annotated[str, typer.Argument(help="methods, policies, datasets, models, attacks or suites")]) -> int:
+    """List the names that suites can use."""
+    from harness.show import LISTS
+
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    out.print(LISTS[what]())
+    return 0
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a PyTorch state dict or .safetensors file")],
+    model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
+    dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file")],
+    parameter: Annotated[list[str] | None, typer.Option("--param", help="a parameter of the network: width=16; repeatable")] = None,
+    normalization: Annotated[str, typer.Option("--normalization", help="inside the network: none or dataset")] = "none",
+    attacks: Annotated[str, typer.Option("--attacks", help="separated by commas")] = "clean,fgsm,pgd20,cw20,aa_short",
+    eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
+    images: Annotated[int | None, typer.Option("--images", help="a stratified subset of the test images")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="what tables call it; the file's name by default")] = None,
+    results: Annotated[Path, typer.Option("--results", help="the result store")] = Path("results/runs/evaluations"),
+    address: Address = None,
+    serial: Serial = False,
+    data: DataRoot = None,
+    download: Download = False,
+) -> int:
+    """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
+    from harness.config import evaluation_trial
+    from harness.progress import Display
+    from harness.scheduler import Options
+    from harness.scheduler import run as run_trials
+    from harness.store import Store
+
+    spec = evaluation_trial(
+        checkpoint, model, parameter or [], dataset, normalization, _split(attacks) or [], eps, images, name or checkpoint.stem
+    )
+    store = Store(results)
+    with Display([spec], err) as display:
+        options = Options(serial=serial, address=address, data_root=data, download=download)
+        outcome = run_trials([spec], store, options=options, on_event=display.on_event)
+    for reason in outcome.failed.values():
+        err.print(f"failed: {escape(reason)}", soft_wrap=True)
+    if not outcome.failed:
+        from harness.report.write import print_leaderboard
+
+        print_leaderboard(out, store, trial_ids=[spec.trial_id])
+        out.print(f"stored in {results}")
+    return outcome.exit_code
+
+
+def _plan(suite: str, sets: list[str] | None, methods: str | None, seeds: str | None, results: Path | None, plugins: list[str] | None = None) -> Any:
+    from harness.run import plan_suite
+    from methods.registry import load_entry_points, load_plugin
+
+    load_entry_points()
+    for path in plugins or ():
+        load_plugin(os.path.abspath(path))
+    try:
+        numbers = [int(seed) for seed in _split(seeds) or []]
+    except ValueError:
+        raise InputError(f"--seeds must be whole numbers separated by commas, not '{seeds}'") from None
+    if any(number < 0 for number in numbers):
+        raise InputError(f"--seeds must be at least 0, not '{seeds}'")
+    return plan_suite(suite, results=results, overrides=sets or (), only=_split(methods) or (), seeds=numbers)
+
+
+def _split(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
+
+
+def _states(planned: Any) -> dict[str, tuple[str, str]]:
+    from harness.show import trial_states
+
+    return trial_states(planned.store, planned.specs)
+
+
+def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
+    table = Table("trial", "role", "variant", "student", "seed", "status", "", box=None, pad_edge=False)
+    for spec in planned.specs:
+        state, detail = states[spec.trial_id]
+        table.add_row(spec.trial_id, spec.role, escape(spec.variant), spec.student.label, str(spec.seed), state, escape(detail))
+    out.print(table, soft_wrap=True)
+    counts: dict[str, int] = {}
+    for state, _ in states.values():
+        counts[state] = counts.get(state, 0) + 1
+    out.print(f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    for problem in planned.store.problems:
+        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+
+
+def _report(planned: Any, into: Path | None, checkpoint: str, figures: list[str] | None, html: bool) -> None:
+    from harness.report.write import print_leaderboard, write_report
+
+    places = {"trial_ids": planned.trial_ids, "variants": planned.variants, "checkpoint": checkpoint}
+    print_leaderboard(out, planned.store, **places)
+    written = write_report(planned.store, into or planned.store.root / "report", figures=figures, html=html, **places)
+    for problem in planned.store.problems:
+        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+    for path in written:
+        out.print(str(path), soft_wrap=True)
+    out.print(f"tables of rows (Parquet): {planned.store.root}", soft_wrap=True)
+
+
+def _conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> int:
+    variants = planned.variants
+    for kind, found in (("failed", outcome.failed), ("blocked", outcome.blocked)):
+        for trial_id, reason in found.items():
+            err.print(f"{kind}: {escape(variants[trial_id])} ({trial_id}): {escape(reason)}", soft_wrap=True)
+    if outcome.interrupted:
+        where = f" --results {results}" if results else ""
+        err.print(f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, with the same options", soft_wrap=True)
+    return outcome.exit_code

@@ -1,0 +1,118 @@
+"""How each public data set is read from its own files and fetched, through torchvision's readers and their checks."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data.decoded import Arrays
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+
+
+@dataclass(frozen=True)
+class Source:
+    """One public data set. torchvision is imported on use: a decoded data set does without.
+
+    read: (directory, split) to images (N, C, H, W) uint8 and labels (N,), or None if no file is there; any error of
+        torchvision's if files are there and are not right.
+    download: fetch both splits into a directory, checksums compared.
+    files: what belongs into the data directory. hint: another way to get it, if there is one.
+    """
+
+    read: Callable[[Path, str], Arrays | None]
+    download: Callable[[Path], None]
+    files: str
+    hint: str = ""
+
+
+def _read_fashion_mnist(root: Path, split: str) -> Arrays | None:
+    """The IDX files, plain or .gz, from torchvision's folder, from the directory itself or from Debian's folder."""
+    stem, count = ("train", 60_000) if split == "train" else ("t10k", 10_000)
+    for folder in (root / "FashionMNIST" / "raw", root, DEBIAN_FASHION_MNIST):
+        images_path = _plain_or_gz(folder / f"{stem}-images-idx3-ubyte")
+        labels_path = _plain_or_gz(folder / f"{stem}-labels-idx1-ubyte")
+        if images_path and labels_path:
+            images, labels = _read_idx(images_path, images=True), _read_idx(labels_path, images=False)
+            # MNIST's files have the same names and shapes, but not the same number of images in every class.
+            if images.shape != (count, 28, 28) or np.bincount(labels).tolist() != [count // 10] * 10:
+                raise ValueError(f"{folder} holds something other than Fashion-MNIST")
+            return images[:, None], labels
+    return None
+
+
+def _plain_or_gz(path: Path) -> Path | None:
+    return next((each for each in (path, path.with_name(path.name + ".gz")) if each.is_file()), None)
+
+
+def _read_idx(path: Path, images: bool) -> np.ndarray:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    reader = read_image_file if images else read_label_file
+    if path.suffix != ".gz":
+        return reader(str(path)).numpy()
+    with tempfile.NamedTemporaryFile() as plain:
+        with gzip.open(path) as packed:
+            shutil.copyfileobj(packed, plain)
+        plain.flush()
+        return reader(plain.name).numpy()
+
+
+def _download_fashion_mnist(root: Path) -> None:
+    _torchvision("FashionMNIST")(root, download=True)
+
+
+def _read_cifar(kind: str, root: Path, split: str) -> Arrays | None:
+    reader = _torchvision(kind)
+    if not (root / reader.base_folder).is_dir():
+        return None
+    source = reader(root, train=split == "train")
+    return source.data.transpose(0, 3, 1, 2), source.targets
+
+
+def _download_cifar(kind: str, root: Path) -> None:
+    _torchvision(kind)(root, download=True)
+
+
+def _read_svhn(root: Path, split: str) -> Arrays | None:
+    reader = _torchvision("SVHN")
+    if not (root / reader.split_list[split][1]).is_file():
+        return None
+    source = reader(root, split=split)
+    return source.data, source.labels
+
+
+def _download_svhn(root: Path) -> None:
+    for split in ("train", "test"):
+        _torchvision("SVHN")(root, split=split, download=True)
+
+
+def _torchvision(kind: str) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, kind)
+
+
+SOURCES: dict[str, Source] = {
+    "fashion_mnist": Source(
+        _read_fashion_mnist,
+        _download_fashion_mnist,
+        "the four *-ubyte.gz files",
+        f"install Debian's package dataset-fashion-mnist (its folder {DEBIAN_FASHION_MNIST} is absent or incomplete)",
+    ),
+    "cifar10": Source(
+        partial(_read_cifar, "CIFAR10"), partial(_download_cifar, "CIFAR10"), "the folder cifar-10-batches-py"
+    ),
+    "cifar100": Source(
+        partial(_read_cifar, "CIFAR100"), partial(_download_cifar, "CIFAR100"), "the folder cifar-100-python"
+    ),
+    "svhn": Source(_read_svhn, _download_svhn, "train_32x32.mat and test_32x32.mat"),
+}

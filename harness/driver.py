@@ -1,0 +1,333 @@
+"""The loop that carries a plan to its end: starts what is ready, follows the trials' events, and decides about errors.
+
+It knows nothing of Ray: a launcher runs the trials, in this process (`SerialLauncher`) or on a cluster
+(`harness.scheduler`), and reports what happens as events. Beyond the trials' own there are
+`end` {trial_id}: no more events of this attempt; and `lost` {trial_id, error}: the process or its node died.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from harness.agenda import Agenda
+from harness.control import StopRequest
+from harness.preflight import request_of
+from harness.provenance import trial_columns
+from harness.retries import MAX_BARREN_ATTEMPTS, Kind, decide, kind_of
+from harness.spec import Resources, TrialSpec
+from harness.store import Store
+from harness.worker import Event, Job, trial_events
+
+GRACE_S = 10.0  # from the first signal until trials that have not saved their state are killed
+_POLL_S = 0.25
+_PAUSE_S = 0.05
+_STARVED_AFTER_S = 30.0
+
+
+class Launcher(Protocol):
+    """Runs trials and reports their events."""
+
+    def lacking(self, request: Mapping[str, float]) -> set[str]:
+        """The resources of a request that are taken; empty when a trial with this request would run at once."""
+
+    def start(self, spec: TrialSpec, resources: Resources) -> None:
+        """Runs one more trial."""
+
+    def poll(self, timeout: float) -> Iterator[Event]:
+        """The events that came in; waits up to `timeout` seconds for the first."""
+
+    def stop(self) -> None:
+        """Asks all trials to save their state and to return."""
+
+    def kill(self, trial_id: str) -> None:
+        """Ends a trial's process now; its `lost` event follows."""
+
+
+@dataclass
+class Attempt:
+    """What the driver knows of one attempt at a trial."""
+
+    spec: TrialSpec
+    resources: Resources
+    launched: float | None = None  # on the monotonic clock
+    started: float | None = None  # seconds since 1970
+    done: bool = False
+    error: Event | None = None
+    lost: str | None = None
+    timed_out: bool = False
+
+
+@dataclass
+class Driver:
+    """One run over an agenda. `stop_reason` tells why it ended early, if it did."""
+
+    agenda: Agenda
+    launcher: Launcher
+    store: Store
+    on_event: Callable[[Event], None]
+    stop_request: StopRequest
+    lost_store: Callable[[], bool] = lambda: False
+    workers: int | None = None
+    trial_timeout_s: float | None = None
+    stop_reason: str | None = None
+    _attempts: dict[str, Attempt] = field(default_factory=dict)
+    _starts: dict[str, int] = field(default_factory=dict)
+    _whole_gpu: set[str] = field(default_factory=set)
+    _progress: dict[str, set[tuple[object, ...]]] = field(default_factory=dict)
+    _kill_at: float | None = None
+    _idle_since: float | None = None
+
+    def run(self) -> None:
+        """Returns when every trial is settled, or when the run was stopped and no trial is left running."""
+        try:
+            while self.agenda.is_open:
+                self._heed_stop()
+                self._submit()
+                self._follow()
+                self._enforce_time_limit()
+        except KeyboardInterrupt:  # the second signal
+            self.stop_reason = self.stop_reason or self.stop_request.signal_name or "SIGINT"
+            self.agenda.abandon()
+            self._kill_all()
+            for name in list(self.agenda.live):  # one that the signal caught between two states
+                self.agenda.interrupt(name)
+
+    # Starting
+
+    def _submit(self) -> None:
+        now = time.monotonic()
+        short: set[str] = set()  # resources that a more urgent trial is waiting for
+        for spec in self.agenda.ready(now):
+            if self.workers is not None and len(self._attempts) >= self.workers:
+                return
+            resources = self._resources(spec)
+            request = request_of(resources)
+            if lacking := self.launcher.lacking(request) or short & set(request):
+                short |= lacking
+                continue
+            self.agenda.start(spec.trial_id)
+            self._attempts[spec.trial_id] = Attempt(spec, resources)
+            self.launcher.start(spec, resources)
+        self._complain_if_starved(bool(short), now)
+
+    def _resources(self, spec: TrialSpec) -> Resources:
+        if spec.trial_id in self._whole_gpu:
+            return spec.resources.model_copy(update={"gpu": 1.0})
+        return spec.resources
+
+    def _complain_if_starved(self, short: bool, now: float) -> None:
+        """A node that was there at the start may be gone for good: say so rather than wait in silence."""
+        if not short or self._attempts:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > _STARVED_AFTER_S:
+            self._idle_since = now
+            self.on_event({"event": "starved", "waiting": len(self.agenda.waiting)})
+
+    # Following
+
+    def _follow(self) -> None:
+        if not self._attempts:
+            time.sleep(_PAUSE_S)  # every trial that is left pauses, or waits for a node
+            return
+        for event in self.launcher.poll(_POLL_S):
+            attempt = self._attempts.get(event["trial_id"])
+            if attempt is not None:
+                self._note(attempt, event)
+
+    def _note(self, attempt: Attempt, event: Event) -> None:
+        name, kind = attempt.spec.trial_id, event["event"]
+        if kind == "launch":
+            attempt.launched, attempt.started = time.monotonic(), time.time()
+            self._count_start(name)
+        elif kind in ("epoch", "attack"):
+            self._note_progress(name, event)
+        elif kind == "done":
+            attempt.done = True
+        elif kind == "error":
+            attempt.error = event
+        elif kind == "lost":
+            attempt.lost = event["error"]
+        if kind in ("end", "lost"):
+            self._settle(self._attempts.pop(name))
+        else:
+            self.on_event(event)
+
+    def _note_progress(self, name: str, event: Event) -> None:
+        """Progress clears the count of fruitless attempts; a step that was already reported once is none."""
+        step = tuple(event.get(key) for key in ("event", "epoch", "checkpoint", "attack", "chunk"))
+        seen = self._progress.setdefault(name, set())
+        if step not in seen:
+            seen.add(step)
+            self._guarded(lambda: self.store.reset_attempts(name))
+
+    def _count_start(self, name: str) -> None:
+        self._starts[name] = self._starts.get(name, 0) + 1
+        self._guarded(lambda: self.store.record_attempt(name))
+
+    # Settling
+
+    def _settle(self, attempt: Attempt) -> None:
+        name = attempt.spec.trial_id
+        if attempt.done:
+            self.agenda.finish(name)
+            self._guarded(lambda: self.store.reset_attempts(name))
+        elif attempt.error is not None and not attempt.timed_out:
+            self._judge(attempt, attempt.error["kind"], attempt.error["error"], attempt.error["traceback"])
+        elif self.stop_reason is not None:
+            self._interrupt(attempt)
+        elif self._is_overdue(attempt):
+            self._fail(attempt, "timeout", f"stopped after {self.trial_timeout_s:g} s, the time limit per trial", None)
+        else:
+            self._judge(attempt, "infrastructure", attempt.lost or "the trial ended without a result", None)
+
+    def _judge(self, attempt: Attempt, kind: Kind, error: str, trace: str | None) -> None:
+        name = attempt.spec.trial_id
+        if kind == "infrastructure" and attempt.launched is None:
+            self._count_start(name)  # died before its first sign of life
+        whole = name in self._whole_gpu
+        decision = decide(kind, barren=self.store.attempts(name), gpu=attempt.resources.gpu, had_whole_gpu=whole)
+        if decision.action == "fail":
+            if kind == "infrastructure":
+                error = f"{MAX_BARREN_ATTEMPTS} attempts in a row ended before an epoch was finished; the last: {error}"
+            self._fail(attempt, kind, error, trace)
+        elif decision.action == "stop" or self.stop_reason is not None:
+            self._interrupt(attempt)
+            if decision.action == "stop":
+                self._begin_stop(_disk_full(error))
+        else:
+            if decision.action == "retry_whole_gpu":
+                self._whole_gpu.add(name)
+            self.agenda.postpone(name, time.monotonic() + decision.pause_s)
+            self.on_event({"event": "retry", "trial_id": name, "error": error, "kind": kind, "pause_s": decision.pause_s})
+
+    def _fail(self, attempt: Attempt, kind: Kind, error: str, trace: str | None) -> None:
+        name = attempt.spec.trial_id
+        self._store_row(attempt, "failed", error + (f"\n\n{trace}" if trace else ""))
+        blocked = self.agenda.fail(name, error)
+        self.on_event({"event": "failed", "trial_id": name, "kind": kind, "error": error})
+        for other in blocked:
+            self.on_event({"event": "blocked", "trial_id": other, "error": self.agenda.blocked[other]})
+
+    def _interrupt(self, attempt: Attempt) -> None:
+        name = attempt.spec.trial_id
+        self.agenda.interrupt(name)
+        if attempt.launched is not None:
+            self._store_row(attempt, "interrupted", None)
+            self._guarded(lambda: self.store.reset_attempts(name))  # the user's doing, not the trial's
+        self.on_event({"event": "interrupted", "trial_id": name})
+
+    def _store_row(self, attempt: Attempt, status: str, error: str | None) -> None:
+        spec = attempt.spec
+        row = {
+            **trial_columns(spec),
+            "train_images": spec.dataset.train_images,
+            "attempts": max(self._starts.get(spec.trial_id, 0), self.store.attempts(spec.trial_id)),
+            "status": status,
+            "error": error,
+            "started": attempt.started,
+            "finished": time.time(),
+        }
+        self._guarded(lambda: self.store.commit(row))
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        """The driver's own writes: a full disk stops the run as it does in a trial, everything else is raised."""
+        try:
+            write()
+        except OSError as error:
+            if kind_of(error) != "disk":
+                raise
+            self._begin_stop(_disk_full(str(error)))
+
+    # Stopping
+
+    def _heed_stop(self) -> None:
+        if self.stop_request.signal_name is not None:
+            self._begin_stop(self.stop_request.signal_name)
+        if self.lost_store():
+            self._begin_stop("another driver has taken the store over")
+        if self._kill_at is not None and time.monotonic() > self._kill_at:
+            self._kill_all()
+
+    def _begin_stop(self, reason: str) -> None:
+        if self.stop_reason is not None:
+            return
+        self.stop_reason = reason
+        self._kill_at = time.monotonic() + GRACE_S
+        self.agenda.abandon()
+        self.on_event({"event": "stopping", "reason": reason, "live": len(self._attempts), "grace_s": GRACE_S})
+        self.launcher.stop()
+        for name, attempt in self._attempts.items():
+            if attempt.launched is None:
+                self.launcher.kill(name)
+
+    def _kill_all(self) -> None:
+        for name in self._attempts:
+            self.launcher.kill(name)
+        for attempt in self._attempts.values():
+            if attempt.done:
+                self.agenda.finish(attempt.spec.trial_id)
+            else:
+                self._interrupt(attempt)
+        self._attempts.clear()
+
+    def _is_overdue(self, attempt: Attempt) -> bool:
+        if self.trial_timeout_s is None or attempt.launched is None:
+            return False
+        return time.monotonic() - attempt.launched > self.trial_timeout_s
+
+    def _enforce_time_limit(self) -> None:
+        for name, attempt in self._attempts.items():
+            if not attempt.timed_out and self._is_overdue(attempt):
+                attempt.timed_out = True
+                self.launcher.kill(name)
+
+
+def _disk_full(error: str) -> str:
+    return f"the disk is full ({error}); free some space and run again"
+
+
+class SerialLauncher:
+    """Runs one trial at a time in this process: no Ray, same events. A trial past its time limit stops at its next step."""
+
+    def __init__(self, make_job: Callable[[TrialSpec], Job], stop_request: StopRequest, trial_timeout_s: float | None) -> None:
+        self._make_job = make_job
+        self._stop_request = stop_request
+        self._trial_timeout_s = trial_timeout_s
+        self._stopping = False
+        self._current: tuple[str, Iterator[Event]] | None = None
+        self._deadline = float("inf")
+
+    def lacking(self, request: Mapping[str, float]) -> set[str]:
+        return set(request) if self._current else set()
+
+    def start(self, spec: TrialSpec, resources: Resources) -> None:
+        self._deadline = time.monotonic() + (self._trial_timeout_s or float("inf"))
+        self._current = (spec.trial_id, trial_events(self._make_job(spec), self._should_stop, "here"))
+
+    def poll(self, timeout: float) -> Iterator[Event]:
+        assert self._current is not None
+        name, events = self._current
+        try:
+            event = next(events, None)
+        except SystemExit as error:
+            event = {"event": "error", "trial_id": name, "kind": "method", "error": f"SystemExit: {error}", "traceback": traceback.format_exc()}
+        if event is None:
+            self._current = None
+            event = {"event": "end", "trial_id": name}
+        yield event
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def kill(self, trial_id: str) -> None:
+        """Ends the trial at its next step: this process cannot kill itself."""
+        self._deadline = 0.0
+
+    def _should_stop(self) -> bool:
+        return self._stopping or self._stop_request.signal_name is not None or time.monotonic() > self._deadline

@@ -1,0 +1,123 @@
+"""Files that are either there in full or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import InputError
+
+_TEMPORARY = re.compile(r"^\..+\.tmp$")
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+@contextmanager
+def replacing(path: Path, attempt: int = 0) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; on leaving it is fsynced and renamed, on an error it is removed.
+
+    The temporary name carries host, process and attempt, so two writers of one file never share it.
+    """
+    name = f".{path.name}.{socket.gethostname()}.{os.getpid()}.{attempt}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = path.with_name(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes, attempt: int = 0) -> None:
+    """Writes a whole file atomically and durably; OSError (disk full, ...) leaves what stood there before."""
+    with replacing(path, attempt) as temporary:
+        temporary.write_bytes(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and removals in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no fsync for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made if it is missing; InputError where a folder cannot be made or is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _NOT_OURS:
+            raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+        raise
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder and a file in it for a moment; InputError says why that is not possible."""
+    make_folder(folder)
+    probe = folder / f".probe.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        probe.write_bytes(b"")
+    except OSError as error:
+        if error.errno in _NOT_OURS:
+            raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+        raise
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk space in bytes at `path`, or at its nearest parent that exists."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def remove_leftovers(folder: Path, older_than: float = 3600.0) -> int:
+    """Removes temporary files that a dead writer left below `folder`, at any depth; returns how many.
+
+    A writer of this host is dead when its process is gone; one of another host when its file is `older_than` seconds
+    old.
+    """
+    removed = 0
+    for parent, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.match, names):
+            path = Path(parent, name)
+            if _abandoned(path, older_than):
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _abandoned(path: Path, older_than: float) -> bool:
+    try:
+        if time.time() - path.stat().st_mtime > older_than:
+            return True
+    except FileNotFoundError:
+        return False
+    match = re.search(rf"\.{re.escape(socket.gethostname())}\.(\d+)\.", path.name)
+    if match is None:
+        return False
+    try:
+        os.kill(int(match.group(1)), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

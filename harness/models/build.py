@@ -1,0 +1,50 @@
+"""A network by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from harness.errors import InputError
+from harness.models import resolve_params
+from harness.models.cnn import CNN
+from harness.models.layers import Network
+from harness.models.mobilenet import MobileNetV2
+from harness.models.resnet import PreActResNet18, ResNet18
+from harness.models.wrn import WideResNet
+
+_NETWORKS: dict[str, Callable[..., Network]] = {
+    "cnn": CNN,
+    "resnet18": ResNet18,
+    "preact_resnet18": PreActResNet18,
+    "mobilenet_v2": MobileNetV2,
+    "wrn": WideResNet,
+}
+
+
+def build(
+    name: str,
+    params: Mapping[str, object],
+    *,
+    in_channels: int,
+    num_classes: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """A new network: images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes).
+
+    Its weights are drawn from torch's default generator, which the caller seeds.
+    mean, std: the normalisation inside it, one number per channel, pixel scale [0, 1]; both None for none.
+    InputError for a wrong name, setting or normalisation.
+    """
+    resolved = resolve_params(name, params)
+    if (mean is None) != (std is None):
+        raise InputError(f"model {name}: normalisation needs both mean and std")
+    network = _NETWORKS[name](in_channels, num_classes, **resolved)
+    if mean is not None and std is not None:
+        if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+            raise InputError(
+                f"model {name}: normalisation needs {in_channels} means and as many positive standard "
+                f"deviations, not {list(mean)} and {list(std)}"
+            )
+        network.set_normalisation(mean, std)
+    return network

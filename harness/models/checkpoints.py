@@ -1,0 +1,160 @@
+"""Weights in and out: nothing but tensors is ever loaded, and nothing half-written ever stands under a final name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import InputError
+
+State = dict[str, Tensor]
+
+_NESTED = ("state_dict", "model", "net")  # under which training scripts put the state dict among other things
+_UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls it
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, 64 hexadecimal digits. InputError if it cannot be read."""
+    with _opened(path) as file:
+        return _digest(file)
+
+
+def read_state(path: Path, sha256: str | None = None) -> State:
+    """The tensors of a checkpoint by parameter name, on the CPU: torch's format, tensors only, or .safetensors.
+
+    A state dict nested under `state_dict`, `model` or `net` is found, the prefix `module.` is taken off, and the unused
+    block of TRADES' WRN is dropped. InputError if the file is missing, is not the one `sha256` names, is damaged, holds
+    anything that would have to be executed, or holds no state dict.
+    """
+    with _opened(path) as file:
+        if sha256 is not None and (found := _digest(file)) != sha256.strip().lower():
+            raise InputError(f"checkpoint {path} has sha256 {found}, not {sha256}")
+        file.seek(0)
+        content = _read_safetensors(path, file) if Path(path).suffix == ".safetensors" else _read_torch(path, file)
+    for key in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return _plain_names(path, content)
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy a state dict into a model, all of it or nothing. InputError with the names that differ, `source` in it.
+
+    Batch norm's batch counters may be absent, as in files of old: nothing is computed from them.
+    """
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [
+        f"{key} {tuple(value.shape)} for {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    if faults := [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]:
+        raise InputError(f"{source} does not fit the network {type(model).__name__}: keys {', '.join(faults)}")
+    model.load_state_dict(dict(state))
+
+
+def write_state(path: Path, model_or_state: nn.Module | Mapping[str, Tensor], sidecar: Mapping[str, Any]) -> None:
+    """Write a plain state dict and, beside it with the suffix .json, `sidecar` and the file's own sha256.
+
+    Both are complete on disk before either gets its name, the state dict's last. OSError (a full disk) leaves both
+    names as they were.
+    """
+    path = Path(path)
+    state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
+    buffer = io.BytesIO()
+    torch.save({key: _own_copy(value) for key, value in state.items()}, buffer)
+    weights = buffer.getvalue()
+    record = json.dumps({**sidecar, "sha256": hashlib.sha256(weights).hexdigest()}, indent=2) + "\n"
+    contents = {path.with_suffix(".json"): record.encode(), path: weights}
+    mark = f"{socket.gethostname()}-{os.getpid()}"
+    temporary = {final: final.with_name(f".{final.name}.{mark}.tmp") for final in contents}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for final, content in contents.items():
+            _write_through(temporary[final], content)
+        for final in contents:
+            temporary[final].replace(final)
+    finally:
+        for each in temporary.values():
+            with contextlib.suppress(OSError):
+                each.unlink()
+
+
+def _own_copy(value: Tensor) -> Tensor:
+    """On the CPU, contiguous, in storage of its own: a view would drag its whole storage into the file."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return Path(path).expanduser().open("rb")
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path, file: BinaryIO) -> object:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load(file.read())
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"checkpoint {path} is not a safetensors file or is damaged") from error
+
+
+def _read_torch(path: Path, file: BinaryIO) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {path} is refused: it is damaged or holds more than tensors (nothing in it was executed)"
+        ) from error
+    except Exception as error:  # a damaged file makes the zip and pickle parsers raise almost anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({reason})") from error
+
+
+def _plain_names(path: Path, content: object) -> State:
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"checkpoint {path} holds no state dict")
+    state: State = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InputError(f"checkpoint {path} holds no plain state dict: {key!r} is a {type(value).__name__}")
+        state[key.removeprefix("module.")] = value.detach()
+    if len(state) < len(content):
+        raise InputError(f"checkpoint {path} holds parameters twice, with and without the prefix 'module.'")
+    return {key: value for key, value in state.items() if not key.startswith(_UNUSED)}
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Write and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,172 @@
+"""The rows a report is about, read from a store: which trials, what they are called, and their tables when asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import pandas as pd
+
+SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
+ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
+ROLES = ("teacher", "student", "evaluation")
+_NOT_SETUP = ("seed", "variant", "resources", "keep")
+_CHUNK = 500  # trials whose class states are read at once
+
+
+class Readable(Protocol):
+    """What a report needs of a store."""
+
+    @property
+    def problems(self) -> list[str]: ...
+
+    def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame: ...
+
+    def read(
+        self, table: str, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class Results:
+    """The trials of a report, and where their other rows are.
+
+    trials: rows of `trials`, with `variant` as the report calls it and `row`, the number of its line in `rows`.
+    rows: one line per (dataset, student, eps, role, variant), in the order of the report.
+    absent: trials that were asked for and are not in the store, with their variants.
+    """
+
+    store: Readable
+    trials: pd.DataFrame
+    rows: pd.DataFrame
+    absent: dict[str, str]
+
+    @property
+    def done(self) -> pd.DataFrame:
+        return self.trials[self.trials["status"] == "done"]
+
+    @cached_property
+    def class_accuracy(self) -> pd.DataFrame:
+        """checkpoint, attack, class_index, class_name, n, correct of the finished trials, with their `row` and `seed`."""
+        columns = ["checkpoint", "attack", "class_index", "class_name", "n", "correct"]
+        frame = self.store.read("class_accuracy", self._wanted, columns).reset_index(drop=True)
+        return self._with(frame, "row", "seed")
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """The `epochs` of the finished trials, with `row` and `seed`."""
+        return self._with(self.store.read("epochs", self._wanted).reset_index(drop=True), "row", "seed")
+
+    def class_state(self, quantities: Collection[str], prefix: str = "") -> pd.DataFrame:
+        """Rows of `class_state` for some quantities (or those that start with `prefix`), with `row` and `seed`."""
+        parts = []
+        ids = list(self.done["trial_id"])
+        for start in range(0, len(ids), _CHUNK):
+            frame = self.store.read("class_state", ids[start : start + _CHUNK])
+            kept = frame["quantity"].isin(list(quantities))
+            if prefix:
+                kept |= frame["quantity"].astype(str).str.startswith(prefix)
+            parts.append(frame[kept].astype({"quantity": str, "trial_id": str}))
+        frame = pd.concat(parts, ignore_index=True) if parts else self.store.read("class_state", [])
+        return self._with(frame, "row", "seed")
+
+    def outcomes(self, trial_ids: Collection[str]) -> pd.DataFrame:
+        """Per-sample outcomes of some trials, with `row` and `seed`; empty where they were not kept."""
+        return self._with(self.store.read("outcomes", list(trial_ids)).reset_index(drop=True), "row", "seed")
+
+    def select(self, rows: pd.DataFrame) -> Results:
+        """The part of the results that belongs to some lines of `rows`."""
+        return Results(self.store, self.trials[self.trials["row"].isin(rows.index)], rows, {})
+
+    @cached_property
+    def _wanted(self) -> list[str]:
+        return list(self.done["trial_id"])
+
+    def _with(self, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+        """Columns of the trial on its rows in another table."""
+        trials = self.trials.set_index("trial_id")
+        ids = frame["trial_id"].astype("category")
+        known = trials.reindex(ids.cat.categories)
+        return frame.assign(**{name: known[name].to_numpy()[ids.cat.codes] for name in columns})
+
+
+def read_results(
+    store: Readable, *, trial_ids: Sequence[str] | None = None, variants: Mapping[str, str] | None = None
+) -> Results:
+    """The trials of a store, or those of `trial_ids`, called as `variants` says. Reads the `trials` table only."""
+    trials = store.trials()
+    if trial_ids is not None:
+        trials = trials[trials["trial_id"].isin(set(trial_ids))].reset_index(drop=True)
+    names = dict(variants or {})
+    stored = set(trials["trial_id"])
+    absent = {key: names.get(key, "?") for key in trial_ids or () if key not in stored}
+    called = trials["trial_id"].map(names).fillna(trials["variant"]).astype(str)
+    place = {key: place for place, key in enumerate(trial_ids or ())}
+    trials = _told_apart(trials.assign(variant=called, place=trials["trial_id"].map(place)))
+    rows = _rows(trials)
+    keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
+    trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
+    return Results(store, trials, rows, absent)
+
+
+def _rows(trials: pd.DataFrame) -> pd.DataFrame:
+    """One line per row of the report: by setting, teachers first, then as the suite lists them or by name."""
+    order = trials["role"].map({role: place for place, role in enumerate(ROLES)})
+    keyed = trials.assign(order=order).sort_values([*SETTING, "order", "place", "variant"], kind="stable")
+    return keyed.drop_duplicates(ROW)[[*ROW, "method", "teacher"]].reset_index(drop=True)
+
+
+def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials of one name whose settings differ in more than the seed get names of their own.
+
+    Two suites may share a store and a variant's name; their numbers must not average into one row.
+    """
+    trials = trials.reset_index(drop=True)
+    setups = pd.Series([_setup(spec) for spec in trials["spec"]], trials.index, dtype=object)
+    setups += "\n" + trials["numerics_version"].astype(str)
+    several = setups.groupby([trials[name] for name in ROW], dropna=False).transform("nunique") > 1
+    names = trials["variant"].copy()
+    for _, group in trials[several].groupby(ROW, dropna=False):
+        different = list(dict.fromkeys(setups[group.index]))
+        suffixes = dict(zip(different, _suffixes(different), strict=True))
+        names[group.index] = [f"{names[index]} {suffixes[setups[index]]}" for index in group.index]
+    return trials.assign(variant=names)
+
+
+def read_spec(text: Any) -> dict[str, Any]:
+    """The specification in the `spec` column; empty where there is none."""
+    try:
+        spec = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return spec if isinstance(spec, dict) else {}
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with paths such as `training.epochs`; lists stay whole."""
+    if not isinstance(value, dict):
+        return {path: value}
+    inner = {f"{path}.{key}" if path else key: item for key, item in value.items()}
+    return {name: leaf for key, item in inner.items() for name, leaf in flat(item, key).items()}
+
+
+def _setup(text: Any) -> str:
+    """Everything in a specification but the seed and what does not decide numbers."""
+    spec = {key: value for key, value in read_spec(text).items() if key not in _NOT_SETUP}
+    for source in [*(spec.get("teachers") or {}).values(), spec.get("init")]:
+        if isinstance(source, dict):
+            source.pop("trial", None)
+            source.pop("file", None)
+    return json.dumps(spec, sort_keys=True)
+
+
+def _suffixes(setups: Sequence[str]) -> list[str]:
+    """For each setup what sets it apart, such as `[training.epochs=20]`; a number where that would be long."""
+    parts = [setup.rsplit("\n", 1) for setup in setups]
+    flats = [flat(json.loads(spec) | {"numerics_version": version}) for spec, version in parts]
+    keys = sorted({key for one in flats for key in one if any(other.get(key) != one[key] for other in flats)})
+    texts = ["[" + ", ".join(f"{key}={one.get(key)}" for key in keys) + "]" for one in flats]
+    return [text if len(text) <= 60 else f"#{place}" for place, text in enumerate(texts, 1)]

@@ -1,0 +1,68 @@
+"""A suite from its file to its report: plan, run, compact, write. The command and a notebook call the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import Suite, for_this_machine, load_suite, plan, remember_machine
+from harness.scheduler import Options, Outcome, run
+from harness.spec import TrialSpec
+from harness.store import Store
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A suite with the trials it stands for and the store they belong to."""
+
+    suite: Suite
+    specs: list[TrialSpec]
+    store: Store
+
+    @property
+    def trial_ids(self) -> list[str]:
+        return [spec.trial_id for spec in self.specs]
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """What this suite calls each trial; another suite that shares the store may call it otherwise."""
+        return {spec.trial_id: spec.variant for spec in self.specs}
+
+
+def plan_suite(
+    suite: str | Suite, *, results: Path | None = None, overrides: Sequence[str] = (), only: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> Planned:
+    """The trials of a suite, given by name, file or object. Writes nothing. results: the store, `results/runs/<suite>` by default. Raises InputError."""
+    if isinstance(suite, str):
+        suite = load_suite(suite, overrides)
+    root = results or Path("results") / "runs" / suite.name
+    suite = for_this_machine(suite, root)
+    return Planned(suite, plan(suite, only=only, seeds=seeds), Store(root))
+
+
+def run_suite(
+    suite: str | Suite,
+    *,
+    results: Path | None = None,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    options: Options | None = None,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Outcome:
+    """Run what the store does not have yet; see `harness.scheduler.run`. only: variants or methods; options: serial, workers, address, ..."""
+    return run_planned(plan_suite(suite, results=results, overrides=overrides, only=only, seeds=seeds), options or Options(), on_event)
+
+
+def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
+    """Run a plan."""
+    planned.store.prepare()
+    remember_machine(planned.suite, planned.store.root)
+    return run(planned.specs, planned.store, options=options, on_event=on_event)
+
+
+def load_results(root: Path | str) -> Store:
+    """The results below a directory: `.trials()`, `.read("class_accuracy")` and so on are DataFrames."""
+    return Store(root)

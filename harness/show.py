@@ -1,0 +1,121 @@
+"""What exists and what has become of it, as rich renderables: lists of names, states of trials, one trial in full. No torch, no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import methods
+from harness.attacks import ATTACKS
+from harness.config import suite_names
+from harness.data import DATASETS
+from harness.errors import InputError
+from harness.lock import holder
+from harness.models import MODELS
+from harness.provenance import code_fingerprint
+from harness.spec import TrialSpec
+from harness.store import Store
+
+
+def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[str, str]]:
+    """For each trial its state and a remark: done, failed (its error's last line), interrupted, stopped, running, resumable, missing."""
+    rows = store.read("trials", [spec.trial_id for spec in specs], columns=["status", "error", "code_fingerprint", "attempts"]).set_index("trial_id")
+    stored = rows.to_dict("index")
+    driven = holder(store.root) is not None
+    states = {}
+    for spec in specs:
+        if spec.trial_id in stored:
+            states[spec.trial_id] = _stored_state(stored[spec.trial_id])
+        elif (store.root / "work" / spec.training_id).exists():
+            states[spec.trial_id] = ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
+        else:
+            states[spec.trial_id] = ("missing", "")
+    return states
+
+
+def _stored_state(row: dict) -> tuple[str, str]:
+    if row["status"] == "failed":
+        lines = str(row["error"] or "").strip().splitlines()
+        return "failed", f"{lines[-1] if lines else 'no message'} (attempts: {row['attempts']:.0f})"
+    other = isinstance(row["code_fingerprint"], str) and row["code_fingerprint"] != code_fingerprint()
+    return row["status"], "made by other code" if other else ""
+
+
+def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:
+    """Print the trial whose id starts so. Raises InputError where there is none, or more than one."""
+    found = [(root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)]
+    if not found:
+        raise InputError(f"no trial '{beginning}' in {', '.join(map(str, stores)) or 'results (there is no store)'}")
+    if len({trial_id for _, trial_id in found}) > 1:
+        raise InputError(f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(trial_id for _, trial_id in found[:5])}")
+    store, trial_id = Store(found[0][0]), found[0][1]
+    row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
+    spec = json.loads(row.pop("spec"))
+    error = row.pop("error", None)
+    console.print(_key_values({**row, "store": str(store.root)}))
+    console.print_json(json.dumps(spec))
+    _print_accuracies(store.read("class_accuracy", [trial_id]), console)
+    for note in store.read("notes", [trial_id]).itertuples():
+        console.print(f"note ({escape(str(note.source))}): {escape(str(note.text))}", soft_wrap=True)
+    if error:
+        console.print(escape(error), soft_wrap=True)
+
+
+def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
+    if rows.empty:
+        return
+    wide = rows.pivot_table(index=["checkpoint", "attack"], columns="class_name", values="accuracy", observed=True, sort=False)
+    table = Table("checkpoint", "attack", *(escape(str(name)) for name in wide.columns), title="accuracy per class, %", title_justify="left", box=None)
+    for (checkpoint, attack), values in zip(wide.index, wide.to_numpy(), strict=True):
+        table.add_row(checkpoint, attack, *(f"{100 * value:.1f}" for value in values))
+    console.print(table)
+
+
+def _key_values(values: dict) -> Table:
+    table = Table("", "", show_header=False, box=None, pad_edge=False)
+    for key, value in values.items():
+        table.add_row(key, escape(str(value)))
+    return table
+
+
+def _methods() -> Table:
+    table = Table("method", "labels", "weights", "margins", "", box=None, pad_edge=False)
+    for name, cls in sorted(methods.METHODS.items()):
+        resolved = methods.resolve(name, 100)
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        policies = (resolved[kind]["name"] for kind in ("labels", "weights", "margins"))
+        table.add_row(name, *policies, escape(cls.reference or summary))
+    return table
+
+
+def _policies() -> Table:
+    table = Table("axis", "policy", "", box=None, pad_edge=False)
+    for kind, policies in methods.POLICIES.items():
+        for name, cls in sorted(policies.items()):
+            table.add_row(kind, name, escape(" ".join((cls.__doc__ or "").split("\n\n")[0].split())))
+    return table
+
+
+def _described(names: dict[str, str]) -> Table:
+    table = Table("name", "", box=None, pad_edge=False)
+    for name, description in names.items():
+        table.add_row(name, escape(description))
+    return table
+
+
+LISTS: dict[str, Callable[[], Table]] = {
+    "methods": _methods,
+    "policies": _policies,
+    "datasets": lambda: _described({name: info.description for name, info in DATASETS.items()}),
+    "models": lambda: _described(
+        {name: info.description + "".join(f"; {key}={value}" for key, value in info.params.items()) for name, info in MODELS.items()}
+    ),
+    "attacks": lambda: _described({name: info.description for name, info in ATTACKS.items()}),
+    "suites": lambda: _described(suite_names()),
+}

@@ -1,0 +1,203 @@
+"""One trial, written down: everything that decides its numbers, and the identity that follows from it. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Raised by hand when a change alters results on purpose: old rows then belong to other trials and are never mixed with new ones.
+NUMERICS_VERSION = 1
+
+Role = Literal["teacher", "student", "evaluation"]
+Checkpoint = Literal["best_validation", "last"]
+CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
+
+
+class Frozen(BaseModel):
+    """A read-only record that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetSpec(Frozen):
+    """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256 are for `npz` files."""
+
+    name: str
+    train_images: int | None = Field(None, ge=1)
+    test_images: int | None = Field(None, ge=1)
+    path: str | None = None
+    sha256: str | None = None
+
+
+class NetworkSpec(Frozen):
+    """A network by name, its parameters, and the normalisation inside it (null: inputs in [0, 1] as they are)."""
+
+    name: str
+    params: dict[str, Any] = {}
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        """How tables call it: `cnn(width=16)`."""
+        return self.name + (f"({', '.join(f'{key}={value}' for key, value in self.params.items())})" if self.params else "")
+
+
+class Source(Frozen):
+    """Trained weights: of a trial (its id, and the id of its training, which alone decides the weights), or of a file with its hash."""
+
+    network: NetworkSpec
+    trial: str | None = None
+    training: str | None = None
+    checkpoint: Checkpoint = "best_validation"
+    file: str | None = None
+    sha256: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How tables call it."""
+        return f"{self.network.label}@{(self.training or self.sha256 or '')[:8]}"
+
+
+class WeightAverageSpec(Frozen):
+    """An average of the weights along training: `ema`, or CFA's `fawa`, which takes a network only if its worst held-out class reaches the threshold."""
+
+    kind: Literal["ema", "fawa"]
+    decay: float = Field(0.85, ge=0, lt=1)
+    threshold: float = Field(0.2, ge=0, le=1)
+    start_epoch: int = Field(0, ge=0)
+
+
+class WeightPerturbationSpec(Frozen):
+    """Adversarial weight perturbation (AWP, Wu et al., NeurIPS 2020)."""
+
+    gamma: float = Field(0.005, gt=0)
+    start_epoch: int = Field(0, ge=0)
+
+
+class TrainingSpec(Frozen):
+    """Optimiser, schedule, attack and options of the training loop. Epochs in `milestones` are numbers of completed epochs.
+
+    decay_rule: `cumulative` multiplies at each milestone; `restart` is the released ARD decay, base rate times `decay` after every milestone.
+    step_size: of the training attack, eps / 4 where null. batch_norm_pass: the released CFA code passes the clean batch once more after the step.
+    """
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(0.1, gt=0)
+    milestones: tuple[int, ...] = ()
+    decay: float = Field(0.1, gt=0, le=1)
+    decay_rule: Literal["cumulative", "restart"] = "cumulative"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(2e-4, ge=0)
+    nesterov: bool = False
+    gradient_clip: float | None = Field(None, gt=0)
+    attack_steps: int = Field(10, ge=1)
+    step_size: float | None = Field(None, gt=0)
+    validation_steps: int = Field(10, ge=1)
+    batch_norm_pass: bool = False
+    weight_average: WeightAverageSpec | None = None
+    weight_perturbation: WeightPerturbationSpec | None = None
+    record_test_curve: bool = False
+
+
+class AttackRequest(Frozen):
+    """One attack of the evaluation. images: size of a stratified test subset, all where null. Below `checkpoints`, what differs from the attack's
+    own settings (`harness.attacks.AscentSettings`)."""
+
+    name: str
+    images: int | None = Field(None, ge=1)
+    checkpoints: tuple[Checkpoint, ...] = CHECKPOINTS
+    steps: int | None = Field(None, ge=1)
+    step_size: float | None = Field(None, gt=0)
+    restarts: int | None = Field(None, ge=1)
+    start: str | None = None
+    clamp_start: bool | None = None
+    every_iterate: bool | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The request as the attacks read it: its name and what differs from that attack's own settings."""
+        return self.model_dump(exclude={"images", "checkpoints"}, exclude_none=True)
+
+
+class EvaluationSpec(Frozen):
+    """Attacks on the test images. Random starts are drawn per chunk of `chunk_size` images, so the size is part of the identity."""
+
+    attacks: tuple[AttackRequest, ...]
+    chunk_size: int = Field(1000, ge=1)
+    batch_size: int = Field(500, ge=1)
+
+
+class Resources(Frozen):
+    """What one trial takes from the cluster. gpu may be a fraction 1/k; custom resources by name."""
+
+    cpu: float = Field(1, gt=0)
+    gpu: float = Field(0, ge=0)
+    custom: dict[str, float] = {}
+
+
+class TrialSpec(Frozen):
+    """One network: trained by one method (or read from a file) and evaluated."""
+
+    role: Role
+    variant: str
+    dataset: DatasetSpec
+    student: NetworkSpec
+    teachers: dict[str, Source] = {}
+    init: Source | None = None
+    method: dict[str, Any] | None = None
+    training: TrainingSpec | None = None
+    evaluation: EvaluationSpec
+    eps: float = Field(ge=0)
+    norm: Literal["linf"] = "linf"
+    seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["fast", "plain"] = "fast"
+    threads: int = Field(1, ge=1)
+    resources: Resources = Resources()
+    keep: tuple[Checkpoint, ...] = CHECKPOINTS
+
+    @cached_property
+    def trial_id(self) -> str:
+        """16 hexadecimal digits of everything that decides the rows: no paths, no names given by the user, no resources."""
+        return _digest(self._canonical())
+
+    @cached_property
+    def training_id(self) -> str:
+        """The same without the evaluation: trials that differ only in their attacks share one training and its weights."""
+        canonical = self._canonical()
+        canonical.pop("evaluation")
+        return _digest(canonical)
+
+    @property
+    def depends_on(self) -> list[str]:
+        """Ids of the trials whose weights this one needs."""
+        sources = [*self.teachers.values(), *([self.init] if self.init else [])]
+        return list(dict.fromkeys(source.trial for source in sources if source.trial))
+
+    @property
+    def cost_hint(self) -> float:
+        """A rough relative cost, to start the longest first: images x epochs x passes."""
+        if self.training is None:
+            return 0.0
+        return (self.dataset.train_images or 50_000) * self.training.epochs * (self.training.attack_steps + 2.0)
+
+    def _canonical(self) -> dict[str, Any]:
+        values = self.model_dump(mode="json", exclude={"variant", "resources", "keep"})
+        values["dataset"].pop("path")
+        for source in [*values["teachers"].values(), values["init"]]:
+            if source:
+                source.pop("trial")
+                source.pop("file")
+        return values | {"numerics_version": NUMERICS_VERSION}
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,361 @@
+"""The result store: one folder of Parquet tables, the only truth about what has been run.
+
+`<root>/<table>/<trial_id>.parquet` per trial; the file in `trials` is written last and is the commit mark. Finished
+trials may be compacted into larger files (`harness.compaction`); a reader sees no difference. The same folder is where
+trials work: `<root>/work/<training_id>/`, `<root>/logs`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness import compaction
+from harness.files import check_writable, make_folder, remove_leftovers, replacing
+from harness.manifest import Part, load_manifest
+from harness.tables import STATUSES, TABLES, reading_schema, to_arrow, trial_row
+
+_TRIAL_ID = re.compile(r"^(?!compacted-)[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")
+_COMMIT = b"commit"  # key of the trials file's footer: status, and the number of rows in each other table
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
+_THREADS = 8  # hides the latency of a network file system; on a local disk one does as well
+Result = TypeVar("Result")
+
+
+class Store:
+    """The tables below `root`. Opening it reads and writes nothing; `prepare` makes the folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._problems: dict[str, None] = {}
+        self._footers: dict[tuple[str, int, int], dict[str, Any]] = {}
+
+    def prepare(self) -> Store:
+        """Makes the folder, and says with an InputError if results cannot be written there."""
+        check_writable(self.root)
+        return self
+
+    @property
+    def problems(self) -> list[str]:
+        """What this object came across and could not read, one line per file; everything else was read."""
+        return list(self._problems)
+
+    # Writing
+
+    def commit(self, trial: Mapping[str, Any], tables: Mapping[str, pd.DataFrame] | None = None) -> bool:
+        """Stores a trial and its rows; False if it is kept out because the trial is done already.
+
+        `trial` holds columns of the `trials` table, at least trial_id and status; columns that the other tables share
+        with it (method, seed, ...) are filled in from it. Committing the same trial again is harmless: the last rename
+        wins with equal content, and a failure never replaces a done trial. Until the last file is in place, the trial
+        does not count. OSError (disk full) leaves no half-written file.
+        """
+        trial_id, status = _checked_id(trial["trial_id"]), trial["status"]
+        if status not in STATUSES:
+            raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
+        frames = dict(tables or {})
+        if set(frames) - (set(TABLES) - {"trials"}):
+            raise ValueError(f"no such table: {', '.join(sorted(set(frames) - set(TABLES)))}")
+        content = {name: to_arrow(name, frame, trial) for name, frame in frames.items() if len(frame)}
+        rows = {name: table.num_rows for name, table in content.items()}
+        mark = {_COMMIT: json.dumps({"status": status, "tables": rows}).encode()}
+        row = trial_row(trial).replace_schema_metadata(mark)
+        attempt = int(trial.get("attempts") or 0)
+        with self._committing():
+            done = self.has(trial_id)
+            if done and status != "done":
+                return False
+            if not done:  # an earlier, failed attempt goes: its mark first, so that none of its rows counts
+                for name in TABLES:
+                    self.path(name, trial_id).unlink(missing_ok=True)
+            for name, table in [*content.items(), ("trials", row)]:
+                make_folder(self.root / name)
+                with replacing(self.path(name, trial_id), attempt) as temporary:
+                    pq.write_table(table, temporary, compression="zstd", write_statistics=False)
+        return True
+
+    def record_attempt(self, trial_id: str) -> int:
+        """Counts one more attempt at a trial, durably, and returns the number of attempts so far."""
+        path = self._attempts_path(trial_id)
+        make_folder(path.parent)
+        with open(path, "a") as file:
+            file.write(f"{time.time():.3f} {os.uname().nodename} {os.getpid()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return self.attempts(trial_id)
+
+    def attempts(self, trial_id: str) -> int:
+        """The attempts recorded since the last `reset_attempts`."""
+        try:
+            return self._attempts_path(trial_id).read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0
+
+    def reset_attempts(self, trial_id: str) -> None:
+        """Forgets the attempts of a trial: it made progress, or the user asks for it again."""
+        self._attempts_path(trial_id).unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> int:
+        """Removes temporary files of writers that are dead, anywhere in the store; returns how many."""
+        return remove_leftovers(self.root)
+
+    # Reading
+
+    def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row per committed trial, whatever its status, in the order of trial ids."""
+        return self.read("trials", columns=columns).sort_values("trial_id", ignore_index=True)
+
+    def read(
+        self, table: str, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """The rows of a table that belong to committed trials, of all or of `trial_ids`; null numbers are NaN.
+
+        `columns` adds trial_id if it is missing. Repeated text comes as pandas categories, so group with
+        `observed=True`. Damaged files are named in `problems` and left out.
+        """
+        return self.arrow(table, trial_ids, columns).to_pandas()
+
+    def arrow(
+        self, table: str, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """As `read`, as an Arrow table."""
+        names = list(dict.fromkeys(["trial_id", *(columns if columns is not None else TABLES[table].names)]))
+        unknown = set(names) - set(TABLES[table].names)
+        if unknown:
+            raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
+        return _while_compacting(lambda: self._arrow(table, trial_ids, names))
+
+    def has(self, trial_id: str) -> bool:
+        """Whether the trial is done."""
+        return self.status(trial_id) == "done"
+
+    def status(self, trial_id: str) -> str | None:
+        """done, failed, stopped or interrupted; None for a trial that is not committed."""
+        path = self.path("trials", _checked_id(trial_id))
+        compacted = self.compacted()
+        if trial_id in compacted:
+            return "done"
+        try:
+            return self._mark(path, path.stat())["status"]
+        except FileNotFoundError:
+            return "done" if trial_id in self.compacted() else None
+        except _UNREADABLE as error:
+            self._problem(path, error)
+            return None
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every committed trial; reads no column, so it is quick for ten thousand trials."""
+        return {trial_id: mark["status"] for trial_id, mark in self.marks().items()}
+
+    def marks(self) -> dict[str, dict[str, Any]]:
+        """Of every committed trial: its `status` and `tables`, the number of rows it stored in each other table."""
+        return _while_compacting(self._marks)
+
+    def verify(self) -> dict[str, list[str]]:
+        """Reads everything and returns, for each broken trial, what is wrong with it; empty when all is well.
+
+        Broken is: a table file that is damaged or missing, another number of rows than was committed, or class
+        accuracies that the stored outcomes contradict. A store published without its `outcomes` is not broken.
+        """
+        from harness.verify import verify
+
+        return verify(self)
+
+    # Compaction
+
+    def compact(self) -> int:
+        """Merges the files of finished trials into few large ones; returns how many trials were merged.
+
+        Only the store's one driver may call it; readers and late writers are not disturbed, and a crash at any point
+        costs nothing but the work. A trial with a damaged or missing file stays as it is.
+        """
+        return compaction.compact(self)
+
+    # Files
+
+    def _arrow(self, table: str, trial_ids: Collection[str] | None, names: list[str]) -> pa.Table:
+        entries = _entries(self.root / table)  # listed before the manifest is read: see `_while_compacting`
+        wanted = self._wanted(trial_ids)
+        pieces: list[pa.Table] = []
+        covered: set[str] = set()
+        for part in load_manifest(self.root).of(table):
+            ids = part.trials & wanted - covered
+            piece = self._read_part(part, ids, names) if ids else None
+            if piece is not None:
+                pieces.append(piece)
+                covered |= part.trials
+        own = [Path(entry.path) for entry in entries]
+        self._name_foreign(path for path in own if trial_ids is None and path.stem not in wanted)
+        own = sorted(path for path in own if path.stem in wanted and path.stem not in covered)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            pieces += [piece for piece in pool.map(lambda path: self._read_file(path, table, names), own) if piece]
+        return pa.concat_tables(pieces) if pieces else reading_schema(table, names).empty_table()
+
+    def _marks(self) -> dict[str, dict[str, Any]]:
+        entries = _entries(self.root / "trials")  # listed before the manifest is read: see `_while_compacting`
+        compacted = self.compacted()
+        marks: dict[str, dict[str, Any]] = {
+            key: {"status": "done", "tables": tables} for key, tables in compacted.items()
+        }
+        for entry in entries:
+            path = Path(entry.path)
+            try:
+                if path.stem not in compacted:
+                    marks[_checked_id(path.stem)] = self._mark(path, entry.stat())
+            except FileNotFoundError:
+                raise
+            except _UNREADABLE as error:
+                self._problem(path, error)
+        return marks
+
+    def _wanted(self, trial_ids: Collection[str] | None) -> set[str]:
+        if trial_ids is None or len(trial_ids) > 100:
+            committed = set(self.marks())
+            return committed if trial_ids is None else committed & set(trial_ids)
+        return {trial_id for trial_id in trial_ids if self.status(trial_id) is not None}
+
+    def _read_part(self, part: Part, ids: Collection[str], names: list[str]) -> pa.Table | None:
+        path = self.root / part.table / part.file
+        schema = reading_schema(part.table, names)
+        some = None if len(ids) == len(part.trials) else [("trial_id", "in", list(ids))]
+        try:
+            coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+            found = pq.read_table(path, columns=names, filters=some, read_dictionary=coded, partitioning=None)
+            return _conform(found, schema)
+        except FileNotFoundError:
+            raise
+        except _UNREADABLE as error:
+            self._problem(path, error)
+            return None
+
+    def _read_file(self, path: Path, table: str, names: list[str]) -> pa.Table | None:
+        schema = reading_schema(table, names)
+        coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+        try:
+            with pq.ParquetFile(path, read_dictionary=coded, pre_buffer=False) as file:
+                found = _conform(file.read(names, use_threads=False), schema)
+            if pc.unique(found["trial_id"].cast(pa.string())).to_pylist() != [path.stem]:
+                raise ValueError("holds rows of another trial")
+            return found
+        except FileNotFoundError:
+            raise
+        except _UNREADABLE as error:
+            self._problem(path, error)
+            return None
+
+    def _name_foreign(self, paths: Iterable[Path]) -> None:
+        """Files without a commit mark are no trial's yet; those that are not even ours are a problem to name."""
+        for path in paths:
+            try:
+                if "trial_id" not in pq.read_schema(path).names:
+                    raise ValueError("is not a table of a result store")
+            except FileNotFoundError:
+                continue
+            except _UNREADABLE as error:
+                self._problem(path, error)
+
+    def compacted(self) -> Mapping[str, Mapping[str, int]]:
+        """The compacted trials that count (their part of `trials` is readable) with their rows by table."""
+        manifest = load_manifest(self.root)
+        sound = [part.trials for part in manifest.of("trials") if self.readable(self.root / "trials" / part.file)]
+        if len(sound) == len(manifest.of("trials")):
+            return manifest.commits
+        return {key: manifest.commits[key] for key in set().union(*sound)}
+
+    def _mark(self, path: Path, stat: os.stat_result) -> dict[str, Any]:
+        """The commit mark in the footer of a file of `trials`, remembered until the file changes."""
+        key = (path.name, stat.st_mtime_ns, stat.st_size)
+        if key not in self._footers:
+            self._footers[key] = json.loads((pq.read_metadata(path).metadata or {})[_COMMIT])
+        return self._footers[key]
+
+    def readable(self, path: Path, rows: int | None = None) -> bool:
+        """Whether a Parquet file is there, whole, and of so many rows; a problem is noted if not."""
+        try:
+            found = pq.read_metadata(path).num_rows
+            if rows is not None and found != rows:
+                raise ValueError(f"{found} rows where {rows} were committed")
+            return True
+        except _UNREADABLE as error:
+            self._problem(path, error)
+            return False
+
+    def _problem(self, path: Path, error: BaseException) -> None:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "no commit mark, not a trial of this store" if isinstance(error, KeyError) else reason
+        self._problems[f"{path}: {reason}"] = None
+
+    def path(self, table: str, trial_id: str) -> Path:
+        return self.root / table / f"{trial_id}.parquet"
+
+    def _attempts_path(self, trial_id: str) -> Path:
+        return self.root / "attempts" / _checked_id(trial_id)
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """Keeps two writers from committing at once, so that a late failure cannot slip in behind a success.
+
+        The lock is the kernel's: it falls with its process.
+        """
+        make_folder(self.root)
+        with open(self.root / ".commit", "a") as file:
+            with suppress(OSError):  # a file system without locks: what remains is the atomic rename
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _while_compacting(read: Callable[[], Result]) -> Result:
+    """Reads again if a file was compacted away between listing and opening it.
+
+    Folders are listed before the manifest is read: what a compaction removes in between is then either in the manifest
+    or found missing, never overlooked.
+    """
+    for _ in range(20):
+        try:
+            return read()
+        except FileNotFoundError:
+            time.sleep(0.05)
+    return read()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The Parquet files of single trials in a folder; compacted parts and temporary files are passed over."""
+    try:
+        with os.scandir(folder) as found:
+            return [
+                entry
+                for entry in found
+                if entry.name.endswith(".parquet") and not entry.name.startswith((".", "compacted-"))
+            ]
+    except FileNotFoundError:
+        return []
+
+
+def _conform(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns in the schema's order and types; one that an older version did not write is null."""
+    if "trial_id" not in found.column_names:
+        raise ValueError("is not a table of a result store (no trial_id)")
+    columns = [
+        found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _checked_id(trial_id: str) -> str:
+    if not _TRIAL_ID.match(trial_id):
+        raise ValueError(f"{trial_id!r} is not a trial id")
+    return trial_id

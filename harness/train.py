@@ -1,0 +1,262 @@
+"""The one training loop: every method trains here, and the loop owns the attack, the optimiser, the schedule and the randomness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.linf import Ascent, Forward, ascend, normal_start, uniform_start
+from harness.averaging import WeightAverage
+from harness.data.augment import augment
+from harness.engine import evaluation_forward, frozen, update_precision
+from harness.perturbation import perturbed
+from harness.seeds import seeded
+from harness.spec import TrainingSpec
+from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Noise = Callable[[str, Tensor], Tensor]
+
+class NonFiniteLossError(RuntimeError):
+    """Training has diverged: names the epoch and the step."""
+
+
+class Trainer:
+    """A student in training: the state between two steps, and the step.
+
+    teachers: frozen networks by name. engine: `fast` (folded twin, channels last, target once) or `plain` (what the papers' scripts do).
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        method: Method,
+        teachers: Mapping[str, nn.Module],
+        training: TrainingSpec,
+        *,
+        eps: float,
+        engine: str = "fast",
+        precision: str = "float32",
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.student = student.to(self.device)
+        if engine == "fast":
+            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.method, self.training, self.eps = method, training, eps
+        self.engine, self.precision = engine, precision
+        self.step_size = training.step_size or eps / 4
+        self.train_mode_attack = getattr(method.settings, "attack_mode", "eval") == "train"
+        self.attacked = evaluation_forward(student, engine, precision)
+        self.teachers = {name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision) for name, network in teachers.items()}
+        self.average = WeightAverage(training.weight_average) if training.weight_average else None
+        self.optimizer = torch.optim.SGD(
+            self.student.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay, nesterov=training.nesterov
+        )
+        self.epoch = 0
+        self.losses: list[Tensor] = []
+
+    # One epoch
+
+    def begin_epoch(self) -> None:
+        """Set the learning rate and forget the last epoch's sums."""
+        self.losses = []
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * self.lr_factor(self.epoch)
+        self.method.start_epoch(self.device)
+
+    def train_steps(self, batches: Batches, noise: Noise) -> Iterator[int]:
+        """Train on each batch of (images float32 in [0, 1], labels); yields the number of steps done, so that the caller can stop in between."""
+        for images, labels in batches:
+            self.losses.append(self.step(images, labels, noise))
+            yield len(self.losses)
+
+    def end_epoch(self, held_out: HeldOut | None = None) -> float:
+        """The method's class update; the epoch's mean loss. Raises NonFiniteLossError."""
+        losses = torch.stack(self.losses)
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            raise NonFiniteLossError(f"the loss is not finite: epoch {self.epoch + 1}, step {int(bad[0]) + 1} of {len(losses)}")
+        self.method.finish_epoch(EpochEnd(self.epoch, self.training.epochs, self.lr_factor(self.epoch + 1), held_out))
+        self.epoch += 1
+        return float(losses.mean())
+
+    def train_epoch(self, batches: Batches, noise: Noise, held_out: HeldOut | None = None) -> float:
+        """A whole epoch at once; the mean loss."""
+        self.begin_epoch()
+        for _ in self.train_steps(batches, noise):
+            pass
+        return self.end_epoch(held_out)
+
+    def lr_factor(self, epoch: int) -> float:
+        """Learning rate of an epoch (from 0) over the base rate."""
+        passed = sum(milestone <= epoch for milestone in self.training.milestones)
+        if self.training.decay_rule == "restart":
+            passed = min(passed, 1)
+        return self.training.decay**passed
+
+    # One step
+
+    def step(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+        """Attack a batch, update the student; the mean loss, detached, on the device."""
+        method = self.method
+        teacher = {name: self._teach(name, images) for name in self.teachers}
+        ascent = self._attack(images, labels, teacher, noise)
+        points = {"clean": images, "clean_again": images, "adversarial": ascent.point}
+        if ascent.last_correct is not None and ascent.first_wrong is not None:  # BAT still compares with the clean images
+            points |= {"clean": ascent.last_correct, "adversarial": ascent.first_wrong}
+        answers = {f"{name}:clean": logits for name, logits in teacher.items()}
+        for name, point in method.teacher_forwards:
+            if point != "clean":
+                answers[f"{name}:{point}"] = self._teach(name, points[point])
+        self.student.train()
+
+        def record() -> Step:
+            with update_precision(self.device, self.precision):
+                logits = {name: self.student(points[name]).float() for name in method.forwards}
+            return Step(labels, self.epoch, logits, answers, ascent.correct_iterates)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        step = record()
+        method.see(step)
+        loss = method.loss(step).mean()
+        awp = self.training.weight_perturbation
+        if awp and self.epoch >= awp.start_epoch:
+            with perturbed(self.student, loss, awp.gamma):
+                method.loss(record()).mean().backward()
+        else:
+            loss.backward()
+        if self.training.gradient_clip:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.training.gradient_clip)
+        self.optimizer.step()
+        if self.training.batch_norm_pass:
+            with torch.no_grad():
+                self.student(images)
+        return loss.detach()
+
+    def _teach(self, name: str, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.teachers[name](images)
+
+    def _attack(self, images: Tensor, labels: Tensor, teacher: Mapping[str, Tensor], noise: Noise) -> Ascent:
+        self.attacked.refresh()
+        view = View(labels, self.epoch, teacher, self._student_clean(images))
+        adversary = self.method.adversary(view)
+        if adversary is None or not self.method.attacks:
+            return Ascent(images)
+        eps, step_size = self.method.margin_policy.radius(labels, self.eps, self.step_size)
+        drawn = noise(adversary.start, images)
+        start = normal_start(images, drawn) if adversary.start == "normal" else uniform_start(images, eps, drawn, clamp=not self.train_mode_attack)
+        with frozen(self.student) if self.engine == "fast" else nullcontext():
+            return ascend(
+                self._attack_forward(),
+                images,
+                self._objective(adversary),
+                start=start,
+                eps=eps,
+                step_size=step_size,
+                steps=self.training.attack_steps,
+                labels=labels,
+                count_correct=self.method.weight_policy.count_correct,
+                stop_points=self.method.margin_policy.stop_points,
+                second_step=self.method.margin_policy.second_step(self.eps, self.step_size),
+            )
+
+    def _student_clean(self, images: Tensor) -> Callable[[], Tensor]:
+        def logits() -> Tensor:
+            with torch.no_grad():
+                return self.attacked(images)
+
+        return logits
+
+    def _attack_forward(self) -> Forward:
+        if not self.train_mode_attack:
+            return self.attacked
+        self.student.train()
+        return lambda point: self.student(point).float()
+
+    def _objective(self, adversary: Adversary) -> Callable[[Tensor, Tensor], Tensor]:
+        if adversary.teacher is not None:
+            network = self.teachers[adversary.teacher]
+            return lambda logits, point: adversary.objective(logits, network(point))
+        if adversary.target is None:
+            return lambda logits, _: adversary.objective(logits, None)
+        if self.engine == "plain" and adversary.recomputes_target:
+            recompute = adversary.target
+            return lambda logits, _: adversary.objective(logits, recompute())
+        target = adversary.target()
+        return lambda logits, _: adversary.objective(logits, target)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later step depends on, but for the generators of the batches."""
+        return {
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.save(),
+            "average": self.average.state_dict() if self.average else None,
+            "epoch": self.epoch,
+            "losses": self.losses,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo `state_dict`, bit for bit."""
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.restore(state["method"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.epoch, self.losses = state["epoch"], list(state["losses"])
+        for part in self.method.parts:
+            part.to(self.device)
+
+    def averaged_state(self) -> Mapping[str, Tensor] | None:
+        """The averaged weights where an average exists: what is validated, kept and evaluated in place of the student's own."""
+        return self.average.averaged if self.average else None
+
+
+class EpochBatches:
+    """The batches of one epoch: order, augmentation and start noise from generators seeded by the trial's coordinates and the epoch, so that
+    two methods with one seed see the same images. A state in the middle of the epoch can be saved and restored.
+
+    images: uint8 (N, C, H, W) on the training device; labels: (N,) int64 there.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, *, padding: int, flip: bool, coordinates: tuple[int | str, ...], epoch: int
+    ) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.padding, self.flip = padding, flip
+        self.order = torch.randperm(len(labels), generator=seeded("order", *coordinates, epoch))
+        self.augmentation = seeded("augmentation", *coordinates, epoch)
+        self.start_noise = seeded("noise", *coordinates, epoch, device=images.device)
+        self.done = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while self.done * self.batch_size < len(self.order):
+            chosen = self.order[self.done * self.batch_size : (self.done + 1) * self.batch_size].to(self.images.device, non_blocking=True)
+            self.done += 1
+            yield augment(self.images[chosen], padding=self.padding, flip=self.flip, generator=self.augmentation), self.labels[chosen]
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.batch_size)
+
+    def noise(self, start: str, images: Tensor) -> Tensor:
+        """Start noise: standard normal, or uniform in [-1, 1]."""
+        if start == "normal":
+            return torch.randn(images.shape, generator=self.start_noise, device=images.device)
+        return torch.rand(images.shape, generator=self.start_noise, device=images.device).mul_(2).sub_(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done, "augmentation": self.augmentation.get_state(), "noise": self.start_noise.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+        self.augmentation.set_state(state["augmentation"])
+        self.start_noise.set_state(state["noise"])

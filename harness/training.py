@@ -1,0 +1,323 @@
+"""Training one network of a suite: data, teachers, epochs, validation, checkpoints. What it leaves in its folder is all that evaluation needs."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import methods
+from harness import metrics
+from harness.data import DATASETS
+from harness.data.sources import load
+from harness.data.splits import held_out_split, stratified_subset
+from harness.engine import evaluation_forward
+from harness.errors import InputError
+from harness.files import write_bytes
+from harness.models.build import build
+from harness.models.checkpoints import load_into, read_state, write_state
+from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.seeds import derive_seed, seeded
+from harness.train import EpochBatches, Trainer
+from harness.validation import class_rates, correct_under_pgd, held_out_statistics
+from methods.base import EpochEnd, HeldOut, Method
+
+Event = dict[str, Any]
+STATE, HISTORY = "state.pt", "training.json"
+
+
+@dataclass(frozen=True)
+class Images:
+    """uint8 images (N, C, H, W) and int64 labels (N,) on the training device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The parts of a data set that a trial works with. test_index: positions of the test images in the whole test set."""
+
+    train: Images
+    validation: Images
+    held_out: Images
+    test: Images
+    test_index: Tensor
+    class_names: tuple[str, ...]
+    flip: bool
+    crop_padding: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.test.images.shape[1]
+
+
+def read_data(spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool) -> Data:
+    """Load, split and subset. second: also the held-out part that methods learn from. Raises InputError."""
+    path = Path(spec.path).expanduser() if spec.path else None
+    whole, test = (load(spec.name, split, root=root, download=download, path=path) for split in ("train", "test"))  # type: ignore[arg-type]
+    splits = held_out_split(whole.labels, split_seed, second)
+    chosen = splits.train
+    try:
+        if spec.train_images is not None:
+            chosen = chosen[stratified_subset(whole.labels[chosen], spec.train_images, split_seed)]
+        test_index = torch.arange(len(test.labels)) if spec.test_images is None else stratified_subset(test.labels, spec.test_images, 0)
+    except ValueError as error:
+        raise InputError(f"dataset {spec.name}: {error}") from error
+
+    def part(source: Any, index: Tensor) -> Images:
+        return Images(source.images[index].to(device, non_blocking=True), source.labels[index].to(device, non_blocking=True))
+
+    facts = DATASETS[spec.name]
+    return Data(
+        part(whole, chosen), part(whole, splits.validation), part(whole, splits.held_out), part(test, test_index), test_index,
+        whole.class_names, bool(facts.flip), int(facts.crop_padding or 0),
+    )  # fmt: skip
+
+
+def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
+    """A network with initial weights from `seed`, for the channels and classes of a data set."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(network.name, network.params, in_channels=data.channels, num_classes=data.num_classes, mean=network.mean, std=network.std)
+
+
+def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
+    """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or of another shape."""
+    if source.file is not None:
+        path = Path(source.file).expanduser()
+        state = read_state(path, source.sha256)
+    else:
+        path = training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
+        state = read_state(path)
+    network = new_network(source.network, data, 0)
+    load_into(network, state, source=str(path))
+    return network
+
+
+def training_folder(store_root: Path, training_id: str) -> Path:
+    """Where a training works and leaves its weights."""
+    return store_root / "work" / training_id
+
+
+def wants_second_split(spec: TrialSpec) -> bool:
+    """Whether the method, or the averaging of its weights, learns from held-out statistics."""
+    assert spec.training is not None and spec.method is not None
+    average = spec.training.weight_average
+    return bool(methods.build(spec.method, 1).held_out_wanted) or (average is not None and average.kind == "fawa")
+
+
+def train(
+    spec: TrialSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if told to stop.
+
+    Leaves best_validation.pt, last.pt and training.json (the rows of `epochs` and `class_state`, seconds, peak memory).
+    """
+    run = _Run(spec, data, store_root, device)
+    run.resume()
+    while run.trainer.epoch < run.epochs:
+        yield from run.epoch(should_stop)
+        if run.interrupted:
+            yield {"event": "interrupted", "trial_id": spec.trial_id}
+            return
+    run.finish()
+
+
+def read_history(folder: Path) -> dict[str, Any] | None:
+    """What a finished training recorded; None while it is not finished."""
+    try:
+        return json.loads((folder / HISTORY).read_text())
+    except FileNotFoundError:
+        return None
+
+
+class _Run:
+    """A training between two epochs: the trainer, the best score so far, the rows so far."""
+
+    def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
+        assert spec.training is not None and spec.method is not None
+        self.spec, self.data, self.device = spec, data, device
+        self.training, self.epochs = spec.training, spec.training.epochs
+        self.folder = training_folder(store_root, spec.training_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.coordinates = (spec.dataset.name, spec.split_seed, spec.seed, spec.student.label)
+        student = new_network(spec.student, data, derive_seed("weights", *self.coordinates))
+        if spec.init is not None:
+            student.load_state_dict(trained_network(spec.init, data, store_root).state_dict())
+        teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
+        method: Method = methods.build(spec.method, data.num_classes)
+        self.trainer = Trainer(
+            student, method, teachers, self.training, eps=spec.eps, engine=spec.engine, precision=spec.precision, device=device
+        )
+        self.validated = new_network(spec.student, data, 0).to(device)
+        self.validation_forward = evaluation_forward(self.validated, spec.engine)
+        average = self.training.weight_average
+        self.held_out_wanted = method.held_out_wanted | ({"pgd"} if average is not None and average.kind == "fawa" else frozenset())
+        self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
+        self.best = -np.inf
+        self.seconds = 0.0
+        self.peak_memory_mb = 0.0
+        self.batches: EpochBatches | None = None
+        self.interrupted = False
+
+    def epoch(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """One epoch from its start or from where it was interrupted."""
+        started = time.perf_counter()
+        trainer, number = self.trainer, self.trainer.epoch
+        if self.batches is None:
+            self._learn_first()
+            trainer.begin_epoch()
+            self.batches = self._batches(number)
+        for _ in trainer.train_steps(self.batches, self.batches.noise):
+            if should_stop():
+                self.interrupted = True
+                self.seconds += time.perf_counter() - started
+                self.save()
+                return
+        held_out = self._held_out(number)
+        loss = trainer.end_epoch(held_out)
+        if trainer.average:
+            worst = None if held_out is None else float(np.nanmin(1 - held_out.robust_error.numpy()))
+            trainer.average.update(trainer.student, number, worst)
+        row = self._validate(number, loss)
+        row["seconds"] = time.perf_counter() - started
+        self.seconds += row["seconds"]
+        self.history["epochs"].append(row)
+        self.batches = None
+        self.save()
+        shown = {key: row[key] for key in ("val_robust_avg", "val_robust_worst", "val_robust_nsd", "selection_score", "seconds")}
+        yield {"event": "epoch", "trial_id": self.spec.trial_id, "epoch": number + 1, "epochs": self.epochs, **shown}
+
+    def _batches(self, epoch: int) -> EpochBatches:
+        train = self.data.train
+        return EpochBatches(
+            train.images, train.labels, self.training.batch_size, padding=self.data.crop_padding, flip=self.data.flip,
+            coordinates=self.coordinates, epoch=epoch,
+        )  # fmt: skip
+
+    def _learn_first(self) -> None:
+        method, epoch = self.trainer.method, self.trainer.epoch
+        if epoch == 0 and any(part.held_out_first for part in method.parts):
+            method.learn_before_training(EpochEnd(-1, self.epochs, 1.0, self._held_out(-1)))
+
+    def _held_out(self, epoch: int) -> HeldOut | None:
+        if not self.held_out_wanted:
+            return None
+        part = self.data.held_out
+        forward = evaluation_forward(self.trainer.student, self.spec.engine)
+        generator = seeded("held-out", *self.coordinates, epoch)
+        return held_out_statistics(
+            forward, part.images, part.labels, self.data.num_classes, eps=self.spec.eps, wanted=frozenset(self.held_out_wanted), generator=generator
+        )
+
+    def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
+        """The epoch's row; writes the weights where they are the best so far (ties go to the later epoch)."""
+        weights = self.trainer.averaged_state() or self.trainer.student.state_dict()
+        self.validated.load_state_dict(weights)
+        self.validation_forward.refresh()
+        clean, robust = self._class_accuracy(self.data.validation)
+        values = {"val_clean": clean, "val_robust": robust}
+        if self.training.record_test_curve:
+            values["peeked_test_clean"], values["peeked_test_robust"] = self._class_accuracy(self.data.test)
+        self._log_classes(epoch, values)
+        score = metrics.selection_score(robust)
+        if not score < self.best:
+            self.best = score
+            self._write("best_validation", epoch)
+        return {
+            "epoch": epoch + 1,
+            "lr": self.training.lr * self.trainer.lr_factor(epoch),
+            "loss": loss,
+            "val_clean_avg": metrics.average(clean),
+            "val_clean_worst": metrics.worst(clean),
+            "val_robust_avg": metrics.average(robust),
+            "val_robust_worst": metrics.worst(robust),
+            "val_robust_nsd": metrics.nsd(robust),
+            "selection_score": score,
+        }
+
+    def _class_accuracy(self, part: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Clean and robust accuracy per class under the validation attack; the same start noise in every epoch."""
+        clean, robust = correct_under_pgd(
+            self.validation_forward, part.images, part.labels, eps=self.spec.eps, steps=self.training.validation_steps,
+            generator=seeded("validation", self.spec.dataset.name, self.spec.split_seed),
+        )  # fmt: skip
+        return tuple(class_rates(values, part.labels, self.data.num_classes) for values in (clean, robust))  # type: ignore[return-value]
+
+    def _log_classes(self, epoch: int, values: Mapping[str, np.ndarray]) -> None:
+        logged = {name: value.cpu().double().numpy() for name, value in self.trainer.method.class_state().items()} | dict(values)
+        self.history["class_state"] += [
+            {"epoch": epoch + 1, "class_index": index, "quantity": name, "value": float(number)}
+            for name, numbers in logged.items()
+            for index, number in enumerate(numbers)
+        ]
+
+    # Disk
+
+    def save(self) -> None:
+        """The whole state, atomically."""
+        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb(self.device))
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "batches": self.batches.state_dict() if self.batches else None,
+            "history": self.history,
+            "best": float(self.best),
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.folder / STATE, buffer.getvalue())
+
+    def resume(self) -> None:
+        """Take up the saved state, if there is one."""
+        try:
+            state = torch.load(self.folder / STATE, map_location=self.device, weights_only=True)
+        except FileNotFoundError:
+            return
+        self.trainer.load_state_dict(state["trainer"])
+        self.history, self.best = state["history"], state["best"]
+        self.seconds, self.peak_memory_mb = state["seconds"], state["peak_memory_mb"]
+        if state["batches"] is not None:
+            self.batches = self._batches(self.trainer.epoch)
+            self.batches.load_state_dict(state["batches"])
+
+    def finish(self) -> None:
+        """Leave the last weights and the history; the training state is dropped."""
+        self.validated.load_state_dict(self.trainer.averaged_state() or self.trainer.student.state_dict())
+        self._write("last", self.epochs - 1)
+        record = {**self.history, "train_s": self.seconds, "peak_memory_mb": self.peak_memory_mb, "engine": self._engine_note()}
+        write_bytes(self.folder / HISTORY, json.dumps(record).encode())
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _write(self, checkpoint: str, epoch: int) -> None:
+        sidecar = {"checkpoint": checkpoint, "epoch": epoch + 1, "selection_score": float(self.best), "spec": self.spec.model_dump(mode="json")}
+        write_state(self.folder / f"{checkpoint}.pt", self.validated, sidecar)
+
+    def _engine_note(self) -> str:
+        return f"{self.spec.engine}, {self.spec.precision} attack and update, {self.trainer.attacked.description}"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The largest memory this process has used, in MiB: of the GPU where there is one, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,70 @@
+"""Class-wise statistics of a student on held-out training data: for selection, for the methods that learn from them, for the curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.attacks.linf import Forward, ascend, normal_start, uniform_start
+from harness.data.augment import to_float
+from methods.base import HeldOut
+from methods.losses import cross_entropy, kl, soft_cross_entropy
+
+BATCH = 500
+
+
+def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
+    """The mean of `correct` per class (C,), NaN for a class without a sample."""
+    member = torch.nn.functional.one_hot(labels, num_classes).double()
+    rates = (member.T @ correct.double()) / torch.where(member.sum(0) > 0, member.sum(0), torch.nan)
+    return rates.cpu().numpy()
+
+
+def correct_under_pgd(forward: Forward, images: Tensor, labels: Tensor, *, eps: float, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which images (N, uint8) are classified right, clean and on the last iterate of a cross-entropy PGD of `steps` steps of eps/4."""
+    clean, robust = [], []
+    for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        x = to_float(part)
+        noise = torch.rand(x.shape, generator=generator, device=generator.device).mul_(2).sub_(1).to(x.device)
+        point = ascend(
+            forward, x, lambda logits, _, y=y: cross_entropy(logits, y), start=uniform_start(x, eps, noise), eps=eps, step_size=eps / 4, steps=steps
+        ).point
+        with torch.no_grad():
+            clean.append(forward(x).argmax(1) == y)
+            robust.append(forward(point).argmax(1) == y)
+    return torch.cat(clean), torch.cat(robust)
+
+
+def held_out_statistics(
+    forward: Forward, images: Tensor, labels: Tensor, num_classes: int, *, eps: float, wanted: frozenset[str], generator: torch.Generator
+) -> HeldOut:
+    """What FRL, WAT and FAWA learn from. `wanted`: "pgd" for the errors (PGD-20), "trades" for the losses; what was not asked for is NaN."""
+    unknown = torch.full((num_classes,), torch.nan, dtype=torch.float64)
+    clean_error = robust_error = clean_loss = boundary_loss = unknown
+    if "pgd" in wanted:
+        clean, robust = correct_under_pgd(forward, images, labels, eps=eps, steps=20, generator=generator)
+        clean_error = torch.from_numpy(class_rates(~clean, labels, num_classes))
+        robust_error = torch.from_numpy(class_rates(~robust, labels, num_classes))
+    if "trades" in wanted:
+        losses = _trades_losses(forward, images, labels, eps, generator)
+        clean_loss, boundary_loss = (torch.from_numpy(class_rates(loss, labels, num_classes)) for loss in losses)
+    count = torch.bincount(labels.cpu(), minlength=num_classes).double()
+    return HeldOut(clean_error, robust_error, clean_loss, boundary_loss, count)
+
+
+def _trades_losses(forward: Forward, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    natural, boundary = [], []
+    for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        x = to_float(part)
+        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
+        with torch.no_grad():
+            clean = forward(x)
+        target = clean.softmax(1)
+        point = ascend(
+            forward, x, lambda logits, _, p=target: soft_cross_entropy(p, logits), start=normal_start(x, noise), eps=eps, step_size=eps / 4, steps=10
+        ).point
+        with torch.no_grad():
+            natural.append(cross_entropy(clean, y))
+            boundary.append(kl(clean, forward(point)))
+    return torch.cat(natural), torch.cat(boundary)

@@ -1,0 +1,96 @@
+"""One trial as the scheduler runs it, in this process or in a worker: the trial's events, and its error as one more event."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.control import StopSignal
+from harness.retries import kind_of
+from harness.spec import TrialSpec
+
+Event = dict[str, Any]
+
+_plugins: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to know; it travels there as a whole.
+
+    run_trial: `module:function`, the generator of `harness.trial`. control, nonce: where `StopSignal` looks, and for
+    which run. plugins: method files to run first, once per process.
+    """
+
+    spec: TrialSpec
+    store_root: Path
+    control: str
+    nonce: str
+    run_trial: str = "harness.trial:run_trial"
+    data_root: Path | None = None
+    download: bool = False
+    plugins: tuple[str, ...] = ()
+
+
+def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place: str = "") -> Iterator[Event]:
+    """Yields a `launch` event, then what the trial yields; an exception becomes an `error` event, with its traceback.
+
+    The error is judged here, where the exception still is what was raised: nothing has to survive pickling.
+    """
+    common = {"trial_id": job.spec.trial_id}
+    where = {"host": socket.gethostname(), "pid": os.getpid(), "place": place}
+    yield {"event": "launch", **common, **where, "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    try:
+        load_plugins(job.plugins)
+        run = resolve(job.run_trial)
+        with torch_threads(job.spec.threads):
+            stop = should_stop or StopSignal(job.control, job.nonce)
+            yield from run(job.spec, job.store_root, data_root=job.data_root, download=job.download, should_stop=stop)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        yield {"event": "error", **common, "kind": kind_of(error), "error": text, "traceback": traceback.format_exc()}
+
+
+def prepare_process(spec: TrialSpec) -> None:
+    """Sets what a process of its own must have before torch is loaded: its threads, and no GPU that was not asked for."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(spec.threads)
+    if spec.resources.gpu == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with `count` threads inside: a warm worker, or a notebook, may have another number set."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    if torch:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+
+
+def resolve(path: str) -> Callable[..., Iterator[Event]]:
+    """The function named `module:function`."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def load_plugins(paths: tuple[str, ...]) -> None:
+    """Runs the users' method files that this process has not run yet."""
+    for path in paths:
+        if path not in _plugins:
+            from methods.registry import load_plugin
+
+            load_plugin(path)
+            _plugins.add(path)

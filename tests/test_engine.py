@@ -1,0 +1,87 @@
+"""The folded twin against the plain network: every network of the registry, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.engine import FoldedTwin, PlainForward, frozen, mode
+from harness.models import MODELS
+from harness.models.build import build
+
+SMALL = {"cnn": {"width": 8}, "resnet18": {"width": 8}, "preact_resnet18": {"width": 8}, "mobilenet_v2": {}, "wrn": {"depth": 10, "widen": 1}}
+FOLDS = {"cnn": (6, 6), "resnet18": (20, 20), "mobilenet_v2": (57, 57)}
+
+
+def network(name: str, **facts) -> torch.nn.Module:
+    """A network whose running statistics and affine parameters are not the initial ones, so that folding wrongly shows."""
+    torch.manual_seed(0)
+    model = build(name, SMALL[name], in_channels=3, num_classes=5, **facts)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_twin_gives_the_plain_logits_and_input_gradients(name):
+    model = network(name, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    x = torch.rand(3, 3, 16, 16)
+    plain, twin = PlainForward(model), FoldedTwin(model)
+    points = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    logits = [forward(point) for forward, point in zip((plain, twin), points, strict=True)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(out.logsumexp(1).sum(), point)[0] for out, point in zip(logits, points, strict=True)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "counts"), FOLDS.items())
+def test_networks_whose_norms_follow_convolutions_fold_fully(name, counts):
+    twin = FoldedTwin(network(name))
+    assert (len(twin.pairs), twin.norms) == counts
+
+
+@pytest.mark.parametrize("name", ["preact_resnet18", "wrn"])
+def test_pre_activation_networks_fold_what_they_can_and_say_so(name):
+    twin = FoldedTwin(network(name))
+    assert 0 < len(twin.pairs) < twin.norms
+    assert twin.description == f"{len(twin.pairs)} of {twin.norms} batch norms folded"
+
+
+def test_refresh_follows_the_live_network():
+    model, x = network("cnn"), torch.rand(2, 3, 16, 16)
+    twin = FoldedTwin(model)
+    before = twin(x)
+    model.train()
+    model(torch.rand(8, 3, 16, 16))  # moves the running statistics
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    torch.testing.assert_close(twin(x), before)
+    twin.refresh()
+    with mode(model, training=False):
+        torch.testing.assert_close(twin(x), model(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(twin(x), before)
+
+
+def test_bfloat16_stays_close_and_answers_in_float32():
+    model, x = network("cnn"), torch.rand(8, 3, 16, 16)
+    exact, rounded = FoldedTwin(model)(x), FoldedTwin(model, torch.bfloat16)(x)
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_mode_and_frozen_give_back_what_they_found():
+    model = network("cnn")
+    model.train()
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    first.eval()
+    before = {id(module): module.training for module in model.modules()}
+    with mode(model, training=False), frozen(model):
+        assert not any(module.training for module in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {id(module): module.training for module in model.modules()} == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
