@@ -83,9 +83,9 @@ class Agenda:
             self.interrupted.append(name)
 
     def _priority(self, name: str) -> tuple[bool, float, float]:
-        """Teachers first, for their students wait; then what is hard to place; then the longest."""
+        """Teachers first, for their students wait; then the longest, so that no long one is left over at the end."""
         spec = self.specs[name]
-        return (spec.role != "teacher", -spec.resources.gpu, -spec.cost_hint)
+        return (spec.role != "teacher", -spec.cost_hint, -spec.resources.gpu)
 
     def _block(self) -> list[str]:
         """Moves waiting trials that can never start to `blocked`, to the end of every chain; returns them."""

@@ -1,4 +1,5 @@
-"""An average of the weights along training: EMA, and CFA's fairness-aware one (FAWA, Wei et al., CVPR 2023; reference sheet 4.1)."""
+"""An average of the weights along training: EMA, and CFA's fairness-aware one (FAWA, Wei et al., CVPR 2023; reference
+sheet 4.1)."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ from harness.spec import WeightAverageSpec
 
 
 class WeightAverage:
-    """averaged <- decay * averaged + (1 - decay) * current over the whole state dict, running batch-norm statistics included.
+    """averaged <- decay * averaged + (1 - decay) * current over the whole state dict, running batch-norm statistics
+    included.
 
-    `ema` takes every network from `start_epoch` on; `fawa` only one whose worst held-out class reaches the threshold. The first one
-    taken is copied. Before that there is no average, where the released CFA code evaluates a random network.
+    `ema` takes every network from `start_epoch` on; `fawa` only one whose worst held-out class reaches the threshold.
+    The first one taken is copied. Before that there is no average, where the released CFA code evaluates a random
+    network.
     """
 
     def __init__(self, options: WeightAverageSpec) -> None:

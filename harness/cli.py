@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +18,9 @@ from methods.settings import SettingsError
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+# typer brings a click of its own since 0.26, and used the installed one before: the class is found through typer
+CommandLineError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 SuiteName = Annotated[str, typer.Argument(help="a suite's name (`list suites`) or the path of a YAML file")]
 Results = Annotated[Path | None, typer.Option("--results", help="the result store; results/runs/SUITE by default")]
@@ -39,9 +41,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (InputError, SettingsError) as error:
         _refuse(str(error))
-    except click.exceptions.ClickException as error:
-        _refuse(error.format_message())
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except CommandLineError as error:
+        _refuse(error.format_message())  # type: ignore[attr-defined]
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -80,7 +82,7 @@ def run(
     if dry_run:
         _print_trials(planned, _states(planned))
         return 0
-    from harness.progress import Display
+    from harness.progress import Progress
     from harness.run import run_planned
     from harness.scheduler import Options
 
@@ -89,8 +91,8 @@ def run(
         trial_timeout_s=planned.suite.time_limit_hours * 3600 if planned.suite.time_limit_hours else None,
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
-    with Display(planned.specs, err) as display:
-        outcome = run_planned(planned, options, display.on_event)
+    with Progress(planned.specs, err) as progress:
+        outcome = run_planned(planned, options, progress)
     _report(planned, None, "best_validation", None, False)
     return _conclude(outcome, planned, suite, results)
 
@@ -166,7 +168,7 @@ def evaluate(
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
     from harness.config import evaluation_trial
-    from harness.progress import Display
+    from harness.progress import Progress
     from harness.scheduler import Options
     from harness.scheduler import run as run_trials
     from harness.store import Store
@@ -175,9 +177,9 @@ def evaluate(
         checkpoint, model, parameter or [], dataset, normalization, _split(attacks) or [], eps, images, name or checkpoint.stem
     )
     store = Store(results)
-    with Display([spec], err) as display:
+    with Progress([spec], err) as progress:
         options = Options(serial=serial, address=address, data_root=data, download=download)
-        outcome = run_trials([spec], store, options=options, on_event=display.on_event)
+        outcome = run_trials([spec], store, options=options, on_event=progress)
     for reason in outcome.failed.values():
         err.print(f"failed: {escape(reason)}", soft_wrap=True)
     if not outcome.failed:

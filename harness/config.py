@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -96,16 +96,16 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     only: variants or methods to keep (with what they depend on). seeds: instead of the suite's. Raises InputError for anything that could not run.
     """
     entries = [_method_entry(entry, suite) for entry in suite.methods]
-    _check_variants([variant for variant, _ in entries])
+    _check_variants([entry.variant for entry in entries])
     for name in only:
-        if not any(name in (variant, resolved["name"]) for variant, resolved in entries):
-            raise unknown("variant", name, [variant for variant, _ in entries])
-    chosen = [(variant, resolved) for variant, resolved in entries if not only or variant in only or resolved["name"] in only]
+        if not any(name in (entry.variant, entry.resolved["name"]) for entry in entries):
+            raise unknown("variant", name, [entry.variant for entry in entries])
+    chosen = [entry for entry in entries if not only or entry.variant in only or entry.resolved["name"] in only]
     specs: dict[str, TrialSpec] = {}
     for network in _students(suite):
-        for variant, resolved in chosen:
-            for seed in seeds or suite.seeds:
-                for spec in _student_and_sources(suite, network, variant, resolved, seed):
+        for entry in chosen:
+            for seed in seeds or entry.seeds:
+                for spec in _student_and_sources(suite, network, entry.variant, entry.resolved, seed):
                     specs.setdefault(spec.trial_id, spec)
     return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
 
@@ -128,7 +128,7 @@ def for_this_machine(suite: Suite, root: Path) -> Suite:
 
 
 def remember_machine(suite: Suite, root: Path) -> None:
-    """Write down what `for_this_machine` resolved, once per store."""
+    """Write down what `for_this_machine` resolved for a suite with `precision: auto`, once per store."""
     path = root / "machine.json"
     if not path.exists():
         write_bytes(path, json.dumps({"precision": suite.precision}).encode())
@@ -287,9 +287,18 @@ def _students(suite: Suite) -> list[NetworkSpec]:
     return [network_spec(entry, "student", dataset_spec(suite.dataset)) for entry in entries]
 
 
-def _method_entry(entry: Entry, suite: Suite) -> tuple[str, dict[str, Any]]:
+class _MethodEntry(NamedTuple):
+    variant: str
+    resolved: dict[str, Any]
+    seeds: list[int]
+
+
+def _method_entry(entry: Entry, suite: Suite) -> _MethodEntry:
+    """A method entry: what `methods.resolve` reads, a `variant`, and `seeds` of its own."""
     values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
-    variant = values.pop("variant", None)
+    variant, seeds = values.pop("variant", None), values.pop("seeds", suite.seeds)
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise InputError(f"methods: seeds of {values.get('method')} must be a list of whole numbers, not {seeds!r}")
     epochs = suite.training.get("epochs", 1)
     try:
         resolved = methods.resolve(values, epochs if isinstance(epochs, int) else 1)
@@ -300,7 +309,7 @@ def _method_entry(entry: Entry, suite: Suite) -> tuple[str, dict[str, Any]]:
         variant = "-".join([values["method"], *differs])
     if not isinstance(variant, str) or not variant.strip():
         raise InputError(f"methods: variant of {values['method']} must be a name, not {variant!r}")
-    return variant, resolved
+    return _MethodEntry(variant, resolved, seeds)
 
 
 def _short(value: Any) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from harness.agenda import Agenda
 from harness.control import StopRequest
-from harness.preflight import request_of
 from harness.provenance import trial_columns
 from harness.retries import MAX_BARREN_ATTEMPTS, Kind, decide, kind_of
 from harness.spec import Resources, TrialSpec
@@ -31,8 +30,8 @@ _STARVED_AFTER_S = 30.0
 class Launcher(Protocol):
     """Runs trials and reports their events."""
 
-    def lacking(self, request: Mapping[str, float]) -> set[str]:
-        """The resources of a request that are taken; empty when a trial with this request would run at once."""
+    def has_room(self, resources: Resources) -> bool:
+        """Whether the cluster as a whole has that much left."""
 
     def start(self, spec: TrialSpec, resources: Resources) -> None:
         """Runs one more trial."""
@@ -100,19 +99,18 @@ class Driver:
 
     def _submit(self) -> None:
         now = time.monotonic()
-        short: set[str] = set()  # resources that a more urgent trial is waiting for
+        short = False
         for spec in self.agenda.ready(now):
             if self.workers is not None and len(self._attempts) >= self.workers:
                 return
             resources = self._resources(spec)
-            request = request_of(resources)
-            if lacking := self.launcher.lacking(request) or short & set(request):
-                short |= lacking
+            if not self.launcher.has_room(resources):
+                short = True  # smaller ones behind it may still fit
                 continue
             self.agenda.start(spec.trial_id)
             self._attempts[spec.trial_id] = Attempt(spec, resources)
             self.launcher.start(spec, resources)
-        self._complain_if_starved(bool(short), now)
+        self._complain_if_starved(short, now)
 
     def _resources(self, spec: TrialSpec) -> Resources:
         if spec.trial_id in self._whole_gpu:
@@ -303,8 +301,8 @@ class SerialLauncher:
         self._current: tuple[str, Iterator[Event]] | None = None
         self._deadline = float("inf")
 
-    def lacking(self, request: Mapping[str, float]) -> set[str]:
-        return set(request) if self._current else set()
+    def has_room(self, resources: Resources) -> bool:
+        return self._current is None
 
     def start(self, spec: TrialSpec, resources: Resources) -> None:
         self._deadline = time.monotonic() + (self._trial_timeout_s or float("inf"))

@@ -97,7 +97,8 @@ def check_probe(answer: Mapping[str, Any], root: Path, ray_version: str) -> None
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {amount:g}" for name, amount in amounts.items())
+    order = sorted(amounts, key=lambda name: (name not in ("CPU", "GPU"), name))
+    return ", ".join(f"{name} {amounts[name]:g}" for name in order)
 
 
 def _is_requestable(name: str) -> bool:

@@ -51,7 +51,6 @@ class Progress:
         self._specs = {spec.trial_id: spec for spec in specs}
         self._console = console or Console(stderr=True, highlight=False)
         self._clock = clock
-        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.render)
         self.running: dict[str, Running] = {}
         self.done: set[str] = set()
         self.skipped: set[str] = set()
@@ -59,6 +58,7 @@ class Progress:
         self.blocked: set[str] = set()
         self._worked = 0.0  # in units of cost_hint, by trials that ended in this run
         self._since: float | None = None
+        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.render)
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -221,4 +221,4 @@ def _rate(value: float | None) -> str:
 
 
 def _percent(trial: Running) -> str:
-    return f"{_rate(trial.average)} average, {_rate(trial.worst)} worst"
+    return f"{_rate(trial.average)} average" + (f", {_rate(trial.worst)} worst" if trial.worst is not None else "")

@@ -20,6 +20,7 @@ class Planned:
     suite: Suite
     specs: list[TrialSpec]
     store: Store
+    resolved_here: bool = False  # its precision was left to the machine
 
     @property
     def trial_ids(self) -> list[str]:
@@ -38,8 +39,8 @@ def plan_suite(
     if isinstance(suite, str):
         suite = load_suite(suite, overrides)
     root = results or Path("results") / "runs" / suite.name
-    suite = for_this_machine(suite, root)
-    return Planned(suite, plan(suite, only=only, seeds=seeds), Store(root))
+    resolved = for_this_machine(suite, root)
+    return Planned(resolved, plan(resolved, only=only, seeds=seeds), Store(root), suite.precision == "auto")
 
 
 def run_suite(
@@ -59,7 +60,8 @@ def run_suite(
 def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
     """Run a plan."""
     planned.store.prepare()
-    remember_machine(planned.suite, planned.store.root)
+    if planned.resolved_here:
+        remember_machine(planned.suite, planned.store.root)
     return run(planned.specs, planned.store, options=options, on_event=on_event)
 
 

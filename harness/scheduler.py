@@ -35,7 +35,7 @@ _QUIET = {
     # else a driver started by `uv run` makes Ray start every worker through uv
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # what Ray prints about dead workers and nodes; the driver tells it in its own words
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|The node with node id|killed due to",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|The node with node id|Raylet is terminated|killed due to",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 
@@ -291,8 +291,8 @@ def _trial_task() -> Callable[..., Iterator[Event]]:
 class RayLauncher:
     """Trials as Ray tasks that stream their events. Ray never retries: that is the driver's decision.
 
-    Only as much is submitted as the cluster can run at once: Ray's own queue knows no priorities, and a whole GPU would
-    never come free among many small requests.
+    Only as much is submitted as the cluster can run at once: Ray's own queue knows no priorities, so what waits in it
+    would overtake longer trials.
     """
 
     def __init__(self, root: Path, control: RunControl, options: Options) -> None:
@@ -308,15 +308,14 @@ class RayLauncher:
         self._capacity: dict[str, float] = {}
         self._capacity_at = float("-inf")
 
-    def lacking(self, request: Mapping[str, float]) -> set[str]:
+    def has_room(self, resources: Resources) -> bool:
         if time.monotonic() - self._capacity_at > _CAPACITY_AGE_S:
             self._capacity, self._capacity_at = self._ray.cluster_resources(), time.monotonic()
-        used = [taken for _, taken in self._live.values()]
-        return {
-            name
-            for name, amount in request.items()
-            if sum(taken.get(name, 0.0) for taken in used) + amount > self._capacity.get(name, 0.0) + 1e-6
-        }
+        left = dict(self._capacity)
+        for _, request in self._live.values():
+            for name, amount in request.items():
+                left[name] = left.get(name, 0.0) - amount
+        return fits(request_of(resources), left)
 
     def start(self, spec: TrialSpec, resources: Resources) -> None:
         import pickle

@@ -52,6 +52,7 @@ class Trainer:
         self.engine, self.precision = engine, precision
         self.step_size = training.step_size or eps / 4
         self.train_mode_attack = getattr(method.settings, "attack_mode", "eval") == "train"
+        self.clamp_start = getattr(method.settings, "clamp_start", True)
         self.attacked = evaluation_forward(student, engine, precision)
         self.teachers = {name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision) for name, network in teachers.items()}
         self.average = WeightAverage(training.weight_average) if training.weight_average else None
@@ -151,7 +152,7 @@ class Trainer:
             return Ascent(images)
         eps, step_size = self.method.margin_policy.radius(labels, self.eps, self.step_size)
         drawn = noise(adversary.start, images)
-        start = normal_start(images, drawn) if adversary.start == "normal" else uniform_start(images, eps, drawn, clamp=not self.train_mode_attack)
+        start = normal_start(images, drawn) if adversary.start == "normal" else uniform_start(images, eps, drawn, clamp=self.clamp_start)
         with frozen(self.student) if self.engine == "fast" else nullcontext():
             return ascend(
                 self._attack_forward(),

@@ -236,7 +236,8 @@ class _Run:
         if self.training.record_test_curve:
             values["peeked_test_clean"], values["peeked_test_robust"] = self._class_accuracy(self.data.test)
         self._log_classes(epoch, values)
-        score = metrics.selection_score(robust)
+        natural, attacked = metrics.summary(clean), metrics.summary(robust)
+        score = attacked["selection_score"]
         if not score < self.best:
             self.best = score
             self._write("best_validation", epoch)
@@ -244,11 +245,11 @@ class _Run:
             "epoch": epoch + 1,
             "lr": self.training.lr * self.trainer.lr_factor(epoch),
             "loss": loss,
-            "val_clean_avg": metrics.average(clean),
-            "val_clean_worst": metrics.worst(clean),
-            "val_robust_avg": metrics.average(robust),
-            "val_robust_worst": metrics.worst(robust),
-            "val_robust_nsd": metrics.nsd(robust),
+            "val_clean_avg": natural["average"],
+            "val_clean_worst": natural["worst"],
+            "val_robust_avg": attacked["average"],
+            "val_robust_worst": attacked["worst"],
+            "val_robust_nsd": attacked["nsd_population"],
             "selection_score": score,
         }
 

@@ -1,5 +1,6 @@
-"""ABSLD, anti-bias soft label distillation: Zhao, Duan, Wang, Wei, NeurIPS 2024, arXiv 2312.05508, extended in arXiv 2506.08611; reference
-sheet 2.5. RSLAD whose teacher has one temperature per class: sharper labels for classes the student finds hard, smoother for easy ones."""
+"""ABSLD, anti-bias soft label distillation: Zhao, Duan, Wang, Wei, NeurIPS 2024, arXiv 2312.05508, extended in arXiv
+2506.08611; reference sheet 2.5. RSLAD whose teacher has one temperature per class: sharper labels for classes the
+student finds hard, smoother for easy ones."""
 
 from __future__ import annotations
 
@@ -18,13 +19,21 @@ TERMS = (ADVERSARIAL, CLEAN)
 
 @dataclass(frozen=True)
 class ClassTemperatureSettings(TargetSettings):
-    temperature_rate: float = setting(0.1, "how far the most deviating class moves per epoch; decays with the learning rate", low=0)
+    temperature_rate: float = setting(
+        0.1, "how far the most deviating class moves per epoch; decays with the learning rate", low=0
+    )
     temperature_range: tuple[float, float] = setting((0.5, 5.0), "clamp of the temperatures", low=1e-6)
     temperature_init: float = setting(1.0, "temperature of every class at the start", low=1e-6)
     tempered_terms: str = setting("both", "terms whose labels are tempered per class", choices=("both", *TERMS))
-    alias_teacher: bool = setting(False, "the released script: both teacher tensors share memory, so every label is divided by T_adv T_nat (quirk 1)")
-    class_statistic: str = setting("mean", "a class's loss over the epoch; the released script sums: frequent looks hard, absent looks easiest (quirks 4, 9)",
-                                   choices=("mean", "sum"))
+    alias_teacher: bool = setting(
+        False,
+        "the released script: both teacher tensors share memory, so every label is divided by T_adv T_nat (quirk 1)",
+    )
+    class_statistic: str = setting(
+        "mean",
+        "a class's loss over the epoch; the released sum takes frequent for hard and absent for easy (quirks 4, 9)",
+        choices=("mean", "sum"),
+    )
     start_epoch: float = setting(0, "completed epochs before the temperatures may change", low=0, epoch=True)
 
 
@@ -32,8 +41,9 @@ class ClassTemperatureSettings(TargetSettings):
 class ClassTemperature(LabelPolicy):
     """sm(t(x) / T_adv[y]) for the adversarial term and the attack, sm(t(x) / T_nat[y]) for the clean term.
 
-    After each epoch, for either term, with L_c the mean CE(s, y) of class c on the training batches and g = L - mean(L):
-    T <- clamp(T - rate * g / max|g|). Equal losses leave T as it is (the released script turns NaN); absent classes keep theirs.
+    After each epoch, for either term, with L_c the mean CE(s, y) of class c on the training batches and g = L -
+    mean(L): T <- clamp(T - rate * g / max|g|). Equal losses leave T as it is (the released script turns NaN); absent
+    classes keep theirs.
     """
 
     Settings = ClassTemperatureSettings
@@ -90,8 +100,8 @@ class ABSLD(RSLAD):
 
 @register("absld_reweight")
 class ABSLDReweight(ABSLD):
-    """ABSLD combined with sample-based reweighting. The 2025 paper names the combination without giving it; this one is ours (sheet 5.2): Fair-ARD's
-    kappa weights on both terms, temperatures learnt from the unweighted losses."""
+    """ABSLD combined with sample-based reweighting. The 2025 paper names the combination without giving it; this one
+    is ours (sheet 5.2): Fair-ARD's kappa weights on both terms, temperatures learnt from the unweighted losses."""
 
     reference = "Zhao et al., 2025 (combination: this project)"
     weights = "kappa"

@@ -1,5 +1,6 @@
-"""AdaAD, adaptive adversarial distillation, and AdaIAD, its introspective form: Huang, Chen, Wang, Lu, Cheng, Wang, CVPR 2023; reference
-sheet 3.3. The teacher answers on the student's adversarial point, and the attack looks for where the two disagree."""
+"""AdaAD, adaptive adversarial distillation, and AdaIAD, its introspective form: Huang, Chen, Wang, Lu, Cheng, Wang,
+CVPR 2023; reference sheet 3.3. The teacher answers on the student's adversarial point, and the attack looks for where
+the two disagree."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class AdaadSettings(DistillationSettings):
 class AdaAD(Method):
     """alpha KL(t(x') || s(x')) + (1 - alpha) KL(t(x) || s(x)), alpha 1.
 
-    The released code averages over classes for CIFAR-10 (`kd_reduction: class_mean`) and sums over them for CIFAR-100 (`class_sum`).
+    The released code averages over classes for CIFAR-10 (`kd_reduction: class_mean`) and sums over them for CIFAR-100
+    (`class_sum`).
     """
 
     Settings = AdaadSettings
@@ -69,7 +71,8 @@ class AdaiadSettings(IadSettings):
 
 @register("adaiad")
 class AdaIAD(IAD):
-    """alpha [T^2 KL(sm(t(x')/T) || sm(s(x')/T)) + (1 - a) KL(s(x) || s(x'))] + (1 - alpha) CE(s(x), y), T 30, a as in IAD, AdaAD's attack."""
+    """alpha [T^2 KL(sm(t(x')/T) || sm(s(x')/T)) + (1 - a) KL(s(x) || s(x'))] + (1 - alpha) CE(s(x), y), T 30, a as in
+    IAD, AdaAD's attack."""
 
     Settings = AdaiadSettings
     reference = "Huang et al., CVPR 2023"

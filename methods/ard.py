@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from methods.base import ADVERSARIAL, CLEAN, TEACHER, Adversary, DistillationSettings, Method, Step, View, cross_entropy_adversary
+from methods.base import (
+    ADVERSARIAL,
+    CLEAN,
+    TEACHER,
+    Adversary,
+    DistillationSettings,
+    Method,
+    Step,
+    View,
+    cross_entropy_adversary,
+)
 from methods.lazy import torch
 from methods.losses import cross_entropy
 from methods.registry import register
@@ -21,8 +31,8 @@ class ArdSettings(DistillationSettings):
 class ARD(Method):
     """alpha T^2 KL(sm(t(x)/T) || sm(s(x')/T)) + (1 - alpha) CE(s(x), y), attacked by cross-entropy.
 
-    The released code averages the KL over classes too (`kd_reduction: class_mean`), attacks in train mode (`attack_mode: train`) and restarts
-    its decay from the base rate (`training.decay: restart`).
+    The released code averages the KL over classes too (`kd_reduction: class_mean`), attacks in train mode
+    (`attack_mode: train`) and restarts its decay from the base rate (`training.decay: restart`).
     """
 
     Settings = ArdSettings
@@ -39,5 +49,7 @@ class ARD(Method):
 
     def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         teacher = step.teacher.get(f"{TEACHER}:{CLEAN}")
-        distilled = self.label_policy.divergence(ADVERSARIAL, step.student[ADVERSARIAL], teacher, step.labels, self.kd_scale)
+        distilled = self.label_policy.divergence(
+            ADVERSARIAL, step.student[ADVERSARIAL], teacher, step.labels, self.kd_scale
+        )
         return distilled, cross_entropy(step.student[CLEAN], step.labels)

@@ -1,8 +1,9 @@
 """The contract of a method, of its three policies (label x weight x margin), and what the training loop hands them.
 
-A method answers four questions: what the adversary maximises (`adversary`), which forwards the update needs (`forwards`,
-`teacher_forwards`), what the student minimises (`terms`), and what it learns about the classes (`observe`, `end_epoch`). It never
-touches the optimiser, the loader, the device, the attack loop, the disk or a seed. The training loop does, for every method alike.
+A method answers four questions: what the adversary maximises (`adversary`), which forwards the update needs
+(`forwards`, `teacher_forwards`), what the student minimises (`terms`), and what it learns about the classes
+(`observe`, `end_epoch`). It never touches the optimiser, the loader, the device, the attack loop, the disk or a seed.
+The training loop does, for every method alike.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ TEACHER, NATURAL_TEACHER = "teacher", "natural_teacher"
 class Adversary:
     """What the training attack maximises, and how.
 
-    objective(student_logits, target): per-sample value (B,) to maximise; `target` is what `target()` returned, or the logits of
+    objective(student_logits, target): per-sample value (B,) to maximise; `target` is what `target()` returned, or the
+    logits of
         `teacher` at the current point (with gradient) where that is set (AdaAD).
-    start: "normal" (x + 0.001 N(0,1), sheet 1.1 KL-0.001) or "uniform" (inside the eps ball).
-    recomputes_target: the released script evaluates `target` anew in every step (same values, more work); only the plain engine does.
+    start: "normal" (x + 0.001 N(0,1), sheet 1.1 KL-0.001) or "uniform" (inside the eps ball). recomputes_target: the
+    released script evaluates `target` anew in every step (same values, more work); only the plain engine does.
     """
 
     objective: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -42,8 +44,8 @@ class Adversary:
 class View:
     """What is known of a batch before the attack.
 
-    labels (B,); teacher[name]: that teacher's logits on the clean images (B, C), no gradient; student_clean(): the student's own logits on them
-    in evaluation mode, no gradient, computed when asked.
+    labels (B,); teacher[name]: that teacher's logits on the clean images (B, C), no gradient; student_clean(): the
+    student's own logits on them in evaluation mode, no gradient, computed when asked.
     """
 
     labels: torch.Tensor
@@ -56,8 +58,9 @@ class View:
 class Step:
     """What is known of a batch after the attack and the forwards.
 
-    student[forward]: logits (B, C) with gradient, one per name in `Method.forwards`; teacher["name:clean"], teacher["name:adversarial"]: logits
-    without gradient; correct_iterates (B,): see `harness.attacks.linf.Ascent`; epoch counts from 0.
+    student[forward]: logits (B, C) with gradient, one per name in `Method.forwards`; teacher["name:clean"],
+    teacher["name:adversarial"]: logits without gradient; correct_iterates (B,): see `harness.attacks.linf.Ascent`;
+    epoch counts from 0.
     """
 
     labels: torch.Tensor
@@ -69,10 +72,11 @@ class Step:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Class-wise statistics of the student (evaluation mode) on held-out training data: each (C,) float64 on the CPU, NaN for an absent class.
+    """Class-wise statistics of the student (evaluation mode) on held-out training data: each (C,) float64 on the CPU,
+    NaN for an absent class.
 
-    clean_error, robust_error: shares misclassified, clean and under PGD-20. clean_loss, boundary_loss: mean CE on x and mean
-    KL(s(x) || s(x')) under the TRADES attack. count: samples per class.
+    clean_error, robust_error: shares misclassified, clean and under PGD-20. clean_loss, boundary_loss: mean CE on x
+    and mean KL(s(x) || s(x')) under the TRADES attack. count: samples per class.
     """
 
     clean_error: torch.Tensor
@@ -84,7 +88,8 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """The end of epoch `epoch` (from 0) of `epochs`. lr_factor: next epoch's learning rate over the first one; held_out where a part asked for it."""
+    """The end of epoch `epoch` (from 0) of `epochs`. lr_factor: next epoch's learning rate over the first one;
+    held_out where a part asked for it."""
 
     epoch: int
     epochs: int
@@ -100,7 +105,8 @@ class NoSettings:
 class Part:
     """A method or a policy: settings, and a state of a few numbers per class that the loop saves, restores and logs.
 
-    Tensors assigned to `self.state[name]` and sums in `self.sums[name]` are checkpointed; `quantities()` is logged each epoch.
+    Tensors assigned to `self.state[name]` and sums in `self.sums[name]` are checkpointed; `quantities()` is logged
+    each epoch.
     """
 
     name: ClassVar[str]
@@ -161,7 +167,9 @@ class LabelPolicy(Part):
         """Target logits (B, C) of the `adversarial` or `clean` term."""
         raise TypeError(f"label policy '{self.name}' has no teacher targets")
 
-    def divergence(self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float) -> torch.Tensor:
+    def divergence(
+        self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         """The student's distance from the target, (B,). scale: the factor of `kd_reduction` on a class-summed KL."""
         assert teacher_logits is not None, "the loop computes the teacher's logits for every policy that asks"
         return scale * kl(self.target(term, teacher_logits, labels), logits, self.settings.target_log_eps)
@@ -180,11 +188,14 @@ class WeightPolicy(Part):
 
     needs_attack: ClassVar[bool] = False
     needs_clean_term: ClassVar[bool] = False
-    weighs_cross_entropy: ClassVar[bool] = False  # the clean term, or the adversarial one of a method that has hard labels only
+    weighs_cross_entropy: ClassVar[bool] = (
+        False  # the clean term, or the adversarial one of a method that has hard labels only
+    )
     count_correct: ClassVar[bool] = False  # asks the attack for `correct_iterates`
 
     def weights(self, step: Step, coef_adv: float, coef_clean: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Multipliers (B,) of the adversarial and the clean term. The coefficients are the method's own, for policies that balance the two."""
+        """Multipliers (B,) of the adversarial and the clean term. The coefficients are the method's own, for policies
+        that balance the two."""
         ones = torch.ones_like(step.labels, dtype=torch.float32)
         return ones, ones
 
@@ -194,12 +205,15 @@ class MarginPolicy(Part):
 
     stop_points: ClassVar[bool] = False  # train on BAT's two points instead of (x', x)
 
-    def radius(self, labels: torch.Tensor, eps: float, step_size: float) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    def radius(
+        self, labels: torch.Tensor, eps: float, step_size: float
+    ) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         """The eps and the step size of each sample, in the units of eps."""
         return eps, step_size
 
     def second_step(self, eps: float, step_size: float) -> tuple[float, float] | None:
-        """Radius and size of one more step along the same gradient in each iteration (released DAFA); None for the usual one."""
+        """Radius and size of one more step along the same gradient in each iteration (released DAFA); None for the
+        usual one."""
         return None
 
     def penalty(self, step: Step) -> torch.Tensor | float:
@@ -211,8 +225,10 @@ class MarginPolicy(Part):
 class AttackSettings:
     """Shared by every method with an attack."""
 
-    attack_mode: str = setting("eval", "student's mode during the attack; train is the released form of AT, ARD, CFA, IAD: start unclamped",
-                               choices=("eval", "train"))
+    attack_mode: str = setting(
+        "eval", "student's mode during the attack; train in the released AT, ARD, IAD, CFA", choices=("eval", "train")
+    )
+    clamp_start: bool = setting(True, "clip a uniform start to [0, 1]; the released ARD and IAD do not")
 
 
 @dataclass(frozen=True)
@@ -226,14 +242,17 @@ class DistillationSettings(AttackSettings):
 class TargetSettings:
     """Shared by the label policies that use a teacher."""
 
-    target_log_eps: float = setting(0.0, "constant inside the target's log-entropy; 1e-5 in the RSLAD family's code: shifts the loss only", low=0)
+    target_log_eps: float = setting(
+        0.0, "constant inside the target's log-entropy; 1e-5 in the RSLAD family's code: shifts the loss only", low=0
+    )
 
 
 class Method(Part):
     """A training method: a loss with an adversarial and a clean term, and one policy of each kind.
 
-    Class attributes are the preset: the default policies, what the update's forwards are and in which order (batch norm sees it), which
-    teachers are asked what, whether it starts from a trained network, and options of the training loop that belong to the method.
+    Class attributes are the preset: the default policies, what the update's forwards are and in which order (batch
+    norm sees it), which teachers are asked what, whether it starts from a trained network, and options of the
+    training loop that belong to the method.
     """
 
     Settings: ClassVar[type] = AttackSettings
@@ -242,14 +261,23 @@ class Method(Part):
     margins: ClassVar[str | dict[str, Any]] = "none"
     forwards: ClassVar[tuple[str, ...]] = (ADVERSARIAL,)
     fixed_labels: ClassVar[bool] = False  # the loss has labels of its own: other label policies are refused
-    teacher_labels: ClassVar[bool] = False  # the loss is a distance from a teacher: label policies without one are refused
+    teacher_labels: ClassVar[bool] = (
+        False  # the loss is a distance from a teacher: label policies without one are refused
+    )
     attacks: ClassVar[bool] = True
     teachers: ClassVar[tuple[str, ...]] = ()  # teachers the loss itself asks, beside the label policy's
     needs_init: ClassVar[bool] = False
     training: ClassVar[dict[str, Any]] = {}
     reference: ClassVar[str] = ""  # paper, year
 
-    def __init__(self, settings: Mapping[str, Any], labels: LabelPolicy, weights: WeightPolicy, margins: MarginPolicy, num_classes: int) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        labels: LabelPolicy,
+        weights: WeightPolicy,
+        margins: MarginPolicy,
+        num_classes: int,
+    ) -> None:
         super().__init__(settings, num_classes)
         self.label_policy, self.weight_policy, self.margin_policy = labels, weights, margins
         self.parts: tuple[Part, ...] = (self, labels, weights, margins)
@@ -257,7 +285,8 @@ class Method(Part):
 
     @classmethod
     def coefficients(cls, settings: SimpleNamespace) -> tuple[float, float]:
-        """The factors of the adversarial and the clean term. Known from the settings alone, so that a combination can be refused before anything runs."""
+        """The factors of the adversarial and the clean term. Known from the settings alone, so that a combination can
+        be refused before anything runs."""
         return 1.0, 0.0
 
     @property
@@ -269,7 +298,7 @@ class Method(Part):
         """What the attack maximises on this batch; None trains on clean images."""
         return self.label_policy.adversary(view)
 
-    def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def terms(self, step: Step) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         """The adversarial and the clean term, per sample (B,), without coefficients and weights."""
         teacher = step.teacher.get(f"{TEACHER}:{CLEAN}")
         scale = self.kd_scale
@@ -291,7 +320,9 @@ class Method(Part):
         if self.weight_policy.name != "none":
             self.weight_sums[ADVERSARIAL].add(weight_adv, step.labels)
             self.weight_sums[CLEAN].add(weight_clean, step.labels)
-        return coef_adv * weight_adv * adversarial + coef_clean * weight_clean * clean + self.margin_policy.penalty(step)
+        return (
+            coef_adv * weight_adv * adversarial + coef_clean * weight_clean * clean + self.margin_policy.penalty(step)
+        )
 
     # What the loop calls: every part in turn.
 
@@ -324,7 +355,8 @@ class Method(Part):
         return frozenset().union(*(part.held_out for part in self.parts))
 
     def class_state(self) -> dict[str, torch.Tensor]:
-        """Everything logged per class after an epoch, (C,) each: the state of all parts, and the mean weight each class had in each term."""
+        """Everything logged per class after an epoch, (C,) each: the state of all parts, and the mean weight each
+        class had in each term."""
         logged = {key: value for part in self.parts for key, value in part.quantities().items()}
         if self.weight_policy.name != "none":
             logged |= {f"mean_weight_{term}": sums.mean() for term, sums in self.weight_sums.items()}
@@ -332,7 +364,9 @@ class Method(Part):
 
     def save(self) -> list[dict[str, Any]]:
         """The state of all parts, for the checkpoint."""
-        return [part.state_dict() for part in self.parts] + [{term: sums.state_dict() for term, sums in self.weight_sums.items()}]
+        return [part.state_dict() for part in self.parts] + [
+            {term: sums.state_dict() for term, sums in self.weight_sums.items()}
+        ]
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
         """Undo `save`, bit for bit."""
@@ -344,7 +378,8 @@ class Method(Part):
 
 
 def toward_target(logits: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
-    """KL(target || student) for constant target probabilities, without its constant entropy: the same gradient, less work per step."""
+    """KL(target || student) for constant target probabilities, without its constant entropy: the same gradient, less
+    work per step."""
     assert target is not None
     return soft_cross_entropy(target, logits)
 

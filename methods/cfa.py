@@ -1,13 +1,15 @@
-"""CFA, class-wise calibrated fair adversarial training: Wei, Wang, Guo, Wang, CVPR 2023, arXiv 2303.14460; reference sheet 4.1.
+"""CFA, class-wise calibrated fair adversarial training: Wei, Wang, Guo, Wang, CVPR 2023, arXiv 2303.14460; reference
+sheet 4.1.
 
-Three parts: class-wise margins (CCM) and class-wise regularisation (CCR) in `methods.policies.cfa`, and a fairness-aware weight average (FAWA), an
-option of the training loop. Paper values here; the released defaults are decay 0.88, threshold 0.24, and an average from the first epoch.
+Three parts: class-wise margins (CCM) and class-wise regularisation (CCR) in `methods.policies.cfa`, and a
+fairness-aware weight average (FAWA), an option of the training loop. Paper values here; the released defaults are
+decay 0.88, threshold 0.24, and an average from the first epoch.
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from methods.at import AT
 from methods.registry import register
@@ -18,7 +20,8 @@ FAWA: dict[str, Any] = {"kind": "fawa", "decay": 0.85, "threshold": 0.2, "start_
 
 @register("cfa_at")
 class CFAAT(AT):
-    """CE(s(x'), y), where x' may move by (0.5 + a_y) eps, a_y being the class's robust accuracy on the last epoch's training batches.
+    """CE(s(x'), y), where x' may move by (0.5 + a_y) eps, a_y being the class's robust accuracy on the last epoch's
+    training batches.
 
     The released code attacks in train mode (`attack_mode: train`) and passes the clean batch again after each step
     (`training.batch_norm_pass: true`).
@@ -26,7 +29,7 @@ class CFAAT(AT):
 
     reference = "Wei et al., CVPR 2023"
     margins = "ccm"
-    training = {"weight_average": FAWA}
+    training: ClassVar[dict[str, Any]] = {"weight_average": FAWA}
 
 
 @register("cfa_trades")
@@ -38,8 +41,8 @@ class CFATRADES(TRADES):
 
     reference = "Wei et al., CVPR 2023"
     weights = "ccr"
-    margins = {"name": "ccm", "margin_base": 0.3}
-    training = {"weight_average": FAWA}
+    margins: ClassVar[dict[str, Any]] = {"name": "ccm", "margin_base": 0.3}
+    training: ClassVar[dict[str, Any]] = {"weight_average": FAWA}
 
     @classmethod
     def coefficients(cls, settings: SimpleNamespace) -> tuple[float, float]:

@@ -1,4 +1,5 @@
-"""FAAL, fairness-aware adversarial learning: Zhang, Zhang, Mu, Huang, Ruan, CVPR 2024, arXiv 2402.17729; reference sheet 4.5."""
+"""FAAL, fairness-aware adversarial learning: Zhang, Zhang, Mu, Huang, Ruan, CVPR 2024, arXiv 2402.17729; reference
+sheet 4.5."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""IAD, introspective adversarial distillation: Zhu, Yao, Han, Zhang, Liu, Niu, Zhou, Xu, Yang, ICLR 2022, arXiv 2106.04928; reference
-sheet 3.2. The student trusts its teacher as far as the teacher is right on the student's adversarial point, and itself for the rest."""
+"""IAD, introspective adversarial distillation: Zhu, Yao, Han, Zhang, Liu, Niu, Zhou, Xu, Yang, ICLR 2022, arXiv
+2106.04928; reference sheet 3.2. The student trusts its teacher as far as the teacher is right on the student's
+adversarial point, and itself for the rest."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ from methods.settings import setting
 
 @dataclass(frozen=True)
 class IadSettings(DistillationSettings):
-    kd_reduction: str = setting("class_sum", "scale of a class-summed KL; class_sum as in the code", choices=KD_REDUCTIONS)
+    kd_reduction: str = setting(
+        "class_sum", "scale of a class-summed KL; class_sum as in the code", choices=KD_REDUCTIONS
+    )
     alpha: float = setting(1.0, "share of the distillation terms; the rest is CE on clean images", low=0, high=1)
     trust_exponent: float = setting(0.1, "beta of the trust p_t(y|x')^beta", low=0)
     start_epoch: float = setting(0.3, "completed epochs of full trust in the teacher, 60 of 200", low=0, epoch=True)
@@ -35,17 +38,18 @@ class IadSettings(DistillationSettings):
 
 @register("iad")
 class IAD(Method):
-    """IAD-I: alpha [KL(t(x) || s(x')) + (1 - a) KL(s(x) || s(x'))] + (1 - alpha) CE(s(x), y), a = p_t(y|x')^0.1, and a = 1 at first.
+    """IAD-I: alpha [KL(t(x) || s(x')) + (1 - a) KL(s(x) || s(x'))] + (1 - alpha) CE(s(x), y), a = p_t(y|x')^0.1, and
+    a = 1 at first.
 
-    The student's own target s(x) is not detached and the teacher's term is not weighted by a, as in the released code (the paper
-    weights both). x' maximises CE from a uniform start. Temperature 1; another one is `labels: tempered`.
+    The student's own target s(x) is not detached and the teacher's term is not weighted by a, as in the released code
+    (the paper weights both). x' maximises CE from a uniform start. Temperature 1; another one is `labels: tempered`.
     """
 
-    Settings = IadSettings
+    Settings: ClassVar[type] = IadSettings
     reference = "Zhu et al., ICLR 2022"
     labels = "teacher"
     teacher_labels = True
-    teachers = (TEACHER,)
+    teachers: ClassVar[tuple[str, ...]] = (TEACHER,)
     forwards = (ADVERSARIAL, CLEAN)
     taught_on: ClassVar[str] = CLEAN  # where the teacher's label is read
 
@@ -60,14 +64,16 @@ class IAD(Method):
     def adversary(self, view: View) -> Adversary:
         return cross_entropy_adversary(view)
 
-    def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor | float]:
         taught = self.taught(step, step.teacher[f"{TEACHER}:{self.taught_on}"])
         distilled = taught + (1 - self.trust(step)) * self.introspection(step)
         return distilled, cross_entropy(step.student[CLEAN], step.labels)
 
     def taught(self, step: Step, teacher_logits: torch.Tensor) -> torch.Tensor:
         """The label policy's divergence of s(x') from a teacher's answer, (B,)."""
-        return self.label_policy.divergence(ADVERSARIAL, step.student[ADVERSARIAL], teacher_logits, step.labels, self.kd_scale)
+        return self.label_policy.divergence(
+            ADVERSARIAL, step.student[ADVERSARIAL], teacher_logits, step.labels, self.kd_scale
+        )
 
     def introspection(self, step: Step) -> torch.Tensor:
         """KL(s(x) || s(x')), (B,)."""
@@ -83,7 +89,9 @@ class IAD(Method):
 
 @dataclass(frozen=True)
 class IadTwoSettings(DistillationSettings):
-    kd_reduction: str = setting("class_sum", "scale of a class-summed KL; class_sum as in the code", choices=KD_REDUCTIONS)
+    kd_reduction: str = setting(
+        "class_sum", "scale of a class-summed KL; class_sum as in the code", choices=KD_REDUCTIONS
+    )
     share_robust: float = setting(0.5, "alpha1, share of the robust teacher and the student itself", low=0, high=1)
     share_natural: float = setting(0.25, "alpha2, share of the natural teacher; the rest is CE on x'", low=0, high=1)
     trust_exponent: float = setting(0.1, "beta of the trust p_t(y|x')^beta", low=0)
@@ -92,7 +100,8 @@ class IadTwoSettings(DistillationSettings):
 
 @register("iad_ii")
 class IADTwo(IAD):
-    """IAD-II: (1 - a1 - a2) CE(s(x'), y) + a1 [a KL(t(x') || s(x')) + (1 - a) KL(s(x) || s(x'))] + a2 KL(t_nat(x') || s(x'))."""
+    """IAD-II: (1 - a1 - a2) CE(s(x'), y) + a1 [a KL(t(x') || s(x')) + (1 - a) KL(s(x) || s(x'))] + a2 KL(t_nat(x') ||
+    s(x'))."""
 
     Settings = IadTwoSettings
     teachers = (TEACHER, NATURAL_TEACHER)

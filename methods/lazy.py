@@ -1,6 +1,7 @@
 """torch, imported at its first use: to name or check a method must not cost the seconds that importing torch takes.
 
-`list`, `status` and `--dry-run` resolve every method of a suite without computing anything. A plug-in may simply `import torch`.
+`list`, `status` and `--dry-run` resolve every method of a suite without computing anything. A plug-in may simply
+`import torch`.
 """
 
 from __future__ import annotations

@@ -16,15 +16,18 @@ from methods.settings import setting
 
 @dataclass(frozen=True)
 class MartSettings(AttackSettings):
-    beta: float = setting(6.0, "factor of the KL term; 6 in the released loss function, 5 in the released script", low=0)
+    beta: float = setting(
+        6.0, "factor of the KL term; 6 in the released loss function, 5 in the released script", low=0
+    )
 
 
 @register("mart")
 class MART(Method):
     """BCE(s(x'), y) + beta KL(s(x) || s(x')) (1 - p_y(x)), BCE = -log p_y(x') - log(1 - max_{k != y} p_k(x')).
 
-    x' maximises CE from the normal start. Samples that are wrong when clean are regularised more. No term stands apart from x', so that
-    a weight multiplies the whole loss of a sample. 1.0001 and 1e-12 keep the logarithm finite, as in the released code.
+    x' maximises CE from the normal start. Samples that are wrong when clean are regularised more. No term stands
+    apart from x', so that a weight multiplies the whole loss of a sample. 1.0001 and 1e-12 keep the logarithm finite,
+    as in the released code.
     """
 
     Settings = MartSettings

@@ -20,7 +20,8 @@ AnyPart = TypeVar("AnyPart", bound=type[Part])
 
 
 def register(name: str) -> Callable[[AnyPart], AnyPart]:
-    """Class decorator: make a method, or a label, weight or margin policy, known by `name`. A name can be taken once."""
+    """Class decorator: make a method, or a label, weight or margin policy, known by `name`. A name can be taken
+    once."""
 
     def add(cls: AnyPart) -> AnyPart:
         table: dict[str, Any] = METHODS if issubclass(cls, Method) else _policy_table(cls)
@@ -41,9 +42,10 @@ def _policy_table(cls: type[Part]) -> dict[str, type[Part]]:
 
 
 def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """A suite's method entry, `absld` or `{method: absld, temperature_rate: 0.3, weights: kappa}`, as a full specification in plain values:
-    {"name", "settings", "labels": {"name", ...}, "weights": {...}, "margins": {...}}. Presets filled in, types and ranges checked, fractions of
-    training turned into epochs; combinations without a meaning refused. Raises SettingsError.
+    """A suite's method entry, `absld` or `{method: absld, temperature_rate: 0.3, weights: kappa}`, as a full
+    specification in plain values: {"name", "settings", "labels": {"name", ...}, "weights": {...}, "margins": {...}}.
+    Presets filled in, types and ranges checked, fractions of training turned into epochs; combinations without a
+    meaning refused. Raises SettingsError.
     """
     given = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
     name = given.pop("method", None)
@@ -56,7 +58,9 @@ def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
     resolved = {"name": name, "settings": read_settings(cls.Settings, own, f"method {name}", epochs)}
     for kind, values in policies.items():
         policy = POLICIES[kind][values.pop("name")]
-        resolved[kind] = {"name": policy.name} | read_settings(policy.Settings, values, f"{kind} policy {policy.name}", epochs)
+        resolved[kind] = {"name": policy.name} | read_settings(
+            policy.Settings, values, f"{kind} policy {policy.name}", epochs
+        )
     _check_combination(cls, resolved)
     return resolved
 
@@ -64,10 +68,12 @@ def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
 def build(resolved: Mapping[str, Any], num_classes: int) -> Method:
     """The method that a resolved specification describes, in its first state."""
     parts = [
-        POLICIES[kind][resolved[kind]["name"]]({key: value for key, value in resolved[kind].items() if key != "name"}, num_classes)
+        POLICIES[kind][resolved[kind]["name"]](
+            {key: value for key, value in resolved[kind].items() if key != "name"}, num_classes
+        )
         for kind in KINDS
     ]
-    return METHODS[resolved["name"]](resolved["settings"], *parts, num_classes)  # type: ignore[arg-type]
+    return METHODS[resolved["name"]](resolved["settings"], *parts, num_classes)  # type: ignore[arg-type, call-arg]
 
 
 def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
@@ -81,10 +87,12 @@ def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def load_plugin(path: str) -> None:
-    """Run a user's method file, which registers what it defines. Raises SettingsError naming the file when it cannot."""
+    """Run a user's method file, which registers what it defines. Raises SettingsError naming the file when it
+    cannot."""
     spec = importlib.util.spec_from_file_location(f"plugin_{abs(hash(path))}", path)
     try:
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
         raise SettingsError(f"plugin {path}: {type(error).__name__}: {error}") from error
@@ -113,7 +121,9 @@ def _route_flat_keys(name: str, given: Mapping[str, Any], policies: dict[str, di
         if not owners:
             raise unknown_name(f"setting of method {name}", key, _fields(METHODS[name]).union(*fields.values(), KINDS))
         if len(owners) > 1:
-            raise SettingsError(f"method {name}: '{key}' belongs to {' and '.join(owners)}; write {owners[0]}: {{name: ..., {key}: ...}}")
+            raise SettingsError(
+                f"method {name}: '{key}' belongs to {' and '.join(owners)}; write {owners[0]}: {{{key}: ...}}"
+            )
         policies[owners[0]][key] = value
 
 
@@ -124,19 +134,28 @@ def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
     weight = POLICIES["weights"][resolved["weights"]["name"]]
     margin = POLICIES["margins"][resolved["margins"]["name"]]
     preset = cls.labels if isinstance(cls.labels, str) else cls.labels["name"]
-    assert issubclass(weight, WeightPolicy) and issubclass(margin, MarginPolicy)
+    assert issubclass(weight, WeightPolicy)
+    assert issubclass(margin, MarginPolicy)
     if cls.teacher_labels and not getattr(label, "teacher", False):
         raise SettingsError(f"method {name} learns from a teacher; labels: {label.name} has none")
     if cls.fixed_labels and label.name != preset:
-        raise SettingsError(f"method {name} has labels of its own ('{preset}'); labels: {label.name} cannot replace them")
+        raise SettingsError(
+            f"method {name} has labels of its own ('{preset}'); labels: {label.name} cannot replace them"
+        )
     coef_adv, coef_clean = cls.coefficients(SimpleNamespace(**resolved["settings"]))
     if weight.needs_clean_term and not (coef_adv and coef_clean):
         missing = "clean" if coef_adv else "adversarial"
-        raise SettingsError(f"weights: {weight.name} balances the adversarial term against a clean term, and method {name} has no {missing} term")
+        raise SettingsError(
+            f"weights: {weight.name} balances an adversarial and a clean term, and method {name} has no {missing} one"
+        )
     if weight.weighs_cross_entropy and not coef_clean and label.name != "hard":
-        raise SettingsError(f"weights: {weight.name} weighs the clean term or a plain cross-entropy, and method {name} has neither")
+        raise SettingsError(
+            f"weights: {weight.name} weighs the clean term or a plain cross-entropy, and method {name} has neither"
+        )
     if not cls.attacks and (weight.needs_attack or margin.name != "none"):
-        raise SettingsError(f"method {name} trains without an attack; weights: {weight.name}, margins: {margin.name} need one")
+        raise SettingsError(
+            f"method {name} trains without an attack; weights: {weight.name}, margins: {margin.name} need one"
+        )
     if margin.stop_points and "clean" not in cls.forwards:
         raise SettingsError(f"margins: {margin.name} trains on two points, and method {name} uses only one")
 

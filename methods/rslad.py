@@ -17,8 +17,8 @@ class RsladSettings(DistillationSettings):
 
 @register("rslad")
 class RSLAD(Method):
-    """5/6 KL(L.adv || s(x')) + 1/6 KL(L.nat || s(x)) with a label policy L, here the teacher's softmax on clean images; x' maximises
-    KL(L.adv || s(x')). Hard labels never enter."""
+    """5/6 KL(L.adv || s(x')) + 1/6 KL(L.nat || s(x)) with a label policy L, here the teacher's softmax on clean
+    images; x' maximises KL(L.adv || s(x')). Hard labels never enter."""
 
     Settings = RsladSettings
     reference = "Zi et al., ICCV 2021"

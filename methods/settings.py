@@ -22,7 +22,8 @@ def setting(
     choices: Iterable[str] | None = None,
     epoch: bool = False,
 ) -> Any:
-    """A dataclass field with its meaning and its inclusive range. `epoch` marks a point in training: a fraction of it below 1, or a number of epochs."""
+    """A dataclass field with its meaning and its inclusive range. `epoch` marks a point in training: a fraction of it
+    below 1, or a number of epochs."""
     facts = {"help": help, "low": low, "high": high, "choices": tuple(choices) if choices else None, "epoch": epoch}
     return dataclasses.field(default=default, metadata=facts)
 
@@ -31,11 +32,15 @@ def unknown_name(what: str, name: object, allowed: Iterable[str]) -> SettingsErr
     """An error for a name that is not in the list, with the nearest ones."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    return SettingsError(f"unknown {what} '{name}': " + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(names)}"))
+    return SettingsError(
+        f"unknown {what} '{name}': "
+        + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(names)}")
+    )
 
 
 def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int) -> dict[str, Any]:
-    """Every field of the settings dataclass `kind` as plain values: defaults filled in, types and ranges checked, epochs resolved.
+    """Every field of the settings dataclass `kind` as plain values: defaults filled in, types and ranges checked,
+    epochs resolved.
 
     Raises SettingsError that names `where` and the key.
     """
@@ -80,7 +85,13 @@ def _check_range(value: Any, field: dataclasses.Field[Any], where: str) -> None:
         raise unknown_name(where.replace(": ", " "), value, choices)
     for item in value if isinstance(value, list) else [value]:
         if (low is not None and item < low) or (high is not None and item > high):
-            limits = f"at least {low}" if high is None else f"between {low} and {high}" if low is not None else f"at most {high}"
+            limits = (
+                f"at least {low}"
+                if high is None
+                else f"between {low} and {high}"
+                if low is not None
+                else f"at most {high}"
+            )
             raise SettingsError(f"{where} must be {limits}, not {value}")
     if isinstance(value, list) and value != sorted(value):
         raise SettingsError(f"{where} must be a rising list, not {value}")

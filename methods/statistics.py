@@ -6,7 +6,8 @@ from methods.lazy import torch
 
 
 class ClassSums:
-    """Running sum and count per class, in float64, of a value per sample: (C,), or (C, K) for vectors such as a softmax.
+    """Running sum and count per class, in float64, of a value per sample: (C,), or (C, K) for vectors such as a
+    softmax.
 
     Kept on the device of what is added; one all-reduce of `total` and `count` per epoch would serve data parallelism.
     """
@@ -21,7 +22,8 @@ class ClassSums:
         self.count = torch.zeros(self.shape[0], dtype=torch.float64)
 
     def add(self, values: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add values (B,) or (B, K) of samples with labels (B,). A matrix product, so that the sum has one order on every device."""
+        """Add values (B,) or (B, K) of samples with labels (B,). A matrix product, so that the sum has one order on
+        every device."""
         self.to(labels.device)
         member = torch.nn.functional.one_hot(labels, self.shape[0]).to(torch.float64)
         self.total += member.T @ values.detach().to(torch.float64)

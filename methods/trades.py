@@ -20,11 +20,16 @@ class TradesSettings(AttackSettings):
 
 @register("trades")
 class TRADES(Method):
-    """CE(s(x), y) + beta KL(s(x) || s(x')): the clean student is the target and gets a gradient too. x' maximises the same KL."""
+    """CE(s(x), y) + beta KL(s(x) || s(x')): the clean student is the target and gets a gradient too. x' maximises the
+    same KL."""
 
     Settings = TradesSettings
     reference = "Zhang et al., ICML 2019"
-    forwards = (CLEAN, ADVERSARIAL, CLEAN_AGAIN)  # the released code passes x a third time for the KL target: batch norm sees it
+    forwards: ClassVar[tuple[str, ...]] = (
+        CLEAN,
+        ADVERSARIAL,
+        CLEAN_AGAIN,
+    )  # the released code passes x a third time for the KL target: batch norm sees it
     fixed_labels = True
     recomputes_target: ClassVar[bool] = True
 

@@ -9,8 +9,8 @@ from methods.trades import TRADES
 
 @register("wat")
 class WAT(TRADES):
-    """(w_y + w_average) [CE(s(x), y) + 6 KL(s(x) || s(x'))]: no-regret weights of one expert per class and one for the average, from held-out
-    training data (`methods.policies.wat`)."""
+    """(w_y + w_average) [CE(s(x), y) + 6 KL(s(x) || s(x'))]: no-regret weights of one expert per class and one for
+    the average, from held-out training data (`methods.policies.wat`)."""
 
     reference = "Li and Liu, AAAI 2023"
     weights = "wat"

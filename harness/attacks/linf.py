@@ -74,10 +74,11 @@ def ascend(
             gradient = torch.autograd.grad(objective(logits, point).sum(), point)[0]
         point = point.detach()
         watch.before_step(point, logits.detach())
-        point = (point + step * gradient.sign_()) if watch.keeps_points else point.add_(gradient.sign_().mul_(step))
+        direction = gradient.sign_()
+        point = point + step * direction if watch.keeps_points else point.addcmul_(direction, step)
         point.clamp_(lower, upper)
         if second_step is not None:
-            point = (point + second_step[1] * gradient).clamp_(x - second_step[0], x + second_step[0]).clamp_(0, 1)
+            point = (point + second_step[1] * direction).clamp_(x - second_step[0], x + second_step[0]).clamp_(0, 1)
         watch.after_step(point)
     return watch.result(point)
 

@@ -60,18 +60,17 @@ class Results:
         """The `epochs` of the finished trials, with `row` and `seed`."""
         return self._with(self.store.read("epochs", self._wanted).reset_index(drop=True), "row", "seed")
 
-    def class_state(self, quantities: Collection[str], prefix: str = "") -> pd.DataFrame:
-        """Rows of `class_state` for some quantities (or those that start with `prefix`), with `row` and `seed`."""
-        parts = []
-        ids = list(self.done["trial_id"])
-        for start in range(0, len(ids), _CHUNK):
-            frame = self.store.read("class_state", ids[start : start + _CHUNK])
-            kept = frame["quantity"].isin(list(quantities))
-            if prefix:
-                kept |= frame["quantity"].astype(str).str.startswith(prefix)
-            parts.append(frame[kept].astype({"quantity": str, "trial_id": str}))
-        frame = pd.concat(parts, ignore_index=True) if parts else self.store.read("class_state", [])
-        return self._with(frame, "row", "seed")
+    def class_state(self, quantities: Collection[str], at: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Rows of `class_state` for some quantities, with `row` and `seed`.
+
+        A name that ends in `*` stands for every quantity that starts so. at: only these trial_id and epoch pairs.
+        """
+        parts = [self.store.read("class_state", [])]
+        for start in range(0, len(self._wanted), _CHUNK):
+            frame = self.store.read("class_state", self._wanted[start : start + _CHUNK])
+            kept = frame[_matches(frame["quantity"], quantities)].astype({"quantity": str, "trial_id": str})
+            parts.append(kept if at is None else kept.merge(at.drop_duplicates(), on=["trial_id", "epoch"]))
+        return self._with(pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True), "row", "seed")
 
     def outcomes(self, trial_ids: Collection[str]) -> pd.DataFrame:
         """Per-sample outcomes of some trials, with `row` and `seed`; empty where they were not kept."""
@@ -110,6 +109,12 @@ def read_results(
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
     trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
     return Results(store, trials, rows, absent)
+
+
+def _matches(names: pd.Series, patterns: Collection[str]) -> pd.Series:
+    exact = names.isin([pattern for pattern in patterns if not pattern.endswith("*")])
+    starts = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+    return exact | names.astype(str).str.startswith(starts) if starts else exact
 
 
 def _rows(trials: pd.DataFrame) -> pd.DataFrame:

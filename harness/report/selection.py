@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
+from harness import metrics
 from harness.errors import unknown
-
-TENTH_FROM = 100  # from so many classes up, a score holds the mean of the worst tenth in place of the worst class
 
 
 @dataclass(frozen=True)
@@ -68,18 +66,13 @@ def rule(name: str) -> SelectionRule:
 
 
 def class_scores(class_state: pd.DataFrame, quantity: str) -> pd.Series:
-    """(average + worst)/2 of a class-wise accuracy in `class_state`, indexed by trial_id and epoch.
+    """The selection score of a class-wise accuracy in `class_state`, indexed by trial_id and epoch.
 
-    From 100 classes up, the mean of the worst tenth takes the place of the worst class, as in `selection_score`.
+    (average + worst)/2; from 100 classes up, the mean of the worst tenth takes the place of the worst class.
     """
-    rows = class_state.loc[class_state["quantity"] == quantity].dropna(subset=["value"])
-    keys = ["trial_id", "epoch"]
-    rows = rows.sort_values([*keys, "value"])
-    groups = rows.groupby(keys, observed=True)["value"]
-    size = groups.transform("size")
-    worst = groups.cumcount() < np.where(size >= TENTH_FROM, np.ceil(size / 10), 1)
-    lowest = rows[worst].groupby(keys, observed=True)["value"].mean()
-    return (groups.mean() + lowest) / 2
+    rows = class_state[class_state["quantity"] == quantity]
+    wide = rows.pivot(index=["trial_id", "epoch"], columns="class_index", values="value")
+    return pd.Series(metrics.selection_score(wide.to_numpy(dtype=float)), wide.index)
 
 
 def selection_gap(epochs: pd.DataFrame, class_state: pd.DataFrame) -> pd.DataFrame:

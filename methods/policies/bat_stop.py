@@ -1,4 +1,5 @@
-"""BAT's two points on either side of the decision boundary: Sun et al., AAAI 2023, arXiv 2209.07534; reference sheet 4.6."""
+"""BAT's two points on either side of the decision boundary: Sun et al., AAAI 2023, arXiv 2209.07534; reference sheet
+4.6."""
 
 from __future__ import annotations
 
@@ -13,16 +14,21 @@ from methods.settings import setting
 
 @dataclass(frozen=True)
 class BatStopSettings:
-    uniform_coef: float = setting(0.1, "factor of the two terms KL(s || uniform); 1 in BAT, 0.1 beside a tenth-sum KL", low=0)
+    uniform_coef: float = setting(
+        0.1, "factor of the two terms KL(s || uniform); 1 in BAT, 0.1 beside a tenth-sum KL", low=0
+    )
 
 
 @register("bat_stop")
 class BatStop(MarginPolicy):
-    """The attack is watched instead of shortened: the clean term is taken at the last iterate still classified right, the adversarial one at
-    the first wrong iterate and one step more, and both answers are drawn to the uniform distribution."""
+    """The attack is watched instead of shortened: the clean term is taken at the last iterate still classified right,
+    the adversarial one at the first wrong iterate and one step more, and both answers are drawn to the uniform
+    distribution."""
 
     Settings = BatStopSettings
     stop_points = True
 
     def penalty(self, step: Step) -> torch.Tensor:
-        return self.settings.uniform_coef * (kl_to_uniform(step.student[CLEAN]) + kl_to_uniform(step.student[ADVERSARIAL]))
+        return self.settings.uniform_coef * (
+            kl_to_uniform(step.student[CLEAN]) + kl_to_uniform(step.student[ADVERSARIAL])
+        )

@@ -1,7 +1,9 @@
-"""CFA's class-wise margins (CCM) and class-wise regularisation (CCR): Wei et al., CVPR 2023, arXiv 2303.14460; reference sheet 4.1.
+"""CFA's class-wise margins (CCM) and class-wise regularisation (CCR): Wei et al., CVPR 2023, arXiv 2303.14460;
+reference sheet 4.1.
 
-Both follow a_c, the class's robust accuracy over the last epoch's training batches: train-mode logits on the training attack. The
-released code counts a_c as correct_c C / N, which is wrong for unequal classes; here it is divided by the class count.
+Both follow a_c, the class's robust accuracy over the last epoch's training batches: train-mode logits on the training
+attack. The released code counts a_c as correct_c C / N, which is wrong for unequal classes; here it is divided by the
+class count.
 """
 
 from __future__ import annotations
@@ -41,8 +43,12 @@ class _FollowsRobustAccuracy(Part):
 
 @dataclass(frozen=True)
 class CcmSettings:
-    margin_base: float = setting(0.5, "lambda1: the radius is (margin_base + a_c) eps; 0.5 for AT, 0.3 for TRADES", low=0)
-    start_epoch: float = setting(0.05, "completed epochs before the margins may change; 10 of 200 in the code", low=0, epoch=True)
+    margin_base: float = setting(
+        0.5, "lambda1: the radius is (margin_base + a_c) eps; 0.5 for AT, 0.3 for TRADES", low=0
+    )
+    start_epoch: float = setting(
+        0.05, "completed epochs before the margins may change; 10 of 200 in the code", low=0, epoch=True
+    )
 
 
 @register("ccm")
@@ -56,20 +62,25 @@ class CCM(_FollowsRobustAccuracy, MarginPolicy):
         super().__init__(settings, num_classes)
         self.base = self.settings.margin_base
 
-    def radius(self, labels: torch.Tensor, eps: float, step_size: float) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    def radius(
+        self, labels: torch.Tensor, eps: float, step_size: float
+    ) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         return self.state[self.factor][labels] * eps, step_size
 
 
 @dataclass(frozen=True)
 class CcrSettings:
     beta_base: float = setting(0.5, "lambda2: beta_c = (beta_base + a_c) beta", low=0)
-    start_epoch: float = setting(0.05, "completed epochs before the weights may change; 10 of 200 in the code", low=0, epoch=True)
+    start_epoch: float = setting(
+        0.05, "completed epochs before the weights may change; 10 of 200 in the code", low=0, epoch=True
+    )
 
 
 @register("ccr")
 class CCR(_FollowsRobustAccuracy, WeightPolicy):
-    """beta_c / (1 + beta_c) of the adversarial and 1 / (1 + beta_c) of the clean term, beta_c = (beta_base + a_c) beta, where beta is the
-    method's own ratio of the two. The coefficients of a sample add up to 1 whatever the method's did."""
+    """beta_c / (1 + beta_c) of the adversarial and 1 / (1 + beta_c) of the clean term, beta_c = (beta_base + a_c)
+    beta, where beta is the method's own ratio of the two. The coefficients of a sample add up to 1 whatever the
+    method's did."""
 
     Settings = CcrSettings
     needs_attack = True

@@ -1,4 +1,5 @@
-"""DAFA's class weights from the similarity of the classes: Lee et al., ICLR 2024, arXiv 2401.12532; reference sheet 4.3."""
+"""DAFA's class weights from the similarity of the classes: Lee et al., ICLR 2024, arXiv 2401.12532; reference sheet
+4.3."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ from methods.statistics import ClassSums
 
 
 def class_weights(similarity: torch.Tensor, strength: float) -> torch.Tensor:
-    """w (C,) from S (C, C), S[i, j] the mean probability of class j over samples of class i; a row of NaN is an absent class, of weight 1.
+    """w (C,) from S (C, C), S[i, j] the mean probability of class j over samples of class i; a row of NaN is an
+    absent class, of weight 1.
 
-    w_i = 1 + strength sum_{j != i} (+ S[i, j] S[j, j] if S[i, i] < S[j, j], - S[j, i] S[i, i] if S[i, i] > S[j, j]): the harder class of a
-    pair gains what the easier one is taken for. A tie changes nothing, where the released code takes from both. Not below 0.
+    w_i = 1 + strength sum_{j != i} (+ S[i, j] S[j, j] if S[i, i] < S[j, j], - S[j, i] S[i, i] if S[i, i] > S[j, j]):
+    the harder class of a pair gains what the easier one is taken for. A tie changes nothing, where the released code
+    takes from both. Not below 0.
     """
     present = similarity.diagonal().isfinite()
     similarity = torch.where(present[:, None] & present, similarity, 0.0)
@@ -28,7 +31,9 @@ def class_weights(similarity: torch.Tensor, strength: float) -> torch.Tensor:
 @dataclass(frozen=True)
 class DafaSettings:
     similarity_strength: float = setting(1.0, "lambda: 1 for CIFAR-10, 1.5 for CIFAR-100 and STL-10", low=0)
-    start_epoch: float = setting(70 / 110, "completed epochs after which the weights are computed, once: 70 of 110", low=0, epoch=True)
+    start_epoch: float = setting(
+        70 / 110, "completed epochs after which the weights are computed, once: 70 of 110", low=0, epoch=True
+    )
 
 
 class _Similarity(Part):
@@ -67,7 +72,10 @@ class DAFAWeights(_Similarity, WeightPolicy):
 
 @dataclass(frozen=True)
 class DafaMarginSettings(DafaSettings):
-    double_step: bool = setting(False, "released PGD form: a second, unscaled step and projection in every iteration, which undoes margins above eps")
+    double_step: bool = setting(
+        False,
+        "released PGD form: a second, unscaled step and projection in every iteration, which undoes margins above eps",
+    )
 
 
 @register("dafa")
@@ -76,7 +84,9 @@ class DAFAMargins(_Similarity, MarginPolicy):
 
     Settings = DafaMarginSettings
 
-    def radius(self, labels: torch.Tensor, eps: float, step_size: float) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    def radius(
+        self, labels: torch.Tensor, eps: float, step_size: float
+    ) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         weight = self.state["dafa_weight"].float()[labels]
         return weight * eps, weight * step_size
 

@@ -1,4 +1,5 @@
-"""FAAL's weights: the worst class distribution near the uniform one, in every batch. Zhang et al., CVPR 2024, arXiv 2402.17729; sheet 4.5."""
+"""FAAL's weights: the worst class distribution near the uniform one, in every batch. Zhang et al., CVPR 2024, arXiv
+2402.17729; sheet 4.5."""
 
 from __future__ import annotations
 
@@ -22,11 +23,12 @@ class FaalSettings:
 
 @register("faal")
 class FAAL(WeightPolicy):
-    """C p_y on both terms, with p = argmax sum_c p_c a_c subject to sum p = 1 and KL(uniform || p) <= 0.5; a_c = n_c m_c and m_c the mean over the
-    class's n_c samples of the batch of (largest other probability - probability of the label), of train-mode logits on x'.
+    """C p_y on both terms, with p = argmax sum_c p_c a_c subject to sum p = 1 and KL(uniform || p) <= 0.5; a_c = n_c
+    m_c and m_c the mean over the class's n_c samples of the batch of (largest other probability - probability of the
+    label), of train-mode logits on x'.
 
-    The papers solve a cone programme; Lagrange gives p_c proportional to 1 / (nu - a_c), nu > max a (sheet 4.5). A batch is weighed
-    by its own margins, so that there is no state.
+    The papers solve a cone programme; Lagrange gives p_c proportional to 1 / (nu - a_c), nu > max a (sheet 4.5). A
+    batch is weighed by its own margins, so that there is no state.
     """
 
     Settings = FaalSettings
@@ -56,7 +58,8 @@ class FAAL(WeightPolicy):
 def worst_distribution(gain: torch.Tensor, radius: float) -> torch.Tensor:
     """argmax of p . gain over distributions p with KL(uniform || p) <= radius; gain and p (C,) float64.
 
-    KL falls as nu - max(gain) grows: a search for the root on a logarithmic scale, 256 points at a time. Equal gains give the uniform p.
+    KL falls as nu - max(gain) grows: a search for the root on a logarithmic scale, 256 points at a time. Equal gains
+    give the uniform p.
     """
     below = gain.max() - gain  # (C,), 0 for the best class
     spread = below.max().clamp(min=torch.finfo(gain.dtype).tiny)

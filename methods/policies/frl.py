@@ -1,7 +1,8 @@
 """FRL's multipliers: Xu et al., ICML 2021, arXiv 2010.06121; reference sheet 4.2.
 
-Before each epoch, on held-out training data under PGD-20: E_c the clean error of a class, B_c its boundary error (robust minus clean
-error), each compared with the overall one. A class whose excess is above the tolerance gets more weight, or a larger radius.
+Before each epoch, on held-out training data under PGD-20: E_c the clean error of a class, B_c its boundary error
+(robust minus clean error), each compared with the overall one. A class whose excess is above the tolerance gets more
+weight, or a larger radius.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ class FrlWeightSettings:
 
 @register("frl")
 class FRLWeights(WeightPolicy):
-    """w_c = 1/C + lambda_c - mean(lambda), separately for the clean and the adversarial term, each divided by its sum over the batch.
+    """w_c = 1/C + lambda_c - mean(lambda), separately for the clean and the adversarial term, each divided by its sum
+    over the batch.
 
-    lambda <- limited(lambda + rate (excess - tolerance)). The released script halves its rate every 40 epochs, which its 40 epochs never reach.
+    lambda <- limited(lambda + rate (excess - tolerance)). The released script halves its rate every 40 epochs, which
+    its 40 epochs never reach.
     """
 
     Settings = FrlWeightSettings
@@ -76,11 +79,16 @@ class FRLWeights(WeightPolicy):
         return 1 / self.num_classes + multiplier - multiplier.mean()
 
     def weights(self, step: Step, coef_adv: float, coef_clean: float) -> tuple[torch.Tensor, torch.Tensor]:
-        adversarial, clean = (self.costs(name).float()[step.labels] for name in ("multiplier_boundary", "multiplier_clean"))
+        adversarial, clean = (
+            self.costs(name).float()[step.labels] for name in ("multiplier_boundary", "multiplier_clean")
+        )
         return adversarial / adversarial.mean(), clean / clean.mean()
 
     def quantities(self) -> dict[str, torch.Tensor]:
-        return super().quantities() | {"weight_clean": self.costs("multiplier_clean"), "weight_adversarial": self.costs("multiplier_boundary")}
+        return super().quantities() | {
+            "weight_clean": self.costs("multiplier_clean"),
+            "weight_adversarial": self.costs("multiplier_boundary"),
+        }
 
 
 @dataclass(frozen=True)
@@ -88,14 +96,19 @@ class FrlMarginSettings:
     tolerance_boundary: float = setting(0.07, "tau2: excess boundary error that is accepted", low=0)
     margin_rate: float = setting(0.2, "step of the margin multipliers", low=0)
     margin_range: tuple[float, float] = setting((0.98, 3.0), "clamp of the radius in eps", low=0)
-    margin_step: str = setting("sample", "step size: in proportion to the sample's radius; to the batch's largest (released remargin "
-                               "script); or fixed (released reweight script)", choices=("sample", "batch", "fixed"))
+    margin_step: str = setting(
+        "sample",
+        "step size: in proportion to the sample's radius; to the batch's largest (released remargin "
+        "script); or fixed (released reweight script)",
+        choices=("sample", "batch", "fixed"),
+    )
     start_epoch: float = setting(0, "completed epochs before the margins may change", low=0, epoch=True)
 
 
 @register("frl")
 class FRLMargins(MarginPolicy):
-    """eps_c = clamp(exp(2 lambda_c), 0.98, 3) eps, lambda <- lambda + rate (excess boundary error - tolerance), neither clamped nor scaled."""
+    """eps_c = clamp(exp(2 lambda_c), 0.98, 3) eps, lambda <- lambda + rate (excess boundary error - tolerance),
+    neither clamped nor scaled."""
 
     Settings = FrlMarginSettings
     held_out = frozenset({"pgd"})
@@ -116,7 +129,9 @@ class FRLMargins(MarginPolicy):
         """The radius of each class in eps, (C,)."""
         return (2 * self.state["multiplier_margin"]).exp().clamp(*self.settings.margin_range).float()
 
-    def radius(self, labels: torch.Tensor, eps: float, step_size: float) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    def radius(
+        self, labels: torch.Tensor, eps: float, step_size: float
+    ) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         factor = self.factors()[labels]
         step = {"sample": factor, "batch": factor.max(), "fixed": torch.ones_like(factor)}[self.settings.margin_step]
         return factor * eps, step * step_size

@@ -14,16 +14,23 @@ from methods.statistics import ClassSums
 @dataclass(frozen=True)
 class KappaSettings:
     beta: float = setting(2.0, "exponent of 1 / kappa", low=0)
-    weight_range: tuple[float, float] = setting((5 / 6, 5 / 2), "clamp of the weights, after they were scaled to sum to C", low=0)
-    kappa_eps: float = setting(1e-5, "added to kappa; the released Fair-RSLAD has 0 and turns NaN when a class has kappa 0", low=0)
+    weight_range: tuple[float, float] = setting(
+        (5 / 6, 5 / 2), "clamp of the weights, after they were scaled to sum to C", low=0
+    )
+    kappa_eps: float = setting(
+        1e-5,
+        "added to kappa; 0 in the released Fair-RSLAD, whose kappa 0 is NaN and here gets the largest weight",
+        low=0,
+    )
     renormalize: bool = setting(False, "scale to sum C again after the clamp; the papers' code does not")
     start_epoch: float = setting(0, "completed epochs before the weights may change", low=0, epoch=True)
 
 
 @register("kappa")
 class Kappa(WeightPolicy):
-    """w_c = (1 / (K_c + eps))^beta, scaled to sum C, clamped; K_c = mean over the class of kappa_i, the number of attack iterates that the
-    student still classifies right. Both terms of a sample carry w_y; the weights of an epoch come from the one before, 1 at first."""
+    """w_c = (1 / (K_c + eps))^beta, scaled to sum C, clamped; K_c = mean over the class of kappa_i, the number of
+    attack iterates that the student still classifies right. Both terms of a sample carry w_y; the weights of an epoch
+    come from the one before, 1 at first."""
 
     Settings = KappaSettings
     needs_attack = True
@@ -52,7 +59,9 @@ class Kappa(WeightPolicy):
     def weights_of(self, kappa: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """Class weights (C,) for mean kappas (C,); a class that was absent (NaN) keeps its previous weight."""
         present = kappa.isfinite()
-        inverse = (1 / (kappa[present] + self.settings.kappa_eps)) ** self.settings.beta
+        inverse = (
+            1 / (kappa[present] + self.settings.kappa_eps).clamp(min=1e-12)
+        ) ** self.settings.beta  # finite even at kappa 0
         low, high = self.settings.weight_range
         scaled = (inverse * (len(inverse) / inverse.sum())).clamp(low, high)
         if self.settings.renormalize:

@@ -1,4 +1,5 @@
-"""Label policies without a state: what the student is taught, the same rule in every epoch. The adaptive one is in `methods.absld`."""
+"""Label policies without a state: what the student is taught, the same rule in every epoch. The adaptive one is in
+`methods.absld`."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ class Hard(LabelPolicy):
 
     teacher = False
 
-    def divergence(self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float) -> torch.Tensor:
+    def divergence(
+        self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         return cross_entropy(logits, labels)
 
     def adversary(self, view: View) -> Adversary:
@@ -48,7 +51,9 @@ class Tempered(LabelPolicy):
     def target(self, term: str, teacher_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return teacher_logits / self.settings.distill_temperature
 
-    def divergence(self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float) -> torch.Tensor:
+    def divergence(
+        self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         assert teacher_logits is not None
         temperature = self.settings.distill_temperature
         return scale * temperature**2 * kl(teacher_logits / temperature, logits / temperature)
@@ -58,12 +63,15 @@ class Tempered(LabelPolicy):
 class FixedClassTemperatureSettings(TargetSettings):
     temperature: float = setting(1.0, "temperature of every class that is not in `hard_classes`", low=1e-6)
     hard_temperature: float = setting(1.0, "temperature of the classes in `hard_classes`", low=1e-6)
-    hard_classes: str = setting("", "class indices, separated by commas; the ablation of the ABSLD papers gives hard classes sharper labels")
+    hard_classes: str = setting(
+        "", "class indices, separated by commas; the ablation of the ABSLD papers gives hard classes sharper labels"
+    )
 
 
 @register("fixed_class_temperature")
 class FixedClassTemperature(LabelPolicy):
-    """sm(t(x) / T_y) with temperatures that never move: one smoothness for all classes, or a sharper one for named classes."""
+    """sm(t(x) / T_y) with temperatures that never move: one smoothness for all classes, or a sharper one for named
+    classes."""
 
     Settings = FixedClassTemperatureSettings
 

@@ -20,10 +20,12 @@ class WatSettings:
 
 @register("wat")
 class WAT(WeightPolicy):
-    """w_y + w_average on both terms; w = C softmax(eta sum of costs over the epochs), C experts and one for the average.
+    """w_y + w_average on both terms; w = C softmax(eta sum of costs over the epochs), C experts and one for the
+    average.
 
-    Cost of a class: mean CE + 6 mean KL on held-out training data under the TRADES attack; a class without samples costs as much as the
-    average. At first w = C / (C + 1) each, where the released code has 1: its first epoch has twice the loss.
+    Cost of a class: mean CE + 6 mean KL on held-out training data under the TRADES attack; a class without samples
+    costs as much as the average. At first w = C / (C + 1) each, where the released code has 1: its first epoch has
+    twice the loss.
     """
 
     Settings = WatSettings

@@ -1,0 +1,45 @@
+"""Names are data: whatever a suite calls its variants and classes must not act as markup, formula or terminal control."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "×": r"$\times$", "±": r"$\pm$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\ldots{}",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\varepsilon$", "λ": r"$\lambda$", "τ": r"$\tau$",
+}  # fmt: skip
+_MARKDOWN = set("\\`*_{}[]()#|~!$")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+
+
+def one_line(text: object) -> str:
+    """The text on one line, without control and invisible formatting characters."""
+    kept = (" " if char.isspace() else char for char in str(text) if char.isspace() or unicodedata.category(char)[0] != "C")
+    return " ".join("".join(kept).split())
+
+
+def latex(text: object) -> str:
+    """For the body of a LaTeX document in pdflatex's default encoding; letters it does not know become plain ones or `?`."""
+    return "".join(_LATEX.get(char) or _latin(char) for char in one_line(text))
+
+
+def markdown(text: object) -> str:
+    """For a cell of a Markdown table: no markup, no HTML, no link."""
+    return "".join(_ENTITIES.get(char) or (f"\\{char}" if char in _MARKDOWN else char) for char in one_line(text))
+
+
+def csv(text: object) -> str:
+    """For a cell of a CSV file: text that a spreadsheet would take for a formula starts with an apostrophe."""
+    line = one_line(text)
+    return f"'{line}" if line.startswith(_FORMULA) else line
+
+
+def _latin(char: str) -> str:
+    if ord(char) < 128 or (char.isalpha() and ord(char) < 256):
+        return char
+    ascii_form = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
+    return "".join(_LATEX.get(part) or part for part in ascii_form) or "?"

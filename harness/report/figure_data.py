@@ -1,0 +1,103 @@
+"""From rows of the store to what the figures draw: one setting, chosen attack and checkpoint, means over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from harness.report.counts import attack_order, class_counts, mean_counts
+from harness.report.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
+
+HEADLINE = ("pgd20", "pgd20_last", "aa_standard", "aa_short", "cw20", "fgsm", "apgd-ce", "apgd-t", "fab-t", "square", "clean")
+
+
+@dataclass(frozen=True)
+class ClassView:
+    """Class-wise accuracy of some variants under one attack, means over seeds: each array is (variants, classes)."""
+
+    variants: list[str]
+    classes: list[str]
+    accuracy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def by_difficulty(self) -> np.ndarray:
+        """Class indices from the hardest for the first variant to the easiest."""
+        return np.argsort(self.accuracy[0], kind="stable")
+
+
+def headline_attack(frame: pd.DataFrame) -> str | None:
+    """The attack a figure shows when none is named: PGD-20 where it was run."""
+    found = set(frame["attack"].unique())
+    return next((name for name in HEADLINE if name in found), next(iter(sorted(found)), None))
+
+
+def at(frame: pd.DataFrame, checkpoint: str, attack: str | None = None, roles: Sequence[str] = ("student", "evaluation")) -> pd.DataFrame:
+    """The rows of a checkpoint (a network that was given has but one) and an attack, without teachers by default."""
+    chosen = frame["checkpoint"].isin([checkpoint, "given"])
+    if attack is not None:
+        chosen &= frame["attack"] == attack
+    if "role" in frame:
+        chosen &= frame["role"].isin(roles)
+    return frame[chosen]
+
+
+def variants_in(frame: pd.DataFrame) -> list[str]:
+    """The variants of a frame, in the order of the report where it says so, else as they come."""
+    names = frame["variant"]
+    if isinstance(names.dtype, pd.CategoricalDtype) and names.cat.ordered:
+        return [name for name in names.cat.categories if (names == name).any()]
+    return [str(name) for name in names.unique()]
+
+
+def class_names(frame: pd.DataFrame) -> list[str]:
+    """Names by class index; an index that no row names is its number."""
+    pairs = frame[["class_index", "class_name"]].drop_duplicates("class_index")
+    names = dict(zip(pairs["class_index"], pairs["class_name"].astype(str), strict=True))
+    return [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
+
+
+def class_view(frame: pd.DataFrame, variants: Sequence[str]) -> ClassView:
+    """Mean over seeds and 95 % interval over test samples of every class and variant."""
+    counts = class_counts(frame, ["variant", "seed"])
+    means = mean_counts(counts, ["variant"])
+    place = pd.Index(means.keys["variant"].astype(str)).get_indexer(pd.Index(list(variants)))
+    means = means.where(place)
+    low, high = class_intervals(means.correct, means.images)
+    return ClassView(list(variants), class_names(frame), means.accuracy, low, high)
+
+
+def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per variant and attack: each metric's mean over seeds with a 95 % interval: `low`, `high` and their `source`.
+
+    The interval is over seeds where there are three or more, else over test samples.
+    """
+    by = ["variant", "attack"]
+    counts = class_counts(frame, [*by, "seed"])
+    values = pd.DataFrame({name: metric.of(counts.accuracy) for name, metric in METRICS.items() if metric.of})
+    scores = seed_intervals(counts.keys, values, by=by)
+    scores = scores.merge(sample_intervals(mean_counts(counts, by)), on=[*by, "metric"], how="left")
+    seeds = scores["seed_low"].notna()
+    low, high = (scores[f"seed_{end}"].where(seeds, scores[f"sample_{end}"]) for end in ("low", "high"))
+    return scores.assign(low=low, high=high, source=np.where(seeds, "seeds", "test samples"))
+
+
+def most_telling(frame: pd.DataFrame, most: int) -> list[str]:
+    """The variants to draw where there are too many: the first (the baseline) and those with the best (average + worst)/2."""
+    names = variants_in(frame)
+    if len(names) <= most:
+        return names
+    scores = variant_scores(frame).pivot_table(index="variant", columns="metric", values="value", observed=True)
+    best = ((scores["average"] + scores["worst"]) / 2).nlargest(most).index
+    kept = {names[0], *[name for name in best if name != names[0]][: most - 1]}
+    return [name for name in names if name in kept]
+
+
+def ladder(frame: pd.DataFrame) -> list[str]:
+    """The attacks of a frame from clean to the strongest."""
+    return [name for name in attack_order([str(name) for name in frame["attack"].unique()]) if name != "pgd20_last"]
+

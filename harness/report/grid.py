@@ -1,0 +1,112 @@
+"""A table of the leaderboard before it is written in any language: lines, columns, numbers and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from harness.report.counts import attack_order
+from harness.report.intervals import METRICS, Metric
+from harness.report.leaderboard import Leaderboard
+
+MAIN = ("average", "worst", "nsd")
+MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth beside the worst class
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with its marks. rank: 1 best, 2 second. mark: against the baseline, ↑ better, ↓ worse, ≈ noise, or empty."""
+
+    value: float
+    metric: Metric
+    rank: int = 0
+    mark: str = ""
+    sample: tuple[float, float] | None = None
+    seeds: tuple[float, float] | None = None
+
+    def text(self, digits: int = 2) -> str:
+        """Percent with so many digits, NSD with one more; a dash where there is no number."""
+        return number(self.value, self.metric, digits)
+
+    def bounds(self, source: str, digits: int = 2) -> tuple[str, str] | None:
+        """The interval over `samples` or `seeds` in the same form; None where there is none."""
+        pair = self.sample if source == "samples" else self.seeds
+        return None if pair is None else (number(pair[0], self.metric, digits), number(pair[1], self.metric, digits))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table. cells: by attack and metric."""
+
+    name: str
+    role: str
+    facts: dict[str, Any]
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """attacks: the groups of columns; metrics: the columns of each group; lines: teachers first."""
+
+    attacks: list[str]
+    metrics: list[Metric]
+    lines: list[Line]
+
+    @property
+    def missing(self) -> list[str]:
+        """What each row lacks, a line per row that lacks something."""
+        return [f"{line.name}: {line.facts['missing']}" for line in self.lines if line.facts["missing"]]
+
+
+def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[str] | None = None) -> Grid:
+    """The table of one setting and checkpoint. A row without results is a line without cells."""
+    part = board.of(setting)
+    scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
+    names = list(metrics or main_metrics(scores))
+    scores = scores[scores["metric"].isin(names)]
+    cells: dict[int, dict[tuple[str, str], Cell]] = {row: {} for row in part.rows.index}
+    for score in scores.to_dict("records"):
+        cells[score["row"]][score["attack"], score["metric"]] = _cell(score)
+    lines = [
+        Line(facts["variant"], facts["role"], facts, cells[row])
+        for row, facts in zip(part.rows.index, part.rows.to_dict("records"), strict=True)
+    ]
+    attacks = attack_order([str(name) for name in scores["attack"].unique()])
+    return Grid(attacks, [METRICS[name] for name in names], lines)
+
+
+def main_metrics(scores: pd.DataFrame) -> tuple[str, ...]:
+    """Average, worst and NSD; with many classes the mean of the worst tenth too."""
+    return ("average", "worst", "worst_10_percent", "nsd") if scores["classes"].max() >= MANY_CLASSES else MAIN
+
+
+def number(value: float | None, metric: Metric, digits: int = 2) -> str:
+    """Percent with so many digits, or the number with one digit more; a dash for null."""
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{100 * value:.{digits}f}" if metric.percent else f"{value:.{digits + 1}f}"
+
+
+def _cell(score: dict[str, Any]) -> Cell:
+    metric = METRICS[score["metric"]]
+    return Cell(
+        score["value"], metric, score["rank"], mark(score, metric), _pair(score, "sample"), _pair(score, "seed")
+    )
+
+
+def mark(score: dict[str, Any], metric: Metric) -> str:
+    """How a difference from the baseline is shown."""
+    difference = score.get("difference")
+    if difference is None or pd.isna(difference):
+        return ""
+    if not score["stands"]:
+        return "≈"
+    return "↑" if (difference > 0) == metric.up else "↓"
+
+
+def _pair(score: dict[str, Any], source: str) -> tuple[float, float] | None:
+    low, high = score.get(f"{source}_low"), score.get(f"{source}_high")
+    return None if low is None or pd.isna(low) else (low, high)

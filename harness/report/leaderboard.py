@@ -1,0 +1,203 @@
+"""The numbers of a leaderboard: one row per variant, mean over seeds, every interval with its source. No formatting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from harness import metrics
+from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
+from harness.report.differences import differences, pick_baselines
+from harness.report.intervals import METRICS, MOST_NSD_CELLS, sample_intervals, seed_intervals
+from harness.report.results import SETTING, Results
+from harness.report.selection import RULES, selection_gap
+
+CELL = ["row", "checkpoint", "attack"]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """rows: as `Results.rows`, with seeds, what is missing, cost and what peeking would have given.
+
+    scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, images, classes, sample_low and
+    sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best of the
+    students, 2 second, 0 not ranked), and difference, difference_low, difference_high, stands, source: see `differences`.
+    specs: by row, the specification of one of its trials. baselines: by setting, the variant that others are compared
+    with. notes: what a reader must know, a line each.
+    """
+
+    rows: pd.DataFrame
+    scores: pd.DataFrame
+    specs: dict[int, str] = field(default_factory=dict)
+    baselines: dict[tuple, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def attacks(self) -> list[str]:
+        return attack_order([str(name) for name in self.scores["attack"].unique()])
+
+    @property
+    def checkpoints(self) -> list[str]:
+        return checkpoint_order([str(name) for name in self.scores["checkpoint"].unique()])
+
+    @property
+    def settings(self) -> list[tuple]:
+        """The (dataset, student, eps) that have a table each."""
+        return list(self.rows[SETTING].drop_duplicates().itertuples(index=False, name=None))
+
+    def of(self, setting: tuple) -> Leaderboard:
+        """The part of one setting."""
+        rows = self.rows[np.logical_and.reduce([self.rows[name] == value for name, value in zip(SETTING, setting, strict=True)])]
+        scores = self.scores[self.scores["row"].isin(rows.index)]
+        specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
+        return Leaderboard(rows, scores, specs, self.baselines, self.notes)
+
+
+def leaderboard(
+    results: Results, *, baseline: str | None = None, tuning_trials: Mapping[str, int] | None = None, paired: bool | None = None
+) -> Leaderboard:
+    """The leaderboard of everything in `results`.
+
+    baseline: the variant that others are compared with, `at` where there is one by default. tuning_trials: by variant, how
+    many trials its settings were chosen from. paired: read `outcomes` for the differences; by default for small reports.
+    """
+    by_trial = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
+    worst_class = validation_worst(results)
+    parts = [_scores(part, worst_class) for part in by_setting(results, by_trial)]
+    scores = pd.concat(parts, ignore_index=True) if parts else _NO_SCORES
+    scores = _ranked(scores, results.rows)
+    baselines = pick_baselines(results.rows, baseline)
+    found = differences(results, by_trial, baselines, paired=paired)
+    scores = scores.merge(found, on=[*CELL, "metric"], how="left")
+    rows = results.rows.join(_costs(results)).join(_peeked(results))
+    rows["missing"] = _missing(results, by_trial)
+    rows["tuning_trials"] = rows["variant"].map(dict(tuning_trials or {})).astype("float64")
+    specs = results.trials.drop_duplicates("row").set_index("row")["spec"].to_dict()
+    return Leaderboard(rows, scores, specs, baselines, _notes(results, scores))
+
+
+_NO_SCORES = pd.DataFrame(
+    columns=[*CELL, "metric", "value", "seeds", "seed_low", "seed_high", "images", "classes", "sample_low", "sample_high"]
+)
+
+
+def by_setting(results: Results, counts: ClassCounts) -> list[ClassCounts]:
+    """The counts of each setting; settings may differ in their number of classes."""
+    setting = results.rows.groupby(SETTING, sort=False, dropna=False).ngroup()
+    of_line = setting.reindex(counts.keys["row"]).to_numpy()
+    parts = [counts.where(of_line == number) for number in np.unique(of_line)]
+    sizes = [int((part.images > 0).any(axis=0).nonzero()[0].max(initial=-1)) + 1 for part in parts]
+    return [ClassCounts(part.keys, part.correct[:, :n], part.images[:, :n]) for part, n in zip(parts, sizes, strict=True)]
+
+
+def validation_worst(results: Results) -> pd.Series:
+    """The class with the smallest robust validation accuracy in the epoch that was chosen, by trial_id and checkpoint."""
+    epochs = results.epochs.astype({"trial_id": str})
+    chosen = [RULES[name].choose(epochs).rename("epoch").reset_index().assign(checkpoint=name) for name in ("best_validation", "last")]
+    wanted = pd.concat(chosen, ignore_index=True)
+    state = results.class_state(["val_robust"], at=wanted[["trial_id", "epoch"]])
+    wide = state.pivot(index=["trial_id", "epoch"], columns="class_index", values="value")
+    worst = pd.Series(metrics.worst_class(wide.to_numpy(dtype=float)) if len(wide) else [], wide.index, name="worst", dtype="int64")
+    joined = wanted.merge(worst.reset_index(), on=["trial_id", "epoch"])
+    return joined.set_index(["trial_id", "checkpoint"])["worst"]
+
+
+def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
+    """A line per row, checkpoint, attack and metric, of one setting."""
+    chosen, chosen_images = _at_class(counts, worst_class)
+    chosen_accuracy = metrics.rates(chosen, chosen_images)
+    values = pd.DataFrame({metric.name: metric.of(counts.accuracy) for metric in METRICS.values() if metric.of})
+    values["validation_worst"] = chosen_accuracy
+    scores = seed_intervals(counts.keys, values, by=CELL)
+    means = mean_counts(counts, CELL)
+    images = means.keys.assign(images=means.images.sum(axis=1).round().astype(int), classes=(means.images > 0).sum(axis=1))
+    # A class for each seed: their mean accuracy on the images of one class, as in `mean_counts`.
+    group = [counts.keys[name] for name in CELL]
+    chosen_means = pd.DataFrame({"rate": chosen_accuracy, "n": chosen_images}).groupby(group, sort=False, observed=True).mean()
+    one_class = ((chosen_means["rate"] * chosen_means["n"]).fillna(0).to_numpy(), chosen_means["n"].fillna(0).to_numpy())
+    samples = sample_intervals(means, one_class)
+    return scores.merge(images, on=CELL, how="left").merge(samples, on=[*CELL, "metric"], how="left")
+
+
+def _at_class(counts: ClassCounts, worst_class: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """(correct, images) of the class that validation found worst, for each line; NaN and 0 where it is not known."""
+    keys = pd.MultiIndex.from_arrays([counts.keys["trial_id"].astype(str), counts.keys["checkpoint"].astype(str)])
+    index = worst_class.reindex(keys).to_numpy(dtype=float)
+    known = np.isfinite(index) & (np.nan_to_num(index) < counts.images.shape[1])
+    column = np.where(known, index, 0).astype(int)
+    lines = np.arange(len(column))
+    return np.where(known, counts.correct[lines, column], np.nan), np.where(known, counts.images[lines, column], 0.0)
+
+
+def _ranked(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """`rank` among the students of a setting: equal numbers share a rank; a column with one number has none."""
+    students = rows.index[rows["role"] == "student"]
+    setting = rows.groupby(SETTING, sort=False, dropna=False).ngroup()
+    part = scores[scores["row"].isin(students) & scores["value"].notna()]
+    sign = part["metric"].map({name: -1.0 if metric.up else 1.0 for name, metric in METRICS.items()})
+    keys = [setting.reindex(part["row"]).to_numpy(), part["checkpoint"], part["attack"], part["metric"]]
+    groups = (sign * part["value"].astype(float)).round(9).groupby(keys, sort=False, observed=True)
+    rank = groups.rank(method="dense").where(groups.transform("size") > 1, 0)
+    return scores.assign(rank=rank.where(rank <= 2, 0).reindex(scores.index).fillna(0).astype(int))
+
+
+def _costs(results: Results) -> pd.DataFrame:
+    """Per row: seeds done, mean hours of training and evaluation of one trial, largest memory."""
+    groups = results.done.astype({"train_s": float, "eval_s": float, "peak_memory_mb": float}).groupby("row")
+    table = pd.DataFrame({
+        "seeds": groups["seed"].nunique(), "seed_list": groups["seed"].agg(_listed), "train_hours": groups["train_s"].mean() / 3600,
+        "eval_hours": groups["eval_s"].mean() / 3600, "peak_memory_mb": groups["peak_memory_mb"].max(),
+    }).reindex(results.rows.index)  # fmt: skip
+    return table.fillna({"seeds": 0, "seed_list": ""}).astype({"seeds": int})
+
+
+def _listed(seeds: pd.Series) -> str:
+    """0, 1, 2: distinct seeds in order; long lists are cut."""
+    names = [str(seed) for seed in sorted(set(seeds))]
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])}, … {names[-1]}"
+
+
+def _peeked(results: Results) -> pd.DataFrame:
+    """Per row, mean over seeds: the robust test score at the honest, the last and the peeked epoch, where it was recorded."""
+    columns = ["honest_score", "last_score", "peeked_score", "gap"]
+    peeked = results.class_state(["peeked_test_robust"])
+    if peeked.empty:
+        return pd.DataFrame(columns=columns, index=results.rows.index, dtype=float)
+    gaps = selection_gap(results.epochs.astype({"trial_id": str}), peeked)
+    row = results.trials.set_index("trial_id")["row"].reindex(gaps.index)
+    means = gaps[columns].groupby(row.to_numpy()).mean()
+    return means.reindex(results.rows.index).rename(columns={"gap": "peeked_gain"})
+
+
+def _missing(results: Results, counts: ClassCounts) -> pd.Series:
+    """Per row, in words: trials that are not done, and attacks that some of its seeds lack."""
+    texts: dict[int, list[str]] = {row: [] for row in results.rows.index}
+    others = results.trials[results.trials["status"] != "done"]
+    for trial in others.itertuples():
+        lines = str(trial.error or "").strip().splitlines()
+        texts[trial.row].append(f"seed {trial.seed} {trial.status}" + (f" ({lines[-1]})" if lines else ""))
+    seeds = results.done.groupby("row")["seed"].nunique()
+    cells = counts.keys.groupby(CELL, sort=False, observed=True)["seed"].nunique().rename("found").reset_index()
+    short = cells[cells["found"] < seeds.reindex(cells["row"]).to_numpy()]
+    for cell in short.itertuples():
+        texts[cell.row].append(f"{cell.attack} on {cell.checkpoint}: {cell.found} of {seeds[cell.row]} seeds")
+    for row in seeds.index.difference(counts.keys["row"]):
+        texts[row].append("no class-wise results")
+    return pd.Series({row: "; ".join(parts) for row, parts in texts.items()}, dtype=object)
+
+
+def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
+    notes = []
+    if results.absent:
+        names = pd.Series(list(results.absent.values())).value_counts(sort=False)
+        listed = ", ".join(f"{name} ({count})" for name, count in names.items())
+        notes.append(f"Not in the store yet, {len(results.absent)} trials: {listed}.")
+    prints = results.done["code_fingerprint"].dropna().nunique()
+    if prints > 1:
+        notes.append(f"The rows were made by {prints} versions of the numeric code; `status` says which.")
+    if (scores["metric"] == "nsd").sum() > MOST_NSD_CELLS:
+        notes.append(f"Intervals of NSD over test samples are left out beyond {MOST_NSD_CELLS} cells.")
+    return notes

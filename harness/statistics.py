@@ -1,0 +1,235 @@
+"""Error bars that say what they mean. Pure functions on arrays; formulas, sources and measured coverage are in
+`docs/statistics.md`.
+
+Two things vary, and an interval is about one of them. *Test samples*: the same networks on another test set of this
+size. *Seeds*: another training with another seed, on the same test set. Accuracies are in [0, 1]; counts `correct` and
+`n` have the class as their last axis. A class without samples is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from harness.metrics import Floats, average, nsd, rates, worst, worst_class
+
+SAMPLES, SEEDS = "test samples", "seeds"
+FEWEST_SEEDS = 3  # a spread of two numbers is no basis for an interval
+RESAMPLES = 2000
+
+Generator = np.random.Generator | int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bounds at `level`, and over what it varies: `n` test samples or seeds. NaN: undefined."""
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+    source: str
+    n: int
+    level: float = 0.95
+
+    @property
+    def excludes_zero(self) -> Floats:
+        """Whether both bounds lie on one side of zero (False where undefined)."""
+        return (self.low > 0) | (self.high < 0)
+
+
+def class_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
+    """Class accuracies (..., C) with Jeffreys intervals, over test samples, each class by itself.
+
+    Its coverage is near `level` on both sides, where the exact interval (`exact_bounds`) covers more than it claims.
+    """
+    correct, n = _counts(correct, n)
+    tail = (1 - level) / 2
+    low = np.where(correct == 0, 0.0, stats.beta.ppf(tail, correct + 0.5, n - correct + 0.5))
+    high = np.where(correct == n, 1.0, stats.beta.ppf(1 - tail, correct + 0.5, n - correct + 0.5))
+    return _over_samples(rates(correct, n), _where_any(low, n), _where_any(high, n), n, level)
+
+
+def exact_bounds(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
+    """Class accuracies (..., C) with Clopper-Pearson intervals: cover at least `level`, whatever the truth."""
+    correct, n = _counts(correct, n)
+    tail = (1 - level) / 2
+    low = np.where(correct == 0, 0.0, stats.beta.ppf(tail, np.maximum(correct, 1), n - correct + 1))
+    high = np.where(correct == n, 1.0, stats.beta.ppf(1 - tail, correct + 1, np.maximum(n - correct, 1)))
+    return _over_samples(rates(correct, n), _where_any(low, n), _where_any(high, n), n, level)
+
+
+def simultaneous_bounds(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
+    """Class accuracies (..., C) with bounds that hold for all classes at once: exact ones, Sidak-corrected.
+
+    Classes have separate test samples, so they are independent and Sidak's correction is exact.
+    """
+    correct, n = _counts(correct, n)
+    classes = np.maximum(1, (n > 0).sum(axis=-1))
+    if np.unique(classes).size > 1:
+        raise ValueError("the same classes must be present everywhere")
+    found = exact_bounds(correct, n, level ** (1 / float(classes.flat[0])))
+    return Interval(found.estimate, found.low, found.high, SAMPLES, found.n, level)
+
+
+def worst_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
+    """The smallest class accuracy (...) with [smallest lower, smallest upper] of the simultaneous bounds.
+
+    The estimate is biased low: the smallest of noisy numbers is smaller than the smallest of the true ones. The bounds
+    are valid all the same, also when classes tie, where the bootstrap of a minimum is not.
+    """
+    bounds = simultaneous_bounds(correct, n, level)
+    return Interval(worst(bounds.estimate), worst(bounds.low), worst(bounds.high), SAMPLES, bounds.n, level)
+
+
+def chosen_class_interval(
+    correct: ArrayLike, n: ArrayLike, validation_accuracy: ArrayLike, level: float = 0.95
+) -> tuple[int, Interval]:
+    """The class (index) that validation found worst, and its test accuracy with its Jeffreys interval.
+
+    Unbiased, unlike the smallest test accuracy, because the test set had no say in the choice. All arguments (C,).
+    Raises ValueError when no class has a validation accuracy.
+    """
+    chosen = int(worst_class(validation_accuracy))
+    if chosen < 0:
+        raise ValueError("no class has a validation accuracy")
+    correct, n = _counts(correct, n)
+    return chosen, class_interval(correct[chosen], n[chosen], level)
+
+
+def average_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
+    """The average over classes (...), over test samples drawn class by class.
+
+    Wilson's interval with the effective number of samples: as many as a plain proportion of this size would need to
+    have the variance of the stratified average. Never empty, never outside [0, 1].
+    """
+    correct, n = _counts(correct, n)
+    accuracy, present = rates(correct, n), (n > 0).sum(axis=-1)
+    mean, total = average(accuracy), n.sum(axis=-1)
+    variance = np.nansum(rates(accuracy * (1 - accuracy), n - 1), axis=-1) / np.maximum(present, 1) ** 2
+    effective = np.divide(mean * (1 - mean), variance, out=total.astype(float), where=variance > 0)
+    low, high = _wilson(mean, effective, level)
+    return _over_samples(mean, low, high, n, level)
+
+
+def nsd_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
+    """NSD (population form) of the true class accuracies (..., C), over test samples.
+
+    Sampling noise spreads the classes, so the NSD of the observed accuracies (`metrics.nsd`) is biased high, and the
+    plain bootstrap doubles that. Here the observed deviations from the mean are scaled by a factor. The bounds are the
+    scalings under which an NSD as high, or as low, as the observed one would be a rare event; the estimate is the
+    scaling under which it is the median, and so lies below the observed one. Zero is a possible bound.
+    """
+    correct, n = _counts(correct, n)
+    accuracy = rates(correct, n)
+    quantiles = np.array([0.5, (1 + level) / 2, (1 - level) / 2])
+    low, high = np.zeros((3, *accuracy.shape[:-1])), np.full((3, *accuracy.shape[:-1]), 1.0)
+    wanted = quantiles.reshape(3, *[1] * (accuracy.ndim - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(12):  # NSD is at most sqrt(C - 1): this doubles up to 4096
+            high = np.where(_share_below(high, accuracy, n) > wanted, 2 * high, high)
+        for _ in range(40):
+            middle = (low + high) / 2
+            below = _share_below(middle, accuracy, n) > wanted
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+    undefined = np.isnan(nsd(accuracy))
+    estimate, lower, upper = (np.where(undefined, np.nan, value) for value in (low + high) / 2)
+    return _over_samples(estimate, lower, upper, n, level)
+
+
+def _share_below(true_nsd: Floats, accuracy: Floats, n: Floats) -> Floats:
+    """The share of test sets whose NSD is at most the observed one, were the true NSD `true_nsd` (...).
+
+    The true accuracies are then mean + scaled deviations, p. With sampling errors e, "NSD^2 is at most t" reads
+    Q = var(p + e) - t mean(p + e)^2 <= 0: a quadratic form in e, whose first three cumulants give its distribution as
+    a gamma distribution (Pearson type III; exact where it matters most, when classes tie and Q is a chi-square).
+    """
+    there = ~np.isnan(accuracy)
+    classes, mean = there.sum(axis=-1), average(accuracy)
+    deviation = _direction(np.where(there, accuracy - mean[..., None], 0.0), there)
+    deviation = deviation * (true_nsd * mean)[..., None]
+    observed = nsd(accuracy) ** 2
+    edge = 0.5 / (n + 1)  # a class at 0 or 1 has some noise too
+    p = np.clip(np.where(there, mean[..., None] + deviation, 0.5), edge, 1 - edge)
+    v, skew, kurtosis = (np.where(there, moment, 0.0) for moment in _binomial_cumulants(p, n))
+    # Q = constant + b'e + e'Me with M = a I - g 11'
+    a, g = 1 / classes, (1 + observed) / classes**2
+    b = np.where(there, 2 * (deviation - (observed * mean)[..., None]) * a[..., None], 0.0)
+    s1, s2, s3 = v.sum(axis=-1), (v**2).sum(axis=-1), (v**3).sum(axis=-1)
+    first = mean**2 * (true_nsd**2 - observed) + (a - g) * s1
+    second = 2 * (a**2 * s2 - 2 * a * g * s2 + g**2 * s1**2) + (b**2 * v).sum(axis=-1)
+    second += 2 * (a - g) * (b * skew).sum(axis=-1) + (a - g) ** 2 * kurtosis.sum(axis=-1)
+    third = 8 * (a**3 * s3 - 3 * a**2 * g * s3 + 3 * a * g**2 * s1 * s2 - g**3 * s1**3)
+    third += 6 * (a * (v**2 * b**2).sum(axis=-1) - g * (v * b).sum(axis=-1) ** 2) + (b**3 * skew).sum(axis=-1)
+    return _gamma_below_zero(first, second, third)
+
+
+def _direction(deviation: Floats, there: NDArray[np.bool_]) -> Floats:
+    """Deviations scaled to a root mean square of one; alternating ones where all classes are observed equal."""
+    size = np.sqrt((deviation**2).sum(axis=-1, keepdims=True) / there.sum(axis=-1, keepdims=True))
+    alternating = np.where(np.arange(there.shape[-1]) % 2, 1.0, -1.0) * there
+    return np.where(size > 0, deviation / size, alternating)
+
+
+def _binomial_cumulants(p: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
+    """Second, third and fourth cumulant of a binomial proportion."""
+    v = p * (1 - p)
+    return v / n, v * (1 - 2 * p) / n**2, v * (1 - 6 * v) / n**3
+
+
+def _gamma_below_zero(first: Floats, second: Floats, third: Floats) -> Floats:
+    """P(Q <= 0) of the shifted gamma distribution with these cumulants; normal where it has no skewness."""
+    x, skew = -first / np.sqrt(second), third / second**1.5
+    shape = 4 / np.maximum(skew**2, 1e-12)
+    at = np.maximum(shape + np.where(skew >= 0, x, -x) * np.sqrt(shape), 0.0)
+    below = special.gammainc(shape, at)
+    return np.where(np.abs(skew) < 1e-5, special.ndtr(x), np.where(skew >= 0, below, 1 - below))
+
+
+def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean over seeds (axis 0) with Student's t interval; bounds are NaN below three seeds."""
+    values = np.asarray(values, dtype=float)
+    count = len(values)
+    mean = values.mean(axis=0)
+    if count < FEWEST_SEEDS:
+        nothing = np.full_like(mean, np.nan)
+        return Interval(mean, nothing, nothing, SEEDS, count, level)
+    half = stats.t.ppf((1 + level) / 2, count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    return Interval(mean, mean - half, mean + half, SEEDS, count, level)
+
+
+def bootstrap_accuracy(correct: ArrayLike, n: ArrayLike, resamples: int, generator: Generator) -> Floats:
+    """Class accuracies of resampled test sets, (R, ..., C): samples are redrawn within each class.
+
+    Redrawing n samples of a class of which a share is right is one binomial draw; no sample is touched.
+    """
+    correct, n = _counts(correct, n)
+    drawn = np.random.default_rng(generator).binomial(
+        n.astype(int), np.nan_to_num(rates(correct, n)), size=(resamples, *n.shape)
+    )
+    return rates(drawn, n)
+
+
+def _over_samples(estimate: Floats, low: Floats, high: Floats, n: Floats, level: float) -> Interval:
+    return Interval(estimate, low, high, SAMPLES, int(np.sum(n[(0,) * (n.ndim - 1)])), level)
+
+
+def _wilson(rate: Floats, n: Floats, level: float) -> tuple[Floats, Floats]:
+    z = stats.norm.ppf((1 + level) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+
+
+def _counts(correct: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
+    correct, n = np.broadcast_arrays(np.asarray(correct, dtype=float), np.asarray(n, dtype=float))
+    if np.any(correct < 0) or np.any(correct > n):
+        raise ValueError("correct must be in 0..n")
+    return correct, n
+
+
+def _where_any(bound: Floats, n: Floats) -> Floats:
+    return np.where(n > 0, bound, np.nan)

@@ -1,0 +1,147 @@
+"""A driver of its own process, for tests that kill it or take its nodes away: `python fake_driver.py SCENARIO STORE`.
+
+Prints one JSON object, the outcome, as its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+import fake_trials as fake
+
+from harness.scheduler import Options, Outcome, connected, run
+from harness.spec import TrialSpec
+from harness.store import Store
+
+Event = dict[str, Any]
+
+
+def long_trials() -> list[TrialSpec]:
+    """Two finish soon, four take a while; two run at a time."""
+    return [fake.make(seed, steps=4, step_s=0.05, role="teacher") for seed in range(2)] + [
+        fake.make(seed, steps=12, step_s=0.3) for seed in range(2, 6)
+    ]
+
+
+def gpu_trials() -> list[TrialSpec]:
+    """64 trials on whole GPUs, halves and quarters; larger shares tend to take longer, as larger networks do."""
+    numbers = random.Random(0)
+    specs = []
+    for seed in range(64):
+        share = numbers.choice([1, 0.5, 0.25])
+        seconds = round(numbers.uniform(6, 18) * share**0.5, 2)
+        specs.append(fake.make(seed, "quiet", gpu=share, cpu=1, steps=1, step_s=seconds))
+    return specs
+
+
+def soak_trials() -> list[TrialSpec]:
+    return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(200)]
+
+
+def execute(specs: list[TrialSpec], root: Path, on_event: Callable[[Event], None] = lambda event: None) -> Outcome:
+    return run(specs, Store(root), options=Options(run_trial="fake_trials:run", minimum_free_bytes=0), on_event=on_event)
+
+
+def plain(root: Path) -> Outcome:
+    """On two logical CPUs of this machine."""
+    with connected(num_cpus=2):
+        return execute(long_trials(), root)
+
+
+def killer(root: Path) -> Outcome:
+    """Kills a random worker now and then."""
+    numbers, pids, last = random.Random(1), {}, [time.monotonic()]
+
+    def on_event(event: Event) -> None:
+        if event["event"] == "launch":
+            pids[event["trial_id"]] = event["pid"]
+        elif event["event"] == "done":
+            pids.pop(event["trial_id"], None)
+        if pids and time.monotonic() - last[0] > 0.7:
+            last[0] = time.monotonic()
+            victim = numbers.choice(sorted(pids))
+            with suppress(ProcessLookupError):  # of a trial that was killed before
+                os.kill(pids.pop(victim), signal.SIGKILL)
+                print("killed", victim, file=sys.stderr)
+
+    with connected(num_cpus=4):
+        return execute(soak_trials(), root, on_event)
+
+
+@contextmanager
+def simulated_cluster(nodes: int, **resources: float) -> Iterator[Any]:
+    """Nodes on this machine behind a head without resources; inside, this process is connected by address."""
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        for _ in range(nodes):
+            cluster.add_node(**resources, object_store_memory=80 * 2**20)
+        cluster.wait_for_nodes()
+        with connected(cluster.address):
+            yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def node_loss(root: Path) -> Outcome:
+    """Two nodes; one is taken away as soon as each of four trials has finished its second step."""
+    reached: set[str] = set()
+    removed: list[str] = []
+    with simulated_cluster(2, num_cpus=2) as cluster:
+
+        def on_event(event: Event) -> None:
+            if event["event"] == "epoch" and event["epoch"] == 2:
+                reached.add(event["trial_id"])
+            if len(reached) == 4 and not removed:
+                node = cluster.list_all_nodes()[-1]
+                removed.append(node.node_id)
+                cluster.remove_node(node, allow_graceful=False)
+
+        outcome = execute([fake.make(seed, steps=6, step_s=0.5) for seed in range(4)], root, on_event)
+        print("removed", *removed, file=sys.stderr)
+        return outcome
+
+
+def packing(root: Path) -> Outcome:
+    """Four nodes with two GPUs each, and processes that have been started: starting 64 takes two cores half a minute."""
+    with simulated_cluster(4, num_cpus=16, num_gpus=2):
+        start_gpu_processes(64)
+        return execute(gpu_trials(), root)
+
+
+def start_gpu_processes(count: int) -> None:
+    """Leaves so many idle worker processes behind that Ray gives to tasks with GPUs."""
+    import ray
+
+    def wait(path: list[str]) -> None:
+        import sys
+
+        sys.path[:0] = path
+        import fake_trials  # noqa: F401
+
+        time.sleep(1.0)
+
+    task = ray.remote(wait).options(num_cpus=1, num_gpus=1 / 8)
+    ray.get([task.remote(sys.path) for _ in range(count)])
+
+
+SCENARIOS = {"plain": plain, "killer": killer, "node_loss": node_loss, "packing": packing}
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    found = SCENARIOS[sys.argv[1]](Path(sys.argv[2]))
+    print(json.dumps(vars(found) | {"exit_code": found.exit_code, "seconds": time.monotonic() - began}))
+    sys.exit(found.exit_code)
