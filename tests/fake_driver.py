@@ -116,9 +116,9 @@ def node_loss(root: Path) -> Outcome:
 
 
 def packing(root: Path) -> Outcome:
-    """Four nodes with two GPUs each, and processes that have been started: starting 64 takes two cores half a minute."""
-    with simulated_cluster(4, num_cpus=16, num_gpus=2):
-        start_gpu_processes(64)
+    """Four nodes with two GPUs each, and processes that have been started: starting one takes a core a second."""
+    with simulated_cluster(4, num_cpus=24, num_gpus=2):
+        start_gpu_processes(96)
         return execute(gpu_trials(), root)
 
 
@@ -134,7 +134,7 @@ def start_gpu_processes(count: int) -> None:
 
         time.sleep(1.0)
 
-    task = ray.remote(wait).options(num_cpus=1, num_gpus=1 / 8)
+    task = ray.remote(wait).options(num_cpus=1, num_gpus=1 / 12)
     ray.get([task.remote(sys.path) for _ in range(count)])
 
 

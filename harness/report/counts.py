@@ -28,7 +28,7 @@ class ClassCounts:
 
     def where(self, chosen: np.ndarray) -> ClassCounts:
         """The lines of a boolean or index array."""
-        return ClassCounts(self.keys[chosen].reset_index(drop=True), self.correct[chosen], self.images[chosen])
+        return ClassCounts(self.keys.loc[chosen].reset_index(drop=True), self.correct[chosen], self.images[chosen])
 
 
 def class_counts(class_accuracy: pd.DataFrame, by: Sequence[str]) -> ClassCounts:

@@ -12,9 +12,6 @@ from scipy import stats
 from harness import metrics, statistics
 from harness.report.counts import ClassCounts
 
-MOST_NSD_CELLS = 300  # an NSD interval is a small simulation; beyond so many cells they are left out
-NSD_SEED = 0
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -63,7 +60,7 @@ def sample_intervals(means: ClassCounts, validation_worst: tuple[np.ndarray, np.
     """
     correct, images = np.nan_to_num(means.correct), means.images
     found = {"average": _bounds(statistics.average_interval, correct, images), "worst": _worst_bounds(correct, images)}
-    found["nsd"] = _nsd_bounds(correct, images)
+    found["nsd"] = _bounds(statistics.nsd_interval, correct, images)
     if validation_worst is not None:
         found["validation_worst"] = class_intervals(*validation_worst)
     parts = [
@@ -91,13 +88,4 @@ def _worst_bounds(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, 
     for count in np.unique(present[present > 0]):
         lines = present == count
         low[lines], high[lines] = _bounds(statistics.worst_interval, correct[lines], images[lines])
-    return low, high
-
-
-def _nsd_bounds(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.full(len(correct), np.nan), np.full(len(correct), np.nan)
-    if len(correct) <= MOST_NSD_CELLS:
-        for line in range(len(correct)):
-            found = statistics.nsd_interval(np.minimum(correct[line], images[line]), images[line], NSD_SEED)
-            low[line], high[line] = found.low, found.high
     return low, high

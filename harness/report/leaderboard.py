@@ -11,7 +11,7 @@ import pandas as pd
 from harness import metrics
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.differences import differences, pick_baselines
-from harness.report.intervals import METRICS, MOST_NSD_CELLS, sample_intervals, seed_intervals
+from harness.report.intervals import METRICS, sample_intervals, seed_intervals
 from harness.report.results import SETTING, Results
 from harness.report.selection import RULES, selection_gap
 
@@ -76,7 +76,7 @@ def leaderboard(
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = rows["variant"].map(dict(tuning_trials or {})).astype("float64")
     specs = results.trials.drop_duplicates("row").set_index("row")["spec"].to_dict()
-    return Leaderboard(rows, scores, specs, baselines, _notes(results, scores))
+    return Leaderboard(rows, scores, specs, baselines, _notes(results))
 
 
 _NO_SCORES = pd.DataFrame(
@@ -189,7 +189,7 @@ def _missing(results: Results, counts: ClassCounts) -> pd.Series:
     return pd.Series({row: "; ".join(parts) for row, parts in texts.items()}, dtype=object)
 
 
-def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
+def _notes(results: Results) -> list[str]:
     notes = []
     if results.absent:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
@@ -198,6 +198,4 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
     prints = results.done["code_fingerprint"].dropna().nunique()
     if prints > 1:
         notes.append(f"The rows were made by {prints} versions of the numeric code; `status` says which.")
-    if (scores["metric"] == "nsd").sum() > MOST_NSD_CELLS:
-        notes.append(f"Intervals of NSD over test samples are left out beyond {MOST_NSD_CELLS} cells.")
     return notes

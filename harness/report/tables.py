@@ -30,7 +30,7 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
     for setting in board.settings:
         table = grid(board, setting, checkpoint)
         name = max(len(escape.one_line(line.name)) for line in table.lines)
-        room = max(1, (width - min(name, 40) - 28) // (8 * len(table.metrics)))
+        room = max(1, (width - min(name, 40) - 18) // (7 * len(table.metrics)))
         parts.append(Text(escape.one_line(f"{setting_title(setting)} · {checkpoint}"), style="bold"))
         groups = [table.attacks[start : start + room] for start in range(0, len(table.attacks), room)] or [[]]
         for place, attacks in enumerate(groups):

@@ -1,0 +1,111 @@
+"""A report on disk and on the terminal, from a store: the two functions that the commands call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.files import make_folder, write_bytes
+from harness.report import tables
+from harness.report.captions import setting_title
+from harness.report.leaderboard import Leaderboard, leaderboard
+from harness.report.results import Readable, Results, read_results
+
+FORMATS = ("png", "pdf")
+
+
+def print_leaderboard(
+    console: Console,
+    store: Readable,
+    *,
+    trial_ids: Sequence[str] | None = None,
+    variants: Mapping[str, str] | None = None,
+    checkpoint: str = "best_validation",
+    baseline: str | None = None,
+) -> None:
+    """Print the leaderboard of a store, or of some of its trials, called as `variants` says."""
+    board = leaderboard(read_results(store, trial_ids=trial_ids, variants=variants), baseline=baseline)
+    tables.print_board(console, board, checkpoint)
+
+
+def write_report(
+    store: Readable,
+    out_dir: Path | str,
+    *,
+    trial_ids: Sequence[str] | None = None,
+    variants: Mapping[str, str] | None = None,
+    figures: Sequence[str] | None = None,
+    checkpoint: str = "best_validation",
+    formats: Sequence[str] = FORMATS,
+    baseline: str | None = None,
+    html: bool = False,
+) -> list[Path]:
+    """Write leaderboard.md, .csv, .tex and the figures into `out_dir`; returns the paths, in that order.
+
+    figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says why.
+    formats: png, pdf, svg. html: also the page. InputError for an unknown figure; a store without results gives
+    tables that say so.
+    """
+    results = read_results(store, trial_ids=trial_ids, variants=variants)
+    board = leaderboard(results, baseline=baseline)
+    folder = Path(out_dir)
+    make_folder(folder)
+    written = _write_tables(board, folder, checkpoint)
+    if figures is None or len(figures):
+        written += _write_figures(results, folder, figures, checkpoint, formats)
+    if html:
+        from harness.report.page import page
+
+        written.append(_write(folder / "index.html", page(results, board, checkpoint)))
+    return written
+
+
+def _write_tables(board: Leaderboard, folder: Path, checkpoint: str) -> list[Path]:
+    texts = {
+        "leaderboard.md": tables.markdown(board, checkpoint),
+        "leaderboard.csv": tables.csv_text(board),
+        "leaderboard.tex": tables.latex(board, checkpoint),
+    }
+    return [_write(folder / name, text) for name, text in texts.items()]
+
+
+def _write_figures(
+    results: Results, folder: Path, names: Sequence[str] | None, checkpoint: str, formats: Sequence[str]
+) -> list[Path]:
+    from harness.report.figures import FIGURES, draw, figure_names
+    from harness.report.style import save
+
+    names = figure_names(names)
+    written, lines = [], []
+    settings = settings_of(results)
+    for title, part in settings.items():
+        suffix = f"-{slug(title)}" if len(settings) > 1 else ""
+        for name, figure in draw(part, names, checkpoint).items():
+            if isinstance(figure, str):
+                lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))
+                continue
+            paths = [folder / f"{name}{suffix}.{kind}" for kind in formats]
+            for path in paths:
+                save(figure, path)
+            written += paths
+            lines.append(f"- `{paths[0].name}`: {FIGURES[name].description}; {tables.escape.markdown(title)}")
+    return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
+
+
+def settings_of(results: Results) -> dict[str, Results]:
+    """The results of each data set, student and eps, by their title."""
+    groups = results.rows.groupby(["dataset", "student", "eps"], sort=False, dropna=False)
+    return {setting_title(setting): results.select(rows) for setting, rows in groups}
+
+
+def slug(text: str) -> str:
+    """A title as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
+
+
+def _write(path: Path, text: str) -> Path:
+    write_bytes(path, text.encode())
+    return path

@@ -1,0 +1,173 @@
+"""Suites, overrides, plans and identities; everything wrong is one line that names the place and what is allowed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from harness.config import for_this_machine, load_suite, plan, remember_machine, suite_names
+from harness.errors import InputError
+from harness.provenance import processor_precision
+from harness.spec import TrialSpec
+from methods import SettingsError
+
+SUITE = {
+    "dataset": "digits",
+    "student": {"name": "cnn", "width": 4},
+    "teacher": {"model": {"name": "cnn", "width": 6}, "method": "at"},
+    "eps": "8/255",
+    "training": {"epochs": 10, "milestones": [0.5, 0.8]},
+    "methods": ["at", "rslad", {"method": "absld", "temperature_rate": 0.3}],
+    "evaluation": {"attacks": ["clean", "pgd20", "aa_short"]},
+}
+PAPER = ("precision=float32", "teacher.sha256=" + "ab" * 32)
+
+
+@pytest.fixture
+def suite_file(tmp_path):
+    def write(**changes):
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**SUITE, **changes}))
+        return str(path)
+
+    return write
+
+
+def specs(path, *overrides, **options) -> list[TrialSpec]:
+    return plan(load_suite(path, overrides), **options)
+
+
+def test_a_plan_has_the_teacher_first_and_once_and_resolves_fractions(suite_file):
+    teacher, *students = specs(suite_file(seeds=[0, 1]))
+    assert (teacher.role, teacher.method["name"]) == ("teacher", "at")
+    assert [(spec.variant, spec.seed) for spec in students] == [
+        ("at", 0), ("at", 1), ("rslad", 0), ("rslad", 1), ("absld-temperature_rate=0.3", 0), ("absld-temperature_rate=0.3", 1),
+    ]  # fmt: skip
+    assert teacher.eps == 8 / 255
+    assert teacher.training.milestones == (5, 8)
+    assert students[0].depends_on == []
+    assert students[2].depends_on == [teacher.trial_id]
+    assert students[2].teachers["teacher"].training == teacher.training_id
+
+
+def test_identity_ignores_names_paths_resources_and_keeps_what_decides_numbers(suite_file):
+    def rslad(*overrides):
+        return next(spec for spec in specs(suite_file(), *overrides) if spec.method["name"] == "rslad")
+
+    base = rslad()
+    assert rslad("resources.cpu=2", "keep=[last]").trial_id == base.trial_id
+    renamed = next(s for s in specs(suite_file(methods=[{"method": "rslad", "variant": "mine"}])) if s.role == "student")
+    assert renamed.trial_id == base.trial_id
+    for change in ("eps=0.1", "training.epochs=11", "precision=bfloat16", "threads=2", "engine=plain", "split_seed=1", "teacher.model.width=7"):
+        assert rslad(change).training_id != base.training_id, change
+    fewer = rslad("evaluation.attacks=[clean]")
+    assert (fewer.training_id, fewer.trial_id != base.trial_id) == (base.training_id, True)
+
+
+def test_a_teachers_evaluation_does_not_change_its_students_training(suite_file):
+    one = {spec.variant: spec for spec in specs(suite_file())}
+    other = {spec.variant: spec for spec in specs(suite_file(), "evaluation.attacks=[clean]")}
+    assert one["teacher"].trial_id != other["teacher"].trial_id
+    assert one["rslad"].training_id == other["rslad"].training_id
+
+
+def test_a_specification_survives_json(suite_file):
+    for spec in specs(suite_file()):
+        again = TrialSpec.model_validate(json.loads(spec.model_dump_json()))
+        assert (again, again.trial_id) == (spec, spec.trial_id)
+
+
+def test_selection_of_methods_and_seeds(suite_file):
+    path = suite_file(methods=["at", {"method": "rslad", "seeds": [3, 4]}])
+    assert [(s.variant, s.seed) for s in specs(path, only=["rslad"]) if s.role == "student"] == [("rslad", 3), ("rslad", 4)]
+    assert [s.seed for s in specs(path, only=["rslad"], seeds=[7]) if s.role == "student"] == [7]
+
+
+def test_a_teacher_from_a_file_is_evaluated_and_not_trained(suite_file):
+    teacher = {"model": {"name": "cnn", "width": 6}, "file": "t.pt", "sha256": "ab" * 32}
+    first, student = specs(suite_file(teacher=teacher, methods=["rslad"]))
+    assert (first.role, first.training, first.init.sha256) == ("teacher", None, "ab" * 32)
+    assert (student.depends_on, student.teachers["teacher"].sha256) == ([], "ab" * 32)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_shipped_suite_plans(name):
+    assert specs(name, *(PAPER if name == "cifar10_paper" else []))
+
+
+def test_the_paper_suite_is_the_published_protocol():
+    student = specs("cifar10_paper", *PAPER)[-1]
+    training = student.training
+    assert (training.epochs, training.batch_size, training.lr, training.momentum, training.weight_decay) == (300, 128, 0.1, 0.9, 2e-4)
+    assert training.milestones == (215, 260, 285)
+    assert (student.eps, training.step_size, training.attack_steps) == (8 / 255, 2 / 255, 10)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("trainin.epochs=3", "did you mean training"),
+        ("training.epoch=3", "'epoch': did you mean epochs"),
+        ("training.epochs=many", "epochs must be a whole number"),
+        ("training.lr=-1", "greater than 0"),
+        ("training.milestones=soon", "milestones must be a list"),
+        ("methods=[abslt]", "did you mean absld"),
+        ("methods=[{method: absld, temperature_rat: 1}]", "did you mean temperature_rate"),
+        ("methods=[{method: absld, temperature_rate: fast}]", "must be a float"),
+        ("methods=[{method: absld, temperature_rate: -1}]", "at least 0"),
+        ("methods=[{method: absld, temperature_range: [5, 1]}]", "rising list"),
+        ("methods=[{method: absld, weights: kapa}]", "did you mean kappa"),
+        ("methods=[at, at]", "two entries are called 'at'"),
+        ("student=cnnn", "did you mean cnn"),
+        ("student.widht=3", "did you mean width"),
+        ("student.width=0", "whole number of at least 1"),
+        ("dataset=digit", "did you mean digits"),
+        ("evaluation.attacks=[pdg20]", "did you mean pgd20"),
+        ("evaluation.attacks=[]", "at least one attack"),
+        ("norm=l2", "linf"),
+        ("eps=8/0", "fraction such as 8/255"),
+        ("eps=-1", "at least 0"),
+        ("precision=float16", "float32"),
+        ("teacher=null", "learns from a teacher"),
+        ("teacher.method=rslad", "trains alone"),
+        ("seeds=[a]", "seeds"),
+        ("nonsense", "key.path=value"),
+    ],
+)
+def test_a_wrong_suite_is_refused_in_one_line(suite_file, override, says):
+    with pytest.raises((InputError, SettingsError)) as caught:
+        specs(suite_file(), override)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_suites_offer_the_nearest():
+    with pytest.raises(InputError, match="did you mean quickstart"):
+        load_suite("quikstart")
+
+
+def test_a_teacher_file_needs_its_hash():
+    with pytest.raises(InputError, match="needs its sha256"):
+        specs("cifar10_paper", "precision=float32")
+
+
+def test_the_precision_of_a_machine_is_decided_once_per_store(tmp_path, suite_file):
+    suite = load_suite(suite_file(precision="auto"))
+    first = for_this_machine(suite, tmp_path)
+    assert first.precision == processor_precision()
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[first.precision]
+    remember_machine(suite.model_copy(update={"precision": other}), tmp_path)
+    assert for_this_machine(suite, tmp_path).precision == other  # what the store was planned for wins over this machine
+    (tmp_path / "machine.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        for_this_machine(suite, tmp_path)
+
+
+def test_planning_imports_neither_torch_nor_ray():
+    code = "import sys; from harness.config import *; plan(load_suite('quickstart')); import harness.cli, harness.store, harness.show; "
+    code += "print([name for name in ('torch', 'ray') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

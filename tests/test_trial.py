@@ -1,0 +1,247 @@
+"""Whole trials on real digits: rows, determinism, resuming bit for bit, honesty of the selection, failures."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from harness.errors import InputError
+from harness.models.checkpoints import write_state
+from harness.spec import CHECKPOINTS
+from harness.store import Store
+from harness.train import EpochBatches, NonFiniteLossError
+from harness.training import new_network, read_data
+from harness.trial import class_accuracy_rows
+from tests.small import assert_same_weights, run_to_end, small_specs, weights
+
+TABLES = ("class_accuracy", "outcomes", "epochs", "class_state")
+
+
+def rows(root, spec, table):
+    frame = Store(root).read(table, [spec.trial_id]).drop(columns=["seconds"], errors="ignore")
+    return frame.sort_values([name for name in frame if frame[name].dtype.kind in "iOUb" or frame[name].dtype == "category"], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Teacher and students run without interruption."""
+    root = tmp_path_factory.mktemp("straight")
+    specs = small_specs(root)
+    events = {name: run_to_end(spec, root) for name, spec in specs.items()}
+    return root, specs, events
+
+
+def test_a_trial_announces_its_epochs_and_attacks_and_ends_done(straight):
+    _, specs, events = straight
+    kinds = [event["event"] for event in events["absld_reweight"]]
+    # 60 images in chunks of 25 are 3, two attacks, two checkpoints
+    assert kinds == ["start", "epoch", "epoch", *["attack"] * 12, "done"]
+    assert {event["trial_id"] for event in events["absld_reweight"]} == {specs["absld_reweight"].trial_id}
+
+
+def test_rows_agree_with_each_other(straight):
+    root, specs, _ = straight
+    store = Store(root)
+    assert set(store.trials()["status"]) == {"done"}
+    assert store.verify() == {}
+    spec = specs["absld_reweight"]
+    outcomes, accuracy = rows(root, spec, "outcomes"), rows(root, spec, "class_accuracy")
+    assert len(outcomes) == 60 * 2 * 2
+    for (checkpoint, attack), part in outcomes.groupby(["checkpoint", "attack"], observed=True):
+        for label, samples in part.groupby("label"):
+            row = accuracy[(accuracy.checkpoint == checkpoint) & (accuracy.attack == attack) & (accuracy.class_index == label)].iloc[0]
+            assert (row["n"], row["correct"]) == (len(samples), samples["robust"].sum())
+            assert row["accuracy"] == row["correct"] / row["n"]
+    clean, robust = (outcomes[outcomes.attack == name].set_index(["checkpoint", "sample_index"])["robust"] for name in ("clean", "pgd20"))
+    assert not (robust & ~clean.reindex(robust.index)).any()  # nobody is robust who is wrong unattacked
+
+
+def test_the_trials_row_says_what_ran(straight):
+    root, specs, _ = straight
+    trial = Store(root).read("trials", [specs["absld_reweight"].trial_id]).iloc[0]
+    assert (trial["label_policy"], trial["weight_policy"], trial["margin_policy"]) == ("class_temperature", "kappa", "none")
+    assert (trial["train_images"], trial["epochs"], trial["seed"], trial["precision"]) == (200, 2, 0, "float32")
+    assert json.loads(trial["spec"])["method"]["labels"]["temperature_rate"] == 0.1
+    assert specs["teacher"].training_id[:8] in trial["teacher"]
+    assert trial["train_s"] > 0
+    assert trial["eval_s"] > 0
+    assert trial["peak_memory_mb"] > 50
+
+
+def test_class_state_is_logged_each_epoch(straight):
+    root, specs, _ = straight
+    state = rows(root, specs["absld_reweight"], "class_state")
+    quantities = {
+        "temperature_adversarial", "temperature_clean", "class_loss_adversarial", "class_loss_clean", "weight", "kappa",
+        "mean_weight_adversarial", "mean_weight_clean", "val_clean", "val_robust",
+    }  # fmt: skip
+    assert set(state["quantity"].astype(str)) == quantities
+    assert len(state) == len(quantities) * 2 * 10
+    first = state[(state.epoch == 1) & (state.quantity == "temperature_adversarial")]["value"].to_numpy()
+    losses = state[(state.epoch == 1) & (state.quantity == "class_loss_adversarial")]["value"].to_numpy()
+    gap = losses - losses.mean()
+    np.testing.assert_allclose(first, 1 - 0.01 * gap / np.abs(gap).max(), rtol=1e-5)  # the milestone after epoch 1 cut the rate
+
+
+def test_best_validation_is_the_best_epoch_and_ties_go_to_the_later(straight):
+    root, specs, _ = straight
+    for spec in specs.values():
+        scores = rows(root, spec, "epochs").sort_values("epoch")["selection_score"].to_numpy()
+        sidecar = json.loads((root / "work" / spec.training_id / "best_validation.json").read_text())
+        assert sidecar["epoch"] == len(scores) - int(np.argmax(scores[::-1]))
+
+
+def test_running_twice_gives_the_same_bits(straight, tmp_path):
+    root, specs, _ = straight
+    run_to_end(specs["at"], tmp_path)
+    for table in TABLES:
+        pd.testing.assert_frame_equal(rows(tmp_path, specs["at"], table), rows(root, specs["at"], table))
+    assert_same_weights(weights(tmp_path, specs["at"]), weights(root, specs["at"]))
+
+
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
+    """Interrupted after the first step, at an epoch's last step, and inside the second epoch (4 steps each)."""
+    root, specs, _ = straight
+    spec = specs["absld_reweight"]
+    run_to_end(specs["teacher"], tmp_path)
+    calls = itertools.count(1)
+    first = run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == after)
+    assert first[-1]["event"] == "interrupted"
+    assert not Store(tmp_path).has(spec.trial_id)
+    second = run_to_end(spec, tmp_path)
+    assert second[-1]["event"] == "done"
+    for table in TABLES:
+        pd.testing.assert_frame_equal(rows(tmp_path, spec, table), rows(root, spec, table))
+    for checkpoint in CHECKPOINTS:
+        assert_same_weights(weights(tmp_path, spec, checkpoint), weights(root, spec, checkpoint))
+    assert not (tmp_path / "work" / spec.training_id / "state.pt").exists()
+
+
+def test_an_interrupted_evaluation_goes_on_at_its_chunk(straight, tmp_path):
+    root, specs, _ = straight
+    spec = specs["at"]
+    calls = itertools.count(1)
+    first = run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 8 + 5)  # 8 training steps, then 5 chunks
+    assert [event["event"] for event in first][-2:] == ["attack", "interrupted"]
+    second = run_to_end(spec, tmp_path)
+    assert "epoch" not in [event["event"] for event in second]
+    pd.testing.assert_frame_equal(rows(tmp_path, spec, "outcomes"), rows(root, spec, "outcomes"))
+
+
+def test_another_attack_does_not_train_again(straight, tmp_path):
+    root, _, _ = straight
+    more = small_specs(tmp_path, evaluation={"attacks": ["clean", "fgsm"]})["at"]
+    events = run_to_end(more, root)
+    assert "epoch" not in [event["event"] for event in events]
+    assert set(rows(root, more, "class_accuracy")["attack"].astype(str)) == {"clean", "fgsm"}
+
+
+def test_two_methods_with_one_seed_see_the_same_batches(straight, tmp_path):
+    spec = small_specs(tmp_path)["at"]
+    data = read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=None, download=False)
+
+    def batches(seed, epoch):
+        part = EpochBatches(
+            data.train.images, data.train.labels, 50, padding=1, flip=False, coordinates=("digits", 0, seed, "cnn"), epoch=epoch
+        )
+        return [(x, y, part.noise("normal", x)) for x, y in part]
+
+    for one, other in zip(batches(0, 0), batches(0, 0), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(batches(0, 0)[0][0], batches(0, 1)[0][0])
+    assert not torch.equal(batches(0, 0)[0][0], batches(1, 0)[0][0])
+    assert torch.equal(torch.cat([y for _, y, _ in batches(0, 0)]).bincount(), data.train.labels.bincount())
+
+
+def test_the_test_set_never_moves_a_checkpoint(straight, tmp_path, monkeypatch):
+    """With the test images replaced by noise, training, selection and weights are the same."""
+    root, specs, _ = straight
+    import harness.training as training
+
+    read = training.read_data
+
+    def with_noise(*arguments, **options):
+        data = read(*arguments, **options)
+        noise = training.Images(torch.randint(0, 256, data.test.images.shape, dtype=torch.uint8), data.test.labels)
+        return type(data)(**{**vars(data), "test": noise})
+
+    monkeypatch.setattr("harness.trial.read_data", with_noise)
+    run_to_end(specs["at"], tmp_path)
+    for checkpoint in CHECKPOINTS:
+        assert_same_weights(weights(tmp_path, specs["at"], checkpoint), weights(root, specs["at"], checkpoint))
+
+
+def test_the_peeked_test_curve_is_recorded_under_its_own_name(tmp_path):
+    spec = small_specs(tmp_path, "training.record_test_curve=true")["at"]
+    run_to_end(spec, tmp_path)
+    state = rows(tmp_path, spec, "class_state")
+    peeked = state[state.quantity.isin(["peeked_test_robust", "peeked_test_clean"])]
+    assert len(peeked) == 2 * 2 * 10
+    final = rows(tmp_path, spec, "class_accuracy")
+    final = final[(final.checkpoint == "last") & (final.attack == "clean")].sort_values("class_index")["accuracy"]
+    last = peeked[(peeked.epoch == 2) & (peeked.quantity == "peeked_test_clean")].sort_values("class_index")["value"]
+    np.testing.assert_allclose(last, final)
+
+
+def test_weights_that_were_not_kept_are_gone_and_trained_again_when_needed(tmp_path):
+    spec = small_specs(tmp_path, "keep=[]")["at"]
+    run_to_end(spec, tmp_path)
+    folder = tmp_path / "work" / spec.training_id
+    assert not list(folder.glob("*.pt"))
+    more = small_specs(tmp_path, evaluation={"attacks": ["fgsm"]})["at"]
+    assert more.training_id == spec.training_id
+    assert "epoch" in [event["event"] for event in run_to_end(more, tmp_path)]
+
+
+def test_a_loss_that_is_not_finite_stops_the_trial_and_names_the_step(tmp_path):
+    spec = small_specs(tmp_path, "training.lr=1e30")["at"]
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step \d of 4"):
+        run_to_end(spec, tmp_path)
+
+
+def test_a_missing_teacher_is_named(tmp_path):
+    with pytest.raises(InputError, match="best_validation"):
+        run_to_end(small_specs(tmp_path)["rslad"], tmp_path)
+
+
+def test_a_teacher_file_of_another_shape_is_refused(tmp_path):
+    spec = small_specs(tmp_path)["rslad"]
+    data = read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=None, download=False)
+    wide = spec.student.model_copy(update={"params": {"width": 5}})
+    write_state(tmp_path / "t.pt", new_network(wide, data, 0), {})
+    digest = json.loads((tmp_path / "t.json").read_text())["sha256"]
+    teacher = {"model": {"name": "cnn", "width": 4}, "file": str(tmp_path / "t.pt"), "sha256": digest}
+    with pytest.raises(InputError, match="of another shape"):
+        run_to_end(small_specs(tmp_path, teacher=teacher)["rslad"], tmp_path)
+    wrong = {**teacher, "sha256": "0a" * 32}
+    with pytest.raises(InputError, match="has sha256"):
+        run_to_end(small_specs(tmp_path, teacher=wrong)["rslad"], tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_fast_engine_trains_like_the_plain_one(tmp_path, precision):
+    """Not the same bits, but the same losses: float32 within rounding, bfloat16 within a few percent."""
+    losses = {}
+    for engine in ("plain", "fast"):
+        wanted = precision if engine == "fast" else "float32"
+        spec = small_specs(tmp_path, f"engine={engine}", f"precision={wanted}")["at"]
+        run_to_end(spec, tmp_path)
+        losses[engine] = rows(tmp_path, spec, "epochs").sort_values("epoch")["loss"].to_numpy()
+    np.testing.assert_allclose(losses["fast"], losses["plain"], rtol=1e-3 if precision == "float32" else 0.05)
+
+
+def test_class_accuracy_counts_unequal_classes():
+    outcomes = pd.DataFrame(
+        {"checkpoint": "last", "attack": "clean", "label": [0, 0, 0, 2], "robust": [True, False, True, False], "sample_index": range(4)}
+    )
+    table = class_accuracy_rows(outcomes, ("a", "b", "c")).set_index("class_name")
+    assert list(table.index) == ["a", "c"]
+    assert math.isclose(table.loc["a", "accuracy"], 2 / 3)
+    assert (table.loc["c", "n"], table.loc["c", "correct"]) == (1, 0)
