@@ -1,4 +1,4 @@
-"""What is left to do: plan against the store, order, and the gate between teachers and students. Knows nothing of Ray."""
+"""What is left to do: plan against the store, order, and the gate between teachers and students. Free of Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Agenda:
     def __init__(
         self, specs: Sequence[TrialSpec], statuses: Mapping[str, str], failures: Mapping[str, str] | None = None
     ) -> None:
-        """specs: the plan. statuses: what the store holds, by trial id. failures: those of them not to try again, and why."""
+        """specs: the plan. statuses: what the store holds, by trial id. failures: what not to try again, and why."""
         self.specs = {spec.trial_id: spec for spec in specs}
         self.skipped = [name for name in self.specs if statuses.get(name) == "done"]
         self.done: list[str] = []
@@ -26,6 +26,7 @@ class Agenda:
         self.blocked: dict[str, str] = {}
         self.interrupted: list[str] = []
         self.live: set[str] = set()
+        self._needs = {spec.trial_id: frozenset(spec.depends_on) for spec in specs}
         self._available = {name for name, status in statuses.items() if status == "done"}
         self._not_before: dict[str, float] = {}
         self.failed.update({name: reason for name, reason in (failures or {}).items() if name in self.specs})
@@ -39,7 +40,7 @@ class Agenda:
         for name in list(self.waiting):
             spec = self.specs[name]
             if (
-                self._available.issuperset(spec.depends_on)
+                self._available >= self._needs[name]
                 and self._not_before.get(name, now) <= now
                 and spec.training_id not in training  # one working folder, one trial at a time
             ):
@@ -91,15 +92,15 @@ class Agenda:
         """Moves waiting trials that can never start to `blocked`, to the end of every chain; returns them."""
         found: list[str] = []
         while True:
-            hopeless = {name: reason for name in self.waiting if (reason := self._obstacle(self.specs[name]))}
+            hopeless = {name: reason for name in self.waiting if (reason := self._obstacle(name))}
             if not hopeless:
                 return found
             self.waiting = [name for name in self.waiting if name not in hopeless]
             self.blocked.update(hopeless)
             found.extend(hopeless)
 
-    def _obstacle(self, spec: TrialSpec) -> str | None:
-        for source in spec.depends_on:
+    def _obstacle(self, name: str) -> str | None:
+        for source in self._needs[name]:
             if source in self.failed:
                 return f"its teacher {source} failed"
             if source in self.blocked:

@@ -93,7 +93,7 @@ def run(
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
         outcome = run_planned(planned, options, progress)
-    _report(planned, None, "best_validation", None, False)
+    _report_store(planned.store, _coordinates(planned), None, "best_validation", None, False)
     return _conclude(outcome, planned, suite, results)
 
 
@@ -107,7 +107,7 @@ def status(suite: SuiteName, sets: Sets = None, methods: Methods = None, seeds: 
 
 @app.command()
 def report(
-    suite: SuiteName,
+    suite: Annotated[str, typer.Argument(help="a suite, or the directory of a result store: everything in it")],
     sets: Sets = None,
     methods: Methods = None,
     seeds: Seeds = None,
@@ -120,11 +120,15 @@ def report(
 ) -> int:
     """Print the leaderboard of a suite and write its tables and figures."""
     from harness.spec import CHECKPOINTS
+    from harness.store import Store
 
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
-    planned = _plan(suite, sets, methods, seeds, results, plugin)
-    _report(planned, into, checkpoint, _split(figures), html)
+    if (Path(suite) / "trials").is_dir():
+        _report_store(Store(suite), {}, into, checkpoint, _split(figures), html)
+    else:
+        planned = _plan(suite, sets, methods, seeds, results, plugin)
+        _report_store(planned.store, _coordinates(planned), into, checkpoint, _split(figures), html)
     return 0
 
 
@@ -169,6 +173,7 @@ def evaluate(
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
     from harness.config import evaluation_trial
     from harness.progress import Progress
+    from harness.run import check_inputs
     from harness.scheduler import Options
     from harness.scheduler import run as run_trials
     from harness.store import Store
@@ -177,8 +182,9 @@ def evaluate(
         checkpoint, model, parameter or [], dataset, normalization, _split(attacks) or [], eps, images, name or checkpoint.stem
     )
     store = Store(results)
+    options = Options(serial=serial, address=address, data_root=data, download=download)
+    check_inputs([spec], store, options)
     with Progress([spec], err) as progress:
-        options = Options(serial=serial, address=address, data_root=data, download=download)
         outcome = run_trials([spec], store, options=options, on_event=progress)
     for reason in outcome.failed.values():
         err.print(f"failed: {escape(reason)}", soft_wrap=True)
@@ -230,17 +236,20 @@ def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
 
 
-def _report(planned: Any, into: Path | None, checkpoint: str, figures: list[str] | None, html: bool) -> None:
+def _coordinates(planned: Any) -> dict[str, Any]:
+    return {"trial_ids": planned.trial_ids, "variants": planned.variants}
+
+
+def _report_store(store: Any, which: dict[str, Any], into: Path | None, checkpoint: str, figures: list[str] | None, html: bool) -> None:
     from harness.report.write import print_leaderboard, write_report
 
-    places = {"trial_ids": planned.trial_ids, "variants": planned.variants, "checkpoint": checkpoint}
-    print_leaderboard(out, planned.store, **places)
-    written = write_report(planned.store, into or planned.store.root / "report", figures=figures, html=html, **places)
-    for problem in planned.store.problems:
+    print_leaderboard(out, store, checkpoint=checkpoint, **which)
+    written = write_report(store, into or store.root / "report", figures=figures, html=html, checkpoint=checkpoint, **which)
+    for problem in store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
     for path in written:
         out.print(str(path), soft_wrap=True)
-    out.print(f"tables of rows (Parquet): {planned.store.root}", soft_wrap=True)
+    out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
 
 
 def _conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> int:

@@ -1,4 +1,4 @@
-"""How a run is told to stop: signals reach the driver, a small file in the store reaches the workers, wherever they are."""
+"""How a run is told to stop: signals reach the driver, a small file in the store reaches the workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL_S = 0.5
 
 
 class RunControl:
-    """The driver's side of `<store>/work/control.json`: there while a run goes on, it says which run and whether to stop."""
+    """The driver's side of `<store>/work/control.json`: while a run goes on it says which run, and whether to stop."""
 
     def __init__(self, root: Path) -> None:
         self.path = make_folder(root / "work") / "control.json"

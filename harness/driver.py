@@ -78,6 +78,7 @@ class Driver:
     _whole_gpu: set[str] = field(default_factory=set)
     _progress: dict[str, set[tuple[object, ...]]] = field(default_factory=dict)
     _kill_at: float | None = None
+    _submit_at: float = 0.0  # looking through thousands of trials at every event would be all that the driver does
     _idle_since: float | None = None
 
     def run(self) -> None:
@@ -85,7 +86,8 @@ class Driver:
         try:
             while self.agenda.is_open:
                 self._heed_stop()
-                self._submit()
+                if time.monotonic() >= self._submit_at:
+                    self._submit()
                 self._follow()
                 self._enforce_time_limit()
         except KeyboardInterrupt:  # the second signal
@@ -99,18 +101,21 @@ class Driver:
 
     def _submit(self) -> None:
         now = time.monotonic()
-        short = False
+        self._submit_at = now + _POLL_S
+        refused: list[Resources] = []  # few kinds of requests in thousands of trials: each is asked about once
         for spec in self.agenda.ready(now):
             if self.workers is not None and len(self._attempts) >= self.workers:
                 return
             resources = self._resources(spec)
+            if resources in refused:
+                continue
             if not self.launcher.has_room(resources):
-                short = True  # smaller ones behind it may still fit
+                refused.append(resources)  # smaller ones behind it may still fit
                 continue
             self.agenda.start(spec.trial_id)
             self._attempts[spec.trial_id] = Attempt(spec, resources)
             self.launcher.start(spec, resources)
-        self._complain_if_starved(short, now)
+        self._complain_if_starved(bool(refused), now)
 
     def _resources(self, spec: TrialSpec) -> Resources:
         if spec.trial_id in self._whole_gpu:
@@ -153,6 +158,7 @@ class Driver:
             attempt.lost = event["error"]
         if kind in ("end", "lost"):
             self._settle(self._attempts.pop(name))
+            self._submit_at = 0.0
         else:
             self.on_event(event)
 
@@ -172,6 +178,9 @@ class Driver:
 
     def _settle(self, attempt: Attempt) -> None:
         name = attempt.spec.trial_id
+        if not attempt.done and attempt.lost is not None and self.store.has(name):
+            attempt.done = True  # it died between storing its rows and saying so
+            self.on_event({"event": "done", "trial_id": name, "status": "done"})
         if attempt.done:
             self.agenda.finish(name)
             self._guarded(lambda: self.store.reset_attempts(name))
@@ -202,7 +211,9 @@ class Driver:
             if decision.action == "retry_whole_gpu":
                 self._whole_gpu.add(name)
             self.agenda.postpone(name, time.monotonic() + decision.pause_s)
-            self.on_event({"event": "retry", "trial_id": name, "error": error, "kind": kind, "pause_s": decision.pause_s})
+            self.on_event(
+                {"event": "retry", "trial_id": name, "error": error, "kind": kind, "pause_s": decision.pause_s}
+            )
 
     def _fail(self, attempt: Attempt, kind: Kind, error: str, trace: str | None) -> None:
         name = attempt.spec.trial_id
@@ -291,9 +302,11 @@ def _disk_full(error: str) -> str:
 
 
 class SerialLauncher:
-    """Runs one trial at a time in this process: no Ray, same events. A trial past its time limit stops at its next step."""
+    """Runs one trial at a time in this process, with the same events. Past its time limit it stops at its next step."""
 
-    def __init__(self, make_job: Callable[[TrialSpec], Job], stop_request: StopRequest, trial_timeout_s: float | None) -> None:
+    def __init__(
+        self, make_job: Callable[[TrialSpec], Job], stop_request: StopRequest, trial_timeout_s: float | None
+    ) -> None:
         self._make_job = make_job
         self._stop_request = stop_request
         self._trial_timeout_s = trial_timeout_s
@@ -314,7 +327,13 @@ class SerialLauncher:
         try:
             event = next(events, None)
         except SystemExit as error:
-            event = {"event": "error", "trial_id": name, "kind": "method", "error": f"SystemExit: {error}", "traceback": traceback.format_exc()}
+            event = {
+                "event": "error",
+                "trial_id": name,
+                "kind": "method",
+                "error": f"SystemExit: {error}",
+                "traceback": traceback.format_exc(),
+            }
         if event is None:
             self._current = None
             event = {"event": "end", "trial_id": name}

@@ -46,29 +46,44 @@ def check_requests(specs: Iterable[TrialSpec], nodes: Sequence[Node]) -> None:
     for spec in specs:
         request, gpu = request_of(spec.resources), spec.resources.gpu
         if gpu > 1 and gpu != int(gpu):
-            raise InputError(f"trial {spec.trial_id} ({spec.variant}): gpu {gpu:g}: more than one GPU comes in whole numbers")
-        if not any(fits(request, node.resources) for node in nodes):
-            hint = "; --set resources.gpu=0 trains on the CPU" if gpu and not any("GPU" in node.resources for node in nodes) else ""
             raise InputError(
-                f"trial {spec.trial_id} ({spec.variant}) asks for {_amounts(request)}, and no node has that: the cluster has {describe(nodes)}{hint}"
+                f"trial {spec.trial_id} ({spec.variant}): gpu {gpu:g}: more than one GPU comes in whole numbers"
+            )
+        if not any(fits(request, node.resources) for node in nodes):
+            hint = (
+                "; --set resources.gpu=0 trains on the CPU"
+                if gpu and not any("GPU" in node.resources for node in nodes)
+                else ""
+            )
+            raise InputError(
+                f"trial {spec.trial_id} ({spec.variant}) asks for {_amounts(request)}, and no node has that: "
+                f"the cluster has {describe(nodes)}{hint}"
             )
 
 
 def describe(nodes: Sequence[Node]) -> str:
     """The cluster in words: `2 nodes with CPU 8, GPU 4; 1 node with CPU 16`."""
-    shapes = Counter(_amounts({name: amount for name, amount in node.resources.items() if _is_requestable(name)}) for node in nodes)
-    return "; ".join(f"{count} node{'s' * (count > 1)} with {shape}" for shape, count in shapes.most_common()) or "no node at all"
+    shapes = Counter(
+        _amounts({name: amount for name, amount in node.resources.items() if _is_requestable(name)}) for node in nodes
+    )
+    return (
+        "; ".join(f"{count} node{'s' * (count > 1)} with {shape}" for shape, count in shapes.most_common())
+        or "no node at all"
+    )
 
 
 def check_disk(root: Path, minimum_bytes: int) -> None:
     """The results folder has room for a start."""
     free = free_bytes(root)
     if free < minimum_bytes:
-        raise InputError(f"only {free / 2**20:.0f} MB are free at {root}; a run needs at least {minimum_bytes / 2**20:.0f} MB to start")
+        raise InputError(
+            f"only {free / 2**20:.0f} MB are free at {root}; "
+            f"a run needs at least {minimum_bytes / 2**20:.0f} MB to start"
+        )
 
 
 def probe(control: str, nonce: str, ray_version: str) -> dict[str, Any]:
-    """What one node says about itself: runs there, reads what the driver wrote in the results folder, and writes beside it."""
+    """What one node says about itself: runs there, reads what the driver wrote in the results, and writes beside it."""
     answer: dict[str, Any] = {"host": socket.gethostname(), "python": platform.python_version(), "ray": ray_version}
     path = Path(control)
     beside = path.with_name(f".probe.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
@@ -93,7 +108,9 @@ def check_probe(answer: Mapping[str, Any], root: Path, ray_version: str) -> None
         raise InputError(f"node {host} cannot write to the results folder {root}: {answer['problem']}")
     for name, here in (("python", platform.python_version()), ("ray", ray_version)):
         if answer[name] != here:
-            raise InputError(f"node {host} runs {name} {answer[name]}, this machine {here}: install the same version on all nodes")
+            raise InputError(
+                f"node {host} runs {name} {answer[name]}, this machine {here}: install the same version on all nodes"
+            )
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:

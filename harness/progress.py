@@ -26,7 +26,7 @@ _ROWS = 20
 
 @dataclass
 class Running:
-    """A trial under way: epochs done of how many, validation accuracies of the last epoch in [0, 1], and what it does now."""
+    """A trial under way: epochs done of how many, validation accuracies of the last one in [0, 1], what it does now."""
 
     began: float
     epoch: int = 0
@@ -144,12 +144,20 @@ class Progress:
     def render(self) -> Group:
         """The table as it stands."""
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column, side in (("trial", "left"), ("epoch", "right"), ("average", "right"), ("worst", "right"), ("", "left")):
+        for column, side in (
+            ("trial", "left"),
+            ("epoch", "right"),
+            ("average", "right"),
+            ("worst", "right"),
+            ("", "left"),
+        ):
             table.add_column(column, justify=side, no_wrap=True)  # type: ignore[arg-type]
         for name in list(self.running)[:_ROWS]:
             trial = self.running[name]
             epoch = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
-            table.add_row(escape(self._title(name)), epoch, _rate(trial.average), _rate(trial.worst), escape(trial.doing))
+            table.add_row(
+                escape(self._title(name)), epoch, _rate(trial.average), _rate(trial.worst), escape(trial.doing)
+            )
         lines: list[Text | Table] = [Text(self.headline(), style="bold")]
         if self.running:
             lines.append(table)
@@ -204,7 +212,10 @@ def summary(outcome: Outcome, specs: Iterable[TrialSpec]) -> list[str]:
     lines = [f"failed: {titles[name]} ({name}): {error}" for name, error in outcome.failed.items()]
     lines += [f"blocked: {titles[name]} ({name}): {reason}" for name, reason in outcome.blocked.items()]
     if outcome.interrupted:
-        lines.append(f"not finished: {len(outcome.interrupted)} trials ({outcome.stop_reason}); the same command goes on from here")
+        lines.append(
+            f"not finished: {len(outcome.interrupted)} trials ({outcome.stop_reason}); "
+            "the same command goes on from here"
+        )
     return lines
 
 

@@ -42,7 +42,7 @@ def decide(kind: Kind, *, barren: int, gpu: float, had_whole_gpu: bool = False) 
 
 
 def kind_of(error: BaseException) -> Kind:
-    """Whose fault an exception is that was raised while a trial ran. Looks through its causes; knows torch's by name."""
+    """Whose fault an exception is that a trial raised. Looks through its causes; knows torch's by name."""
     chain = list(_causes(error))
     if any(_is_disk_full(each) for each in chain):
         return "disk"

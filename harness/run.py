@@ -59,10 +59,25 @@ def run_suite(
 
 def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
     """Run a plan."""
-    planned.store.prepare()
+    check_inputs(planned.specs, planned.store, options)
     if planned.resolved_here:
+        planned.store.prepare()
         remember_machine(planned.suite, planned.store.root)
     return run(planned.specs, planned.store, options=options, on_event=on_event)
+
+
+def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> None:
+    """Read every data set and checkpoint file that the trials still to run name, once, before anything is written. Raises InputError.
+
+    Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
+    """
+    stored = store.statuses()
+    specs = [spec for spec in specs if stored.get(spec.trial_id) != "done"]
+    if all(spec.dataset.name == "digits" and not any(source.file for source in spec.sources) for spec in specs):
+        return
+    from harness.training import check_readable
+
+    check_readable(specs, options.data_root, options.download)
 
 
 def load_results(root: Path | str) -> Store:

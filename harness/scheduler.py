@@ -20,7 +20,7 @@ from harness.control import RunControl, StopRequest
 from harness.driver import Driver, Launcher, SerialLauncher
 from harness.errors import InputError
 from harness.lock import StoreLock
-from harness.preflight import Node, check_disk, check_probe, check_requests, fits, probe, request_of
+from harness.preflight import Node, check_disk, check_probe, check_requests, fits, request_of
 from harness.spec import Resources, TrialSpec
 from harness.store import Store
 from harness.worker import Event, Job
@@ -44,8 +44,8 @@ _QUIET = {
 class Options:
     """How to run. Nothing here changes a result, so nothing of it is part of a trial's identity.
 
-    workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither it
-    nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. trial_timeout_s: a trial
+    workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither
+    it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. trial_timeout_s: a trial
     that runs longer is stored as failed. plugins: method files that workers run first. run_trial: `module:function`.
     """
 
@@ -93,8 +93,8 @@ def run(
     """Runs what the store does not have yet and returns when every trial is settled.
 
     A failing trial is a row in the store, and the others go on. on_event: told of everything that happens, see
-    `harness.progress`. SIGINT and SIGTERM let trials save their state and end the run within half a minute; a second one
-    ends it at once. Raises InputError for what cannot be run here.
+    `harness.progress`. SIGINT and SIGTERM let trials save their state and end the run within half a minute; a second
+    one ends it at once. Raises InputError for what cannot be run here.
     """
     options = options or Options()
     if options.workers is not None and options.workers < 1:
@@ -117,7 +117,14 @@ def run(
             with backend(store.root.resolve(), [agenda.specs[name] for name in agenda.waiting], options) as parts:
                 launcher, request = parts
                 driver = Driver(
-                    agenda, launcher, store, on_event, request, lambda: lock.lost, options.workers, options.trial_timeout_s
+                    agenda,
+                    launcher,
+                    store,
+                    on_event,
+                    request,
+                    lambda: lock.lost,
+                    options.workers,
+                    options.trial_timeout_s,
                 )
                 driver.run()
             stop_reason = driver.stop_reason
@@ -128,6 +135,8 @@ def run(
 def _stored_failures(store: Store, statuses: Mapping[str, str]) -> dict[str, str]:
     """The trials that failed in an earlier run, with the first line of their error."""
     names = [name for name, status in statuses.items() if status == "failed"]
+    if not names:
+        return {}
     rows = store.read("trials", names, ["error"])
     errors = dict(zip(rows["trial_id"], rows["error"], strict=True))
     return {name: f"failed in an earlier run: {str(errors.get(name) or 'unknown').splitlines()[0]}" for name in names}
@@ -176,7 +185,7 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
         return
     # Never Ray's own default: it follows a file that a killed cluster leaves behind.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == "local":
             ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet, **local)
@@ -198,18 +207,29 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
 def _check_address(address: str) -> None:
     """Ray itself takes minutes to find out that nobody answers at an address, and then ends the process."""
     if "://" in address:
-        raise InputError(f"address '{address}': give HOST:PORT or auto; a driver must run inside its cluster (ray job submit)")
+        raise InputError(
+            f"address '{address}': give HOST:PORT or auto; a driver must run inside its cluster (ray job submit)"
+        )
     if address == "auto":
-        from ray._private.utils import read_ray_address
-
-        address = read_ray_address() or ""
+        address = _address_on_file() or ""
         if not address:
-            return  # none on file; Ray looks for running processes, and says if it finds none
+            return  # Ray looks for running processes, and says if it finds none
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
-        raise InputError(f"no Ray cluster answers at '{address}' ({error}); start one with: ray start --head") from error
+        raise InputError(
+            f"no Ray cluster answers at '{address}' ({error}); start one with: ray start --head"
+        ) from error
+
+
+def _address_on_file() -> str | None:
+    """What `auto` means on this machine."""
+    try:
+        from ray._private.utils import read_ray_address  # Ray has no public name for it
+    except ImportError:
+        return None
+    return os.environ.get("RAY_ADDRESS", "auto").replace("auto", "") or read_ray_address()
 
 
 def _nodes() -> list[Node]:

@@ -178,8 +178,12 @@ class TrialSpec(Frozen):
     @property
     def depends_on(self) -> list[str]:
         """Ids of the trials whose weights this one needs."""
-        sources = [*self.teachers.values(), *([self.init] if self.init else [])]
-        return list(dict.fromkeys(source.trial for source in sources if source.trial))
+        return list(dict.fromkeys(source.trial for source in self.sources if source.trial))
+
+    @property
+    def sources(self) -> list[Source]:
+        """Every trained network this trial reads."""
+        return [*self.teachers.values(), *([self.init] if self.init else [])]
 
     @property
     def cost_hint(self) -> float:

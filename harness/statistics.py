@@ -148,29 +148,43 @@ def _share_below(true_nsd: Floats, accuracy: Floats, n: Floats) -> Floats:
     """
     there = ~np.isnan(accuracy)
     classes, mean = there.sum(axis=-1), average(accuracy)
-    deviation = _direction(np.where(there, accuracy - mean[..., None], 0.0), there)
-    deviation = deviation * (true_nsd * mean)[..., None]
+    deviation, square = _directions(accuracy, n, there)
+    deviation, square = deviation * (true_nsd * mean)[..., None], square * (true_nsd * mean)[..., None] ** 2
     observed = nsd(accuracy) ** 2
     edge = 0.5 / (n + 1)  # a class at 0 or 1 has some noise too
     p = np.clip(np.where(there, mean[..., None] + deviation, 0.5), edge, 1 - edge)
     v, skew, kurtosis = (np.where(there, moment, 0.0) for moment in _binomial_cumulants(p, n))
     # Q = constant + b'e + e'Me with M = a I - g 11'
     a, g = 1 / classes, (1 + observed) / classes**2
-    b = np.where(there, 2 * (deviation - (observed * mean)[..., None]) * a[..., None], 0.0)
+    pull, weight = (observed * mean)[..., None], np.where(there, 2 * a[..., None], 0.0)
+    b, b2 = weight * (deviation - pull), weight**2 * (square - 2 * pull * deviation + pull**2)
     s1, s2, s3 = v.sum(axis=-1), (v**2).sum(axis=-1), (v**3).sum(axis=-1)
     first = mean**2 * (true_nsd**2 - observed) + (a - g) * s1
-    second = 2 * (a**2 * s2 - 2 * a * g * s2 + g**2 * s1**2) + (b**2 * v).sum(axis=-1)
+    second = 2 * (a**2 * s2 - 2 * a * g * s2 + g**2 * s1**2) + np.maximum((b2 * v).sum(axis=-1), 0.0)
     second += 2 * (a - g) * (b * skew).sum(axis=-1) + (a - g) ** 2 * kurtosis.sum(axis=-1)
     third = 8 * (a**3 * s3 - 3 * a**2 * g * s3 + 3 * a * g**2 * s1 * s2 - g**3 * s1**3)
-    third += 6 * (a * (v**2 * b**2).sum(axis=-1) - g * (v * b).sum(axis=-1) ** 2) + (b**3 * skew).sum(axis=-1)
+    third += 6 * (a * (v**2 * b2).sum(axis=-1) - g * (v * b).sum(axis=-1) ** 2) + (b**3 * skew).sum(axis=-1)
     return _gamma_below_zero(first, second, third)
 
 
-def _direction(deviation: Floats, there: NDArray[np.bool_]) -> Floats:
-    """Deviations scaled to a root mean square of one; alternating ones where all classes are observed equal."""
-    size = np.sqrt((deviation**2).sum(axis=-1, keepdims=True) / there.sum(axis=-1, keepdims=True))
+def _directions(accuracy: Floats, n: Floats, there: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """How the classes deviate from their mean, with a root mean square of one, and an estimate of its square.
+
+    Observed deviations squared are too large by the noise of each class; many quiet classes beside one that stands out
+    would pass for real spread and make the interval too wide. So the squares are less their noise (at most half of all
+    is taken, for classes that tie). Where all classes are observed equal, the deviations alternate.
+    """
+    count = there.sum(axis=-1, keepdims=True)
+    rate = np.where(there, accuracy, 0.0)
+    deviation = np.where(there, rate - average(accuracy)[..., None], 0.0)
     alternating = np.where(np.arange(there.shape[-1]) % 2, 1.0, -1.0) * there
-    return np.where(size > 0, deviation / size, alternating)
+    deviation = np.where((deviation**2).sum(axis=-1, keepdims=True) > 0, deviation, alternating)
+    square = deviation**2
+    noise = np.where(there, (rate * (1 - rate)) / n, 0.0)
+    total = square.sum(axis=-1, keepdims=True)
+    share = np.minimum(1.0, 0.5 * total / np.maximum(noise.sum(axis=-1, keepdims=True), 1e-300))
+    less = square - share * noise
+    return deviation / np.sqrt(total / count), less * count / less.sum(axis=-1, keepdims=True)
 
 
 def _binomial_cumulants(p: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:

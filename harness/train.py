@@ -106,7 +106,7 @@ class Trainer:
     def step(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Attack a batch, update the student; the mean loss, detached, on the device."""
         method = self.method
-        teacher = {name: self._teach(name, images) for name in self.teachers}
+        teacher = {name: self._teach(name, images) for name, point in method.teacher_forwards if point == "clean"}
         ascent = self._attack(images, labels, teacher, noise)
         points = {"clean": images, "clean_again": images, "adversarial": ascent.point}
         if ascent.last_correct is not None and ascent.first_wrong is not None:  # BAT still compares with the clean images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,15 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     return network
 
 
+def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> None:
+    """Read every data set and checkpoint file that the trials name, once each. Raises InputError."""
+    for dataset in {spec.dataset: None for spec in specs}:
+        data = read_data(dataset, 0, torch.device("cpu"), second=False, root=root, download=download)
+        files = {source.model_dump_json(): source for spec in specs if spec.dataset == dataset for source in spec.sources if source.file}
+        for source in files.values():
+            trained_network(source, data, Path())
+
+
 def training_folder(store_root: Path, training_id: str) -> Path:
     """Where a training works and leaves its weights."""
     return store_root / "work" / training_id
@@ -119,7 +128,7 @@ def wants_second_split(spec: TrialSpec) -> bool:
     """Whether the method, or the averaging of its weights, learns from held-out statistics."""
     assert spec.training is not None and spec.method is not None
     average = spec.training.weight_average
-    return bool(methods.build(spec.method, 1).held_out_wanted) or (average is not None and average.kind == "fawa")
+    return bool(methods.held_out_of(spec.method)) or (average is not None and average.kind == "fawa")
 
 
 def train(

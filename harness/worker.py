@@ -1,4 +1,4 @@
-"""One trial as the scheduler runs it, in this process or in a worker: the trial's events, and its error as one more event."""
+"""One trial as the scheduler runs it, here or in a worker: the trial's events, and its error as one more event."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
 
 
 def prepare_process(spec: TrialSpec) -> None:
-    """Sets what a process of its own must have before torch is loaded: its threads, and no GPU that was not asked for."""
+    """Sets what a worker must have before torch is loaded: its threads, and no GPU that was not asked for."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(spec.threads)
     if spec.resources.gpu == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -21,7 +21,7 @@ from methods import (
     trades,
     wat,
 )
-from methods.registry import METHODS, POLICIES, build, load_plugin, resolve, teachers_of
+from methods.registry import METHODS, POLICIES, build, held_out_of, load_plugin, resolve, teachers_of
 from methods.settings import SettingsError, resolve_epoch
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "faal",
     "fair_ard",
     "frl",
+    "held_out_of",
     "iad",
     "load_plugin",
     "mart",

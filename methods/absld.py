@@ -66,7 +66,7 @@ class ClassTemperature(LabelPolicy):
     def observe(self, step: Step) -> None:
         for term in TERMS:
             if term in step.student:
-                self.sums[term].add(cross_entropy(step.student[term].detach(), step.labels), step.labels)
+                self.sums[term].add(cross_entropy(step.student[term], step.labels), step.labels)
 
     def end_epoch(self, end: EpochEnd) -> None:
         for term in TERMS:

@@ -44,8 +44,9 @@ class Adversary:
 class View:
     """What is known of a batch before the attack.
 
-    labels (B,); teacher[name]: that teacher's logits on the clean images (B, C), no gradient; student_clean(): the
-    student's own logits on them in evaluation mode, no gradient, computed when asked.
+    labels (B,); teacher[name]: that teacher's logits on the clean images (B, C), no gradient, where
+    `teacher_forwards` lists them; student_clean(): the student's own logits on them in evaluation mode, no gradient,
+    computed when asked.
     """
 
     labels: torch.Tensor

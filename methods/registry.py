@@ -86,6 +86,12 @@ def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     return needed
 
 
+def held_out_of(resolved: Mapping[str, Any]) -> frozenset[str]:
+    """The held-out statistics that a resolved method learns from: none, "pgd", "trades" (see `Part.held_out`)."""
+    parts = [METHODS[resolved["name"]], *(POLICIES[kind][resolved[kind]["name"]] for kind in KINDS)]
+    return frozenset().union(*(part.held_out for part in parts))
+
+
 def load_plugin(path: str) -> None:
     """Run a user's method file, which registers what it defines. Raises SettingsError naming the file when it
     cannot."""

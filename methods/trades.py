@@ -25,11 +25,8 @@ class TRADES(Method):
 
     Settings = TradesSettings
     reference = "Zhang et al., ICML 2019"
-    forwards: ClassVar[tuple[str, ...]] = (
-        CLEAN,
-        ADVERSARIAL,
-        CLEAN_AGAIN,
-    )  # the released code passes x a third time for the KL target: batch norm sees it
+    # The released code passes x a third time, for the KL target: batch norm sees it.
+    forwards: ClassVar[tuple[str, ...]] = (CLEAN, ADVERSARIAL, CLEAN_AGAIN)
     fixed_labels = True
     recomputes_target: ClassVar[bool] = True
 

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# This process alone is told where the package is; its workers must learn it from the driver.
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import fake_trials as fake
 
+from harness import scheduler
 from harness.scheduler import Options, Outcome, connected, run
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -46,11 +49,13 @@ def gpu_trials() -> list[TrialSpec]:
 
 
 def soak_trials() -> list[TrialSpec]:
-    return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(200)]
+    return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(150)]
 
 
 def execute(specs: list[TrialSpec], root: Path, on_event: Callable[[Event], None] = lambda event: None) -> Outcome:
-    return run(specs, Store(root), options=Options(run_trial="fake_trials:run", minimum_free_bytes=0), on_event=on_event)
+    return run(
+        specs, Store(root), options=Options(run_trial="fake_trials:run", minimum_free_bytes=0), on_event=on_event
+    )
 
 
 def plain(root: Path) -> Outcome:
@@ -60,20 +65,25 @@ def plain(root: Path) -> Outcome:
 
 
 def killer(root: Path) -> Outcome:
-    """Kills a random worker now and then."""
-    numbers, pids, last = random.Random(1), {}, [time.monotonic()]
+    """Kills a random worker at every 15th epoch; one that could not finish an epoch since it was killed is spared."""
+    numbers, pids, spared, epochs = random.Random(1), {}, set(), 0
 
     def on_event(event: Event) -> None:
+        nonlocal epochs
+        name = event.get("trial_id")
         if event["event"] == "launch":
-            pids[event["trial_id"]] = event["pid"]
-        elif event["event"] == "done":
-            pids.pop(event["trial_id"], None)
-        if pids and time.monotonic() - last[0] > 0.7:
-            last[0] = time.monotonic()
-            victim = numbers.choice(sorted(pids))
-            with suppress(ProcessLookupError):  # of a trial that was killed before
-                os.kill(pids.pop(victim), signal.SIGKILL)
-                print("killed", victim, file=sys.stderr)
+            pids[name] = event["pid"]
+        elif event["event"] in ("done", "retry"):
+            pids.pop(name, None)
+        elif event["event"] == "epoch":
+            spared.discard(name)
+            epochs += 1
+            if epochs % 15 == 0:
+                victim = numbers.choice(sorted(pids.keys() - spared))
+                spared.add(victim)
+                with suppress(ProcessLookupError):
+                    os.kill(pids.pop(victim), signal.SIGKILL)
+                    print("killed", victim, file=sys.stderr)
 
     with connected(num_cpus=4):
         return execute(soak_trials(), root, on_event)
@@ -116,25 +126,37 @@ def node_loss(root: Path) -> Outcome:
 
 
 def packing(root: Path) -> Outcome:
-    """Four nodes with two GPUs each, and processes that have been started: starting one takes a core a second."""
-    with simulated_cluster(4, num_cpus=24, num_gpus=2):
-        start_gpu_processes(96)
+    """Two nodes with four GPUs each. Here processes are started beforehand and used again, which a real GPU trial never
+    does: 64 starts would measure how fast two cores start Python, and not how well the devices are used."""
+
+    class Reusing(scheduler.RayLauncher):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._on_gpu = self._on_cpu
+
+    scheduler.RayLauncher = Reusing  # type: ignore[misc]
+    with simulated_cluster(2, num_cpus=16, num_gpus=4):
+        start_gpu_processes(32, root / "processes")
         return execute(gpu_trials(), root)
 
 
-def start_gpu_processes(count: int) -> None:
+def start_gpu_processes(count: int, folder: Path) -> None:
     """Leaves so many idle worker processes behind that Ray gives to tasks with GPUs."""
     import ray
 
-    def wait(path: list[str]) -> None:
+    folder.mkdir()
+
+    def start(path: list[str]) -> None:
         import sys
 
         sys.path[:0] = path
         import fake_trials  # noqa: F401
 
-        time.sleep(1.0)
+        (folder / str(os.getpid())).touch()
+        while len(list(folder.iterdir())) < count:  # none ends before all are there, so none is used twice
+            time.sleep(0.2)
 
-    task = ray.remote(wait).options(num_cpus=1, num_gpus=1 / 12)
+    task = ray.remote(start).options(num_cpus=1, num_gpus=8 / count)
     ray.get([task.remote(sys.path) for _ in range(count)])
 
 

@@ -1,4 +1,4 @@
-"""Trials that sleep instead of training, and misbehave as their seed says: what the scheduler tests run in real workers.
+"""Trials that sleep instead of training, and misbehave as told: what the scheduler tests run in real workers.
 
 A trial writes each start and each end as a line into `<store>/journal`, one file per trial, and its step in
 `<store>/work/<training id>/step`, from where it resumes.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.files import write_bytes
 from harness.provenance import trial_columns
 from harness.spec import DatasetSpec, EvaluationSpec, NetworkSpec, Resources, Source, TrainingSpec, TrialSpec
 
@@ -79,11 +80,13 @@ def run(
             note(store_root, spec, "interrupted", step=step)
             yield {"event": "interrupted", "trial_id": name}
             return
-        step_file.write_text(str(step + 1))
+        write_bytes(step_file, str(step + 1).encode())  # whole or not at all: the process may be killed here
         yield {"event": "epoch", "trial_id": name, "epoch": step + 1, "epochs": spec.training.epochs}
     note(store_root, spec, "end")
     if behaviour != "quiet":
         commit(spec, store_root, starts)
+    if behaviour == "die_after_commit":
+        _die(0, starts, spec)
     yield {"event": "done", "trial_id": name, "status": "done"}
 
 
@@ -117,6 +120,13 @@ def journal(root: Path, spec: TrialSpec) -> list[dict[str, Any]]:
     """What a trial noted."""
     path = root / "journal" / spec.trial_id
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def seconds(spec: TrialSpec) -> float:
+    """How long a trial sleeps."""
+    assert spec.method is not None
+    assert spec.training is not None
+    return spec.method["step_s"] * spec.training.epochs
 
 
 def start_steps(root: Path, spec: TrialSpec) -> list[int]:

@@ -114,7 +114,9 @@ def fair_evaluation_attack(entry: Entry) -> None:
         "pgd": {"name": "pgd20", "clamp_start": False},
         "cw": {"name": "cw20", "clamp_start": False},
     }
-    student, predictions = evaluated(entry, requests[entry.check.split("_")[3]], EPS)
+    request = requests[entry.check.split("_")[3]]
+    request |= {key: entry.inputs[key] for key in ("steps", "step_size") if key in entry.inputs}
+    student, predictions = evaluated(entry, request, entry.inputs.get("epsilon", EPS))
     wrong, labels = predictions != entry.inputs["labels"], entry.inputs["labels"]
     entry.close("x_adv", student.log[-1]["x"])
     entry.close("errors", wrong.sum())

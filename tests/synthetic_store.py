@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.spec import NUMERICS_VERSION, AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, Source, TrainingSpec, TrialSpec
+from harness.spec import (
+    NUMERICS_VERSION,
+    AttackRequest,
+    DatasetSpec,
+    EvaluationSpec,
+    NetworkSpec,
+    Source,
+    TrainingSpec,
+    TrialSpec,
+)
 from harness.store import Store
 from harness.tables import TABLES, categories
 
@@ -65,7 +74,8 @@ def trial_spec(variant: str, seed: int, *, role: str = "student", attacks: Seque
 
 def identity(spec: TrialSpec) -> dict[str, Any]:
     """The columns of `trials` that follow from the spec."""
-    assert spec.method is not None and spec.training is not None
+    assert spec.method
+    assert spec.training
     return {
         "trial_id": spec.trial_id, "training_id": spec.training_id, "role": spec.role, "dataset": spec.dataset.name,
         "student": spec.student.label, "teacher": ", ".join(s.label for s in spec.teachers.values()) or None,

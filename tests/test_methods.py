@@ -3,6 +3,7 @@ have a meaning."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from golden_file import TinyConv
 from torch import Tensor
 
@@ -212,8 +214,11 @@ def test_teachers_and_starts_that_a_method_needs() -> None:
     assert needed["absld"] == needed["adaad"] == needed["fair_iad"] == ("teacher",)
     assert needed["trades"] == needed["natural"] == needed["cfa_at"] == ()
     assert {name for name in ALL if methods.METHODS[name].needs_init} == {"frl_reweight", "frl_remargin", "faal"}
-    assert made("frl_remargin").held_out_wanted == {"pgd"}
-    assert made("wat").held_out_wanted == {"trades"}
+    learnt = {name: methods.held_out_of(methods.resolve(name, 10)) for name in ALL}
+    assert all(learnt[name] == made(name).held_out_wanted for name in ALL)
+    assert learnt["frl_remargin"] == {"pgd"}
+    assert learnt["wat"] == {"trades"}
+    assert not learnt["absld"]
 
 
 def test_naming_methods_does_not_import_torch() -> None:
@@ -221,6 +226,42 @@ def test_naming_methods_does_not_import_torch() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout == "False\n"
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "methods.md"
+
+
+def test_document_names_every_method_and_policy() -> None:
+    text = DOCUMENT.read_text()
+    headings = {name.strip() for line in text.splitlines() if line.startswith("### ") for name in line[4:].split(",")}
+    assert headings == set(ALL)
+    rows: dict[str, list[str]] = {}
+    for cells in map(_cells, text.splitlines()):
+        if cells:
+            rows.setdefault(cells[1].strip(), [cell.strip() for cell in cells[2:5]])
+    for name in ALL:
+        resolved = methods.resolve(name, 10)
+        own = methods.METHODS[name].fixed_labels
+        expected = [
+            "own" if own else resolved["labels"]["name"],
+            resolved["weights"]["name"],
+            resolved["margins"]["name"],
+        ]
+        assert rows[name] == expected, name
+    assert set().union(*methods.POLICIES.values()) <= set(rows)
+
+
+def _cells(line: str) -> list[str]:
+    return line.split("|") if line.startswith("| ") else []
+
+
+def test_every_example_of_the_document_resolves() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert len(blocks) > 10
+    for block in blocks:
+        content = yaml.safe_load(block)
+        for entry in content.get("methods", [content]):
+            methods.build(methods.resolve(entry, 100), 10)
 
 
 # Losses without a golden entry
@@ -444,6 +485,21 @@ def test_dafa_weighs_the_clean_term_only_and_at_its_cross_entropy() -> None:
     assert torch.equal(adversarial, torch.ones(len(LABELS)))
     assert torch.equal(clean, weight)
     assert torch.equal(method.weight_policy.weights(step_of(method), 1.0, 0.0)[0], weight)
+
+
+def test_fixed_class_temperatures() -> None:
+    given = {"temperature": 2.0, "hard_temperature": 0.5, "hard_classes": "1, 3"}
+    policy = made({"method": "rslad", "labels": {"name": "fixed_class_temperature", **given}}).label_policy
+    logits = random(1, len(LABELS), CLASSES)
+    expected = logits / torch.tensor([2.0, 0.5, 2.0, 0.5])[LABELS, None]
+    for term in (ADVERSARIAL, CLEAN):
+        assert torch.equal(policy.target(term, logits, LABELS), expected)
+
+
+@pytest.mark.parametrize("named", ["4", "-1", "cat", "1,,x"])
+def test_fixed_class_temperature_refuses_a_class_that_is_not_there(named: str) -> None:
+    with pytest.raises(SettingsError, match="class index from 0 to 3"):
+        made({"method": "rslad", "labels": {"name": "fixed_class_temperature", "hard_classes": named}})
 
 
 def test_bat_stop_penalty() -> None:

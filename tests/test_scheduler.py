@@ -172,7 +172,10 @@ def test_what_happens_after_an_error(kind: Any, barren: int, gpu: float, whole: 
 
 # Before a start
 
-NODES = [Node("a", "one", {"CPU": 8, "GPU": 2, "memory": 1e9, "node:one": 1}), Node("b", "two", {"CPU": 16, "licence": 1})]
+NODES = [
+    Node("a", "one", {"CPU": 8, "GPU": 2, "memory": 1e9, "node:one": 1}),
+    Node("b", "two", {"CPU": 16, "licence": 1}),
+]
 
 
 @pytest.mark.parametrize("request_", [{"cpu": 16}, {"cpu": 8, "gpu": 2}, {"gpu": 0.25}, {"custom": {"licence": 1}}])
@@ -222,7 +225,7 @@ def test_the_probe_reads_and_writes_the_results_folder(tmp_path: Path) -> None:
         check_probe(probe(str(control.path), "of another run", "2.60.0"), tmp_path, "2.60.0")
     with pytest.raises(InputError, match="does not see the results folder"):
         check_probe(probe(str(tmp_path / "elsewhere" / "control.json"), control.nonce, "2.60.0"), tmp_path, "2.60.0")
-    with pytest.raises(InputError, match="cannot write to the results folder.*Read-only"):
+    with pytest.raises(InputError, match=r"cannot write to the results folder.*Read-only"):
         check_probe(answer | {"writes": False, "problem": "Read-only file system"}, tmp_path, "2.60.0")
     with pytest.raises(InputError, match=r"ray 2\.60\.0, this machine 2\.61\.0"):
         check_probe(answer, tmp_path, "2.61.0")
@@ -507,16 +510,17 @@ def test_matrix_on_ray(ray_session: None, tmp_path: Path) -> None:
     good = [fake.make(seed, steps=3, threads=seed + 1) for seed in range(3)]
     once = fake.make(10, "die_once_at_step_2", steps=4)
     raising, dying = fake.make(11, "raise"), fake.make(12, "die")
+    silent = fake.make(15, "die_after_commit")
     teacher = fake.make(13, "raise", role="teacher")
     student = fake.make(14, teacher=teacher)
-    specs = [*good, once, raising, dying, teacher, student]
+    specs = [*good, once, silent, raising, dying, teacher, student]
     store = Store(tmp_path)
     outcome = run(specs, store, options=ON_RAY)
-    assert sorted(outcome.done) == sorted(ids([*good, once]))
+    assert sorted(outcome.done) == sorted(ids([*good, once, silent]))
     assert set(outcome.failed) == set(ids([raising, dying, teacher]))
     assert set(outcome.blocked) == {student.trial_id}
     assert fake.start_steps(tmp_path, once) == [0, 2]
-    assert fake.start_steps(tmp_path, raising) == [0]
+    assert fake.start_steps(tmp_path, raising) == fake.start_steps(tmp_path, silent) == [0]
     assert fake.start_steps(tmp_path, dying) == [0, 0, 0]
     assert "3 attempts in a row" in errors(store)[dying.trial_id]
     assert "WorkerCrashedError" in errors(store)[dying.trial_id]
@@ -528,7 +532,7 @@ def test_matrix_on_ray(ray_session: None, tmp_path: Path) -> None:
     assert all(start["devices"] == "" for start in starts.values())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()}
     again = run(specs, store, options=ON_RAY)
-    assert sorted(again.skipped) == sorted(ids([*good, once]))
+    assert sorted(again.skipped) == sorted(ids([*good, once, silent]))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()} == before
     assert not (tmp_path / "work" / "control.json").exists()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -545,7 +549,9 @@ def test_gpu_trials_share_devices_and_get_processes_of_their_own(ray_session: No
     assert sorted(outcome.done) == sorted(ids(specs))
     check_devices(tmp_path, on_gpu)
     assert len(fake.start_steps(tmp_path, greedy)) == 2
-    pids = Counter(entry["pid"] for spec in [*on_gpu, greedy] for entry in fake.journal(tmp_path, spec) if entry["what"] == "start")
+    pids = Counter(
+        entry["pid"] for spec in [*on_gpu, greedy] for entry in fake.journal(tmp_path, spec) if entry["what"] == "start"
+    )
     assert set(pids.values()) == {1}
     for spec in [*on_cpu, *licensed]:
         start = fake.journal(tmp_path, spec)[0]
@@ -592,7 +598,9 @@ def test_workers_option_caps_concurrency(ray_session: None, tmp_path: Path) -> N
 
 def test_what_no_node_has_is_refused_at_once(ray_session: None, tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(InputError, match=r"asks for CPU 1, GPU 3, and no node has that: the cluster has 1 node with") as caught:
+    with pytest.raises(
+        InputError, match=r"asks for CPU 1, GPU 3, and no node has that: the cluster has 1 node with"
+    ) as caught:
         run([fake.make(1), fake.make(2, gpu=3)], Store(tmp_path), options=ON_RAY)
     assert "CPU 4, GPU 2, licence 1" in str(caught.value)
     assert time.monotonic() - began < 2
@@ -609,6 +617,35 @@ def test_a_hanging_trial_is_killed(ray_session: None, tmp_path: Path) -> None:
     assert outcome.failed == {hanging.trial_id: "stopped after 1.5 s, the time limit per trial"}
     with pytest.raises(ProcessLookupError):
         os.kill(fake.journal(tmp_path, hanging)[0]["pid"], 0)
+
+
+@pytest.mark.parametrize(("grace", "second"), [(0.5, None), (60.0, 1.0)])
+def test_a_trial_that_does_not_heed_the_stop_is_killed(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float, second: float | None
+) -> None:
+    """After the grace, or at once when asked a second time."""
+    monkeypatch.setattr("harness.driver.GRACE_S", grace)
+    hanging, good, never = fake.make(1, "hang"), fake.make(2, steps=50, step_s=0.1), fake.make(3, cpu=4)
+    timers: list[threading.Timer] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch" and event["trial_id"] == hanging.trial_id:
+            timers.extend(
+                threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)) for wait in (0.1, second) if wait
+            )
+            for timer in timers:
+                timer.start()
+
+    outcome = run([hanging, good, never], Store(tmp_path), options=ON_RAY, on_event=on_event)
+    assert outcome.exit_code == 130
+    assert sorted(outcome.interrupted) == sorted(ids([hanging, good, never]))
+    assert Store(tmp_path).statuses() == dict.fromkeys(ids([hanging, good]), "interrupted")
+    assert [entry["what"] for entry in fake.journal(tmp_path, good)] == ["start", "interrupted"]
+    pid = fake.journal(tmp_path, hanging)[0]["pid"]
+    end = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.parametrize(

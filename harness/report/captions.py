@@ -42,7 +42,7 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     """Sentences that belong under every table of one setting."""
     part = board.of(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
-    sentences = [f"{setting_title(setting)}.", _seeds(part.rows), f"Checkpoint {RULES[checkpoint] if checkpoint in RULES else checkpoint}."]
+    sentences = [f"{setting_title(setting)}.", _seeds(part.rows), f"Checkpoint {RULES.get(checkpoint, checkpoint)}."]
     sentences.append("Avg. and Worst: mean and smallest of the class-wise accuracies, in percent.")
     sentences.append("NSD: population standard deviation over classes divided by their mean, lower is fairer.")
     sentences += _attacks(part, scores)
@@ -59,25 +59,29 @@ def _seeds(rows: pd.DataFrame) -> str:
     lists = [text for text in rows.loc[rows["role"] != "teacher", "seed_list"].unique() if text]
     if len(lists) == 1:
         many = "," in lists[0]
-        return f"Mean over seeds {lists[0]}." if many else f"One seed ({lists[0]}): differences between seeds are not in these numbers."
+        return (
+            f"Mean over seeds {lists[0]}."
+            if many
+            else f"One seed ({lists[0]}): differences between seeds are not in these numbers."
+        )
     return "Mean over the seeds of each row; their number is shown."
 
 
 def _marks(baseline: str, scores: pd.DataFrame) -> str:
     sources = ", ".join(sorted(scores["source"].dropna().unique())) if "source" in scores else ""
     how = f" ({sources})" if sources else ""
-    return f"Against {baseline}: ↑ better, ↓ worse, ≈ inside the noise, by 95% intervals of the difference{how}."
+    meaning = f"↑ better, ↓ worse, ≈ inside the noise, by 95% intervals of the difference{how}"
+    return f"Against {baseline}: {meaning}; no sign: no interval."
 
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:
     """A sentence per attack: its settings, from the suite's own requests, and its number of images."""
     spec = next((found for found in map(read_spec, board.specs.values()) if found), {})
-    eps = spec.get("eps")
     requests = {request["name"]: request for request in (spec.get("evaluation") or {}).get("attacks", [])}
     sentences = []
     for name in [attack for attack in board.attacks if attack in set(scores["attack"])]:
         images = sorted({int(count) for count in scores.loc[scores["attack"] == name, "images"].dropna()})
-        parts = [*_ascent(name, requests.get(name, {}), eps), images_text(images)]
+        parts = [*_ascent(name, requests.get(name, {})), images_text(images)]
         sentences.append(f"{attack_title(name)}: {', '.join(part for part in parts if part)}.")
     return sentences
 
@@ -89,15 +93,17 @@ def images_text(images: Sequence[int]) -> str:
     return f"{images[0]:,} images" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,} images"
 
 
-def _ascent(name: str, request: Mapping[str, Any], eps: float | None) -> list[str]:
+def _ascent(name: str, request: Mapping[str, Any]) -> list[str]:
     info = ATTACKS.get(name)
     if info is None or info.ascent is None:
         return [info.description.split(": ")[-1]] if info and info.stages else []
-    steps = request.get("steps") or info.ascent.steps
-    size = request.get("step_size")
-    share = f"{info.ascent.step_share:g} eps" if info.ascent.step_share != 0.25 else "eps/4"
-    parts = [f"{steps} steps of {share if size is None else f'{size:g}'}" if steps > 1 else f"one step of {share if size is None else f'{size:g}'}"]
-    parts[0] = parts[0].replace("1 eps", "eps")
+    steps, share = request.get("steps") or info.ascent.steps, info.ascent.step_share
+    size = (
+        f"{request['step_size']:g}"
+        if request.get("step_size")
+        else {1.0: "eps", 0.25: "eps/4"}.get(share, f"{share:g} eps")
+    )
+    parts = [f"{steps} steps of {size}" if steps > 1 else f"one step of {size}"]
     if info.ascent.start != "clean":
         restarts = request.get("restarts") or info.ascent.restarts
         parts.append(f"{restarts} random start" + ("s" if restarts > 1 else ""))

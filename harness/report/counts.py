@@ -1,4 +1,6 @@
-"""Class-wise counts as arrays: one line per trial, checkpoint and attack (or per row of the report), one column per class."""
+"""Class-wise counts as arrays: one line per trial, checkpoint and attack (or per row of the report), one column per
+class.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ CHECKPOINT_ORDER = ("best_validation", "last", "given")
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """keys: G lines that say what each count belongs to. correct, images: (G, C) float64; NaN and 0 for a class without images."""
+    """keys: G lines that say what each count belongs to.
+
+    correct, images: (G, C) float64; NaN and 0 for a class without images.
+    """
 
     keys: pd.DataFrame
     correct: np.ndarray

@@ -1,4 +1,4 @@
-"""Names are data: whatever a suite calls its variants and classes must not act as markup, formula or terminal control."""
+"""Names are data: what a suite calls its variants and classes must not act as markup, formula or terminal control."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ import unicodedata
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "|": r"\textbar{}", '"': "''", "`": "{`}",
     "×": r"$\times$", "±": r"$\pm$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\ldots{}",
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\varepsilon$", "λ": r"$\lambda$", "τ": r"$\tau$",
 }  # fmt: skip
-_MARKDOWN = set("\\`*_{}[]()#|~!$")
+_MARKDOWN = set("\\`*_{}[]#|~$")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def one_line(text: object) -> str:
     """The text on one line, without control and invisible formatting characters."""
-    kept = (" " if char.isspace() else char for char in str(text) if char.isspace() or unicodedata.category(char)[0] != "C")
+    line = " ".join(str(text).split())
+    if line.isprintable():
+        return line
+    kept = (
+        " " if char.isspace() else char for char in str(text) if char.isspace() or unicodedata.category(char)[0] != "C"
+    )
     return " ".join("".join(kept).split())
 
 
 def latex(text: object) -> str:
-    """For the body of a LaTeX document in pdflatex's default encoding; letters it does not know become plain ones or `?`."""
+    """For the body of a LaTeX document in pdflatex's default encoding; letters it does not know become plain ones or
+    `?`.
+    """
     return "".join(_LATEX.get(char) or _latin(char) for char in one_line(text))
 
 

@@ -11,14 +11,30 @@ import pandas as pd
 from harness.report.counts import attack_order, class_counts, mean_counts
 from harness.report.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
 
-HEADLINE = ("pgd20", "pgd20_last", "aa_standard", "aa_short", "cw20", "fgsm", "apgd-ce", "apgd-t", "fab-t", "square", "clean")
+HEADLINE = (
+    "pgd20",
+    "pgd20_last",
+    "aa_standard",
+    "aa_short",
+    "cw20",
+    "fgsm",
+    "apgd-ce",
+    "apgd-t",
+    "fab-t",
+    "square",
+    "clean",
+)
 
 
 @dataclass(frozen=True)
 class ClassView:
-    """Class-wise accuracy of some variants under one attack, means over seeds: each array is (variants, classes)."""
+    """Class-wise accuracy of some variants under one attack, means over seeds: each array is (variants, classes).
+
+    first: the place of the variant whose difficulties order the classes.
+    """
 
     variants: list[str]
+    first: int
     classes: list[str]
     accuracy: np.ndarray
     low: np.ndarray
@@ -26,8 +42,8 @@ class ClassView:
 
     @property
     def by_difficulty(self) -> np.ndarray:
-        """Class indices from the hardest for the first variant to the easiest."""
-        return np.argsort(self.accuracy[0], kind="stable")
+        """Class indices from the hardest for the baseline to the easiest."""
+        return np.argsort(self.accuracy[self.first], kind="stable")
 
 
 def headline_attack(frame: pd.DataFrame) -> str | None:
@@ -36,7 +52,9 @@ def headline_attack(frame: pd.DataFrame) -> str | None:
     return next((name for name in HEADLINE if name in found), next(iter(sorted(found)), None))
 
 
-def at(frame: pd.DataFrame, checkpoint: str, attack: str | None = None, roles: Sequence[str] = ("student", "evaluation")) -> pd.DataFrame:
+def at(
+    frame: pd.DataFrame, checkpoint: str, attack: str | None = None, roles: Sequence[str] = ("student", "evaluation")
+) -> pd.DataFrame:
     """The rows of a checkpoint (a network that was given has but one) and an attack, without teachers by default."""
     chosen = frame["checkpoint"].isin([checkpoint, "given"])
     if attack is not None:
@@ -61,14 +79,20 @@ def class_names(frame: pd.DataFrame) -> list[str]:
     return [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
 
 
-def class_view(frame: pd.DataFrame, variants: Sequence[str]) -> ClassView:
+def reference(variants: Sequence[str], baseline: str | None = None) -> str:
+    """The variant that others are seen against: `baseline` where it is one of them, else `at`, else the first."""
+    return next((name for name in (baseline, "at") if name is not None and name in variants), variants[0])
+
+
+def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | None = None) -> ClassView:
     """Mean over seeds and 95 % interval over test samples of every class and variant."""
     counts = class_counts(frame, ["variant", "seed"])
     means = mean_counts(counts, ["variant"])
     place = pd.Index(means.keys["variant"].astype(str)).get_indexer(pd.Index(list(variants)))
     means = means.where(place)
     low, high = class_intervals(means.correct, means.images)
-    return ClassView(list(variants), class_names(frame), means.accuracy, low, high)
+    first = list(variants).index(reference(variants, baseline))
+    return ClassView(list(variants), first, class_names(frame), means.accuracy, low, high)
 
 
 def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
@@ -86,18 +110,18 @@ def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(low=low, high=high, source=np.where(seeds, "seeds", "test samples"))
 
 
-def most_telling(frame: pd.DataFrame, most: int) -> list[str]:
-    """The variants to draw where there are too many: the first (the baseline) and those with the best (average + worst)/2."""
+def most_telling(frame: pd.DataFrame, most: int, baseline: str | None = None) -> list[str]:
+    """The variants to draw where there are too many: the baseline and those with the best (average + worst)/2."""
     names = variants_in(frame)
     if len(names) <= most:
         return names
     scores = variant_scores(frame).pivot_table(index="variant", columns="metric", values="value", observed=True)
     best = ((scores["average"] + scores["worst"]) / 2).nlargest(most).index
-    kept = {names[0], *[name for name in best if name != names[0]][: most - 1]}
+    first = reference(names, baseline)
+    kept = {first, *[name for name in best if name != first][: most - 1]}
     return [name for name in names if name in kept]
 
 
 def ladder(frame: pd.DataFrame) -> list[str]:
     """The attacks of a frame from clean to the strongest."""
     return [name for name in attack_order([str(name) for name in frame["attack"].unique()]) if name != "pgd20_last"]
-

@@ -1,4 +1,6 @@
-"""The figures by name. Each function takes rows of the store and returns a matplotlib Figure, or None without data for it.
+"""The figures by name.
+
+Each function takes rows of the store and returns a matplotlib Figure, or None without data for it.
 
 In a notebook: `figures.class_accuracy(store.read("class_accuracy"))`. One setting (data set, student, eps) at a time.
 """
@@ -13,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.errors import unknown
-from harness.report.figure_data import class_names, headline_attack, variants_in
+from harness.report.figure_data import class_names, headline_attack, reference, variants_in
 from harness.report.figures_classes import attack_ladder, class_accuracy, confusion
 from harness.report.figures_epochs import temperatures, training_curves
 from harness.report.figures_variants import average_worst, hyperparameter_response, nsd, selection_gap
@@ -33,14 +35,24 @@ class FigureInfo:
 
 
 FIGURES: dict[str, FigureInfo] = {
-    "class_accuracy": FigureInfo("accuracy of every class under attack, per variant", class_accuracy, ("class_accuracy",)),
-    "average_worst": FigureInfo("average against worst class, with the Pareto front", average_worst, ("class_accuracy",)),
+    "class_accuracy": FigureInfo(
+        "accuracy of every class under attack, per variant", class_accuracy, ("class_accuracy",)
+    ),
+    "average_worst": FigureInfo(
+        "average against worst class, with the Pareto front", average_worst, ("class_accuracy",)
+    ),
     "nsd": FigureInfo("NSD under every attack, per variant", nsd, ("class_accuracy",)),
     "temperatures": FigureInfo("temperature of every class over epochs", temperatures, ("class_state",)),
     "confusion": FigureInfo("where the images of each class end up under attack", confusion, ("outcomes",)),
-    "training_curves": FigureInfo("robust validation accuracy over epochs: average, worst, gap", training_curves, ("epochs",)),
-    "attack_ladder": FigureInfo("accuracy of every class from clean to the strongest attack", attack_ladder, ("class_accuracy",)),
-    "selection_gap": FigureInfo("what choosing the epoch on the test set would add", selection_gap, ("epochs", "class_state")),
+    "training_curves": FigureInfo(
+        "robust validation accuracy over epochs: average, worst, gap", training_curves, ("epochs",)
+    ),
+    "attack_ladder": FigureInfo(
+        "accuracy of every class from clean to the strongest attack", attack_ladder, ("class_accuracy",)
+    ),
+    "selection_gap": FigureInfo(
+        "what choosing the epoch on the test set would add", selection_gap, ("epochs", "class_state")
+    ),
     "hyperparameter_response": FigureInfo(
         "best validation value against each tuned hyper-parameter", hyperparameter_response, ("trials", "epochs")
     ),
@@ -55,12 +67,18 @@ def figure_names(names: Sequence[str] | None) -> list[str]:
     return list(names) if names is not None else list(FIGURES)
 
 
-def draw(results: Results, names: Sequence[str], checkpoint: str = "best_validation", width: str | None = None) -> dict[str, Figure | str]:
+def draw(
+    results: Results,
+    names: Sequence[str],
+    checkpoint: str = "best_validation",
+    width: str | None = None,
+    baseline: str | None = None,
+) -> dict[str, Figure | str]:
     """The figures of one setting by name, or in their place the reason why there is none.
 
     Every variant has one look in all of them. width: column or text, each figure's own by default.
     """
-    tables = _Tables(results, checkpoint)
+    tables = _Tables(results, checkpoint, baseline)
     styles = looks([str(name) for name in results.rows.loc[results.rows["role"] != "teacher", "variant"]])
     options: dict[str, Any] = {"styles": styles} | ({} if width is None else {"width": width})
     found: dict[str, Figure | str] = {}
@@ -71,7 +89,10 @@ def draw(results: Results, names: Sequence[str], checkpoint: str = "best_validat
         if empty:
             found[name] = f"{name}: no rows in {', '.join(empty)}"
             continue
-        found[name] = info.function(*frames, **tables.extra(name), **options) or f"{name}: {_REASONS.get(name, 'no rows to draw')}"
+        found[name] = (
+            info.function(*frames, **tables.extra(name), **options)
+            or f"{name}: {_REASONS.get(name, 'no rows to draw')}"
+        )
     return found
 
 
@@ -86,8 +107,8 @@ _REASONS = {
 class _Tables:
     """The tables of one setting with the names of the report on their rows, each read when first asked for."""
 
-    def __init__(self, results: Results, checkpoint: str) -> None:
-        self.results, self.checkpoint = results, checkpoint
+    def __init__(self, results: Results, checkpoint: str, baseline: str | None) -> None:
+        self.results, self.checkpoint, self.baseline = results, checkpoint, baseline
         self.read: dict[str, pd.DataFrame] = {}
 
     def get(self, table: str) -> pd.DataFrame:
@@ -103,6 +124,8 @@ class _Tables:
         """What a figure wants to know beside its rows."""
         wants_checkpoint = name in ("class_accuracy", "average_worst", "nsd", "confusion", "attack_ladder")
         extra: dict[str, Any] = {"checkpoint": self.checkpoint} if wants_checkpoint else {}
+        if name in ("class_accuracy", "confusion", "attack_ladder"):
+            extra["baseline"] = self.baseline
         if name in ("confusion", "temperatures") and not self.get("class_accuracy").empty:
             extra["names"] = class_names(self.get("class_accuracy"))
         return extra
@@ -121,13 +144,19 @@ class _Tables:
         return frame[frame["row"].isin(self.results.rows.index[self.results.rows["role"] == "student"])]
 
     def _outcomes(self) -> pd.DataFrame:
-        """Of the first and the fairest variant: outcomes are the largest table."""
+        """Of the baseline and the fairest variant: outcomes are the largest table."""
         frame = self.get("class_accuracy")
         chosen = frame[frame["checkpoint"].isin([self.checkpoint, "given"]) & (frame["role"] != "teacher")]
         chosen = chosen[chosen["attack"] == headline_attack(chosen)] if len(chosen) else chosen
-        worst = chosen.groupby(["variant", "class_index"], observed=True)["correct"].sum().groupby("variant", observed=True).min()
+        worst = (
+            chosen.groupby(["variant", "class_index"], observed=True)["correct"]
+            .sum()
+            .groupby("variant", observed=True)
+            .min()
+        )
         names = variants_in(chosen)
-        pair = list(dict.fromkeys([*names[:1], *worst.sort_values(ascending=False).index]))[:MOST_CONFUSIONS]
+        first = [reference(names, self.baseline)] if names else []
+        pair = list(dict.fromkeys([*first, *worst.sort_values(ascending=False).index]))[:MOST_CONFUSIONS]
         trials = self.results.done
         rows = self.results.rows.index[self.results.rows["variant"].isin(pair)]
         return self.results.outcomes(list(trials.loc[trials["row"].isin(rows), "trial_id"]))

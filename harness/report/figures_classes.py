@@ -18,12 +18,14 @@ from harness.report.figure_data import (
     headline_attack,
     ladder,
     most_telling,
+    reference,
     variants_in,
 )
 from harness.report.style import INK, Look, canvas, legend_below, looks, name_ends, plain, styled
 
 MANY_CLASSES = 20  # beyond, a class has no label of its own
 BARS = 3  # up to so many variants as bars, more as points
+
 
 @styled
 def class_accuracy(
@@ -32,26 +34,29 @@ def class_accuracy(
     attack: str | None = None,
     checkpoint: str = "best_validation",
     variants: Sequence[str] | None = None,
+    baseline: str | None = None,
     width: str = "text",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """Accuracy of every class under one attack, a mark per variant. `frame`: rows of `class_accuracy` of one setting.
 
-    Classes run from the hardest for the first variant to the easiest. Up to three variants are bars, more are points with
+    Classes run from the hardest for the baseline to the easiest. Up to three variants are bars, more are points with
     95 % intervals over test samples; many classes become sorted profiles. None without rows.
     """
     attack = attack or headline_attack(frame)
     frame = at(frame, checkpoint, attack)
-    names = list(variants or most_telling(frame, 8))
     if frame.empty:
         return None
-    view = class_view(frame, names)
+    names = list(variants or most_telling(frame, 8, baseline))
+    view = class_view(frame, names, baseline)
     styles = styles or looks(names)
     if len(view.classes) > MANY_CLASSES:
         figure = _profiles(view, styles, width)
     else:
         figure = (_bars if len(names) <= BARS and width == "text" else _points)(view, styles, width)
-    figure.axes[0].set_title(f"Accuracy by class, {attack_title(attack)}" if attack != "clean" else "Clean accuracy by class")
+    figure.axes[0].set_title(
+        f"Accuracy by class, {attack_title(attack)}" if attack != "clean" else "Clean accuracy by class"
+    )
     legend_below(figure, figure.axes[0])
     return figure
 
@@ -64,7 +69,9 @@ def _bars(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
         x = np.arange(len(order)) - 0.4 + size * (place + 0.5)
         value, low, high = (100 * array[place, order] for array in (view.accuracy, view.low, view.high))
         look = styles[name]
-        axis.bar(x, value, size, label=plain(name), color=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.4)
+        axis.bar(
+            x, value, size, label=plain(name), color=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.4
+        )
         axis.errorbar(x, value, _lengths(value, low, high), fmt="none", ecolor=INK, elinewidth=0.6)
     axis.set_xticks(np.arange(len(order)), _wrapped([view.classes[index] for index in order]))
     axis.set_ylim(0, 100)
@@ -83,8 +90,8 @@ def _points(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
         value, low, high = (100 * array[place, order] for array in (view.accuracy, view.low, view.high))
         look = styles[name]
         axis.errorbar(
-            value, y, xerr=_lengths(value, low, high), fmt=look.marker, color=look.colour, label=plain(name), markersize=3.2,
-            elinewidth=0.6, capsize=0, markeredgewidth=0.4,
+            value, y, xerr=_lengths(value, low, high), fmt=look.marker, color=look.colour, label=plain(name),
+            markersize=3.2, elinewidth=0.6, capsize=0, markeredgewidth=0.4,
         )  # fmt: skip
     axis.set_yticks(np.arange(len(order)), [plain(view.classes[index]) for index in order])
     for edge in np.arange(len(order) - 1) + 0.5:
@@ -106,7 +113,9 @@ def _profiles(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure
         look = styles[name]
         order = np.argsort(view.accuracy[place], kind="stable")
         x = np.arange(1, count + 1)
-        axis.fill_between(x, 100 * view.low[place, order], 100 * view.high[place, order], color=look.colour, alpha=0.12, linewidth=0)
+        axis.fill_between(
+            x, 100 * view.low[place, order], 100 * view.high[place, order], color=look.colour, alpha=0.12, linewidth=0
+        )
         axis.plot(
             x, 100 * view.accuracy[place, order], color=look.colour, linestyle=look.line, marker=look.marker,
             markevery=(place * 2, max(1, count // 8)), markersize=3.5, label=plain(name),
@@ -124,23 +133,23 @@ def attack_ladder(
     *,
     checkpoint: str = "best_validation",
     variants: Sequence[str] | None = None,
+    baseline: str | None = None,
     width: str = "text",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """How each class falls from clean accuracy to the strongest attack; a panel per variant, a line per class.
 
-    `frame`: rows of `class_accuracy` of one setting. Dark lines are the classes that are hard for the first variant. None
+    `frame`: rows of `class_accuracy` of one setting. Dark lines are the classes that are hard for the baseline. None
     where fewer than two attacks were run.
     """
     frame = at(frame, checkpoint)
     attacks = ladder(frame)
-    names = list(variants or most_telling(frame[frame["attack"] == headline_attack(frame)], 3)) if len(attacks) > 1 else []
-    if not names:
+    if len(attacks) < 2:
         return None
-    views = [class_view_of(frame, names, attack) for attack in attacks]
+    names = list(variants or most_telling(frame[frame["attack"] == headline_attack(frame)], 3, baseline))
+    views = [class_view(frame[frame["attack"] == attack], names, baseline) for attack in attacks]
     accuracy = np.stack([view.accuracy for view in views])  # (attacks, variants, classes)
-    classes = views[0].classes
-    order = np.argsort(accuracy[-1, 0], kind="stable")
+    order, classes = views[-1].by_difficulty, views[0].classes
     figure, axes = canvas(width, 2.6, 1, len(names), sharey=True)
     for axis, name, lines in zip(axes[0], names, accuracy.transpose(1, 0, 2), strict=True):
         class_lines(axis, np.arange(len(attacks)), 100 * lines, order, classes)
@@ -152,17 +161,12 @@ def attack_ladder(
     return figure
 
 
-def class_view_of(frame: pd.DataFrame, names: Sequence[str], attack: str) -> ClassView:
-    """`class_view` of one attack."""
-    return class_view(frame[frame["attack"] == attack], names)
-
-
 def class_lines(axis: Axes, x: np.ndarray, lines: np.ndarray, order: np.ndarray, classes: Sequence[str]) -> None:
     """A line per class (points, classes), dark for the hardest, named at its end where there is room for names.
 
     order: classes from the hardest to the easiest. The line style changes too, so that grey prints stay legible.
     """
-    shades = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.88, len(order)))
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.82, len(order)))
     labels = []
     for place, index in enumerate(order):
         few = len(order) <= MANY_CLASSES
@@ -170,7 +174,16 @@ def class_lines(axis: Axes, x: np.ndarray, lines: np.ndarray, order: np.ndarray,
         axis.plot(x, lines[:, index], color=shades[place], linestyle=style, linewidth=1.0 if few else 0.5)
         if few and np.isfinite(lines[-1, index]):
             text = f" {plain(classes[index])}"
-            labels.append(axis.text(x[-1], lines[-1, index], text, color=shades[place] * [0.8, 0.8, 0.8, 1], fontsize=5.5, va="center"))
+            labels.append(
+                axis.text(
+                    x[-1],
+                    lines[-1, index],
+                    text,
+                    color=shades[place] * [0.75, 0.75, 0.75, 1],
+                    fontsize=5.5,
+                    va="center",
+                )
+            )
     axis.set_xlim(x[0], x[-1])
     axis.class_labels = labels  # type: ignore[attr-defined]
 
@@ -183,6 +196,7 @@ def confusion(
     attack: str | None = None,
     checkpoint: str = "best_validation",
     variants: Sequence[str] | None = None,
+    baseline: str | None = None,
     width: str = "text",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
@@ -192,9 +206,10 @@ def confusion(
     """
     attack = attack or headline_attack(outcomes)
     frame = at(outcomes, checkpoint, attack)
-    chosen = list(variants or variants_in(frame)[:2])
     if frame.empty:
         return None
+    chosen = list(variants or [reference(variants_in(frame), baseline), *variants_in(frame)][:3])
+    chosen = list(dict.fromkeys(chosen))[:2] if variants is None else chosen
     count = len(names) if names else int(frame[["label", "prediction"]].to_numpy().max()) + 1
     labels = [plain(name) for name in names or map(str, range(count))]
     shares = [confusion_shares(frame[frame["variant"] == name], count) for name in chosen]
@@ -210,7 +225,9 @@ def confusion(
 
 
 def confusion_shares(frame: pd.DataFrame, count: int) -> np.ndarray:
-    """(true, predicted) shares of the images of each true class, all seeds together; a robust image is on the diagonal."""
+    """(true, predicted) shares of the images of each true class, all seeds together; a robust image is on the
+    diagonal.
+    """
     predicted = np.where(frame["robust"], frame["label"], frame["prediction"])
     cells = np.bincount(frame["label"].to_numpy(dtype=int) * count + predicted.astype(int), minlength=count * count)
     cells = cells.reshape(count, count).astype(float)
@@ -242,4 +259,3 @@ def _lengths(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
 def _wrapped(names: Sequence[str]) -> list[str]:
     """Class names on two lines where they have two words."""
     return [plain(name).replace(" ", "\n", 1) if len(name) > 8 else plain(name) for name in names]
-

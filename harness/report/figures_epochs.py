@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from harness.report.figure_data import variants_in
 from harness.report.figures_classes import class_lines
 from harness.report.style import Look, canvas, legend_below, looks, name_ends, plain, styled
 
-MOST_CURVES = 8
+MOST_CURVES, MOST_PANELS = 8, 3
 
 
 @styled
@@ -32,26 +33,26 @@ def temperatures(
     names: of the classes. None where no variant logged such a quantity.
     """
     rows = class_state[class_state["quantity"].astype(str).str.startswith(quantity)]
-    panels = [
-        (variant, term)
-        for variant in (variants or variants_in(rows))
-        for term in sorted(rows.loc[rows["variant"] == variant, "quantity"].astype(str).unique())
-    ][:6]
-    if not panels:
+    chosen = list(variants or variants_in(rows))[:MOST_PANELS]
+    terms = sorted(rows["quantity"].astype(str).unique())
+    if not chosen:
         return None
     order = class_difficulty(class_state)
     labels = list(names or map(str, range(len(order))))
-    columns = min(len(panels), 3 if width == "text" else 1)
-    lines = -(-len(panels) // columns)
-    figure, axes = canvas(width, 0.4 + 2.2 * lines, lines, columns, sharey=True)
-    for axis, (variant, term) in zip(axes.flat, panels, strict=False):
+    panels = [(variant, term) for variant in chosen for term in terms]
+    columns = len(terms) if width == "text" else 1
+    figure, axes = canvas(
+        width, 0.4 + 1.9 * len(panels) / columns, len(panels) // columns, columns, sharey=True, sharex=True
+    )
+    for axis, (variant, term) in zip(axes.flat, panels, strict=True):
         part = rows[(rows["variant"] == variant) & (rows["quantity"] == term)]
         wide = part.pivot_table(index="epoch", columns="class_index", values="value").reindex(columns=range(len(order)))
-        class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels)
-        axis.set_title(f"{plain(variant)}\n{term.removeprefix(quantity).strip('_') or term}")
+        if len(wide):
+            class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels)
+        axis.set_title(f"{plain(variant)}, {term.removeprefix(quantity).strip('_') or term} term")
+    for axis in axes[-1]:
         axis.set_xlabel("epoch")
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[:, 0]:
         axis.set_ylabel(quantity)
     name_ends(figure)
@@ -69,12 +70,16 @@ def class_difficulty(class_state: pd.DataFrame) -> np.ndarray:
 
 @styled
 def training_curves(
-    epochs: pd.DataFrame, *, variants: Sequence[str] | None = None, width: str = "text", styles: Mapping[str, Look] | None = None
+    epochs: pd.DataFrame,
+    *,
+    variants: Sequence[str] | None = None,
+    width: str = "text",
+    styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """Robust validation accuracy over epochs: average, worst class, and what lies between; a line per variant.
 
-    `epochs`: rows of that table of one setting with `variant`. Lines are means over seeds, bands their range. None without
-    rows.
+    `epochs`: rows of that table of one setting with `variant`. Lines are means over seeds, bands their range. None
+    without rows.
     """
     if "role" in epochs:
         epochs = epochs[epochs["role"] != "teacher"]
@@ -83,7 +88,7 @@ def training_curves(
         return None
     styles = styles or looks(names)
     curves = epochs.assign(gap=epochs["val_robust_avg"] - epochs["val_robust_worst"])
-    panels = {"val_robust_avg": "average", "val_robust_worst": "worst class", "gap": "average - worst"}
+    panels = {"val_robust_avg": "average", "val_robust_worst": "worst class", "gap": "average − worst"}
     down = width == "column"
     figure, axes = canvas(width, 4.6 if down else 2.1, *((3, 1) if down else (1, 3)), sharex=True)
     for axis, (column, title) in zip(axes.flat, panels.items(), strict=True):
@@ -93,11 +98,22 @@ def training_curves(
             look, last = styles[name], len(mean)
             axis.fill_between(mean.index, low, high, color=look.colour, alpha=0.15, linewidth=0)
             every = (place * last // 25, max(1, last // 4))
-            axis.plot(mean.index, mean, color=look.colour, linestyle=look.line, marker=look.marker, markevery=every, markersize=3, linewidth=1, label=plain(name))
+            axis.plot(
+                mean.index,
+                mean,
+                color=look.colour,
+                linestyle=look.line,
+                marker=look.marker,
+                markevery=every,
+                markersize=3,
+                linewidth=1,
+                label=plain(name),
+            )
         axis.set_title(title)
         axis.set_ylim(bottom=0)
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[:, 0]:
         axis.set_ylabel("robust validation (%)")
     legend_below(figure, axes.flat[0])

@@ -1,4 +1,6 @@
-"""Figures with a mark per variant: average against worst, NSD per attack, the gap of selection, hyper-parameter response."""
+"""Figures with a mark per variant: average against worst, NSD per attack, the gap of selection, hyper-parameter
+response.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from matplotlib.figure import Figure
 from harness.report.captions import attack_title
 from harness.report.figure_data import at, headline_attack, ladder, most_telling, variant_scores, variants_in
 from harness.report.results import flat, read_spec
-from harness.report.selection import RULES, selection_gap as gaps_of_trials
+from harness.report.selection import selection_gap as gaps_of_trials
 from harness.report.style import INK, SOFT, Look, canvas, legend_below, looks, plain, styled
 
 MOST_NAMED = 10  # variants with a name; the others are grey
@@ -30,8 +32,8 @@ def average_worst(
 ) -> Figure | None:
     """Average against worst-class accuracy, a point per variant, with the Pareto front and 95 % intervals.
 
-    `frame`: rows of `class_accuracy` of one setting. Intervals are over seeds where there are three, else over test samples
-    (worst class: simultaneous). Teachers are hollow and outside the front. None without rows.
+    `frame`: rows of `class_accuracy` of one setting. Intervals are over seeds where there are three, else over test
+    samples (worst class: simultaneous). Teachers are hollow and outside the front. None without rows.
     """
     attack = attack or headline_attack(frame)
     frame = at(frame, checkpoint, attack, roles=("student", "evaluation", "teacher"))
@@ -49,7 +51,16 @@ def average_worst(
         _point(axis, scores, name, styles[name] if name in named else None)
     for name in sorted(teachers):
         x, y = (scores.loc[(metric, name), "value"] for metric in ("average", "worst"))
-        axis.plot(x, y, "*", markerfacecolor="none", markeredgecolor=INK, markersize=7, linestyle="none", label=f"{plain(name)} (teacher)")
+        axis.plot(
+            x,
+            y,
+            "*",
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markersize=7,
+            linestyle="none",
+            label=plain(name) if name == "teacher" else f"{plain(name)} (teacher)",
+        )
     axis.set_xlabel(f"average accuracy, {attack_title(attack)} (%)")
     axis.set_ylabel(f"worst class, {attack_title(attack)} (%)")
     axis.grid(visible=True, axis="both")
@@ -71,24 +82,29 @@ def pareto_front(points: np.ndarray) -> np.ndarray:
 def _front(axis: Axes, points: np.ndarray) -> None:
     if len(points) > 1:
         front = points[pareto_front(points)]
-        axis.plot(front[:, 0], front[:, 1], color=SOFT, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1, label="Pareto front")
+        axis.plot(
+            front[:, 0], front[:, 1], color=SOFT, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1, label="Pareto front"
+        )
 
 
 def _point(axis: Axes, scores: pd.DataFrame, name: str, look: Look | None) -> None:
-    x, y = (scores.loc[(metric, name)] for metric in ("average", "worst"))
-    errors = {"xerr": [[x["value"] - x["low"]], [x["high"] - x["value"]]], "yerr": [[y["value"] - y["low"]], [y["high"] - y["value"]]]}
-    errors = {key: np.nan_to_num(np.clip(lengths, 0, None)) for key, lengths in errors.items()}
+    numbers = scores.reindex([("average", name), ("worst", name)])[["value", "low", "high"]].to_numpy(dtype=float)
+    (x, y), lengths = numbers[:, 0], np.stack([numbers[:, 0] - numbers[:, 1], numbers[:, 2] - numbers[:, 0]])
     if look is None:
-        axis.plot(x["value"], y["value"], ".", color="#B5B5B5", markersize=3, zorder=1)
+        axis.plot(x, y, ".", color="#B5B5B5", markersize=3, zorder=1)
         return
+    lengths = np.nan_to_num(np.clip(lengths, 0, None))
     axis.errorbar(
-        x["value"], y["value"], **errors, fmt=look.marker, color=look.colour, ecolor=look.colour, elinewidth=0.6, label=plain(name), zorder=3,
+        x, y, xerr=lengths[:, :1], yerr=lengths[:, 1:], fmt=look.marker, color=look.colour, elinewidth=0.6, capsize=0,
+        label=plain(name), zorder=3,
     )  # fmt: skip
 
 
 def _legend_in_order(figure: Figure, axis: Axes, order: Sequence[str]) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    pairs = sorted(zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
+    pairs = sorted(
+        zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order)
+    )
     legend_below(figure, axis, pairs=pairs)
 
 
@@ -120,7 +136,17 @@ def nsd(
         x = np.arange(len(attacks)) + (place - (len(names) - 1) / 2) * 0.75 / len(names)
         lengths = np.nan_to_num(np.clip([lines["value"] - lines["low"], lines["high"] - lines["value"]], 0, None))
         look = styles[name]
-        axis.errorbar(x, lines["value"], yerr=lengths, fmt=look.marker, color=look.colour, markersize=3.5, elinewidth=0.6, capsize=0, label=plain(name))
+        axis.errorbar(
+            x,
+            lines["value"],
+            yerr=lengths,
+            fmt=look.marker,
+            color=look.colour,
+            markersize=3.5,
+            elinewidth=0.6,
+            capsize=0,
+            label=plain(name),
+        )
     for edge in np.arange(len(attacks) - 1) + 0.5:
         axis.axvline(edge, color="#E8E8E8", linewidth=0.5, zorder=0)
     axis.set_xticks(np.arange(len(attacks)), [attack_title(attack).replace(" ", "\n") for attack in attacks])
@@ -149,13 +175,28 @@ def selection_gap(
     names = [name for name in variants_in(epochs) if name in means.index]
     figure, axes = canvas(width, 0.95 + 0.17 * len(names))
     axis = axes[0, 0]
-    marks = {"last_score": ("last epoch", "|", SOFT, 6.0), "honest_score": ("chosen on validation", "o", "#0072B2", 4.5), "peeked_score": ("peeked at the test set", "D", "#D55E00", 4.0)}
+    marks = {
+        "last_score": ("last epoch", "|", SOFT, 6.0),
+        "honest_score": ("chosen on validation", "o", "#0072B2", 4.5),
+        "peeked_score": ("peeked at the test set", "D", "#D55E00", 4.0),
+    }
     y = np.arange(len(names))
-    axis.hlines(y, means.loc[names, "honest_score"], means.loc[names, "peeked_score"], color=SOFT, linewidth=1.0, zorder=1)
+    axis.hlines(
+        y, means.loc[names, "honest_score"], means.loc[names, "peeked_score"], color=SOFT, linewidth=1.0, zorder=1
+    )
     for column, (label, marker, colour, size) in marks.items():
         face = "none" if column == "peeked_score" else colour
-        axis.plot(means.loc[names, column], y, marker, color=colour, markerfacecolor=face, markersize=size, label=label, linestyle="none")
-    axis.set_yticks(y, [f"{plain(name)}  (+{means.loc[name, 'gap']:.1f})" for name in names])
+        axis.plot(
+            means.loc[names, column],
+            y,
+            marker,
+            color=colour,
+            markerfacecolor=face,
+            markersize=size,
+            label=label,
+            linestyle="none",
+        )
+    axis.set_yticks(y, [f"{plain(name)}  (+{gap:.1f})" for name, gap in means.loc[names, "gap"].items()])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="x", visible=True)
     axis.grid(axis="y", visible=False)
@@ -166,7 +207,12 @@ def selection_gap(
 
 @styled
 def hyperparameter_response(
-    trials: pd.DataFrame, epochs: pd.DataFrame, *, metric: str = "selection_score", width: str = "text", styles: Mapping[str, Look] | None = None
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    *,
+    metric: str = "selection_score",
+    width: str = "text",
+    styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """The best validation value of every trial against each hyper-parameter that a tuning run varied, a panel each.
 
@@ -216,7 +262,16 @@ def _response(axis: Axes, table: pd.DataFrame, name: str, methods: Sequence[str]
             continue
         look = styles[method]
         mean = 100 * part.groupby(name)["best"].mean()
-        axis.plot(part[name], 100 * part["best"], look.marker, color=look.colour, markersize=3.5, markerfacecolor="none", linestyle="none", label=plain(method))
+        axis.plot(
+            part[name],
+            100 * part["best"],
+            look.marker,
+            color=look.colour,
+            markersize=3.5,
+            markerfacecolor="none",
+            linestyle="none",
+            label=plain(method),
+        )
         if len(mean) < len(part) or len(names_varied(table, method)) == 1:
             axis.plot(mean.index, mean, color=look.colour, linestyle=look.line, linewidth=0.9)
     values = table[name].dropna()

@@ -11,6 +11,7 @@ import pandas as pd
 from harness.report.counts import attack_order
 from harness.report.intervals import METRICS, Metric
 from harness.report.leaderboard import Leaderboard
+from harness.report.results import records
 
 MAIN = ("average", "worst", "nsd")
 MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth beside the worst class
@@ -18,7 +19,10 @@ MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth besid
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with its marks. rank: 1 best, 2 second. mark: against the baseline, ↑ better, ↓ worse, ≈ noise, or empty."""
+    """A number with its marks.
+
+    rank: 1 best, 2 second. mark: against the baseline, ↑ better, ↓ worse, ≈ noise, or empty.
+    """
 
     value: float
     metric: Metric
@@ -68,11 +72,11 @@ def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[
     names = list(metrics or main_metrics(scores))
     scores = scores[scores["metric"].isin(names)]
     cells: dict[int, dict[tuple[str, str], Cell]] = {row: {} for row in part.rows.index}
-    for score in scores.to_dict("records"):
+    for score in records(scores):
         cells[score["row"]][score["attack"], score["metric"]] = _cell(score)
     lines = [
         Line(facts["variant"], facts["role"], facts, cells[row])
-        for row, facts in zip(part.rows.index, part.rows.to_dict("records"), strict=True)
+        for row, facts in zip(part.rows.index, records(part.rows), strict=True)
     ]
     attacks = attack_order([str(name) for name in scores["attack"].unique()])
     return Grid(attacks, [METRICS[name] for name in names], lines)
@@ -100,7 +104,7 @@ def _cell(score: dict[str, Any]) -> Cell:
 def mark(score: dict[str, Any], metric: Metric) -> str:
     """How a difference from the baseline is shown."""
     difference = score.get("difference")
-    if difference is None or pd.isna(difference):
+    if difference is None or pd.isna(difference) or pd.isna(score["stands"]):
         return ""
     if not score["stands"]:
         return "≈"
@@ -108,5 +112,11 @@ def mark(score: dict[str, Any], metric: Metric) -> str:
 
 
 def _pair(score: dict[str, Any], source: str) -> tuple[float, float] | None:
-    low, high = score.get(f"{source}_low"), score.get(f"{source}_high")
-    return None if low is None or pd.isna(low) else (low, high)
+    low, high = (score.get(f"{source}_{end}") for end in ("low", "high"))
+    return None if low is None or high is None or pd.isna(low) else (float(low), float(high))
+
+
+def costs(facts: dict[str, Any]) -> tuple[str, str, str]:
+    """Seeds, hours of training and evaluation of one trial, and peak memory in MiB, of a row of the leaderboard."""
+    hours, memory = facts["train_hours"] + facts["eval_hours"], facts["peak_memory_mb"]
+    return str(facts["seeds"]), "–" if pd.isna(hours) else f"{hours:.2f}", "–" if pd.isna(memory) else f"{memory:,.0f}"

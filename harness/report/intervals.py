@@ -1,4 +1,6 @@
-"""The metrics of a report and their intervals for many cells at once; the formulas are `harness.metrics` and `harness.statistics`."""
+"""The metrics of a report and their intervals for many cells at once; the formulas are `harness.metrics` and
+`harness.statistics`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from scipy import stats
 
 from harness import metrics, statistics
 from harness.report.counts import ClassCounts
+
+MOST_NSD_COUNTS = 50_000  # class counts; beyond (thousands of rows) intervals of NSD over samples would take seconds
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,13 @@ def seed_intervals(keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str]) 
 def sample_intervals(means: ClassCounts, validation_worst: tuple[np.ndarray, np.ndarray] | None = None) -> pd.DataFrame:
     """A line per key of `means` and metric: sample_low and sample_high, 95 % over test samples.
 
-    means: counts of the seeds' mean on the test images (`mean_counts`). validation_worst: (correct, images) of the class
-    that validation found worst, a number for each line.
+    means: counts of the seeds' mean on the test images (`mean_counts`). validation_worst: (correct, images) of the
+    class that validation found worst, a number for each line.
     """
     correct, images = np.nan_to_num(means.correct), means.images
     found = {"average": _bounds(statistics.average_interval, correct, images), "worst": _worst_bounds(correct, images)}
-    found["nsd"] = _bounds(statistics.nsd_interval, correct, images)
+    if correct.size <= MOST_NSD_COUNTS:
+        found["nsd"] = _bounds(statistics.nsd_interval, correct, images)
     if validation_worst is not None:
         found["validation_worst"] = class_intervals(*validation_worst)
     parts = [
@@ -74,7 +79,9 @@ def class_intervals(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray
     return _bounds(statistics.class_interval, np.nan_to_num(correct), images)
 
 
-def _bounds(interval: Callable[..., statistics.Interval], correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(
+    interval: Callable[..., statistics.Interval], correct: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     if correct.size == 0:
         return np.full(len(correct), np.nan), np.full(len(correct), np.nan)
     found = interval(np.minimum(correct, images), images)

@@ -12,7 +12,7 @@ from harness import metrics
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.differences import differences, pick_baselines
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
-from harness.report.results import SETTING, Results
+from harness.report.results import SETTING, Results, records
 from harness.report.selection import RULES, selection_gap
 
 CELL = ["row", "checkpoint", "attack"]
@@ -22,11 +22,11 @@ CELL = ["row", "checkpoint", "attack"]
 class Leaderboard:
     """rows: as `Results.rows`, with seeds, what is missing, cost and what peeking would have given.
 
-    scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, images, classes, sample_low and
-    sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best of the
-    students, 2 second, 0 not ranked), and difference, difference_low, difference_high, stands, source: see `differences`.
-    specs: by row, the specification of one of its trials. baselines: by setting, the variant that others are compared
-    with. notes: what a reader must know, a line each.
+    scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, images, classes, sample_low
+    and sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best
+    of the students, 2 second, 0 not ranked), and difference, difference_low, difference_high, stands, source: see
+    `differences`. specs: by row, the specification of one of its trials. baselines: by setting, the variant that
+    others are compared with. notes: what a reader must know, a line each.
     """
 
     rows: pd.DataFrame
@@ -50,19 +50,26 @@ class Leaderboard:
 
     def of(self, setting: tuple) -> Leaderboard:
         """The part of one setting."""
-        rows = self.rows[np.logical_and.reduce([self.rows[name] == value for name, value in zip(SETTING, setting, strict=True)])]
+        rows = self.rows[
+            np.logical_and.reduce([self.rows[name] == value for name, value in zip(SETTING, setting, strict=True)])
+        ]
         scores = self.scores[self.scores["row"].isin(rows.index)]
         specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
         return Leaderboard(rows, scores, specs, self.baselines, self.notes)
 
 
 def leaderboard(
-    results: Results, *, baseline: str | None = None, tuning_trials: Mapping[str, int] | None = None, paired: bool | None = None
+    results: Results,
+    *,
+    baseline: str | None = None,
+    tuning_trials: Mapping[str, int] | None = None,
+    paired: bool | None = None,
 ) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
-    baseline: the variant that others are compared with, `at` where there is one by default. tuning_trials: by variant, how
-    many trials its settings were chosen from. paired: read `outcomes` for the differences; by default for small reports.
+    baseline: the variant that others are compared with, `at` where there is one by default. tuning_trials: by variant,
+    how many trials its settings were chosen from. paired: read `outcomes` for the differences; by default for small
+    reports.
     """
     by_trial = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
     worst_class = validation_worst(results)
@@ -75,12 +82,24 @@ def leaderboard(
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = rows["variant"].map(dict(tuning_trials or {})).astype("float64")
-    specs = results.trials.drop_duplicates("row").set_index("row")["spec"].to_dict()
-    return Leaderboard(rows, scores, specs, baselines, _notes(results))
+    first = results.trials.drop_duplicates("row")
+    specs = dict(zip(first["row"], first["spec"], strict=True))
+    return Leaderboard(rows, scores, specs, baselines, _notes(results, scores))
 
 
 _NO_SCORES = pd.DataFrame(
-    columns=[*CELL, "metric", "value", "seeds", "seed_low", "seed_high", "images", "classes", "sample_low", "sample_high"]
+    columns=[
+        *CELL,
+        "metric",
+        "value",
+        "seeds",
+        "seed_low",
+        "seed_high",
+        "images",
+        "classes",
+        "sample_low",
+        "sample_high",
+    ]
 )
 
 
@@ -89,18 +108,25 @@ def by_setting(results: Results, counts: ClassCounts) -> list[ClassCounts]:
     setting = results.rows.groupby(SETTING, sort=False, dropna=False).ngroup()
     of_line = setting.reindex(counts.keys["row"]).to_numpy()
     parts = [counts.where(of_line == number) for number in np.unique(of_line)]
-    sizes = [int((part.images > 0).any(axis=0).nonzero()[0].max(initial=-1)) + 1 for part in parts]
-    return [ClassCounts(part.keys, part.correct[:, :n], part.images[:, :n]) for part, n in zip(parts, sizes, strict=True)]
+    sizes = [int(np.flatnonzero(part.images.any(axis=0)).max(initial=-1)) + 1 for part in parts]
+    return [
+        ClassCounts(part.keys, part.correct[:, :n], part.images[:, :n]) for part, n in zip(parts, sizes, strict=True)
+    ]
 
 
 def validation_worst(results: Results) -> pd.Series:
-    """The class with the smallest robust validation accuracy in the epoch that was chosen, by trial_id and checkpoint."""
+    """The class with the smallest robust validation accuracy in the chosen epoch, by trial_id and checkpoint."""
     epochs = results.epochs.astype({"trial_id": str})
-    chosen = [RULES[name].choose(epochs).rename("epoch").reset_index().assign(checkpoint=name) for name in ("best_validation", "last")]
+    chosen = [
+        RULES[name].choose(epochs).rename("epoch").reset_index().assign(checkpoint=name)
+        for name in ("best_validation", "last")
+    ]
     wanted = pd.concat(chosen, ignore_index=True)
     state = results.class_state(["val_robust"], at=wanted[["trial_id", "epoch"]])
     wide = state.pivot(index=["trial_id", "epoch"], columns="class_index", values="value")
-    worst = pd.Series(metrics.worst_class(wide.to_numpy(dtype=float)) if len(wide) else [], wide.index, name="worst", dtype="int64")
+    worst = pd.Series(
+        metrics.worst_class(wide.to_numpy(dtype=float)) if len(wide) else [], wide.index, name="worst", dtype="int64"
+    )
     joined = wanted.merge(worst.reset_index(), on=["trial_id", "epoch"])
     return joined.set_index(["trial_id", "checkpoint"])["worst"]
 
@@ -113,11 +139,18 @@ def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
     values["validation_worst"] = chosen_accuracy
     scores = seed_intervals(counts.keys, values, by=CELL)
     means = mean_counts(counts, CELL)
-    images = means.keys.assign(images=means.images.sum(axis=1).round().astype(int), classes=(means.images > 0).sum(axis=1))
+    images = means.keys.assign(
+        images=means.images.sum(axis=1).round().astype(int), classes=(means.images > 0).sum(axis=1)
+    )
     # A class for each seed: their mean accuracy on the images of one class, as in `mean_counts`.
     group = [counts.keys[name] for name in CELL]
-    chosen_means = pd.DataFrame({"rate": chosen_accuracy, "n": chosen_images}).groupby(group, sort=False, observed=True).mean()
-    one_class = ((chosen_means["rate"] * chosen_means["n"]).fillna(0).to_numpy(), chosen_means["n"].fillna(0).to_numpy())
+    chosen_means = (
+        pd.DataFrame({"rate": chosen_accuracy, "n": chosen_images}).groupby(group, sort=False, observed=True).mean()
+    )
+    one_class = (
+        (chosen_means["rate"] * chosen_means["n"]).fillna(0).to_numpy(),
+        chosen_means["n"].fillna(0).to_numpy(),
+    )
     samples = sample_intervals(means, one_class)
     return scores.merge(images, on=CELL, how="left").merge(samples, on=[*CELL, "metric"], how="left")
 
@@ -148,8 +181,9 @@ def _costs(results: Results) -> pd.DataFrame:
     """Per row: seeds done, mean hours of training and evaluation of one trial, largest memory."""
     groups = results.done.astype({"train_s": float, "eval_s": float, "peak_memory_mb": float}).groupby("row")
     table = pd.DataFrame({
-        "seeds": groups["seed"].nunique(), "seed_list": groups["seed"].agg(_listed), "train_hours": groups["train_s"].mean() / 3600,
-        "eval_hours": groups["eval_s"].mean() / 3600, "peak_memory_mb": groups["peak_memory_mb"].max(),
+        "seeds": groups["seed"].nunique(), "seed_list": groups["seed"].agg(_listed),
+        "train_hours": groups["train_s"].mean() / 3600, "eval_hours": groups["eval_s"].mean() / 3600,
+        "peak_memory_mb": groups["peak_memory_mb"].max(),
     }).reindex(results.rows.index)  # fmt: skip
     return table.fillna({"seeds": 0, "seed_list": ""}).astype({"seeds": int})
 
@@ -161,35 +195,39 @@ def _listed(seeds: pd.Series) -> str:
 
 
 def _peeked(results: Results) -> pd.DataFrame:
-    """Per row, mean over seeds: the robust test score at the honest, the last and the peeked epoch, where it was recorded."""
-    columns = ["honest_score", "last_score", "peeked_score", "gap"]
+    """Per row, mean over seeds: the robust test score at the honest, the last and the peeked epoch, where it was
+    recorded.
+    """
+    columns = ["honest_score", "last_score", "peeked_score", "peeked_gain"]
     peeked = results.class_state(["peeked_test_robust"])
     if peeked.empty:
         return pd.DataFrame(columns=columns, index=results.rows.index, dtype=float)
-    gaps = selection_gap(results.epochs.astype({"trial_id": str}), peeked)
+    gaps = selection_gap(results.epochs.astype({"trial_id": str}), peeked).rename(columns={"gap": "peeked_gain"})
     row = results.trials.set_index("trial_id")["row"].reindex(gaps.index)
     means = gaps[columns].groupby(row.to_numpy()).mean()
-    return means.reindex(results.rows.index).rename(columns={"gap": "peeked_gain"})
+    return means.reindex(results.rows.index)
 
 
 def _missing(results: Results, counts: ClassCounts) -> pd.Series:
     """Per row, in words: trials that are not done, and attacks that some of its seeds lack."""
     texts: dict[int, list[str]] = {row: [] for row in results.rows.index}
     others = results.trials[results.trials["status"] != "done"]
-    for trial in others.itertuples():
-        lines = str(trial.error or "").strip().splitlines()
-        texts[trial.row].append(f"seed {trial.seed} {trial.status}" + (f" ({lines[-1]})" if lines else ""))
+    for trial in records(others):
+        lines = str(trial["error"] or "").strip().splitlines()
+        reason = f" ({lines[-1]})" if lines else ""
+        texts[trial["row"]].append(f"seed {trial['seed']} {trial['status']}{reason}")
     seeds = results.done.groupby("row")["seed"].nunique()
     cells = counts.keys.groupby(CELL, sort=False, observed=True)["seed"].nunique().rename("found").reset_index()
     short = cells[cells["found"] < seeds.reindex(cells["row"]).to_numpy()]
-    for cell in short.itertuples():
-        texts[cell.row].append(f"{cell.attack} on {cell.checkpoint}: {cell.found} of {seeds[cell.row]} seeds")
-    for row in seeds.index.difference(counts.keys["row"]):
+    for cell in records(short):
+        found = f"{cell['found']} of {seeds[cell['row']]} seeds"
+        texts[cell["row"]].append(f"{cell['attack']} on {cell['checkpoint']}: {found}")
+    for row in set(seeds.index) - set(counts.keys["row"]):
         texts[row].append("no class-wise results")
     return pd.Series({row: "; ".join(parts) for row, parts in texts.items()}, dtype=object)
 
 
-def _notes(results: Results) -> list[str]:
+def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
     notes = []
     if results.absent:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
@@ -198,4 +236,7 @@ def _notes(results: Results) -> list[str]:
     prints = results.done["code_fingerprint"].dropna().nunique()
     if prints > 1:
         notes.append(f"The rows were made by {prints} versions of the numeric code; `status` says which.")
+    nsd = scores[scores["metric"] == "nsd"]
+    if len(nsd) and nsd["sample_low"].isna().all() and nsd["value"].notna().any():
+        notes.append("Intervals of NSD over test samples are left out: they would take long for so many rows.")
     return notes

@@ -1,4 +1,4 @@
-"""The rows a report is about, read from a store: which trials, what they are called, and their tables when asked for."""
+"""The rows a report is about, read from a store: which trials, what they are called, their tables when asked for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Results:
 
     @cached_property
     def class_accuracy(self) -> pd.DataFrame:
-        """checkpoint, attack, class_index, class_name, n, correct of the finished trials, with their `row` and `seed`."""
+        """Checkpoint, attack, class, n and correct of the finished trials, with their `row` and `seed`."""
         columns = ["checkpoint", "attack", "class_index", "class_name", "n", "correct"]
         frame = self.store.read("class_accuracy", self._wanted, columns).reset_index(drop=True)
         return self._with(frame, "row", "seed")
@@ -70,7 +70,9 @@ class Results:
             frame = self.store.read("class_state", self._wanted[start : start + _CHUNK])
             kept = frame[_matches(frame["quantity"], quantities)].astype({"quantity": str, "trial_id": str})
             parts.append(kept if at is None else kept.merge(at.drop_duplicates(), on=["trial_id", "epoch"]))
-        return self._with(pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True), "row", "seed")
+        return self._with(
+            pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True), "row", "seed"
+        )
 
     def outcomes(self, trial_ids: Collection[str]) -> pd.DataFrame:
         """Per-sample outcomes of some trials, with `row` and `seed`; empty where they were not kept."""
@@ -139,6 +141,11 @@ def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
         suffixes = dict(zip(different, _suffixes(different), strict=True))
         names[group.index] = [f"{names[index]} {suffixes[setups[index]]}" for index in group.index]
     return trials.assign(variant=names)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a frame as dicts by column name."""
+    return [{str(key): value for key, value in line.items()} for line in frame.to_dict("records")]
 
 
 def read_spec(text: Any) -> dict[str, Any]:

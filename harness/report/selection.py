@@ -1,4 +1,4 @@
-"""Which epoch of a training is reported: named rules, pure over the stored epochs, printed where their numbers stand."""
+"""Which epoch of a training is reported: named rules, pure over stored epochs, printed where their numbers stand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from harness.errors import unknown
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """A way to choose an epoch. choose: rows of `epochs` -> one epoch (from 1) per trial, a series indexed by trial_id."""
+    """A way to choose an epoch.
+
+    choose: rows of `epochs` -> one epoch (from 1) per trial, a series indexed by trial_id.
+    """
 
     name: str
     description: str

@@ -1,4 +1,6 @@
-"""How figures look: widths, one colour, marker, line and hatch per variant, and a canvas that never touches global state."""
+"""How figures look: widths, one colour, marker, line and hatch per variant, and a canvas that never touches global
+state.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,28 @@ WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width
 INK, SOFT = "#222222", "#767676"
 
 # Okabe and Ito's colours that stand out on white, then darker relatives; neighbours differ in lightness too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5A3E99", "#7A4B00", "#00504A", "#8C8C8C")
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#5A3E99",
+    "#7A4B00",
+    "#00504A",
+    "#8C8C8C",
+)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-_LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
+_LINES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1)),
+    (0, (6, 1)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (2, 2)),
+)
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "||||", "++", "oo")
 
 
@@ -95,7 +116,10 @@ def plain(text: object) -> str:
 
 
 def legend_below(figure: Figure, axes: Axes, pairs: Sequence[tuple[Any, str]] | None = None) -> None:
-    """A legend under the whole figure, out of the way of every mark. pairs: handles and labels, those of `axes` by default."""
+    """A legend under the whole figure, out of the way of every mark.
+
+    pairs: handles and labels, those of `axes` by default.
+    """
     pairs = list(zip(*axes.get_legend_handles_labels(), strict=True)) if pairs is None else pairs
     if pairs:
         handles, labels = zip(*pairs, strict=True)
@@ -135,7 +159,9 @@ def spread(texts: Sequence[Text], axis: Axes, gap: float = 0.5) -> None:
 
 
 def settle(places: np.ndarray, height: float, low: float, high: float) -> np.ndarray:
-    """Sorted places at least `height` apart and within bounds, near the given ones: groups that touch share their centre."""
+    """Sorted places at least `height` apart and within bounds, near the given ones: groups that touch share their
+    centre.
+    """
     groups: list[list[float]] = []  # each: centre, members
     for place in np.clip(places, low, high):
         groups.append([place, 1])
@@ -143,7 +169,10 @@ def settle(places: np.ndarray, height: float, low: float, high: float) -> np.nda
             centre, members = groups[-1]
             half = height * (members - 1) / 2
             groups[-1][0] = min(max(centre, low + half), high - half)
-            if len(groups) < 2 or groups[-1][0] - half - (groups[-2][0] + height * (groups[-2][1] - 1) / 2) >= height - 1e-9:
+            if (
+                len(groups) < 2
+                or groups[-1][0] - half - (groups[-2][0] + height * (groups[-2][1] - 1) / 2) >= height - 1e-9
+            ):
                 break
             (first, many), (second, more) = groups.pop(-2), groups.pop()
             groups.append([(first * many + second * more) / (many + more), many + more])

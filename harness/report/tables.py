@@ -1,4 +1,7 @@
-"""Tables of the leaderboard in four languages. Numbers come from `leaderboard`, layout from `grid`; here is form only."""
+"""Tables of the leaderboard in four languages.
+
+Numbers come from `leaderboard`, layout from `grid`; here is form only.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from rich.text import Text
 
 from harness.report import escape
 from harness.report.captions import attack_title, caption, setting_title
-from harness.report.grid import Cell, Grid, Line, grid, number
-from harness.report.intervals import METRICS
+from harness.report.details import intervals_table, selection_table, wide
+from harness.report.grid import Cell, Grid, costs, grid, number
 from harness.report.leaderboard import Leaderboard
-from harness.report.selection import RULES
 
+MOST_DETAILED = 100  # rows; a longer leaderboard has its intervals in the CSV file only
 EMPTY = "No results yet: the store has no trial of this report."
 
 
@@ -34,40 +37,41 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
         parts.append(Text(escape.one_line(f"{setting_title(setting)} · {checkpoint}"), style="bold"))
         groups = [table.attacks[start : start + room] for start in range(0, len(table.attacks), room)] or [[]]
         for place, attacks in enumerate(groups):
-            parts.append(_terminal_table(table, attacks, costs=place == len(groups) - 1))
+            parts.append(_terminal_table(table, attacks, last=place == len(groups) - 1))
         parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint)[1:3]]
-        parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint) if text.startswith("Against")]
+        parts += [
+            Text(escape.one_line(text), style="dim")
+            for text in caption(board, setting, checkpoint)
+            if text.startswith("Against")
+        ]
         parts += [Text(escape.one_line(text), style="yellow") for text in table.missing]
     return Group(*parts, *[Text(escape.one_line(note), style="yellow") for note in board.notes])
 
 
-def _terminal_table(table: Grid, attacks: Sequence[str], costs: bool) -> Table:
+def _terminal_table(table: Grid, attacks: Sequence[str], last: bool) -> Table:
     drawn = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     drawn.add_column("\nvariant", max_width=40, overflow="fold")
     for attack in attacks:
         for place, metric in enumerate(table.metrics):
             drawn.add_column(f"{'' if place else attack_title(attack)}\n{metric.title}", justify="right", no_wrap=True)
-    for title in ("seeds", "hours", "MiB") if costs else ():
+    for title in ("seeds", "hours", "MiB") if last else ():
         drawn.add_column(f"\n{title}", justify="right", no_wrap=True)
     for line in table.lines:
         name = Text(escape.one_line(line.name) + (" (teacher)" if line.role == "teacher" else ""))
-        cells = [_terminal_cell(line.cells.get((attack, metric.name))) for attack in attacks for metric in table.metrics]
-        drawn.add_row(name, *cells, *(_costs(line) if costs else ()), style="dim" if line.role == "teacher" else "")
+        cells = [
+            _terminal_cell(line.cells.get((attack, metric.name))) for attack in attacks for metric in table.metrics
+        ]
+        drawn.add_row(name, *cells, *(costs(line.facts) if last else ()), style="dim" if line.role == "teacher" else "")
     return drawn
 
 
 def _terminal_cell(cell: Cell | None) -> Text:
     if cell is None:
         return Text("–", style="dim")
-    return Text(cell.text(1 if cell.metric.percent else 2) + cell.mark, style={1: "bold green", 2: "underline"}.get(cell.rank, ""))
-
-
-def _costs(line: Line) -> tuple[str, str, str]:
-    """Seeds, hours of training and evaluation of one trial, peak memory."""
-    facts = line.facts
-    hours = facts["train_hours"] + facts["eval_hours"]
-    memory = facts["peak_memory_mb"]
-    return str(facts["seeds"]), "–" if pd.isna(hours) else f"{hours:.2f}", "–" if pd.isna(memory) else f"{memory:,.0f}"
+    return Text(
+        cell.text(1 if cell.metric.percent else 2) + cell.mark,
+        style={1: "bold green", 2: "underline"}.get(cell.rank, ""),
+    )
 
 
 def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
@@ -80,19 +84,25 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
         parts += [f"## {escape.markdown(setting_title(setting))}", _markdown_main(table)]
         parts.append(" ".join(escape.markdown(text) for text in caption(board, setting, checkpoint)))
         parts += ["\n".join(f"- {escape.markdown(text)}" for text in table.missing)] if table.missing else []
-        parts += ["### Intervals and differences", _markdown_frame(intervals_table(board, setting, checkpoint)), INTERVALS_NOTE]
+        if len(table.lines) <= MOST_DETAILED:
+            parts += [
+                "### Intervals and differences",
+                _markdown_frame(intervals_table(board, setting, checkpoint)),
+                INTERVALS_NOTE,
+            ]
         parts += ["### Selection and cost", _markdown_frame(selection_table(board, setting)), SELECTION_NOTE]
     return "\n\n".join([*parts, *[escape.markdown(note) for note in board.notes]]) + "\n"
 
 
 INTERVALS_NOTE = (
-    "In percent, except NSD. Brackets: 95% over test samples, for these networks and other test sets of this size (worst class: "
-    "simultaneous over classes); seeds: 95% Student's t over seeds, from three seeds on. The worst class is the smallest of noisy "
-    "numbers and biased low; Val.-worst is the test accuracy of the class that validation found worst, which is not."
+    "In percent, except NSD. Brackets: 95% over test samples, for these networks and other test sets of this size "
+    "(worst class: simultaneous over classes); seeds: 95% Student's t over seeds, from three seeds on. The worst class "
+    "is the smallest of noisy numbers and biased low; Val.-worst is the test accuracy of the class that validation "
+    "found worst, which is not."
 )
 SELECTION_NOTE = (
-    "In percent. Best and last: average / worst class of that checkpoint under the attack named. Score: (average + worst)/2 "
-    "on the test set at the honestly chosen, the last, and the peeked epoch (the one that looks best on the test set; "
+    "In percent. Checkpoints: average / worst class of each under the attack named. Score: (average + worst)/2 on the "
+    "test set at the honestly chosen, the last, and the peeked epoch (the one that looks best on the test set; "
     "recorded for study, never used). Hours and memory: of one trial, mean and maximum over seeds."
 )
 
@@ -102,8 +112,12 @@ def _markdown_main(table: Grid) -> str:
     rows = []
     for line in table.lines:
         name = escape.markdown(line.name) + (" (teacher)" if line.role == "teacher" else "")
-        cells = [_markdown_cell(line.cells.get((attack, metric.name))) for attack in table.attacks for metric in table.metrics]
-        rows.append([name, *cells, *_costs(line)])
+        cells = [
+            _markdown_cell(line.cells.get((attack, metric.name)))
+            for attack in table.attacks
+            for metric in table.metrics
+        ]
+        rows.append([name, *cells, *costs(line.facts)])
     return markdown_table(["variant", *titles, "seeds", "hours", "MiB"], rows)
 
 
@@ -125,106 +139,30 @@ def _markdown_frame(frame: pd.DataFrame) -> str:
     return markdown_table([escape.markdown(name) for name in frame.columns], rows)
 
 
-def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
-    """As text: per row and attack every metric with its intervals and its difference from the baseline."""
-    table = grid(board, setting, checkpoint, list(METRICS))
-    baseline = board.baselines.get(setting)
-    scores = board.of(setting).scores
-    scores = scores[scores["checkpoint"].isin([checkpoint, "given"])].set_index(["row", "attack", "metric"])
-    found = []
-    for row, line in zip(board.of(setting).rows.index, table.lines, strict=True):
-        for attack in [name for name in table.attacks if (name, "average") in line.cells]:
-            texts = {METRICS[name].title: _with_bounds(line.cells.get((attack, name))) for name in METRICS}
-            changes = {} if baseline is None else {
-                f"Δ {METRICS[name].title} to {baseline}": _difference(scores.loc[(row, attack, name)], name)
-                for name in ("average", "worst", "nsd")
-            }  # fmt: skip
-            found.append({"variant": line.name, "attack": attack_title(attack), **texts, **changes})
-    return pd.DataFrame(found)
-
-
-def _with_bounds(cell: Cell | None) -> str:
-    if cell is None:
-        return "–"
-    sample, seeds = cell.bounds("samples"), cell.bounds("seeds")
-    text = cell.text() + (f" [{sample[0]}, {sample[1]}]" if sample else "")
-    return text + (f" seeds [{seeds[0]}, {seeds[1]}]" if seeds else "")
-
-
-def _difference(score: pd.Series, metric: str) -> str:
-    if pd.isna(score.get("difference")):
-        return "–"
-    texts = [number(score[name], METRICS[metric]) for name in ("difference", "difference_low", "difference_high")]
-    sign = "+" if score["difference"] > 0 else ""
-    return f"{sign}{texts[0]} [{texts[1]}, {texts[2]}] {'stands' if score['stands'] else 'noise'}"
-
-
-def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:
-    """As text: per row both checkpoints side by side, what peeking would have given, cost, what is missing."""
-    part = board.of(setting)
-    attack = attack or next((name for name in ("pgd20", "aa_standard", "aa_short") if name in part.attacks), None)
-    scores = part.scores[part.scores["attack"] == attack].set_index(["row", "checkpoint", "metric"])["value"].to_dict()
-    title = attack_title(attack) if attack else ""
-    found = []
-    for row, facts in zip(part.rows.index, part.rows.to_dict("records"), strict=True):
-        pairs = {
-            f"{checkpoint} {title}": " / ".join(number(scores.get((row, checkpoint, name)), METRICS[name]) for name in ("average", "worst"))
-            for checkpoint in RULES if checkpoint != "peeked"
-        }  # fmt: skip
-        peeked = {name: number(facts[f"{column}"], METRICS["average"]) for name, column in _PEEKED.items()}
-        seeds, hours, memory = _costs(Line("", "", facts))
-        tuning = {} if part.rows["tuning_trials"].isna().all() else {"tuning trials": _count(facts["tuning_trials"])}
-        cost = {"seeds": seeds, "train h": _hours(facts["train_hours"]), "eval h": _hours(facts["eval_hours"]), "MiB": memory}
-        found.append({"variant": facts["variant"], **pairs, **peeked, **cost, **tuning, "missing": facts["missing"] or "nothing"})
-    return pd.DataFrame(found)
-
-
-_PEEKED = {"score, honest": "honest_score", "score, last": "last_score", "score, peeked": "peeked_score", "gain of peeking": "peeked_gain"}
-
-
-def _hours(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.3f}"
-
-
-def _count(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.0f}"
-
-
 def csv_text(board: Leaderboard) -> str:
     """The whole leaderboard in numbers: a line per row, checkpoint and attack, a column per metric and interval."""
     frame = wide(board)
     for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
-            frame[name] = [value if isinstance(value, bool) or pd.isna(value) else escape.csv(value) for value in frame[name]]
+        texts = {value: escape.csv(value) for value in frame[name].unique() if isinstance(value, str)}
+        frame[name] = frame[name].map(lambda value, texts=texts: texts.get(value, value)) if texts else frame[name]
     text = io.StringIO()
     frame.to_csv(text, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
     return text.getvalue()
 
 
-def wide(board: Leaderboard) -> pd.DataFrame:
-    """A line per row, checkpoint and attack; columns `average`, `average_sample_low`, ... as numbers. Rows without results stay."""
-    cell = ["row", "checkpoint", "attack"]
-    values = [name for name in ("value", "sample_low", "sample_high", "seed_low", "seed_high", *_DIFFERENCE) if name in board.scores]
-    scores = board.scores.astype({"checkpoint": str, "attack": str})
-    table = scores.set_index([*cell, "metric"])[values].unstack("metric")
-    table = table[[(value, metric) for metric in METRICS for value in values if (value, metric) in table.columns]].dropna(axis=1, how="all")
-    table.columns = [metric if value == "value" else f"{metric}_{value}" for value, metric in table.columns]
-    images = scores.groupby(cell, observed=True)["images"].first()
-    rows = board.rows.drop(columns="seed_list")
-    return rows.merge(table.join(images).reset_index(), left_index=True, right_on="row", how="left").drop(columns="row")
-
-
-_DIFFERENCE = ("difference", "difference_low", "difference_high", "stands")
-
-
-def latex(board: Leaderboard, checkpoint: str = "best_validation", *, intervals: str = "none", style: str = "pm") -> str:
+def latex(
+    board: Leaderboard, checkpoint: str = "best_validation", *, intervals: str = "none", style: str = "pm"
+) -> str:
     """booktabs tables, one per setting, to \\input into a paper (\\usepackage{booktabs}); best bold, second underlined.
 
     intervals: none, seeds or samples, written as `style`: pm (half of the width) or brackets (both ends).
     """
     if board.rows.empty:
         return f"% {EMPTY}\n"
-    return "\n".join("\n".join(_latex_table(board, setting, checkpoint, intervals, style)) for setting in board.settings) + "\n"
+    return (
+        "\n".join("\n".join(_latex_table(board, setting, checkpoint, intervals, style)) for setting in board.settings)
+        + "\n"
+    )
 
 
 def _latex_table(board: Leaderboard, setting: tuple, checkpoint: str, intervals: str, style: str) -> Iterator[str]:
@@ -233,15 +171,36 @@ def _latex_table(board: Leaderboard, setting: tuple, checkpoint: str, intervals:
     columns = "@{}l" + ("@{\\hspace{5pt}}" + "r" * width) * len(table.attacks) + "@{}"
     yield "% Needs \\usepackage{booktabs}."
     yield "\\begin{table*}[t]\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{2.5pt}"
-    yield "\\caption{" + " ".join(escape.latex(text) for text in [*caption(board, setting, checkpoint), *_interval_note(intervals), *table.missing]) + "}"
+    yield (
+        "\\caption{"
+        + " ".join(
+            escape.latex(text)
+            for text in [*caption(board, setting, checkpoint), *_interval_note(intervals), *table.missing]
+        )
+        + "}"
+    )
     yield f"\\begin{{tabular}}{{{columns}}}\n\\toprule"
-    yield " & ".join(["", *[f"\\multicolumn{{{width}}}{{c}}{{{escape.latex(attack_title(name))}}}" for name in table.attacks]]) + r" \\"
-    yield " ".join(f"\\cmidrule(lr){{{2 + width * place}-{1 + width * (place + 1)}}}" for place in range(len(table.attacks)))
-    yield " & ".join(["Method", *[escape.latex(metric.title) for metric in table.metrics] * len(table.attacks)]) + " \\\\\n\\midrule"
+    yield (
+        " & ".join(
+            ["", *[f"\\multicolumn{{{width}}}{{c}}{{{escape.latex(attack_title(name))}}}" for name in table.attacks]]
+        )
+        + r" \\"
+    )
+    yield " ".join(
+        f"\\cmidrule(lr){{{2 + width * place}-{1 + width * (place + 1)}}}" for place in range(len(table.attacks))
+    )
+    yield (
+        " & ".join(["Method", *[escape.latex(metric.title) for metric in table.metrics] * len(table.attacks)])
+        + " \\\\\n\\midrule"
+    )
     for place, line in enumerate(table.lines):
         if place and line.role != table.lines[place - 1].role:
             yield "\\midrule"
-        cells = [_latex_cell(line.cells.get((attack, metric.name)), intervals, style) for attack in table.attacks for metric in table.metrics]
+        cells = [
+            _latex_cell(line.cells.get((attack, metric.name)), intervals, style)
+            for attack in table.attacks
+            for metric in table.metrics
+        ]
         yield " & ".join([escape.latex(line.name) + (" (teacher)" if line.role == "teacher" else ""), *cells]) + r" \\"
     yield "\\bottomrule\n\\end{tabular}\n\\end{table*}"
 
@@ -263,7 +222,9 @@ def _latex_cell(cell: Cell | None, intervals: str, style: str) -> str:
 
 
 def _interval_note(intervals: str) -> list[str]:
-    return {"seeds": ["Intervals: 95% Student's t over seeds."], "samples": ["Intervals: 95% over test samples."]}.get(intervals, [])
+    return {"seeds": ["Intervals: 95% Student's t over seeds."], "samples": ["Intervals: 95% over test samples."]}.get(
+        intervals, []
+    )
 
 
 def print_board(console: Console, board: Leaderboard, checkpoint: str) -> None:

@@ -45,8 +45,8 @@ def write_report(
 ) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and the figures into `out_dir`; returns the paths, in that order.
 
-    figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says why.
-    formats: png, pdf, svg. html: also the page. InputError for an unknown figure; a store without results gives
+    figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says
+    why. formats: png, pdf, svg. html: also the page. InputError for an unknown figure; a store without results gives
     tables that say so.
     """
     results = read_results(store, trial_ids=trial_ids, variants=variants)
@@ -55,7 +55,7 @@ def write_report(
     make_folder(folder)
     written = _write_tables(board, folder, checkpoint)
     if figures is None or len(figures):
-        written += _write_figures(results, folder, figures, checkpoint, formats)
+        written += _write_figures(results, folder, figures, checkpoint, formats, baseline)
     if html:
         from harness.report.page import page
 
@@ -73,7 +73,12 @@ def _write_tables(board: Leaderboard, folder: Path, checkpoint: str) -> list[Pat
 
 
 def _write_figures(
-    results: Results, folder: Path, names: Sequence[str] | None, checkpoint: str, formats: Sequence[str]
+    results: Results,
+    folder: Path,
+    names: Sequence[str] | None,
+    checkpoint: str,
+    formats: Sequence[str],
+    baseline: str | None,
 ) -> list[Path]:
     from harness.report.figures import FIGURES, draw, figure_names
     from harness.report.style import save
@@ -83,7 +88,7 @@ def _write_figures(
     settings = settings_of(results)
     for title, part in settings.items():
         suffix = f"-{slug(title)}" if len(settings) > 1 else ""
-        for name, figure in draw(part, names, checkpoint).items():
+        for name, figure in draw(part, names, checkpoint, baseline=baseline).items():
             if isinstance(figure, str):
                 lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))
                 continue

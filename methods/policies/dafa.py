@@ -49,7 +49,7 @@ class _Similarity(Part):
 
     def observe(self, step: Step) -> None:
         if self.last_of_warm_up(step.epoch):
-            self.sums["similarity"].add(step.student[ADVERSARIAL].detach().softmax(1), step.labels)
+            self.sums["similarity"].add(step.student[ADVERSARIAL].softmax(1), step.labels)
 
     def end_epoch(self, end: EpochEnd) -> None:
         if self.last_of_warm_up(end.epoch):

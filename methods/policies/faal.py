@@ -35,7 +35,7 @@ class FAAL(WeightPolicy):
     needs_attack = True
 
     def weights(self, step: Step, coef_adv: float, coef_clean: float) -> tuple[torch.Tensor, torch.Tensor]:
-        margins = self.class_margins(step.student[ADVERSARIAL].detach(), step.labels)
+        margins = self.class_margins(step.student[ADVERSARIAL], step.labels)
         weight = (self.num_classes * self.distribution(margins, step.labels)).float()[step.labels]
         return weight, weight
 

@@ -1,0 +1,122 @@
+"""The finer tables of a leaderboard as frames: intervals and differences, selection and cost, everything in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from harness.report.captions import attack_title
+from harness.report.grid import MAIN, Cell, costs, grid, number
+from harness.report.intervals import METRICS
+from harness.report.leaderboard import Leaderboard
+from harness.report.results import records
+
+
+def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
+    """As text: per row and attack every metric with its intervals and its difference from the baseline."""
+    many = board.of(setting).scores["classes"].max() > 10  # up to ten classes the worst tenth is the worst class
+    names = [name for name in METRICS if many or name != "worst_10_percent"]
+    table = grid(board, setting, checkpoint, names)
+    baseline = board.baselines.get(setting)
+    scores = board.of(setting).scores
+    scores = scores[scores["checkpoint"].isin([checkpoint, "given"])]
+    by_cell = {(score["row"], score["attack"], score["metric"]): score for score in records(scores)}
+    found = []
+    for row, line in zip(board.of(setting).rows.index, table.lines, strict=True):
+        for attack in [name for name in table.attacks if (name, "average") in line.cells]:
+            texts = {METRICS[name].title: _with_bounds(line.cells.get((attack, name))) for name in names}
+            changes = {} if baseline is None else {
+                f"Δ {METRICS[name].title} to {baseline}": _difference(by_cell[row, attack, name], name) for name in MAIN
+            }  # fmt: skip
+            found.append({"variant": line.name, "attack": attack_title(attack), **texts, **changes})
+    return pd.DataFrame(found)
+
+
+def _with_bounds(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    sample, seeds = cell.bounds("samples"), cell.bounds("seeds")
+    text = cell.text() + (f" [{sample[0]}, {sample[1]}]" if sample else "")
+    return text + (f" seeds [{seeds[0]}, {seeds[1]}]" if seeds else "")
+
+
+def _difference(score: dict[str, Any], metric: str) -> str:
+    if pd.isna(score.get("difference")):
+        return "–"
+    texts = [number(score[name], METRICS[metric]) for name in ("difference", "difference_low", "difference_high")]
+    sign = "+" if score["difference"] > 0 else ""
+    return f"{sign}{texts[0]} [{texts[1]}, {texts[2]}] {'stands' if score['stands'] else 'noise'}"
+
+
+def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:
+    """As text: per row both checkpoints side by side, what peeking would have given, cost, what is missing."""
+    part = board.of(setting)
+    attack = attack or next((name for name in ("pgd20", "aa_standard", "aa_short") if name in part.attacks), None)
+    chosen = part.scores[part.scores["attack"] == attack]
+    scores = chosen.set_index(["row", "checkpoint", "metric"])["value"].to_dict()
+    title = attack_title(attack) if attack else ""
+    found = []
+    for row, facts in zip(part.rows.index, records(part.rows), strict=True):
+        pairs = {
+            f"{checkpoint} {title}": " / ".join(
+                number(scores.get((row, checkpoint, name)), METRICS[name]) for name in MAIN[:2]
+            )
+            for checkpoint in ("best_validation", "last")
+        }
+        peeked = {name: number(facts[column], METRICS["average"]) for name, column in _PEEKED.items()}
+        seeds, _, memory = costs(facts)
+        tuning = {} if part.rows["tuning_trials"].isna().all() else {"tuning trials": _count(facts["tuning_trials"])}
+        cost = {
+            "seeds": seeds,
+            "train h": _hours(facts["train_hours"]),
+            "eval h": _hours(facts["eval_hours"]),
+            "MiB": memory,
+        }
+        found.append(
+            {"variant": facts["variant"], **pairs, **peeked, **cost, **tuning, "missing": facts["missing"] or "nothing"}
+        )
+    return pd.DataFrame(found)
+
+
+_PEEKED = {
+    "score, honest": "honest_score",
+    "score, last": "last_score",
+    "score, peeked": "peeked_score",
+    "gain of peeking": "peeked_gain",
+}
+
+
+def _hours(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.3f}"
+
+
+def _count(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.0f}"
+
+
+def wide(board: Leaderboard) -> pd.DataFrame:
+    """A line per row, checkpoint and attack, with columns `average`, `average_sample_low` and so on.
+
+    Rows without results stay.
+    """
+    cell = ["row", "checkpoint", "attack"]
+    values = [
+        name
+        for name in ("value", "sample_low", "sample_high", "seed_low", "seed_high", *_DIFFERENCE)
+        if name in board.scores
+    ]
+    scores = board.scores.astype({"checkpoint": str, "attack": str})
+    unstacked = scores.set_index([*cell, "metric"])[values].unstack("metric")
+    pairs = [(value, metric) for metric in METRICS for value in values if (value, metric) in unstacked]
+    columns = {metric if value == "value" else f"{metric}_{value}": unstacked[value, metric] for value, metric in pairs}
+    table = pd.DataFrame(columns, index=unstacked.index).dropna(axis="columns", how="all")
+    images = scores.groupby(cell, observed=True)["images"].first()
+    rows = board.rows.drop(columns="seed_list")
+    table = table.join(images).reset_index()
+    order = {name: place for place, name in enumerate([*board.checkpoints, *board.attacks])}
+    table = table.sort_values(cell, key=lambda column: column.map(order) if column.name != "row" else column)
+    return rows.merge(table, left_index=True, right_on="row", how="left").drop(columns="row")
+
+
+_DIFFERENCE = ("difference", "difference_low", "difference_high", "stands")

@@ -1,0 +1,175 @@
+"""Runs that lose workers, drivers and nodes: real processes, real kills. Each driver is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fake_driver
+import fake_trials as fake
+import pytest
+from test_scheduler import check_devices, ids
+
+from harness.spec import TrialSpec
+from harness.store import Store
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).resolve().parent
+
+
+def start_driver(scenario: str, root: Path) -> subprocess.Popen[str]:
+    """A driver that was started from another folder than the repository's."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(HERE / "fake_driver.py"), scenario, str(root)]
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome_of(driver: subprocess.Popen[str], timeout: float = 180.0) -> dict[str, Any]:
+    """The outcome that a driver printed; its standard error is kept under `stderr`."""
+    out, err = driver.communicate(timeout=timeout)
+    assert driver.returncode in (0, 1, 130), err
+    return json.loads(out.splitlines()[-1]) | {"stderr": err}
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def steps_done(root: Path, spec: TrialSpec) -> int:
+    path = root / "work" / spec.training_id / "step"
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def assert_clean(root: Path, specs: Sequence[TrialSpec]) -> None:
+    """Everything is done, once, and nothing is left behind: no process, no temporary file, no control file."""
+    assert Store(root).statuses() == dict.fromkeys(ids(list(specs)), "done")
+    assert len(Store(root).trials()) == len(specs)
+    assert not list(root.rglob("*.tmp"))
+    assert not (root / "work" / "control.json").exists()
+    pids = {entry["pid"] for spec in specs for entry in fake.journal(root, spec)}
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), timeout=10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_driver_that_was_killed_is_simply_started_again(number: signal.Signals, tmp_path: Path) -> None:
+    specs = fake_driver.long_trials()
+    driver = start_driver("plain", tmp_path)
+    wait_until(lambda: sum(steps_done(tmp_path, spec) >= 2 for spec in specs) >= 4)
+    began = time.monotonic()
+    driver.send_signal(number)
+    if number == signal.SIGTERM:
+        stopped = outcome_of(driver)
+        assert time.monotonic() - began < 15
+        assert (stopped["exit_code"], stopped["stop_reason"]) == (130, "SIGTERM")
+        assert len(stopped["done"]) + len(stopped["interrupted"]) == len(specs)
+        assert set(Store(tmp_path).statuses().values()) == {"done", "interrupted"}
+    else:
+        driver.communicate()
+        time.sleep(3)  # its workers may live on for two seconds, and may still finish a trial
+    finished = {name for name, status in Store(tmp_path).statuses().items() if status == "done"}
+    started = {spec.trial_id: len(fake.start_steps(tmp_path, spec)) for spec in specs}
+    reached = {spec.trial_id: steps_done(tmp_path, spec) for spec in specs}
+    assert len(finished) >= 2
+    assert len(finished) < len(specs)
+
+    again = outcome_of(start_driver("plain", tmp_path))
+    assert again["exit_code"] == 0
+    assert set(again["skipped"]) == finished
+    for spec in specs:
+        name, steps = spec.trial_id, fake.start_steps(tmp_path, spec)
+        assert len(steps) == started[name] + (name not in finished)
+        assert name in finished or steps[-1] == reached[name]
+    assert any(reached[spec.trial_id] > 0 and spec.trial_id not in finished for spec in specs)
+    assert_clean(tmp_path, specs)
+
+
+def test_the_trials_of_a_lost_node_finish_on_another(tmp_path: Path) -> None:
+    outcome = outcome_of(start_driver("node_loss", tmp_path))
+    specs = [fake.make(seed, steps=6, step_s=0.5) for seed in range(4)]
+    assert sorted(outcome["done"]) == sorted(ids(specs))
+    removed = outcome["stderr"].split("removed ")[1].split()[0]
+    moved = 0
+    for spec in specs:
+        starts = [entry for entry in fake.journal(tmp_path, spec) if entry["what"] == "start"]
+        if starts[0]["node"] == removed:
+            moved += 1
+            assert len(starts) == 2
+            assert starts[1]["node"] != removed
+            assert starts[1]["step"] >= 2
+        else:
+            assert len(starts) == 1
+    assert moved == 2
+    assert_clean(tmp_path, specs)
+
+
+def test_a_matrix_under_random_kills_is_complete(tmp_path: Path) -> None:
+    outcome = outcome_of(start_driver("killer", tmp_path))
+    specs = fake_driver.soak_trials()
+    kills = outcome["stderr"].count("killed ")
+    assert kills >= 10
+    assert (len(outcome["done"]), outcome["failed"], outcome["blocked"]) == (len(specs), {}, {})
+    starts = [fake.start_steps(tmp_path, spec) for spec in specs]
+    assert sum(map(len, starts)) <= len(specs) + kills
+    assert all(steps == sorted(steps) for steps in starts)  # each goes on from where it was
+    assert_clean(tmp_path, specs)
+
+
+def test_devices_of_simulated_nodes_are_used_and_never_over_committed(tmp_path: Path) -> None:
+    """64 trials that sleep, on eight GPUs of two nodes: at least 90 % as fast as the best schedule that we know."""
+    outcome = outcome_of(start_driver("packing", tmp_path))
+    specs = fake_driver.gpu_trials()
+    assert sorted(outcome["done"]) == sorted(ids(specs))
+    check_devices(tmp_path, specs)
+    entries = [fake.journal(tmp_path, spec) for spec in specs]
+    assert len({(entry[0]["node"], entry[0]["devices"]) for entry in entries}) == 8
+    makespan = max(entry[-1]["time"] for entry in entries) - min(entry[0]["time"] for entry in entries)
+    best = best_schedule([(spec.resources.gpu, fake.seconds(spec)) for spec in specs], devices=8)
+    print(f"{makespan:.1f} s, the best schedule {best:.1f} s: {best / makespan:.1%}")
+    assert best / makespan >= 0.9
+
+
+def best_schedule(trials: list[tuple[float, float]], devices: int) -> float:
+    """The shortest makespan of trials (share of a device, seconds) among many orders, each with perfect foresight."""
+    numbers = random.Random(0)
+    orders = [sorted(trials, key=lambda trial: -trial[1] * numbers.uniform(0.6, 1.4)) for _ in range(1000)]
+    return min(makespan_of(order, devices) for order in orders)
+
+
+def makespan_of(order: list[tuple[float, float]], devices: int) -> float:
+    """Each trial on the fullest device that has room for it, as soon as one has, in this order of preference."""
+    free, waiting, now = [1.0] * devices, list(order), 0.0
+    running: list[tuple[float, int, float]] = []
+    while waiting or running:
+        for trial in list(waiting):
+            share, seconds = trial
+            room = [device for device in range(devices) if free[device] >= share]
+            if room:
+                device = min(room, key=lambda device: free[device])
+                free[device] -= share
+                running.append((now + seconds, device, share))
+                waiting.remove(trial)
+            if max(free) == 0:
+                break
+        running.sort()
+        now, device, share = running.pop(0)
+        free[device] += share
+    return now

@@ -1,0 +1,485 @@
+"""Leaderboard and tables from made-up stores, against formulas written here a second time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+from synthetic_store import CLOTHES, big_frames, failed_row, fill_store, frames_of, trial_spec
+
+from harness.errors import InputError
+from harness.report import escape, tables
+from harness.report.captions import caption, eps_text
+from harness.report.details import wide
+from harness.report.differences import pick_baselines
+from harness.report.grid import grid
+from harness.report.leaderboard import Leaderboard, leaderboard
+from harness.report.results import read_results
+from harness.report.selection import RULES, class_scores, rule, selection_gap
+from harness.report.write import print_leaderboard, write_report
+from harness.store import Store
+
+VARIANTS = ("at", "rslad", "absld")
+
+
+@pytest.fixture(scope="module")
+def specs():
+    teacher = trial_spec("teacher", 0, role="teacher", peeked=False)
+    return [teacher, *[trial_spec(name, seed) for name in VARIANTS for seed in range(3)]]
+
+
+@pytest.fixture(scope="module")
+def frames(specs):
+    return frames_of(specs)
+
+
+@pytest.fixture(scope="module")
+def board(frames):
+    return leaderboard(read_results(frames))
+
+
+def score(board: Leaderboard, variant: str, attack: str, metric: str, checkpoint: str = "best_validation") -> pd.Series:
+    row = board.rows.index[board.rows["variant"] == variant][0]
+    chosen = (board.scores["row"] == row) & (board.scores["attack"] == attack) & (board.scores["metric"] == metric)
+    found = board.scores[chosen & (board.scores["checkpoint"] == checkpoint)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def accuracies(frames, variant: str, attack: str, checkpoint: str = "best_validation") -> np.ndarray:
+    """(seeds, classes)"""
+    frame = frames.tables["class_accuracy"]
+    frame = frame[(frame["variant"] == variant) & (frame["attack"] == attack) & (frame["checkpoint"] == checkpoint)]
+    return frame.pivot_table(index="seed", columns="class_index", values="accuracy", observed=True).to_numpy()
+
+
+def test_values_are_means_over_seeds_of_each_seed_s_metric(board, frames):
+    values = accuracies(frames, "absld", "pgd20")
+    expected = {
+        "average": values.mean(1).mean(),
+        "worst": values.min(1).mean(),
+        "nsd": (values.std(1) / values.mean(1)).mean(),
+        "nsd_sample": (values.std(1, ddof=1) / values.mean(1)).mean(),
+        "gap": (values.max(1) - values.min(1)).mean(),
+    }
+    for metric, value in expected.items():
+        assert score(board, "absld", "pgd20", metric)["value"] == pytest.approx(value, abs=1e-12)
+
+
+def test_seed_interval_is_student_t_and_needs_three_seeds(board, frames, specs):
+    values = accuracies(frames, "rslad", "cw20").mean(1)
+    low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+    found = score(board, "rslad", "cw20", "average")
+    assert (found["seed_low"], found["seed_high"]) == pytest.approx((low, high))
+    assert np.isnan(score(board, "teacher", "cw20", "average")["seed_low"])
+
+
+def test_sample_interval_holds_the_value_and_shrinks_with_images(board):
+    found = score(board, "absld", "pgd20", "average")
+    assert found["sample_low"] < found["value"] < found["sample_high"]
+    assert found["images"] == 2000
+    larger = leaderboard(read_results(frames_of([trial_spec("absld", 0)], per_class=800)))
+    other = score(larger, "absld", "pgd20", "average")
+    assert 1.6 < (found["sample_high"] - found["sample_low"]) / (other["sample_high"] - other["sample_low"]) < 2.4
+
+
+def test_best_and_second_are_marked_among_students_only(board):
+    values = {name: score(board, name, "pgd20", "worst")["value"] for name in VARIANTS}
+    order = sorted(values, key=lambda name: -values[name])
+    assert [score(board, name, "pgd20", "worst")["rank"] for name in order] == [1, 2, 0]
+    lower = {name: score(board, name, "pgd20", "nsd") for name in VARIANTS}
+    best = min(VARIANTS, key=lambda name: lower[name]["value"])
+    assert lower[best]["rank"] == 1
+    assert score(board, "teacher", "clean", "average")["rank"] == 0
+
+
+def test_validation_worst_is_the_test_accuracy_of_the_class_validation_chose(board, frames):
+    epochs, state = frames.tables["epochs"], frames.tables["class_state"]
+    values = []
+    for trial in frames.tables["trials"].query("variant == 'at'")["trial_id"]:
+        own = epochs[epochs["trial_id"] == trial].sort_values("epoch")
+        top = own[own["selection_score"] == own["selection_score"].max()]["epoch"].max()
+        rows = state[(state["trial_id"] == trial) & (state["epoch"] == top) & (state["quantity"] == "val_robust")]
+        worst = rows.sort_values("value")["class_index"].iloc[0]
+        seed = int(own["trial_id"].map(frames.tables["trials"].set_index("trial_id")["seed"]).iloc[0])
+        values.append(accuracies(frames, "at", "pgd20")[seed, worst])
+    assert score(board, "at", "pgd20", "validation_worst")["value"] == pytest.approx(np.mean(values))
+
+
+def test_differences_over_seeds_are_paired_by_seed(board, frames):
+    change = accuracies(frames, "absld", "fgsm").min(1) - accuracies(frames, "at", "fgsm").min(1)
+    found = score(board, "absld", "fgsm", "worst")
+    low, high = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
+    assert found["difference"] == pytest.approx(change.mean())
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx((low, high))
+    assert found["stands"] == (low > 0 or high < 0)
+    assert found["source"] == "seeds"
+    assert np.isnan(score(board, "at", "fgsm", "worst")["difference"])
+
+
+def test_one_seed_is_compared_by_sample_from_outcomes(frames):
+    ids = frames.tables["trials"].query("seed == 0")["trial_id"]
+    results = read_results(frames, trial_ids=list(ids))
+    paired, unpaired = (leaderboard(results, paired=choice) for choice in (True, False))
+    outcomes = frames.tables["outcomes"].query("attack == 'pgd20' and checkpoint == 'best_validation'")
+    outcomes = outcomes.merge(frames.tables["trials"][["trial_id", "variant", "seed"]]).query("seed == 0")
+    wide = outcomes.pivot_table(index=["label", "sample_index"], columns="variant", values="robust", observed=True)
+    change = (wide["absld"] - wide["at"]).astype(float)
+    half = 1.959964 * np.sqrt((change.groupby("label").var() / 200).sum()) / 10
+    found = score(paired, "absld", "pgd20", "average")
+    assert found["difference"] == pytest.approx(change.groupby("label").mean().mean())
+    assert found["difference_high"] - found["difference"] == pytest.approx(half, rel=1e-6)
+    assert found["source"] == "test samples, paired"
+    loose = score(unpaired, "absld", "pgd20", "average")
+    assert loose["source"] == "test samples, unpaired"
+    assert loose["difference_high"] - loose["difference_low"] > found["difference_high"] - found["difference_low"]
+    assert found["stands"] is not None
+    assert score(paired, "absld", "pgd20", "worst")["stands"] is None, "a minimum has no such interval"
+
+
+def test_no_effect_is_called_noise(frames):
+    specs = [trial_spec("at", seed) for seed in range(5)]
+    twins = [trial_spec("at-again", seed, settings={"alpha": 1}) for seed in range(5)]
+    same = frames_of([*specs, *twins])
+    accuracy = same.tables["class_accuracy"]
+    at = accuracy[accuracy["variant"] == "at"].sort_values(["seed", "checkpoint", "attack", "class_index"])
+    mask = accuracy["variant"] == "at-again"
+    again = accuracy[mask].sort_values(["seed", "checkpoint", "attack", "class_index"])
+    noise = np.random.default_rng(0).integers(-4, 5, len(again))
+    accuracy.loc[again.index, "correct"] = np.clip(at["correct"].to_numpy() + noise, 0, 200)
+    board = leaderboard(read_results(same), baseline="at")
+    assert (
+        score(board, "at-again", "pgd20", "average")["stands"] is np.False_
+        or not score(board, "at-again", "pgd20", "average")["stands"]
+    )
+    table = grid(board, board.settings[0], "best_validation")
+    line = next(line for line in table.lines if line.name == "at-again")
+    assert line.cells["pgd20", "average"].mark == "≈"
+
+
+def test_baseline_is_at_or_the_one_named(board):
+    setting = board.settings[0]
+    assert pick_baselines(board.rows)[setting] == "at"
+    assert pick_baselines(board.rows, "rslad")[setting] == "rslad"
+    assert pick_baselines(board.rows, "nobody") == {}
+
+
+# Selection
+
+
+def test_rules_choose_epochs_of_hand_made_records():
+    epochs = pd.DataFrame(
+        {"trial_id": list("aaabb"), "epoch": [1, 2, 3, 1, 2], "selection_score": [0.3, 0.5, 0.5, 0.4, np.nan]}
+    )
+    assert RULES["best_validation"].choose(epochs).to_dict() == {"a": 3, "b": 1}, "ties go to the later epoch"
+    assert RULES["last"].choose(epochs).to_dict() == {"a": 3, "b": 2}
+    assert str(rule("last")) == "last: the last epoch, no selection"
+    with pytest.raises(InputError, match="best_validation"):
+        rule("best_validaton")
+
+
+def test_peeked_score_is_the_largest_and_never_less_than_the_honest_one():
+    epochs = pd.DataFrame({"trial_id": "a", "epoch": [1, 2, 3], "selection_score": [0.1, 0.9, 0.2]})
+    curve = {1: [0.2, 0.4], 2: [0.3, 0.5], 3: [0.5, 0.7]}
+    state = pd.DataFrame(
+        [("a", epoch, index, "peeked_test_robust", v) for epoch, vs in curve.items() for index, v in enumerate(vs)],
+        columns=["trial_id", "epoch", "class_index", "quantity", "value"],
+    )
+    found = selection_gap(epochs, state).loc["a"]
+    assert found["honest_score"] == pytest.approx((0.4 + 0.3) / 2)
+    assert found["peeked_score"] == pytest.approx((0.6 + 0.5) / 2)
+    assert (found["honest_epoch"], found["peeked_epoch"]) == (2, 3)
+    assert found["gap"] == pytest.approx(0.2)
+
+
+def test_score_of_a_hundred_classes_uses_the_worst_tenth():
+    values = np.linspace(0, 0.99, 100)
+    state = pd.DataFrame({"trial_id": "a", "epoch": 1, "class_index": range(100), "quantity": "q", "value": values})
+    assert class_scores(state, "q").iloc[0] == pytest.approx((values.mean() + values[:10].mean()) / 2)
+
+
+def test_leaderboard_shows_what_peeking_would_have_given(board):
+    rows = board.rows.set_index("variant")
+    assert rows.loc["absld", "peeked_score"] >= rows.loc["absld", "honest_score"]
+    assert np.isnan(rows.loc["teacher", "peeked_score"])
+    assert "gain of peeking" in tables.markdown(board)
+
+
+# Rows
+
+
+def test_settings_that_differ_never_share_a_row():
+    specs = [trial_spec("absld", 0), trial_spec("absld", 0, settings={"alpha": 0.3}), trial_spec("absld", 1)]
+    results = read_results(frames_of(specs))
+    assert sorted(results.rows["variant"]) == [
+        "absld [method.settings.alpha=0.3]",
+        "absld [method.settings.alpha=None]",
+    ]
+    assert sorted(results.trials.groupby("row").size()) == [1, 2]
+
+
+def test_report_uses_the_suite_s_names_and_order(frames, specs):
+    ids = [spec.trial_id for spec in reversed(specs)]
+    results = read_results(frames, trial_ids=ids, variants={specs[1].trial_id: "plain", specs[2].trial_id: "plain"})
+    assert list(results.rows["variant"]) == ["teacher", "absld", "rslad", "plain", "at"]
+
+
+def test_missing_and_failed_trials_are_said_and_nothing_raises(specs, tmp_path):
+    store = fill_store(tmp_path, specs[:4])
+    store.commit(failed_row(trial_spec("trades", 0), "Traceback\nRuntimeError: loss is nan"))
+    store.commit(failed_row(trial_spec("at", 3)))
+    absent = trial_spec("ard", 0)
+    ids = [*store.statuses(), absent.trial_id]
+    board = leaderboard(read_results(store, trial_ids=ids, variants={absent.trial_id: "ard"}))
+    missing = board.rows.set_index("variant")["missing"]
+    assert missing["trades"] == "seed 0 failed (RuntimeError: loss is nan)"
+    assert missing["at"].startswith("seed 3 failed")
+    text = tables.markdown(board)
+    assert "trades: seed 0 failed (RuntimeError: loss is nan)" in text
+    assert re.search(r"\| trades \|( – \|)+", text)
+    assert "Not in the store yet, 1 trials: ard (1)" in text
+
+
+def test_an_attack_that_some_seeds_lack_is_said():
+    specs = [trial_spec("at", 0), trial_spec("at", 1)]
+    frames = frames_of(specs)
+    accuracy = frames.tables["class_accuracy"]
+    gone = (accuracy["attack"] == "aa_short") & (accuracy["seed"] == 1)
+    frames.tables["class_accuracy"] = accuracy[~gone]
+    board = leaderboard(read_results(frames))
+    assert "aa_short on best_validation: 1 of 2 seeds" in board.rows["missing"].iloc[0]
+
+
+@pytest.mark.parametrize("ids", [None, [], ["0" * 16]])
+def test_an_empty_store_says_so(tmp_path, ids):
+    console = Console(file=io.StringIO(), width=100)
+    print_leaderboard(console, Store(tmp_path), trial_ids=ids)
+    assert "No results yet" in console.file.getvalue()
+    written = write_report(Store(tmp_path), tmp_path / "report", trial_ids=ids)
+    assert [path.name for path in written] == ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "figures.md"]
+    assert "No results yet" in written[0].read_text()
+
+
+def test_a_store_without_the_other_tables_gives_a_leaderboard(specs):
+    frames = frames_of(specs[:3], absent=["outcomes", "epochs", "class_state"])
+    board = leaderboard(read_results(frames))
+    assert np.isnan(score(board, "at", "pgd20", "validation_worst")["value"])
+    assert "Val.-worst" in tables.markdown(board)
+
+
+def test_rows_of_different_class_numbers_stand_in_tables_of_their_own():
+    ten = frames_of([trial_spec("at", 0)])
+    hundred = frames_of(
+        [trial_spec("at", 0, dataset="cifar100")], classes=[f"class {i}" for i in range(100)], per_class=20
+    )
+    joined = {name: pd.concat([ten.tables[name], hundred.tables[name]]) for name in ten.tables}
+    board = leaderboard(read_results(type(ten)(joined)))
+    assert len(board.settings) == 2
+    many = grid(board, next(s for s in board.settings if s[0] == "cifar100"), "best_validation")
+    assert [metric.name for metric in many.metrics] == ["average", "worst", "worst_10_percent", "nsd"]
+    values = accuracies(hundred, "at", "pgd20")[0]
+    found = many.lines[0].cells["pgd20", "worst_10_percent"].value
+    assert found == pytest.approx(np.sort(values)[:10].mean())
+
+
+def test_given_checkpoints_stand_in_every_table():
+    frames = frames_of([trial_spec("mine", 0, role="evaluation")])
+    accuracy = frames.tables["class_accuracy"]
+    accuracy = accuracy[accuracy["checkpoint"] == "last"].copy()
+    accuracy["checkpoint"] = pd.Categorical(["given"] * len(accuracy))
+    frames.tables["class_accuracy"] = accuracy
+    board = leaderboard(read_results(frames))
+    for checkpoint in ("best_validation", "last"):
+        assert grid(board, board.settings[0], checkpoint).lines[0].cells["clean", "average"].value > 0.5
+
+
+# Formats
+
+
+def test_markdown_columns_follow_the_papers(board):
+    header = tables.markdown(board).split("\n")[4]
+    assert header.startswith("| variant | Clean Avg. | Clean Worst | Clean NSD | FGSM Avg. |")
+    assert header.endswith("| AA (short) NSD | seeds | hours | MiB |")
+
+
+def test_markdown_marks_best_and_second(board):
+    line = next(line for line in tables.markdown(board).split("\n") if line.startswith("| absld |"))
+    best = score(board, "absld", "pgd20", "worst")
+    assert best["rank"] == 1
+    assert f"**{100 * best['value']:.2f}**" in line
+
+
+def test_csv_holds_the_numbers(board):
+    frame = pd.read_csv(io.StringIO(tables.csv_text(board)))
+    line = frame.query("variant == 'rslad' and checkpoint == 'last' and attack == 'cw20'").iloc[0]
+    found = score(board, "rslad", "cw20", "average", "last")
+    assert line["average"] == pytest.approx(found["value"])
+    assert line["average_sample_low"] == pytest.approx(found["sample_low"])
+    assert line["worst_difference"] == pytest.approx(score(board, "rslad", "cw20", "worst", "last")["difference"])
+    assert len(frame) == 4 * 2 * 5
+    assert list(wide(board)["attack"].unique()) == ["clean", "fgsm", "pgd20", "cw20", "aa_short"]
+
+
+def test_caption_says_what_a_reader_must_know(board):
+    text = " ".join(caption(board, board.settings[0], "best_validation"))
+    for part in (
+        "fashion_mnist, cnn(width=16), L-inf eps 0.1",
+        "seeds 0, 1, 2",
+        "best_validation: the epoch with the largest",
+        "NSD: population standard deviation",
+        "PGD-20: 20 steps of eps/4, 1 random start, robust on every iterate, 2,000 images",
+        "Against at",
+    ):
+        assert part in text
+    assert eps_text(8 / 255) == "8/255"
+    assert eps_text(0.1) == "0.1"
+
+
+def test_terminal_fits_its_width(board):
+    for width in (60, 100, 200):
+        console = Console(file=io.StringIO(), width=width)
+        tables.print_board(console, board, "best_validation")
+        lines = console.file.getvalue().split("\n")
+        assert max(map(len, lines)) <= width
+        for word in ("absld", "PGD-20", "AA (short)", "seeds"):
+            assert any(word in line for line in lines)
+
+
+HOSTILE = (
+    "<b>bold</b>|pipe & 100% $x_1$ #1 ~^{}\\end{table}",
+    '=HYPERLINK("http://x")',
+    "[red]name[/red] `code` *star*",
+    "\x1b[31mred\x1b[0m\nnext",
+    "日本語 αβγ café",
+)
+
+
+@pytest.fixture(scope="module")
+def hostile_board():
+    specs = [trial_spec("at", 0), *[trial_spec(name, 0, settings={"alpha": i}) for i, name in enumerate(HOSTILE)]]
+    return leaderboard(read_results(frames_of(specs)))
+
+
+def test_names_are_escaped_in_markdown(hostile_board):
+    text = tables.markdown(hostile_board)
+    assert "<b>" not in text
+    assert "\x1b" not in text
+    assert "&lt;b&gt;bold&lt;/b&gt;\\|pipe &amp; 100% \\$x\\_1\\$ \\#1" in text
+    rows = [line for line in text.split("\n") if line.startswith("|")][: 2 + 6]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1, "a name must not make columns"
+
+
+def test_names_are_escaped_in_csv(hostile_board):
+    names = [line["variant"] for line in csv.DictReader(io.StringIO(tables.csv_text(hostile_board)))]
+    assert '\'=HYPERLINK("http://x")' in names
+    assert not any(name.startswith(("=", "+", "-", "@")) for name in names)
+    assert escape.csv("@SUM(1)") == "'@SUM(1)"
+    assert escape.csv("\t=1") == "'=1"
+
+
+def test_names_are_escaped_in_the_terminal(hostile_board):
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="truecolor")
+    tables.print_board(console, hostile_board, "best_validation")
+    text = console.file.getvalue()
+    assert "[red]name[/red]" in text
+    assert "\x1b[31mred" not in text
+
+
+def test_latex_escapes_every_special_character():
+    assert escape.latex("a_b & 50% $x$ #1 {y} ~^\\") == (
+        r"a\_b \& 50\% \$x\$ \#1 \{y\} \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+    assert escape.latex("café λ 日") == r"café $\lambda$ ?"
+
+
+def test_latex_has_the_papers_layout(board):
+    text = tables.latex(board)
+    assert r"\multicolumn{3}{c}{PGD-20}" in text
+    assert text.count(r"\textbf") >= 15
+    assert text.count(r"\underline") >= 15
+    assert "\\toprule" in text
+    half = tables.latex(board, intervals="seeds")
+    found = score(board, "absld", "pgd20", "average")
+    assert f"$\\pm${100 * (found['seed_high'] - found['value']):.2f}" in half
+    brackets = tables.latex(board, intervals="samples", style="brackets")
+    assert f"[{100 * found['sample_low']:.2f}, {100 * found['sample_high']:.2f}]" in brackets
+
+
+# A document that takes the tables in compiles; CI installs TeX from Debian, so there it must.
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex") and "CI" not in os.environ, reason="pdflatex is not installed")
+def test_a_document_with_the_tables_compiles(board, hostile_board, tmp_path):
+    (tmp_path / "plain.tex").write_text(tables.latex(board))
+    (tmp_path / "seeds.tex").write_text(tables.latex(board, intervals="seeds"))
+    (tmp_path / "hostile.tex").write_text(tables.latex(hostile_board, intervals="samples", style="brackets"))
+    inputs = "".join(f"\\input{{{name}}}\\clearpage\n" for name in ("plain", "seeds", "hostile"))
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass[twocolumn]{article}\n\\usepackage[margin=0.75in]{geometry}\n\\usepackage{booktabs}\n"
+        f"\\begin{{document}}\n{inputs}\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 20_000
+    first_page = done.stdout.split("[1")[0]
+    assert "Overfull" not in first_page, "the plain table fits the text width of a two-column paper"
+
+
+# Size and imports
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trials", "classes", "variants"), [(10_000, 10, 500), (2_000, 100, 200)])
+def test_large_stores_take_seconds(trials, classes, variants):
+    frames = big_frames(trials, classes, variants=variants)
+    started = time.process_time()
+    board = leaderboard(read_results(frames))
+    text = tables.markdown(board), tables.csv_text(board), tables.latex(board)
+    seconds = time.process_time() - started
+    assert all(text)
+    assert seconds < 6, f"{seconds:.1f} s of processor time"
+
+
+def test_the_report_imports_neither_torch_nor_ray():
+    code = (
+        "import sys, harness.report.write, harness.report.figures, harness.report.page\n"
+        "assert not {'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules), sorted(sys.modules)"
+    )
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def test_write_report_returns_what_it_wrote(frames, tmp_path):
+    written = write_report(frames, tmp_path, figures=["nsd", "hyperparameter_response"], formats=["png"])
+    assert [path.name for path in written] == [
+        "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "nsd.png", "figures.md",
+    ]  # fmt: skip
+    assert "left out: hyperparameter_response" in written[-1].read_text()
+    assert all(path.stat().st_size > 100 for path in written)
+    with pytest.raises(InputError, match="did you mean nsd"):
+        write_report(frames, tmp_path, figures=["ndd"])
+
+
+def test_the_same_store_gives_the_same_bytes(frames, tmp_path):
+    first = write_report(frames, tmp_path / "a", figures=["nsd"], formats=["pdf", "svg"])
+    second = write_report(frames, tmp_path / "b", figures=["nsd"], formats=["pdf", "svg"])
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_real_store_on_disk_gives_the_same_leaderboard(specs, frames, board, tmp_path):
+    store = fill_store(tmp_path, specs)
+    found = leaderboard(read_results(store))
+    pd.testing.assert_frame_equal(wide(found), wide(board), check_dtype=False)
+    assert set(CLOTHES) == set(store.read("class_accuracy")["class_name"])
