@@ -232,6 +232,7 @@ def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
     for state, _ in states.values():
         counts[state] = counts.get(state, 0) + 1
     out.print(f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    planned.store.look_for_foreign_files()
     for problem in planned.store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
 
@@ -245,6 +246,7 @@ def _report_store(store: Any, which: dict[str, Any], into: Path | None, checkpoi
 
     print_leaderboard(out, store, checkpoint=checkpoint, **which)
     written = write_report(store, into or store.root / "report", figures=figures, html=html, checkpoint=checkpoint, **which)
+    store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
     for path in written:

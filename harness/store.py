@@ -174,6 +174,13 @@ class Store:
 
         return verify(self)
 
+    def look_for_foreign_files(self) -> None:
+        """Names in `problems` every Parquet file of the tables' folders that belongs to no trial of the store."""
+        committed = set(self.marks())
+        for table in TABLES:
+            own = (Path(entry.path) for entry in _entries(self.root / table))
+            self._name_foreign(path for path in own if path.stem not in committed)
+
     # Compaction
 
     def compact(self) -> int:
@@ -340,7 +347,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
                 for entry in found
                 if entry.name.endswith(".parquet") and not entry.name.startswith((".", "compacted-"))
             ]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

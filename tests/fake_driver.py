@@ -1,7 +1,4 @@
-"""A driver of its own process, for tests that kill it or take its nodes away: `python fake_driver.py SCENARIO STORE`.
-
-Prints one JSON object, the outcome, as its last line.
-"""
+"""A driver in a process of its own, for tests that kill it or take its nodes away."""
 
 from __future__ import annotations
 
@@ -15,10 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-os.environ["RAY_AUTH_MODE"] = "disabled"
-# This process alone is told where the package is; its workers must learn it from the driver.
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import fake_trials as fake
 
@@ -162,8 +155,9 @@ def start_gpu_processes(count: int, folder: Path) -> None:
 
 SCENARIOS = {"plain": plain, "killer": killer, "node_loss": node_loss, "packing": packing}
 
-if __name__ == "__main__":
-    began = time.monotonic()
+
+def main() -> None:
+    """Runs the scenario named by the first argument in the store named by the second; prints the outcome as JSON."""
     found = SCENARIOS[sys.argv[1]](Path(sys.argv[2]))
-    print(json.dumps(vars(found) | {"exit_code": found.exit_code, "seconds": time.monotonic() - began}))
+    print(json.dumps(vars(found) | {"exit_code": found.exit_code}))
     sys.exit(found.exit_code)

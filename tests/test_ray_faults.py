@@ -27,16 +27,13 @@ HERE = Path(__file__).resolve().parent
 
 
 def start_driver(scenario: str, root: Path) -> subprocess.Popen[str]:
-    """A driver that was started from another folder than the repository's."""
+    """A driver that was started elsewhere, and that alone is told where the package is: workers learn it from it."""
+    path = [str(HERE.parent), str(HERE)]
+    code = f"import sys; sys.path[:0] = {path!r}; import fake_driver; fake_driver.main()"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, str(HERE / "fake_driver.py"), scenario, str(root)]
+    command = [sys.executable, "-c", code, scenario, str(root)]
     return subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -133,14 +133,15 @@ def _both(results: Results, mine: ClassCounts, theirs: ClassCounts, ids: set[str
     by = ["trial_id", "checkpoint", "attack"]
     parts: Any = outcomes.groupby(by, observed=True)
     robust = {key: part.set_index("sample_index") for key, part in parts}
-    found = np.zeros(mine.images.shape)
+    lines, classes = mine.images.shape
+    found = np.zeros((lines, classes))
     ours, base = (pd.MultiIndex.from_frame(side.keys[by].astype(object)) for side in (mine, theirs))
     for line, (one, other) in enumerate(zip(ours, base, strict=True)):
         if one not in robust or other not in robust:
             return None
-        joined = robust[one].join(robust[other]["robust"], rsuffix="_base", how="inner")
+        joined = robust[one].join(robust[other]["robust"].rename("robust_base"), how="inner")
         if len(joined) != mine.images[line].sum():
             return None
         right = joined["robust"].to_numpy(dtype=bool) & joined["robust_base"].to_numpy(dtype=bool)
-        found[line] = np.bincount(joined["label"].to_numpy(dtype=int)[right], minlength=found.shape[1])
+        found[line] = np.bincount(joined["label"].to_numpy(dtype=int)[right], minlength=classes)
     return found

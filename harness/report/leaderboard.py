@@ -170,7 +170,7 @@ def _ranked(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     students = rows.index[rows["role"] == "student"]
     setting = rows.groupby(SETTING, sort=False, dropna=False).ngroup()
     part = scores[scores["row"].isin(students) & scores["value"].notna()]
-    sign = part["metric"].map({name: -1.0 if metric.up else 1.0 for name, metric in METRICS.items()})
+    sign = part["metric"].map({name: -1.0 if metric.up else 1.0 for name, metric in METRICS.items()}).astype(float)
     keys = [setting.reindex(part["row"]).to_numpy(), part["checkpoint"], part["attack"], part["metric"]]
     groups = (sign * part["value"].astype(float)).round(9).groupby(keys, sort=False, observed=True)
     rank = groups.rank(method="dense").where(groups.transform("size") > 1, 0)
@@ -213,7 +213,7 @@ def _missing(results: Results, counts: ClassCounts) -> pd.Series:
     texts: dict[int, list[str]] = {row: [] for row in results.rows.index}
     others = results.trials[results.trials["status"] != "done"]
     for trial in records(others):
-        lines = str(trial["error"] or "").strip().splitlines()
+        lines = trial["error"].strip().splitlines() if isinstance(trial["error"], str) else []
         reason = f" ({lines[-1]})" if lines else ""
         texts[trial["row"]].append(f"seed {trial['seed']} {trial['status']}{reason}")
     seeds = results.done.groupby("row")["seed"].nunique()

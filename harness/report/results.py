@@ -104,7 +104,7 @@ def read_results(
     names = dict(variants or {})
     stored = set(trials["trial_id"])
     absent = {key: names.get(key, "?") for key in trial_ids or () if key not in stored}
-    called = trials["trial_id"].map(names).fillna(trials["variant"]).astype(str)
+    called = [names.get(key, str(own)) for key, own in zip(trials["trial_id"], trials["variant"], strict=True)]
     place = {key: place for place, key in enumerate(trial_ids or ())}
     trials = _told_apart(trials.assign(variant=called, place=trials["trial_id"].map(place)))
     rows = _rows(trials)

@@ -1,0 +1,249 @@
+"""Figures from made-up stores: what they draw, and that it can be read. Rendered without a display and without pyplot."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from synthetic_store import frames_of, trial_spec
+
+from harness.report import figures
+from harness.report.figures import FIGURES, draw
+from harness.report.figures_classes import confusion_shares
+from harness.report.figures_variants import pareto_front, varied_settings
+from harness.report.results import read_results
+from harness.report.style import WIDTHS, looks, save, settle
+
+VARIANTS = ("natural", "at", "trades", "ard", "rslad", "absld", "absld_reweight")
+HUNDRED = [f"class {index}" for index in range(100)]
+
+
+def store(variants=VARIANTS, seeds=3, **options):
+    teacher = trial_spec("teacher", 0, role="teacher", peeked=False)
+    return frames_of([teacher, *[trial_spec(v, s, epochs=12) for v in variants for s in range(seeds)]], **options)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return store()
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    rates = (0.05, 0.1, 0.3, 1.0, 3.0)
+    specs = [
+        trial_spec(f"absld-{rate}", 0, settings={"temperature_rate": rate, "temperature_init": 1.0}, epochs=8)
+        for rate in rates
+    ]
+    return frames_of(specs)
+
+
+@pytest.fixture(scope="module", params=["column", "text"])
+def drawn(request, frames, tuned):
+    """Every figure, at column and at text width."""
+    found = draw(
+        read_results(frames), [name for name in FIGURES if name != "hyperparameter_response"], width=request.param
+    )
+    found |= draw(read_results(tuned), ["hyperparameter_response"], width=request.param)
+    return request.param, found
+
+
+def texts(figure: Figure) -> list[Text]:
+    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [text for text in found if text.get_window_extent().width > 0]
+
+
+def ticks_shown(figure: Figure) -> set[int]:
+    """Tick labels outside the view are made but not drawn."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis, view in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            drawn = {id(tick.label1) for tick in axis._update_ticks()}
+            hidden |= {id(tick.label1) for tick in [*axis.majorTicks, *axis.minorTicks]} - drawn
+            del view
+    return hidden
+
+
+def test_every_figure_is_drawn_at_both_widths(drawn):
+    width, found = drawn
+    assert set(found) == set(FIGURES)
+    for name, figure in found.items():
+        assert isinstance(figure, Figure), f"{name}: {figure}"
+        assert figure.get_figwidth() == WIDTHS[width]
+        assert figure.get_figheight() < 9, name
+
+
+def test_no_label_covers_another_or_leaves_the_figure(drawn):
+    for name, figure in drawn[1].items():
+        figure.draw_without_rendering()
+        hidden = ticks_shown(figure)
+        shown = [text for text in texts(figure) if id(text) not in hidden]
+        boxes = [(text, text.get_window_extent().padded(-0.5)) for text in shown]
+        assert len(boxes) > 4, name
+        for (one, first), (other, second) in itertools.combinations(boxes, 2):
+            assert not first.overlaps(second), f"{name}: '{one.get_text()}' and '{other.get_text()}'"
+        page = figure.bbox
+        for text, box in boxes:
+            inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
+            assert inside, f"{name}: '{text.get_text()}' at {box}"
+
+
+@pytest.mark.slow
+def test_a_hundred_classes_stay_legible():
+    frames = store(("at", "absld"), seeds=1, classes=HUNDRED, per_class=20)
+    for name, figure in draw(read_results(frames), list(FIGURES)).items():
+        if name == "hyperparameter_response":
+            continue
+        assert isinstance(figure, Figure), name
+        shown = [text.get_text() for text in texts(figure)]
+        assert sum(text.strip().startswith("class ") for text in shown) == 0, f"{name}: a hundred names fit nowhere"
+    profile = figures.class_accuracy(frames.tables["class_accuracy"])
+    for line in profile.axes[0].lines:
+        assert len(line.get_ydata()) == 100
+        assert np.all(np.diff(line.get_ydata()) >= 0), "each profile is sorted"
+
+
+def test_class_accuracy_draws_the_stored_numbers(frames):
+    figure = figures.class_accuracy(frames.tables["class_accuracy"], variants=["at", "absld"], attack="pgd20")
+    frame = frames.tables["class_accuracy"].query(
+        "variant == 'absld' and attack == 'pgd20' and checkpoint == 'best_validation'"
+    )
+    expected = 100 * frame.groupby("class_name", observed=True)["accuracy"].mean()
+    axis = figure.axes[0]
+    names = [label.get_text().replace("\n", " ") for label in axis.get_xticklabels()]
+    bars = [bar.get_height() for bar in axis.containers[2].patches] if len(axis.containers) > 2 else []
+    heights = bars or [bar.get_height() for bar in axis.patches[len(names) :]]
+    assert dict(zip(names, heights, strict=True)) == pytest.approx(expected.to_dict())
+    at = [bar.get_height() for bar in axis.patches[: len(names)]]
+    assert at == sorted(at), "from the hardest for the baseline to the easiest"
+
+
+def test_average_worst_marks_the_pareto_front():
+    points = np.array([[0.5, 0.1], [0.4, 0.3], [0.45, 0.2], [0.3, 0.3], [0.5, 0.05]])
+    assert list(pareto_front(points)) == [1, 2, 0]
+
+
+def test_nsd_is_the_population_form(frames):
+    figure = figures.nsd(frames.tables["class_accuracy"], variants=["rslad"])
+    values = frames.tables["class_accuracy"].query(
+        "variant == 'rslad' and attack == 'clean' and checkpoint == 'best_validation'"
+    )
+    wide = values.pivot_table(index="seed", columns="class_index", values="accuracy", observed=True).to_numpy()
+    expected = (wide.std(1) / wide.mean(1)).mean()
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(expected)
+
+
+def test_temperatures_order_the_classes_by_difficulty(frames):
+    state = frames.tables["class_state"].merge(frames.tables["trials"][["trial_id", "variant"]].astype(str))
+    figure = figures.temperatures(state, variants=["absld"])
+    lines = figure.axes[0].lines
+    assert len(lines) == 10
+    ends = [line.get_ydata()[-1] for line in lines]
+    assert ends[0] < ends[-1], "hard classes get a low temperature in these made-up runs"
+    lightness = [np.dot(to_rgb(line.get_color()[:3]), (0.3, 0.6, 0.1)) for line in lines]
+    assert lightness == sorted(lightness), "dark is hard"
+
+
+def test_confusion_rows_sum_to_one_and_the_diagonal_is_robust_accuracy(frames):
+    outcomes = frames.tables["outcomes"].query("attack == 'pgd20' and checkpoint == 'last'")
+    trial = outcomes["trial_id"].iloc[0]
+    own = outcomes[outcomes["trial_id"] == trial]
+    shares = confusion_shares(own, 10)
+    assert shares.sum(1) == pytest.approx(np.ones(10))
+    assert np.diag(shares) == pytest.approx(own.groupby("label")["robust"].mean().to_numpy())
+
+
+def test_hyperparameter_response_finds_what_was_varied(tuned):
+    results = read_results(tuned)
+    table = varied_settings(results.trials, results.epochs, "selection_score")
+    assert list(table.columns) == ["method", "best", "temperature_rate"]
+    assert sorted(table["temperature_rate"]) == [0.05, 0.1, 0.3, 1.0, 3.0]
+    best = tuned.tables["epochs"].groupby("trial_id", observed=True)["selection_score"].max()
+    assert table["best"].to_dict() == pytest.approx(best.to_dict())
+
+
+def test_figures_without_data_are_left_out_with_a_reason():
+    plain = frames_of([trial_spec("at", 0, peeked=False, attacks=["pgd20"])], absent=["outcomes"])
+    found = draw(read_results(plain), list(FIGURES))
+    reasons = {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    assert set(reasons) == {"temperatures", "confusion", "attack_ladder", "selection_gap", "hyperparameter_response"}
+    assert reasons["confusion"] == "confusion: no rows in outcomes"
+    assert "record_test_curve" in reasons["selection_gap"]
+
+
+def test_a_variant_looks_the_same_everywhere_and_unlike_the_others(frames):
+    found = draw(read_results(frames), ["class_accuracy", "average_worst", "nsd", "training_curves"])
+    styles = {}
+    for name, figure in found.items():
+        legend = figure.legends[0]
+        for handle, label in zip(legend.legend_handles, legend.get_texts(), strict=True):
+            line = handle.lines[0] if hasattr(handle, "lines") and not hasattr(handle, "get_marker") else handle
+            if hasattr(handle, "has_yerr") or not hasattr(line, "get_marker"):
+                line = handle[0] if isinstance(handle, tuple) else line
+            if label.get_text() in VARIANTS and hasattr(line, "get_marker"):
+                styles.setdefault(label.get_text(), set()).add((line.get_color(), line.get_marker()))
+        assert name
+    assert all(len(found) == 1 for found in styles.values()), styles
+    every = looks(VARIANTS).values()
+    assert len({look.marker for look in every}) == len(VARIANTS), "told apart without colour by markers"
+    assert len({str(look.line) for look in every}) == len(VARIANTS), "and by line styles"
+
+
+def test_neighbouring_variants_differ_in_grey():
+    greys = [np.dot(to_rgb(look.colour), (0.299, 0.587, 0.114)) for look in looks(VARIANTS).values()]
+    pairs = zip(looks(VARIANTS).values(), itertools.pairwise(greys), strict=False)
+    assert all(abs(first - second) > 0.02 or look.marker for look, (first, second) in pairs)
+
+
+def test_names_are_text_not_mathematics():
+    frames = frames_of([trial_spec("at", 0), trial_spec("$\\frac{1}{0}$ <b>", 0, settings={"alpha": 1})])
+    figure = draw(read_results(frames), ["class_accuracy"])["class_accuracy"]
+    save_to = io.BytesIO()
+    figure.savefig(save_to)
+    assert any("frac" in text.get_text() for text in texts(figure))
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_files_hold_embedded_fonts_and_no_date(frames, tmp_path, kind):
+    figure = draw(read_results(frames), ["nsd"])["nsd"]
+    save(figure, tmp_path / f"nsd.{kind}")
+    content = (tmp_path / f"nsd.{kind}").read_bytes()
+    if kind == "pdf":
+        assert b"/Type3" not in content
+        assert b"/FontFile2" in content, "TrueType fonts are embedded"
+        assert b"CreationDate" not in content
+    if kind == "svg":
+        assert b"<text" in content
+        assert b"dc:date" not in content
+
+
+def test_nothing_global_is_touched(frames):
+    before = dict(matplotlib.rcParams)
+    figure = draw(read_results(frames), ["nsd"])["nsd"]
+    assert dict(matplotlib.rcParams) == before
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+
+
+def test_settled_labels_keep_order_distance_and_bounds():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        places = np.sort(random.uniform(0, 100, 8))
+        settled = settle(places, 10, 0, 100)
+        assert np.all(np.diff(settled) >= 10 - 1e-9)
+        assert settled.min() >= -1e-9
+        assert settled.max() <= 100 + 1e-9
+    assert settle(np.array([10.0, 50.0]), 10, 0, 100) == pytest.approx([10, 50]), "no crowd, no move"
+
+
+def test_a_frame_of_the_store_is_enough_in_a_notebook(frames):
+    """Without `role` and without the report's order."""
+    frame = pd.DataFrame(frames.tables["class_accuracy"].drop(columns="role"))
+    assert isinstance(figures.average_worst(frame), Figure)
