@@ -143,9 +143,13 @@ def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning"
 
 
 @app.command("list")
-def list_names(what: Annotated[str, typer.Argument(help="methods, policies, datasets, models, attacks or suites")]) -> int:
+def list_names(
+    what: Annotated[str, typer.Argument(help="methods, policies, datasets, models, attacks or suites")], plugin: Plugins = None
+) -> int:
     """List the names that suites can use."""
     from harness.show import LISTS
+
+    _load_methods(plugin)
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)
@@ -198,11 +202,8 @@ def evaluate(
 
 def _plan(suite: str, sets: list[str] | None, methods: str | None, seeds: str | None, results: Path | None, plugins: list[str] | None = None) -> Any:
     from harness.run import plan_suite
-    from methods.registry import load_entry_points, load_plugin
 
-    load_entry_points()
-    for path in plugins or ():
-        load_plugin(os.path.abspath(path))
+    _load_methods(plugins)
     try:
         numbers = [int(seed) for seed in _split(seeds) or []]
     except ValueError:
@@ -210,6 +211,14 @@ def _plan(suite: str, sets: list[str] | None, methods: str | None, seeds: str | 
     if any(number < 0 for number in numbers):
         raise InputError(f"--seeds must be at least 0, not '{seeds}'")
     return plan_suite(suite, results=results, overrides=sets or (), only=_split(methods) or (), seeds=numbers)
+
+
+def _load_methods(plugins: list[str] | None) -> None:
+    from methods.registry import load_entry_points, load_plugin
+
+    load_entry_points()
+    for path in plugins or ():
+        load_plugin(os.path.abspath(path))
 
 
 def _split(text: str | None) -> list[str] | None:

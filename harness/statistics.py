@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from numpy.typing import ArrayLike
+from scipy import stats
 
-from harness.metrics import Floats, average, nsd, rates, worst, worst_class
+from harness.metrics import Floats, average, rates, worst, worst_class
+from harness.nsd import true_nsd_quantiles
 
 SAMPLES, SEEDS = "test samples", "seeds"
 FEWEST_SEEDS = 3  # a spread of two numbers is no basis for an interval
@@ -123,83 +124,8 @@ def nsd_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Inter
     scaling under which it is the median, and so lies below the observed one. Zero is a possible bound.
     """
     correct, n = _counts(correct, n)
-    accuracy = rates(correct, n)
-    quantiles = np.array([0.5, (1 + level) / 2, (1 - level) / 2])
-    low, high = np.zeros((3, *accuracy.shape[:-1])), np.full((3, *accuracy.shape[:-1]), 1.0)
-    wanted = quantiles.reshape(3, *[1] * (accuracy.ndim - 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(12):  # NSD is at most sqrt(C - 1): this doubles up to 4096
-            high = np.where(_share_below(high, accuracy, n) > wanted, 2 * high, high)
-        for _ in range(40):
-            middle = (low + high) / 2
-            below = _share_below(middle, accuracy, n) > wanted
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-    undefined = np.isnan(nsd(accuracy))
-    estimate, lower, upper = (np.where(undefined, np.nan, value) for value in (low + high) / 2)
-    return _over_samples(estimate, lower, upper, n, level)
-
-
-def _share_below(true_nsd: Floats, accuracy: Floats, n: Floats) -> Floats:
-    """The share of test sets whose NSD is at most the observed one, were the true NSD `true_nsd` (...).
-
-    The true accuracies are then mean + scaled deviations, p. With sampling errors e, "NSD^2 is at most t" reads
-    Q = var(p + e) - t mean(p + e)^2 <= 0: a quadratic form in e, whose first three cumulants give its distribution as
-    a gamma distribution (Pearson type III; exact where it matters most, when classes tie and Q is a chi-square).
-    """
-    there = ~np.isnan(accuracy)
-    classes, mean = there.sum(axis=-1), average(accuracy)
-    deviation, square = _directions(accuracy, n, there)
-    deviation, square = deviation * (true_nsd * mean)[..., None], square * (true_nsd * mean)[..., None] ** 2
-    observed = nsd(accuracy) ** 2
-    edge = 0.5 / (n + 1)  # a class at 0 or 1 has some noise too
-    p = np.clip(np.where(there, mean[..., None] + deviation, 0.5), edge, 1 - edge)
-    v, skew, kurtosis = (np.where(there, moment, 0.0) for moment in _binomial_cumulants(p, n))
-    # Q = constant + b'e + e'Me with M = a I - g 11'
-    a, g = 1 / classes, (1 + observed) / classes**2
-    pull, weight = (observed * mean)[..., None], np.where(there, 2 * a[..., None], 0.0)
-    b, b2 = weight * (deviation - pull), weight**2 * (square - 2 * pull * deviation + pull**2)
-    s1, s2, s3 = v.sum(axis=-1), (v**2).sum(axis=-1), (v**3).sum(axis=-1)
-    first = mean**2 * (true_nsd**2 - observed) + (a - g) * s1
-    second = 2 * (a**2 * s2 - 2 * a * g * s2 + g**2 * s1**2) + np.maximum((b2 * v).sum(axis=-1), 0.0)
-    second += 2 * (a - g) * (b * skew).sum(axis=-1) + (a - g) ** 2 * kurtosis.sum(axis=-1)
-    third = 8 * (a**3 * s3 - 3 * a**2 * g * s3 + 3 * a * g**2 * s1 * s2 - g**3 * s1**3)
-    third += 6 * (a * (v**2 * b2).sum(axis=-1) - g * (v * b).sum(axis=-1) ** 2) + (b**3 * skew).sum(axis=-1)
-    return _gamma_below_zero(first, second, third)
-
-
-def _directions(accuracy: Floats, n: Floats, there: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """How the classes deviate from their mean, with a root mean square of one, and an estimate of its square.
-
-    Observed deviations squared are too large by the noise of each class; many quiet classes beside one that stands out
-    would pass for real spread and make the interval too wide. So the squares are less their noise (at most half of all
-    is taken, for classes that tie). Where all classes are observed equal, the deviations alternate.
-    """
-    count = there.sum(axis=-1, keepdims=True)
-    rate = np.where(there, accuracy, 0.0)
-    deviation = np.where(there, rate - average(accuracy)[..., None], 0.0)
-    alternating = np.where(np.arange(there.shape[-1]) % 2, 1.0, -1.0) * there
-    deviation = np.where((deviation**2).sum(axis=-1, keepdims=True) > 0, deviation, alternating)
-    square = deviation**2
-    noise = np.where(there, (rate * (1 - rate)) / n, 0.0)
-    total = square.sum(axis=-1, keepdims=True)
-    share = np.minimum(1.0, 0.5 * total / np.maximum(noise.sum(axis=-1, keepdims=True), 1e-300))
-    less = square - share * noise
-    return deviation / np.sqrt(total / count), less * count / less.sum(axis=-1, keepdims=True)
-
-
-def _binomial_cumulants(p: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
-    """Second, third and fourth cumulant of a binomial proportion."""
-    v = p * (1 - p)
-    return v / n, v * (1 - 2 * p) / n**2, v * (1 - 6 * v) / n**3
-
-
-def _gamma_below_zero(first: Floats, second: Floats, third: Floats) -> Floats:
-    """P(Q <= 0) of the shifted gamma distribution with these cumulants; normal where it has no skewness."""
-    x, skew = -first / np.sqrt(second), third / second**1.5
-    shape = 4 / np.maximum(skew**2, 1e-12)
-    at = np.maximum(shape + np.where(skew >= 0, x, -x) * np.sqrt(shape), 0.0)
-    below = special.gammainc(shape, at)
-    return np.where(np.abs(skew) < 1e-5, special.ndtr(x), np.where(skew >= 0, below, 1 - below))
+    estimate, low, high = true_nsd_quantiles(rates(correct, n), n, [0.5, (1 + level) / 2, (1 - level) / 2])
+    return _over_samples(estimate, low, high, n, level)
 
 
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:

@@ -125,11 +125,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         step = record()
         method.see(step)
-        loss = method.loss(step).mean()
+        loss = self._mean_loss(step)
         awp = self.training.weight_perturbation
         if awp and self.epoch >= awp.start_epoch:
             with perturbed(self.student, loss, awp.gamma):
-                method.loss(record()).mean().backward()
+                self._mean_loss(record()).backward()
         else:
             loss.backward()
         if self.training.gradient_clip:
@@ -139,6 +139,13 @@ class Trainer:
             with torch.no_grad():
                 self.student(images)
         return loss.detach()
+
+    def _mean_loss(self, step: Step) -> Tensor:
+        loss = self.method.loss(step)
+        if loss.shape != step.labels.shape:
+            given = "x".join(map(str, loss.shape)) or "one number"
+            raise ValueError(f"method {self.method.name}: the loss must be one value per sample ({len(step.labels)}), not {given}")
+        return loss.mean()
 
     def _teach(self, name: str, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -19,8 +19,6 @@ from harness.spec import TrialSpec
 
 Event = dict[str, Any]
 
-_plugins: set[str] = set()
-
 
 @dataclass(frozen=True)
 class Job:
@@ -87,10 +85,8 @@ def resolve(path: str) -> Callable[..., Iterator[Event]]:
 
 
 def load_plugins(paths: tuple[str, ...]) -> None:
-    """Runs the users' method files that this process has not run yet."""
-    for path in paths:
-        if path not in _plugins:
-            from methods.registry import load_plugin
+    """Runs the users' method files; each process runs each of them once."""
+    from methods.registry import load_plugin
 
-            load_plugin(path)
-            _plugins.add(path)
+    for path in paths:
+        load_plugin(path)

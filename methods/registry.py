@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -93,14 +95,19 @@ def held_out_of(resolved: Mapping[str, Any]) -> frozenset[str]:
 
 
 def load_plugin(path: str) -> None:
-    """Run a user's method file, which registers what it defines. Raises SettingsError naming the file when it
-    cannot."""
-    spec = importlib.util.spec_from_file_location(f"plugin_{abs(hash(path))}", path)
+    """Run a user's method file, once per process; it registers what it defines. Raises SettingsError naming the file
+    when it cannot."""
+    name = f"plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
     try:
         assert spec is not None
         assert spec.loader is not None
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+        spec.loader.exec_module(module)
     except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
+        sys.modules.pop(name, None)
         raise SettingsError(f"plugin {path}: {type(error).__name__}: {error}") from error
 
 

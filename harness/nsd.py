@@ -1,0 +1,116 @@
+"""What the observed NSD of a finite test set says about the true one, by inverting a test.
+
+With true class accuracies p and sampling errors e, "the NSD of p + e is at most x" reads
+Q = var(p + e) - x^2 mean(p + e)^2 <= 0: a quadratic form in e. Its first three cumulants give its distribution as a
+gamma distribution (Pearson type III), which is exact where it matters most: when classes tie, Q is a chi-square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from harness.metrics import Floats, average, nsd
+
+_DOUBLINGS, _HALVINGS = 12, 30  # NSD is at most sqrt(C - 1), below 2^12; found to 9 digits
+
+
+def true_nsd_quantiles(accuracy: Floats, n: Floats, quantiles: Sequence[float]) -> list[Floats]:
+    """For each q the true NSD (...) under which the NSD of a test set is at most the observed one with probability q.
+
+    accuracy (..., C) observed, NaN for an absent class; n (..., C) samples. 0 where even a true NSD of 0 gives less
+    than q; NaN where the observed NSD is undefined.
+    """
+    model = _Model.of(accuracy, n)
+    shape = (len(quantiles), *accuracy.shape[:-1])
+    wanted = np.reshape(quantiles, (-1, *[1] * (accuracy.ndim - 1)))
+    low, high = np.zeros(shape), np.ones(shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(_DOUBLINGS):
+            beyond = model.share_below(high) > wanted
+            if not beyond.any():
+                break
+            high = np.where(beyond, 2 * high, high)
+        tied = model.share_below(low) <= wanted
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            below = model.share_below(middle) > wanted
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+    found = np.where(tied, 0.0, (low + high) / 2)
+    return list(np.where(np.isnan(model.observed), np.nan, found))
+
+
+@dataclass(frozen=True)
+class _Model:
+    """True accuracies = mean + true_nsd * mean * direction, and binomial errors around them. Arrays (..., C) or (...)."""
+
+    observed: Floats
+    mean: Floats
+    classes: Floats
+    n: Floats
+    direction: Floats  # of the observed deviations, root mean square one; 0 for an absent class
+    square: Floats  # an estimate of its square without noise
+    there: Floats  # 1 or 0
+
+    @classmethod
+    def of(cls, accuracy: Floats, n: Floats) -> _Model:
+        there = (~np.isnan(accuracy)).astype(float)
+        mean, classes = average(accuracy), there.sum(axis=-1)
+        n = np.maximum(n, 1.0)
+        rate = np.where(there > 0, accuracy, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            direction, square = _shape(rate, (rate - mean[..., None]) * there, n, there)
+        return cls(nsd(accuracy), mean, classes, n, direction, square, there)
+
+    def share_below(self, true_nsd: Floats) -> Floats:
+        """P(Q <= 0): the share of test sets whose NSD is at most the observed one, were `true_nsd` the true one."""
+        size = (true_nsd * self.mean)[..., None]
+        edge = 0.5 / (self.n + 1)  # a class at 0 or 1 has some noise too
+        p = np.clip(self.mean[..., None] + size * self.direction, edge, 1 - edge)
+        v = p * (1 - p) * self.there / self.n
+        skew, kurtosis = v * (1 - 2 * p) / self.n, v * (1 - 6 * p * (1 - p)) / self.n**2
+        # Q = constant + b'e + e'Me with M = a I - g 11'; b2 is the square of b
+        a, g = 1 / self.classes, (1 + self.observed**2) / self.classes**2
+        pull, weight = (self.observed**2 * self.mean)[..., None], 2 * a[..., None] * self.there
+        b = weight * (size * self.direction - pull)
+        b2 = weight**2 * (size**2 * self.square - 2 * pull * size * self.direction + pull**2)
+        s1, s2, s3 = _sum(v), _sum(v**2), _sum(v**3)
+        first = self.mean**2 * (true_nsd**2 - self.observed**2) + (a - g) * s1
+        second = 2 * (a**2 * s2 - 2 * a * g * s2 + g**2 * s1**2) + np.maximum(_sum(b2 * v), 0.0)
+        second += 2 * (a - g) * _sum(b * skew) + (a - g) ** 2 * _sum(kurtosis)
+        third = 8 * (a**3 * s3 - 3 * a**2 * g * s3 + 3 * a * g**2 * s1 * s2 - g**3 * s1**3)
+        third += 6 * (a * _sum(v**2 * b2) - g * _sum(v * b) ** 2) + _sum(b**3 * skew)
+        return _gamma_below_zero(first, second, third)
+
+
+def _shape(rate: Floats, deviation: Floats, n: Floats, there: Floats) -> tuple[Floats, Floats]:
+    """The deviations with a root mean square of one, and an estimate of their squares (mean one).
+
+    Squares of observed deviations are too large by the noise of each class; many quiet classes beside one that stands
+    out would pass for real spread and make the interval too wide. So their noise is taken off, up to half of the
+    total, for classes that tie. Where all classes are observed equal, deviations alternate.
+    """
+    count = there.sum(axis=-1, keepdims=True)
+    alternating = np.where(np.arange(there.shape[-1]) % 2, 1.0, -1.0) * there
+    deviation = np.where((deviation**2).sum(axis=-1, keepdims=True) > 1e-18, deviation, alternating)
+    total = (deviation**2).sum(axis=-1, keepdims=True)
+    noise = rate * (1 - rate) / n * there
+    share = np.minimum(1.0, 0.5 * total / np.maximum(noise.sum(axis=-1, keepdims=True), 1e-300))
+    less = deviation**2 - share * noise
+    return deviation / np.sqrt(total / count), less * count / less.sum(axis=-1, keepdims=True)
+
+
+def _sum(values: Floats) -> Floats:
+    return values.sum(axis=-1)
+
+
+def _gamma_below_zero(first: Floats, second: Floats, third: Floats) -> Floats:
+    """P(Q <= 0) of the shifted gamma distribution with these cumulants; normal where it has no skewness."""
+    x, skew = -first / np.sqrt(second), third / second**1.5
+    shape = 4 / np.maximum(skew**2, 1e-12)
+    at = np.maximum(shape + np.where(skew >= 0, x, -x) * np.sqrt(shape), 0.0)
+    below = special.gammainc(shape, at)
+    return np.where(np.abs(skew) < 1e-5, special.ndtr(x), np.where(skew >= 0, below, 1 - below))
