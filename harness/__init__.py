@@ -1,4 +1,5 @@
-"""A benchmark harness for class-wise fair adversarial training. In a notebook: `from harness import load_results, run_suite, run_trial`."""
+"""A benchmark harness for class-wise fair adversarial training. In a notebook: `from harness import load_results,
+run_suite, run_trial`."""
 
 from __future__ import annotations
 

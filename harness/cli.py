@@ -1,4 +1,5 @@
-"""The commands. `status`, `list` and `report` import neither torch nor Ray: what needs them is imported where it is used."""
+"""The commands. `status`, `list` and `report` import neither torch nor Ray: what needs them is imported where it is
+used."""
 
 from __future__ import annotations
 
@@ -20,18 +21,26 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 # typer brings a click of its own since 0.26, and used the installed one before: the class is found through typer
-CommandLineError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+CommandLineError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 SuiteName = Annotated[str, typer.Argument(help="a suite's name (`list suites`) or the path of a YAML file")]
 Results = Annotated[Path | None, typer.Option("--results", help="the result store; results/runs/SUITE by default")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="override a key of the suite: training.epochs=20; repeatable")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="override a key of the suite: training.epochs=20; repeatable")
+]
 Methods = Annotated[str | None, typer.Option("--methods", help="only these methods or variants, separated by commas")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="these seeds instead of the suite's, separated by commas")]
-Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="a file that registers methods of your own; repeatable")]
-DataRoot = Annotated[Path | None, typer.Option("--data", help="the data directory; $ROBUST_FAIRNESS_DATA or the user's cache by default")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", help="a file that registers methods of your own; repeatable")
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data", help="the data directory; $ROBUST_FAIRNESS_DATA or the user's cache by default")
+]
 Download = Annotated[bool, typer.Option("--download", help="fetch data sets that are missing")]
 Workers = Annotated[int | None, typer.Option("--workers", help="at most so many trials at once")]
-Address = Annotated[str | None, typer.Option("--address", help="a Ray cluster, HOST:PORT or auto; a local Ray by default")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="a Ray cluster, HOST:PORT or auto; a local Ray by default")
+]
 Serial = Annotated[bool, typer.Option("--serial", help="one trial after the other in this process, without Ray")]
 
 
@@ -42,7 +51,7 @@ def main() -> None:
     except (InputError, SettingsError) as error:
         _refuse(str(error))
     except CommandLineError as error:
-        _refuse(error.format_message())  # type: ignore[attr-defined]
+        _refuse(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
@@ -55,7 +64,8 @@ def _refuse(message: str) -> None:
 
 @app.callback(invoke_without_command=True)
 def quickstart(context: typer.Context) -> int | None:
-    """Benchmark class-wise fair adversarial training. Without a command: the quickstart suite on the embedded digits."""
+    """Benchmark class-wise fair adversarial training. Without a command: the quickstart suite on the embedded
+    digits."""
     if context.invoked_subcommand is None:
         return run("quickstart")
     return None
@@ -71,7 +81,9 @@ def run(
     workers: Workers = None,
     address: Address = None,
     serial: Serial = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list every trial with its id, role and status; start nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list every trial with its id, role and status; start nothing")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
     data: DataRoot = None,
     download: Download = False,
@@ -98,7 +110,14 @@ def run(
 
 
 @app.command()
-def status(suite: SuiteName, sets: Sets = None, methods: Methods = None, seeds: Seeds = None, results: Results = None, plugin: Plugins = None) -> int:
+def status(
+    suite: SuiteName,
+    sets: Sets = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    plugin: Plugins = None,
+) -> int:
     """Show what has become of each trial of a suite, with the error of those that failed."""
     planned = _plan(suite, sets, methods, seeds, results, plugin)
     _print_trials(planned, _states(planned))
@@ -112,7 +131,9 @@ def report(
     methods: Methods = None,
     seeds: Seeds = None,
     results: Results = None,
-    into: Annotated[Path | None, typer.Option("--into", help="where tables and figures go; STORE/report by default")] = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", help="where tables and figures go; STORE/report by default")
+    ] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best_validation or last")] = "best_validation",
     figures: Annotated[str | None, typer.Option("--figures", help="only these figures, separated by commas")] = None,
     html: Annotated[bool, typer.Option("--html", help="also one self-contained page")] = False,
@@ -137,14 +158,49 @@ def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning"
     """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
     from harness.show import show_trial
 
-    stores = [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
+    stores = (
+        [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
+    )
     show_trial(trial, stores, out)
     return 0
 
 
+@app.command()
+def merge(
+    stores: Annotated[list[Path], typer.Argument(help="result stores to join")],
+    into: Annotated[Path, typer.Option("--into", help="the store that receives them")],
+) -> int:
+    """Join result stores from several machines; the same trial with other numbers is refused, a failure never
+    replaces a result."""
+    from harness.merge import merge as merge_stores
+
+    counts = merge_stores(stores, into)
+    out.print(f"{into}: " + ", ".join(f"{count} {what}" for what, count in counts.items()), soft_wrap=True)
+    return 0
+
+
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="a result store")]) -> int:
+    """Read everything in a store and say what is broken; exit code 1 if anything is."""
+    from harness.store import Store
+
+    if not (store / "trials").is_dir():
+        raise InputError(f"{store} is not a result store: it has no folder 'trials'")
+    opened = Store(store)
+    broken = opened.verify()
+    opened.look_for_foreign_files()
+    for trial_id, faults in broken.items():
+        out.print(f"{trial_id}: {escape('; '.join(faults))}", soft_wrap=True)
+    for problem in opened.problems:
+        out.print(f"cannot read {escape(problem)}", soft_wrap=True)
+    out.print(f"{len(opened.statuses())} trials, {len(broken)} broken")
+    return 1 if broken or opened.problems else 0
+
+
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, policies, datasets, models, attacks or suites")], plugin: Plugins = None
+    what: Annotated[str, typer.Argument(help="methods, policies, datasets, models, attacks or suites")],
+    plugin: Plugins = None,
 ) -> int:
     """List the names that suites can use."""
     from harness.show import LISTS
@@ -162,7 +218,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="a PyTorch state dict or .safetensors file")],
     model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
     dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file")],
-    parameter: Annotated[list[str] | None, typer.Option("--param", help="a parameter of the network: width=16; repeatable")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--param", help="a parameter of the network: width=16; repeatable")
+    ] = None,
     normalization: Annotated[str, typer.Option("--normalization", help="inside the network: none or dataset")] = "none",
     attacks: Annotated[str, typer.Option("--attacks", help="separated by commas")] = "clean,fgsm,pgd20,cw20,aa_short",
     eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
@@ -183,7 +241,15 @@ def evaluate(
     from harness.store import Store
 
     spec = evaluation_trial(
-        checkpoint, model, parameter or [], dataset, normalization, _split(attacks) or [], eps, images, name or checkpoint.stem
+        checkpoint,
+        model,
+        parameter or [],
+        dataset,
+        normalization,
+        _split(attacks) or [],
+        eps,
+        images,
+        name or checkpoint.stem,
     )
     store = Store(results)
     options = Options(serial=serial, address=address, data_root=data, download=download)
@@ -200,7 +266,14 @@ def evaluate(
     return outcome.exit_code
 
 
-def _plan(suite: str, sets: list[str] | None, methods: str | None, seeds: str | None, results: Path | None, plugins: list[str] | None = None) -> Any:
+def _plan(
+    suite: str,
+    sets: list[str] | None,
+    methods: str | None,
+    seeds: str | None,
+    results: Path | None,
+    plugins: list[str] | None = None,
+) -> Any:
     from harness.run import plan_suite
 
     _load_methods(plugins)
@@ -235,12 +308,16 @@ def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
     table = Table("trial", "role", "variant", "student", "seed", "status", "", box=None, pad_edge=False)
     for spec in planned.specs:
         state, detail = states[spec.trial_id]
-        table.add_row(spec.trial_id, spec.role, escape(spec.variant), spec.student.label, str(spec.seed), state, escape(detail))
+        table.add_row(
+            spec.trial_id, spec.role, escape(spec.variant), spec.student.label, str(spec.seed), state, escape(detail)
+        )
     out.print(table, soft_wrap=True)
     counts: dict[str, int] = {}
     for state, _ in states.values():
         counts[state] = counts.get(state, 0) + 1
-    out.print(f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    out.print(
+        f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    )
     planned.store.look_for_foreign_files()
     for problem in planned.store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
@@ -250,11 +327,15 @@ def _coordinates(planned: Any) -> dict[str, Any]:
     return {"trial_ids": planned.trial_ids, "variants": planned.variants}
 
 
-def _report_store(store: Any, which: dict[str, Any], into: Path | None, checkpoint: str, figures: list[str] | None, html: bool) -> None:
+def _report_store(
+    store: Any, which: dict[str, Any], into: Path | None, checkpoint: str, figures: list[str] | None, html: bool
+) -> None:
     from harness.report.write import print_leaderboard, write_report
 
     print_leaderboard(out, store, checkpoint=checkpoint, **which)
-    written = write_report(store, into or store.root / "report", figures=figures, html=html, checkpoint=checkpoint, **which)
+    written = write_report(
+        store, into or store.root / "report", figures=figures, html=html, checkpoint=checkpoint, **which
+    )
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
@@ -270,5 +351,8 @@ def _conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> i
             err.print(f"{kind}: {escape(variants[trial_id])} ({trial_id}): {escape(reason)}", soft_wrap=True)
     if outcome.interrupted:
         where = f" --results {results}" if results else ""
-        err.print(f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, with the same options", soft_wrap=True)
+        err.print(
+            f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, with the same options",
+            soft_wrap=True,
+        )
     return outcome.exit_code

@@ -1,4 +1,5 @@
-"""Suites: a YAML file, its defaults, its overrides, and the list of trials it stands for. Imports neither torch nor Ray."""
+"""Suites: a YAML file, its defaults, its overrides, and the list of trials it stands for. Imports neither torch nor
+Ray."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ Entry = str | dict[str, Any]
 
 
 class Suite(BaseModel):
-    """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in `harness/suites`."""
+    """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in
+    `harness/suites`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +72,10 @@ def suite_names() -> dict[str, str]:
     """The suites that come with the package, each with the first line of its description."""
     folder = resources.files("harness.suites")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
-    return {entry.name[:-5]: str(yaml.safe_load(entry.read_text()).get("description", "")).strip().split("\n")[0] for entry in files}
+    return {
+        entry.name[:-5]: str(yaml.safe_load(entry.read_text()).get("description", "")).strip().split("\n")[0]
+        for entry in files
+    }
 
 
 def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
@@ -93,7 +98,8 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
 def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[TrialSpec]:
     """Every trial of a suite, teachers and starting networks first, each once.
 
-    only: variants or methods to keep (with what they depend on). seeds: instead of the suite's. Raises InputError for anything that could not run.
+    only: variants or methods to keep (with what they depend on). seeds: instead of the suite's. Raises InputError for
+    anything that could not run.
     """
     assert suite.precision != "auto", "for_this_machine comes before plan"
     entries = [_method_entry(entry, suite) for entry in suite.methods]
@@ -112,7 +118,8 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
 
 
 def for_this_machine(suite: Suite, root: Path) -> Suite:
-    """The suite with `precision: auto` resolved: as the store at `root` was first planned, else for this machine, which is then remembered there.
+    """The suite with `precision: auto` resolved: as the store at `root` was first planned, else for this machine,
+    which is then remembered there.
 
     What changes numbers is fixed before anything runs, so that a run that goes on elsewhere has the same trials.
     """
@@ -216,7 +223,15 @@ def evaluation_trial(
     network = network_spec({"name": model, **params, "normalization": normalization}, "--model", data)
     source = Source(network=network, file=str(checkpoint.absolute()), sha256=file_sha256(str(checkpoint), "checkpoint"))
     evaluation = evaluation_spec({"attacks": list(attacks), "images": images})
-    return TrialSpec(role="evaluation", variant=variant, dataset=data, student=network, init=source, evaluation=evaluation, eps=number(eps, "--eps"))
+    return TrialSpec(
+        role="evaluation",
+        variant=variant,
+        dataset=data,
+        student=network,
+        init=source,
+        evaluation=evaluation,
+        eps=number(eps, "--eps"),
+    )
 
 
 def file_sha256(path: str, where: str) -> str:
@@ -225,12 +240,16 @@ def file_sha256(path: str, where: str) -> str:
 
     try:
         with open(os.path.expanduser(path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+            return (
+                hashlib.file_digest(file, "sha256").hexdigest()
+                if hasattr(hashlib, "file_digest")
+                else hashlib.sha256(file.read()).hexdigest()
+            )
     except OSError as error:
         raise InputError(f"{where}: cannot read '{path}': {error.strerror}") from error
 
 
-def read(kind: type, values: Any, where: str) -> Any:
+def read(kind: type[BaseModel], values: Any, where: str) -> Any:
     """A pydantic record from plain values; the first thing wrong becomes a one-line InputError."""
     try:
         return kind.model_validate(values)
@@ -239,7 +258,9 @@ def read(kind: type, values: Any, where: str) -> Any:
         place = ": ".join([where, *(str(part) for part in first["loc"])])
         if first["type"] == "extra_forbidden":
             raise unknown(f"key in {where}", first["loc"][-1], _keys(kind, first["loc"][:-1])) from None
-        raise InputError(f"{place}: {first['msg']}" + (f", not {first['input']!r}" if first["type"] != "missing" else "")) from None
+        raise InputError(
+            f"{place}: {first['msg']}" + (f", not {first['input']!r}" if first["type"] != "missing" else "")
+        ) from None
 
 
 def _keys(kind: type, path: Sequence[Any]) -> list[str]:
@@ -325,19 +346,27 @@ def _check_variants(variants: list[str]) -> None:
         raise InputError(f"methods: two entries are called '{twice[0]}'; give each a 'variant' of its own")
 
 
-def _student_and_sources(suite: Suite, network: NetworkSpec, variant: str, resolved: dict[str, Any], seed: int) -> Iterator[TrialSpec]:
+def _student_and_sources(
+    suite: Suite, network: NetworkSpec, variant: str, resolved: dict[str, Any], seed: int
+) -> Iterator[TrialSpec]:
     teachers = {}
     for name in methods.teachers_of(resolved):
         block = suite.teacher if name == "teacher" else suite.natural_teacher
         if block is None:
-            raise InputError(f"method {resolved['name']} learns from a teacher; the suite has no '{name}' (a network to train, or a file with its sha256)")
+            raise InputError(
+                f"method {resolved['name']} learns from a teacher; the suite has no '{name}' (a network to "
+                f"train, or a file with its sha256)"
+            )
         teachers[name], trial = _source(suite, block, name)
         if trial:
             yield trial
     init = None
     if methods.METHODS[resolved["name"]].needs_init:
         if suite.init is None:
-            raise InputError(f"method {resolved['name']} starts from a robust network; the suite has no 'init' (a network to train, or a file with its sha256)")
+            raise InputError(
+                f"method {resolved['name']} starts from a robust network; the suite has no 'init' (a network to "
+                f"train, or a file with its sha256)"
+            )
         init, trial = _source(suite, {"model": _network_entry(network), **suite.init}, "init")
         if trial:
             yield trial
@@ -357,7 +386,10 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
     if "file" in block:
         file = str(block.pop("file"))
         if block.get("sha256") is None:
-            raise InputError(f"{where}: a file needs its sha256, so that every result names the network it came from; compute it with sha256sum {file}")
+            raise InputError(
+                f"{where}: a file needs its sha256, so that every result names the network it came from; "
+                f"compute it with sha256sum {file}"
+            )
         variant = str(block.pop("variant", where))
         source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **block}, where)
         return source, _trial(suite, "teacher", variant, network, None, None, 0, init=source)
@@ -366,14 +398,19 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
     training = {**suite.training, **block.pop("training", {})}
     seed = block.pop("seed", 0)
     if block:
-        raise unknown(f"key in {where}", next(iter(block)), ["model", "method", "training", "seed", "variant", "file", "sha256"])
+        raise unknown(
+            f"key in {where}", next(iter(block)), ["model", "method", "training", "seed", "variant", "file", "sha256"]
+        )
     epochs = training.get("epochs", 1)
     try:
         resolved = methods.resolve(entry, epochs if isinstance(epochs, int) else 1)
     except methods.SettingsError as error:
         raise InputError(f"{where}: {error}") from error
     if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
-        raise InputError(f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, such as at, trades or natural")
+        raise InputError(
+            f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, "
+            f"such as at, trades or natural"
+        )
     trial = _trial(suite, "teacher", variant, network, resolved, training, seed)
     return Source(network=network, trial=trial.trial_id, training=trial.training_id), trial
 
@@ -425,12 +462,19 @@ def training_spec(values: Mapping[str, Any]) -> TrainingSpec:
     if values.get("step_size") is not None:
         values["step_size"] = number(values["step_size"], "training: step_size")
     milestones = values.get("milestones", [])
-    if not isinstance(milestones, (list, tuple)) or any(not isinstance(point, (int, float)) or point < 0 for point in milestones):
-        raise InputError(f"training: milestones must be a list of epochs or of fractions of training, not {milestones!r}")
+    if not isinstance(milestones, (list, tuple)) or any(
+        not isinstance(point, (int, float)) or point < 0 for point in milestones
+    ):
+        raise InputError(
+            f"training: milestones must be a list of epochs or of fractions of training, not {milestones!r}"
+        )
     values["milestones"] = tuple(methods.resolve_epoch(point, epochs) for point in milestones)
     for option in ("weight_average", "weight_perturbation"):
         if isinstance(values.get(option), Mapping) and isinstance(values[option].get("start_epoch"), float):
-            values[option] = {**values[option], "start_epoch": methods.resolve_epoch(values[option]["start_epoch"], epochs)}
+            values[option] = {
+                **values[option],
+                "start_epoch": methods.resolve_epoch(values[option]["start_epoch"], epochs),
+            }
     return read(TrainingSpec, values, "training")
 
 
@@ -440,8 +484,11 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
     if value == "dataset":
         facts = DATASETS[dataset.name]
         if facts.mean is None:
-            raise InputError(f"{where}: normalization: dataset {dataset.name} has no known mean and deviation; give them as {{mean: [...], std: [...]}}")
-        return tuple(facts.mean), tuple(facts.std)
+            raise InputError(
+                f"{where}: normalization: dataset {dataset.name} has no known mean and deviation; give them as "
+                f"{{mean: [...], std: [...]}}"
+            )
+        return facts.mean, facts.std
     if isinstance(value, Mapping) and set(value) == {"mean", "std"}:
         return tuple(value["mean"]), tuple(value["std"])
     raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")

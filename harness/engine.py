@@ -1,10 +1,12 @@
-"""Fast forwards: a folded twin of a network, memory layout and precision. The plain network stays the reference that tests compare with."""
+"""Fast forwards: a folded twin of a network, memory layout and precision. The plain network stays the reference that
+tests compare with."""
 
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """(convolution, batch norm) pairs by module name, where the norm is the only reader of the convolution's output. Pre-activation
+    """(convolution, batch norm) pairs by module name, where the norm is the only reader of the convolution's output.
+    Pre-activation
     norms follow an addition and do not fold. Raises whatever torch.fx raises for a network it cannot trace."""
     modules = dict(model.named_modules())
     pairs = []
@@ -28,9 +31,11 @@ def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
 
 
 class FoldedTwin:
-    """The evaluation-mode network with its batch norms folded into the convolutions before them, in one dtype, channels last, frozen.
+    """The evaluation-mode network with its batch norms folded into the convolutions before them, in one dtype,
+    channels last, frozen.
 
-    Built once; `refresh()` copies the live weights in. Calling it on images (B, C, H, W) float32 gives logits (B, K) float32, with gradients to
+    Built once; `refresh()` copies the live weights in. Calling it on images (B, C, H, W) float32 gives logits (B, K)
+    float32, with gradients to
     the images only.
     """
 
@@ -43,9 +48,11 @@ class FoldedTwin:
         for conv, norm in self.pairs:
             module = self.twin.get_submodule(conv)
             if module.bias is None:
-                module.bias = nn.Parameter(torch.zeros(module.out_channels, device=module.weight.device), requires_grad=False)
+                module.bias = nn.Parameter(
+                    torch.zeros(module.out_channels, device=module.weight.device), requires_grad=False
+                )
             _replace(self.twin, norm, nn.Identity())
-        self.twin.to(dtype=dtype, memory_format=torch.channels_last)
+        self.twin.to(dtype).to(memory_format=torch.channels_last)
         self._plan_copies()
         self.refresh()
 
@@ -59,8 +66,9 @@ class FoldedTwin:
         twin = dict(self.twin.named_parameters()) | dict(self.twin.named_buffers())
         folded = {f"{conv}.{kind}" for conv, _ in self.pairs for kind in ("weight", "bias")}
         self.plain_copies = [(twin[name], live[name]) for name in twin if name not in folded]
-        self.folds = [
-            (self.twin.get_submodule(conv), self.live.get_submodule(conv), self.live.get_submodule(norm)) for conv, norm in self.pairs
+        self.folds: list[tuple[Any, Any, Any]] = [
+            (self.twin.get_submodule(conv), self.live.get_submodule(conv), self.live.get_submodule(norm))
+            for conv, norm in self.pairs
         ]
 
     @torch.no_grad()

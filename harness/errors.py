@@ -11,7 +11,8 @@ class InputError(ValueError):
 
 
 def unknown(what: str, name: object, allowed: Iterable[str]) -> InputError:
-    """An InputError for a name that is not in a list: the nearest valid names, or all of them where few are or none is near."""
+    """An InputError for a name that is not in a list: the nearest valid names, or all of them where few are or none
+    is near."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""

@@ -21,8 +21,8 @@ from harness.attacks.evaluation import attack_chunk, predict
 from harness.attacks.linf import Forward
 from harness.data.augment import to_float
 from harness.errors import InputError
-from harness.seeds import derive_seed
 from harness.files import make_folder, replacing
+from harness.seeds import derive_seed
 
 METADATA = b"evaluation"
 

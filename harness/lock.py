@@ -128,7 +128,8 @@ class StoreLock:
 
 
 def holder(root: Path | str) -> dict[str, Any] | None:
-    """Who drives a store at the moment: host, pid, since; None if nobody does. Only looks, so it works on a store that cannot be written."""
+    """Who drives a store at the moment: host, pid, since; None if nobody does. Only looks, so it works on a store
+    that cannot be written."""
     path = _newest(Path(root) / "driver")[1]
     try:
         facts = json.loads(path.read_text()) if path else {"released": True}

@@ -1,6 +1,7 @@
 """Class-wise accuracy and what is computed from it: average, worst class, NSD. Pure functions on arrays in [0, 1].
 
-Arrays are (..., C): the last axis is the class, any leading axes (resamples, epochs, variants) are kept. A class without
+Arrays are (..., C): the last axis is the class, any leading axes (resamples, epochs, variants) are kept. A class
+without
 samples is NaN and counts nowhere. What is undefined is NaN, which the store writes as null; nothing is ever infinite.
 """
 
@@ -23,7 +24,7 @@ def class_counts(labels: ArrayLike, robust: ArrayLike, num_classes: int) -> tupl
     labels, robust = np.asarray(labels, dtype=np.int64), np.asarray(robust, dtype=bool)
     if labels.shape != robust.shape:
         raise ValueError(f"{labels.shape} labels but {robust.shape} outcomes")
-    if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+    if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(f"labels must be in 0..{num_classes - 1}, found {labels.min()}..{labels.max()}")
     return np.bincount(labels, minlength=num_classes), np.bincount(labels[robust], minlength=num_classes)
 

@@ -45,7 +45,8 @@ def true_nsd_quantiles(accuracy: Floats, n: Floats, quantiles: Sequence[float]) 
 
 @dataclass(frozen=True)
 class _Model:
-    """True accuracies = mean + true_nsd * mean * direction, and binomial errors around them. Arrays (..., C) or (...)."""
+    """True accuracies = mean + true_nsd * mean * direction, and binomial errors around them. Arrays (..., C) or
+    (...)."""
 
     observed: Floats
     mean: Floats

@@ -13,13 +13,30 @@ from typing import Any
 from harness.spec import NUMERICS_VERSION, TrialSpec
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NUMERIC = ("attacks", "data", "models", "averaging.py", "engine.py", "evaluate.py", "metrics.py", "perturbation.py", "train.py", "training.py")
+_NUMERIC = (
+    "attacks",
+    "data",
+    "models",
+    "averaging.py",
+    "engine.py",
+    "evaluate.py",
+    "metrics.py",
+    "perturbation.py",
+    "train.py",
+    "training.py",
+)
 _PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
 
 
 def trial_columns(spec: TrialSpec) -> dict[str, Any]:
-    """What the `trials` table says of a trial before it has run: its coordinates, its specification, and the code in use."""
-    method = spec.method or {"name": "given", "labels": {"name": None}, "weights": {"name": None}, "margins": {"name": None}}
+    """What the `trials` table says of a trial before it has run: its coordinates, its specification, and the code in
+    use."""
+    method = spec.method or {
+        "name": "given",
+        "labels": {"name": None},
+        "weights": {"name": None},
+        "margins": {"name": None},
+    }
     return {
         "trial_id": spec.trial_id,
         "training_id": spec.training_id,
@@ -48,7 +65,8 @@ def trial_columns(spec: TrialSpec) -> dict[str, Any]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of the checkout the code runs from, with a + when it has uncommitted changes; None outside a checkout."""
+    """The commit of the checkout the code runs from, with a + when it has uncommitted changes; None outside a
+    checkout."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+" if _git("status", "--porcelain", "--", "harness", "methods") else "")
@@ -63,9 +81,12 @@ def _git(*words: str) -> str:
 
 @cache
 def code_fingerprint() -> str:
-    """12 hexadecimal digits of the source of everything that computes: methods, attacks, data, models, training, evaluation."""
+    """12 hexadecimal digits of the source of everything that computes: methods, attacks, data, models, training,
+    evaluation."""
     folders = [_ROOT / "methods", *(_ROOT / "harness" / name for name in _NUMERIC)]
-    files = sorted(path for entry in folders for path in ([entry] if entry.suffix else entry.rglob("*.py")) if path.is_file())
+    files = sorted(
+        path for entry in folders for path in ([entry] if entry.suffix else entry.rglob("*.py")) if path.is_file()
+    )
     digest = hashlib.sha256()
     for path in files:
         digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")

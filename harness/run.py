@@ -1,4 +1,5 @@
-"""A suite from its file to its report: plan, run, compact, write. The command and a notebook call the same functions."""
+"""A suite from its file to its report: plan, run, compact, write. The command and a notebook call the same
+functions."""
 
 from __future__ import annotations
 
@@ -33,9 +34,15 @@ class Planned:
 
 
 def plan_suite(
-    suite: str | Suite, *, results: Path | None = None, overrides: Sequence[str] = (), only: Sequence[str] = (), seeds: Sequence[int] = ()
+    suite: str | Suite,
+    *,
+    results: Path | None = None,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> Planned:
-    """The trials of a suite, given by name, file or object. Writes nothing. results: the store, `results/runs/<suite>` by default. Raises InputError."""
+    """The trials of a suite, given by name, file or object. Writes nothing. results: the store,
+    `results/runs/<suite>` by default. Raises InputError."""
     if isinstance(suite, str):
         suite = load_suite(suite, overrides)
     root = results or Path("results") / "runs" / suite.name
@@ -53,8 +60,11 @@ def run_suite(
     options: Options | None = None,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Outcome:
-    """Run what the store does not have yet; see `harness.scheduler.run`. only: variants or methods; options: serial, workers, address, ..."""
-    return run_planned(plan_suite(suite, results=results, overrides=overrides, only=only, seeds=seeds), options or Options(), on_event)
+    """Run what the store does not have yet; see `harness.scheduler.run`. only: variants or methods; options: serial,
+    workers, address, ..."""
+    return run_planned(
+        plan_suite(suite, results=results, overrides=overrides, only=only, seeds=seeds), options or Options(), on_event
+    )
 
 
 def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
@@ -67,7 +77,8 @@ def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str
 
 
 def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> None:
-    """Read every data set and checkpoint file that the trials still to run name, once, before anything is written. Raises InputError.
+    """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
+    Raises InputError.
 
     Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
     """

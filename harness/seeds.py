@@ -1,4 +1,5 @@
-"""Random numbers that depend on a purpose and coordinates only: adding a method, an epoch or a chunk shifts nobody else's."""
+"""Random numbers that depend on a purpose and coordinates only: adding a method, an epoch or a chunk shifts nobody
+else's."""
 
 from __future__ import annotations
 

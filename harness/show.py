@@ -1,4 +1,5 @@
-"""What exists and what has become of it, as rich renderables: lists of names, states of trials, one trial in full. No torch, no Ray."""
+"""What exists and what has become of it, as rich renderables: lists of names, states of trials, one trial in full. No
+torch, no Ray."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ from harness.store import Store
 
 
 def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[str, str]]:
-    """For each trial its state and a remark: done, failed (its error's last line), interrupted, stopped, running, resumable, missing."""
-    rows = store.read("trials", [spec.trial_id for spec in specs], columns=["status", "error", "code_fingerprint", "attempts"]).set_index("trial_id")
+    """For each trial its state and a remark: done, failed (its error's last line), interrupted, stopped, running,
+    resumable, missing."""
+    rows = store.read(
+        "trials", [spec.trial_id for spec in specs], columns=["status", "error", "code_fingerprint", "attempts"]
+    ).set_index("trial_id")
     stored = rows.to_dict("index")
     driven = holder(store.root) is not None
     states = {}
@@ -33,7 +37,9 @@ def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[st
         if spec.trial_id in stored:
             states[spec.trial_id] = _stored_state(stored[spec.trial_id])
         elif (store.root / "work" / spec.training_id).exists():
-            states[spec.trial_id] = ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
+            states[spec.trial_id] = (
+                ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
+            )
         else:
             states[spec.trial_id] = ("missing", "")
     return states
@@ -49,11 +55,15 @@ def _stored_state(row: dict) -> tuple[str, str]:
 
 def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:
     """Print the trial whose id starts so. Raises InputError where there is none, or more than one."""
-    found = [(root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)]
+    found = [
+        (root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)
+    ]
     if not found:
         raise InputError(f"no trial '{beginning}' in {', '.join(map(str, stores)) or 'results (there is no store)'}")
     if len({trial_id for _, trial_id in found}) > 1:
-        raise InputError(f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(trial_id for _, trial_id in found[:5])}")
+        raise InputError(
+            f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(trial_id for _, trial_id in found[:5])}"
+        )
     store, trial_id = Store(found[0][0]), found[0][1]
     row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
     spec = json.loads(row.pop("spec"))
@@ -70,8 +80,17 @@ def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None
 def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
     if rows.empty:
         return
-    wide = rows.pivot_table(index=["checkpoint", "attack"], columns="class_name", values="accuracy", observed=True, sort=False)
-    table = Table("checkpoint", "attack", *(escape(str(name)) for name in wide.columns), title="accuracy per class, %", title_justify="left", box=None)
+    wide = rows.pivot_table(
+        index=["checkpoint", "attack"], columns="class_name", values="accuracy", observed=True, sort=False
+    )
+    table = Table(
+        "checkpoint",
+        "attack",
+        *(escape(str(name)) for name in wide.columns),
+        title="accuracy per class, %",
+        title_justify="left",
+        box=None,
+    )
     for (checkpoint, attack), values in zip(wide.index, wide.to_numpy(), strict=True):
         table.add_row(checkpoint, attack, *(f"{100 * value:.1f}" for value in values))
     console.print(table)
@@ -114,7 +133,10 @@ LISTS: dict[str, Callable[[], Table]] = {
     "policies": _policies,
     "datasets": lambda: _described({name: info.description for name, info in DATASETS.items()}),
     "models": lambda: _described(
-        {name: info.description + "".join(f"; {key}={value}" for key, value in info.params.items()) for name, info in MODELS.items()}
+        {
+            name: info.description + "".join(f"; {key}={value}" for key, value in info.params.items())
+            for name, info in MODELS.items()
+        }
     ),
     "attacks": lambda: _described({name: info.description for name, info in ATTACKS.items()}),
     "suites": lambda: _described(suite_names()),

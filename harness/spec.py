@@ -1,4 +1,5 @@
-"""One trial, written down: everything that decides its numbers, and the identity that follows from it. Imports neither torch nor Ray."""
+"""One trial, written down: everything that decides its numbers, and the identity that follows from it. Imports
+neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Raised by hand when a change alters results on purpose: old rows then belong to other trials and are never mixed with new ones.
+# Raised by hand when a change alters results on purpose: old rows then belong to other trials and are never mixed
+# with new ones.
 NUMERICS_VERSION = 1
 
 Role = Literal["teacher", "student", "evaluation"]
@@ -24,7 +26,8 @@ class Frozen(BaseModel):
 
 
 class DatasetSpec(Frozen):
-    """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256 are for `npz` files."""
+    """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256 are for
+    `npz` files."""
 
     name: str
     train_images: int | None = Field(None, ge=1)
@@ -44,11 +47,14 @@ class NetworkSpec(Frozen):
     @property
     def label(self) -> str:
         """How tables call it: `cnn(width=16)`."""
-        return self.name + (f"({', '.join(f'{key}={value}' for key, value in self.params.items())})" if self.params else "")
+        return self.name + (
+            f"({', '.join(f'{key}={value}' for key, value in self.params.items())})" if self.params else ""
+        )
 
 
 class Source(Frozen):
-    """Trained weights: of a trial (its id, and the id of its training, which alone decides the weights), or of a file with its hash."""
+    """Trained weights: of a trial (its id, and the id of its training, which alone decides the weights), or of a file
+    with its hash."""
 
     network: NetworkSpec
     trial: str | None = None
@@ -64,7 +70,8 @@ class Source(Frozen):
 
 
 class WeightAverageSpec(Frozen):
-    """An average of the weights along training: `ema`, or CFA's `fawa`, which takes a network only if its worst held-out class reaches the threshold."""
+    """An average of the weights along training: `ema`, or CFA's `fawa`, which takes a network only if its worst
+    held-out class reaches the threshold."""
 
     kind: Literal["ema", "fawa"]
     decay: float = Field(0.85, ge=0, lt=1)
@@ -80,10 +87,13 @@ class WeightPerturbationSpec(Frozen):
 
 
 class TrainingSpec(Frozen):
-    """Optimiser, schedule, attack and options of the training loop. Epochs in `milestones` are numbers of completed epochs.
+    """Optimiser, schedule, attack and options of the training loop. Epochs in `milestones` are numbers of completed
+    epochs.
 
-    decay_rule: `cumulative` multiplies at each milestone; `restart` is the released ARD decay, base rate times `decay` after every milestone.
-    step_size: of the training attack, eps / 4 where null. batch_norm_pass: the released CFA code passes the clean batch once more after the step.
+    decay_rule: `cumulative` multiplies at each milestone; `restart` is the released ARD decay, base rate times
+    `decay` after every milestone.
+    step_size: of the training attack, eps / 4 where null. batch_norm_pass: the released CFA code passes the clean
+    batch once more after the step.
     """
 
     epochs: int = Field(ge=1)
@@ -106,7 +116,8 @@ class TrainingSpec(Frozen):
 
 
 class AttackRequest(Frozen):
-    """One attack of the evaluation. images: size of a stratified test subset, all where null. Below `checkpoints`, what differs from the attack's
+    """One attack of the evaluation. images: size of a stratified test subset, all where null. Below `checkpoints`,
+    what differs from the attack's
     own settings (`harness.attacks.AscentSettings`)."""
 
     name: str
@@ -126,7 +137,8 @@ class AttackRequest(Frozen):
 
 
 class EvaluationSpec(Frozen):
-    """Attacks on the test images. Random starts are drawn per chunk of `chunk_size` images, so the size is part of the identity."""
+    """Attacks on the test images. Random starts are drawn per chunk of `chunk_size` images, so the size is part of
+    the identity."""
 
     attacks: tuple[AttackRequest, ...]
     chunk_size: int = Field(1000, ge=1)
@@ -165,12 +177,14 @@ class TrialSpec(Frozen):
 
     @cached_property
     def trial_id(self) -> str:
-        """16 hexadecimal digits of everything that decides the rows: no paths, no names given by the user, no resources."""
+        """16 hexadecimal digits of everything that decides the rows: no paths, no names given by the user, no
+        resources."""
         return _digest(self._canonical())
 
     @cached_property
     def training_id(self) -> str:
-        """The same without the evaluation: trials that differ only in their attacks share one training and its weights."""
+        """The same without the evaluation: trials that differ only in their attacks share one training and its
+        weights."""
         canonical = self._canonical()
         canonical.pop("evaluation")
         return _digest(canonical)

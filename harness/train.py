@@ -1,4 +1,5 @@
-"""The one training loop: every method trains here, and the loop owns the attack, the optimiser, the schedule and the randomness."""
+"""The one training loop: every method trains here, and the loop owns the attack, the optimiser, the schedule and the
+randomness."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
 Batches = Iterable[tuple[Tensor, Tensor]]
 Noise = Callable[[str, Tensor], Tensor]
 
+
 class NonFiniteLossError(RuntimeError):
     """Training has diverged: names the epoch and the step."""
 
@@ -29,7 +31,8 @@ class NonFiniteLossError(RuntimeError):
 class Trainer:
     """A student in training: the state between two steps, and the step.
 
-    teachers: frozen networks by name. engine: `fast` (folded twin, channels last, target once) or `plain` (what the papers' scripts do).
+    teachers: frozen networks by name. engine: `fast` (folded twin, channels last, target once) or `plain` (what the
+    papers' scripts do).
     """
 
     def __init__(
@@ -47,17 +50,24 @@ class Trainer:
         self.device = device or torch.device("cpu")
         self.student = student.to(self.device)
         if engine == "fast":
-            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.student.to(memory_format=torch.channels_last)
         self.method, self.training, self.eps = method, training, eps
         self.engine, self.precision = engine, precision
         self.step_size = training.step_size or eps / 4
         self.train_mode_attack = getattr(method.settings, "attack_mode", "eval") == "train"
         self.clamp_start = getattr(method.settings, "clamp_start", True)
         self.attacked = evaluation_forward(student, engine, precision)
-        self.teachers = {name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision) for name, network in teachers.items()}
+        self.teachers = {
+            name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision)
+            for name, network in teachers.items()
+        }
         self.average = WeightAverage(training.weight_average) if training.weight_average else None
         self.optimizer = torch.optim.SGD(
-            self.student.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay, nesterov=training.nesterov
+            self.student.parameters(),
+            lr=training.lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            nesterov=training.nesterov,
         )
         self.epoch = 0
         self.losses: list[Tensor] = []
@@ -72,7 +82,8 @@ class Trainer:
         self.method.start_epoch(self.device)
 
     def train_steps(self, batches: Batches, noise: Noise) -> Iterator[int]:
-        """Train on each batch of (images float32 in [0, 1], labels); yields the number of steps done, so that the caller can stop in between."""
+        """Train on each batch of (images float32 in [0, 1], labels); yields the number of steps done, so that the
+        caller can stop in between."""
         for images, labels in batches:
             self.losses.append(self.step(images, labels, noise))
             yield len(self.losses)
@@ -82,7 +93,9 @@ class Trainer:
         losses = torch.stack(self.losses)
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
-            raise NonFiniteLossError(f"the loss is not finite: epoch {self.epoch + 1}, step {int(bad[0]) + 1} of {len(losses)}")
+            raise NonFiniteLossError(
+                f"the loss is not finite: epoch {self.epoch + 1}, step {int(bad[0]) + 1} of {len(losses)}"
+            )
         self.method.finish_epoch(EpochEnd(self.epoch, self.training.epochs, self.lr_factor(self.epoch + 1), held_out))
         self.epoch += 1
         return float(losses.mean())
@@ -109,7 +122,9 @@ class Trainer:
         teacher = {name: self._teach(name, images) for name, point in method.teacher_forwards if point == "clean"}
         ascent = self._attack(images, labels, teacher, noise)
         points = {"clean": images, "clean_again": images, "adversarial": ascent.point}
-        if ascent.last_correct is not None and ascent.first_wrong is not None:  # BAT still compares with the clean images
+        if (
+            ascent.last_correct is not None and ascent.first_wrong is not None
+        ):  # BAT still compares with the clean images
             points |= {"clean": ascent.last_correct, "adversarial": ascent.first_wrong}
         answers = {f"{name}:clean": logits for name, logits in teacher.items()}
         for name, point in method.teacher_forwards:
@@ -144,7 +159,9 @@ class Trainer:
         loss = self.method.loss(step)
         if loss.shape != step.labels.shape:
             given = "x".join(map(str, loss.shape)) or "one number"
-            raise ValueError(f"method {self.method.name}: the loss must be one value per sample ({len(step.labels)}), not {given}")
+            raise ValueError(
+                f"method {self.method.name}: the loss must be one value per sample ({len(step.labels)}), not {given}"
+            )
         return loss.mean()
 
     def _teach(self, name: str, images: Tensor) -> Tensor:
@@ -159,7 +176,11 @@ class Trainer:
             return Ascent(images)
         eps, step_size = self.method.margin_policy.radius(labels, self.eps, self.step_size)
         drawn = noise(adversary.start, images)
-        start = normal_start(images, drawn) if adversary.start == "normal" else uniform_start(images, eps, drawn, clamp=self.clamp_start)
+        start = (
+            normal_start(images, drawn)
+            if adversary.start == "normal"
+            else uniform_start(images, eps, drawn, clamp=self.clamp_start)
+        )
         with frozen(self.student) if self.engine == "fast" else nullcontext():
             return ascend(
                 self._attack_forward(),
@@ -220,24 +241,34 @@ class Trainer:
         self.method.restore(state["method"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.epoch, self.losses = state["epoch"], list(state["losses"])
+        self.epoch, self.losses = state["epoch"], [loss.to(self.device) for loss in state["losses"]]
         for part in self.method.parts:
             part.to(self.device)
 
     def averaged_state(self) -> Mapping[str, Tensor] | None:
-        """The averaged weights where an average exists: what is validated, kept and evaluated in place of the student's own."""
+        """The averaged weights where an average exists: what is validated, kept and evaluated in place of the
+        student's own."""
         return self.average.averaged if self.average else None
 
 
 class EpochBatches:
-    """The batches of one epoch: order, augmentation and start noise from generators seeded by the trial's coordinates and the epoch, so that
+    """The batches of one epoch: order, augmentation and start noise from generators seeded by the trial's coordinates
+    and the epoch, so that
     two methods with one seed see the same images. A state in the middle of the epoch can be saved and restored.
 
     images: uint8 (N, C, H, W) on the training device; labels: (N,) int64 there.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, batch_size: int, *, padding: int, flip: bool, coordinates: tuple[int | str, ...], epoch: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        padding: int,
+        flip: bool,
+        coordinates: tuple[int | str, ...],
+        epoch: int,
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.padding, self.flip = padding, flip
@@ -248,9 +279,14 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         while self.done * self.batch_size < len(self.order):
-            chosen = self.order[self.done * self.batch_size : (self.done + 1) * self.batch_size].to(self.images.device, non_blocking=True)
+            chosen = self.order[self.done * self.batch_size : (self.done + 1) * self.batch_size].to(
+                self.images.device, non_blocking=True
+            )
             self.done += 1
-            yield augment(self.images[chosen], padding=self.padding, flip=self.flip, generator=self.augmentation), self.labels[chosen]
+            yield (
+                augment(self.images[chosen], padding=self.padding, flip=self.flip, generator=self.augmentation),
+                self.labels[chosen],
+            )
 
     def __len__(self) -> int:
         return math.ceil(len(self.order) / self.batch_size)

@@ -1,4 +1,5 @@
-"""Training one network of a suite: data, teachers, epochs, validation, checkpoints. What it leaves in its folder is all that evaluation needs."""
+"""Training one network of a suite: data, teachers, epochs, validation, checkpoints. What it leaves in its folder is
+all that evaluation needs."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ from harness.errors import InputError
 from harness.files import write_bytes
 from harness.models.build import build
 from harness.models.checkpoints import load_into, read_state, write_state
-from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
 from harness.seeds import derive_seed, seeded
+from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
 from harness.train import EpochBatches, Trainer
 from harness.validation import class_rates, correct_under_pgd, held_out_statistics
 from methods.base import EpochEnd, HeldOut, Method
@@ -47,7 +48,8 @@ class Images:
 
 @dataclass(frozen=True)
 class Data:
-    """The parts of a data set that a trial works with. test_index: positions of the test images in the whole test set."""
+    """The parts of a data set that a trial works with. test_index: positions of the test images in the whole test
+    set."""
 
     train: Images
     validation: Images
@@ -67,38 +69,60 @@ class Data:
         return self.test.images.shape[1]
 
 
-def read_data(spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool) -> Data:
+def read_data(
+    spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool
+) -> Data:
     """Load, split and subset. second: also the held-out part that methods learn from. Raises InputError."""
     path = Path(spec.path).expanduser() if spec.path else None
-    whole, test = (load(spec.name, split, root=root, download=download, path=path) for split in ("train", "test"))  # type: ignore[arg-type]
+    whole, test = (load(spec.name, split, root=root, download=download, path=path) for split in ("train", "test"))
     splits = held_out_split(whole.labels, split_seed, second)
     chosen = splits.train
     try:
         if spec.train_images is not None:
             chosen = chosen[stratified_subset(whole.labels[chosen], spec.train_images, split_seed)]
-        test_index = torch.arange(len(test.labels)) if spec.test_images is None else stratified_subset(test.labels, spec.test_images, 0)
+        test_index = (
+            torch.arange(len(test.labels))
+            if spec.test_images is None
+            else stratified_subset(test.labels, spec.test_images, 0)
+        )
     except ValueError as error:
         raise InputError(f"dataset {spec.name}: {error}") from error
 
     def part(source: Any, index: Tensor) -> Images:
-        return Images(source.images[index].to(device, non_blocking=True), source.labels[index].to(device, non_blocking=True))
+        return Images(
+            source.images[index].to(device, non_blocking=True), source.labels[index].to(device, non_blocking=True)
+        )
 
     facts = DATASETS[spec.name]
     return Data(
-        part(whole, chosen), part(whole, splits.validation), part(whole, splits.held_out), part(test, test_index), test_index,
-        whole.class_names, bool(facts.flip), int(facts.crop_padding or 0),
-    )  # fmt: skip
+        part(whole, chosen),
+        part(whole, splits.validation),
+        part(whole, splits.held_out),
+        part(test, test_index),
+        test_index,
+        whole.class_names,
+        bool(facts.flip),
+        int(facts.crop_padding or 0),
+    )
 
 
 def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
     """A network with initial weights from `seed`, for the channels and classes of a data set."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(network.name, network.params, in_channels=data.channels, num_classes=data.num_classes, mean=network.mean, std=network.std)
+        return build(
+            network.name,
+            network.params,
+            in_channels=data.channels,
+            num_classes=data.num_classes,
+            mean=network.mean,
+            std=network.std,
+        )
 
 
 def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
-    """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or of another shape."""
+    """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
+    of another shape."""
     if source.file is not None:
         path = Path(source.file).expanduser()
         state = read_state(path, source.sha256)
@@ -114,7 +138,13 @@ def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool
     """Read every data set and checkpoint file that the trials name, once each. Raises InputError."""
     for dataset in {spec.dataset: None for spec in specs}:
         data = read_data(dataset, 0, torch.device("cpu"), second=False, root=root, download=download)
-        files = {source.model_dump_json(): source for spec in specs if spec.dataset == dataset for source in spec.sources if source.file}
+        files = {
+            source.model_dump_json(): source
+            for spec in specs
+            if spec.dataset == dataset
+            for source in spec.sources
+            if source.file
+        }
         for source in files.values():
             trained_network(source, data, Path())
 
@@ -126,7 +156,8 @@ def training_folder(store_root: Path, training_id: str) -> Path:
 
 def wants_second_split(spec: TrialSpec) -> bool:
     """Whether the method, or the averaging of its weights, learns from held-out statistics."""
-    assert spec.training is not None and spec.method is not None
+    assert spec.training is not None
+    assert spec.method is not None
     average = spec.training.weight_average
     return bool(methods.held_out_of(spec.method)) or (average is not None and average.kind == "fawa")
 
@@ -134,7 +165,8 @@ def wants_second_split(spec: TrialSpec) -> bool:
 def train(
     spec: TrialSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if told to stop.
+    """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
+    told to stop.
 
     Leaves best_validation.pt, last.pt and training.json (the rows of `epochs` and `class_state`, seconds, peak memory).
     """
@@ -160,7 +192,8 @@ class _Run:
     """A training between two epochs: the trainer, the best score so far, the rows so far."""
 
     def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
-        assert spec.training is not None and spec.method is not None
+        assert spec.training is not None
+        assert spec.method is not None
         self.spec, self.data, self.device = spec, data, device
         self.training, self.epochs = spec.training, spec.training.epochs
         self.folder = training_folder(store_root, spec.training_id)
@@ -172,12 +205,21 @@ class _Run:
         teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
         method: Method = methods.build(spec.method, data.num_classes)
         self.trainer = Trainer(
-            student, method, teachers, self.training, eps=spec.eps, engine=spec.engine, precision=spec.precision, device=device
+            student,
+            method,
+            teachers,
+            self.training,
+            eps=spec.eps,
+            engine=spec.engine,
+            precision=spec.precision,
+            device=device,
         )
         self.validated = new_network(spec.student, data, 0).to(device)
         self.validation_forward = evaluation_forward(self.validated, spec.engine)
         average = self.training.weight_average
-        self.held_out_wanted = method.held_out_wanted | ({"pgd"} if average is not None and average.kind == "fawa" else frozenset())
+        self.held_out_wanted = method.held_out_wanted | (
+            {"pgd"} if average is not None and average.kind == "fawa" else frozenset()
+        )
         self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
         self.best = -np.inf
         self.seconds = 0.0
@@ -210,7 +252,10 @@ class _Run:
         self.history["epochs"].append(row)
         self.batches = None
         self.save()
-        shown = {key: row[key] for key in ("val_robust_avg", "val_robust_worst", "val_robust_nsd", "selection_score", "seconds")}
+        shown = {
+            key: row[key]
+            for key in ("val_robust_avg", "val_robust_worst", "val_robust_nsd", "selection_score", "seconds")
+        }
         yield {"event": "epoch", "trial_id": self.spec.trial_id, "epoch": number + 1, "epochs": self.epochs, **shown}
 
     def _batches(self, epoch: int) -> EpochBatches:
@@ -232,7 +277,13 @@ class _Run:
         forward = evaluation_forward(self.trainer.student, self.spec.engine)
         generator = seeded("held-out", *self.coordinates, epoch)
         return held_out_statistics(
-            forward, part.images, part.labels, self.data.num_classes, eps=self.spec.eps, wanted=frozenset(self.held_out_wanted), generator=generator
+            forward,
+            part.images,
+            part.labels,
+            self.data.num_classes,
+            eps=self.spec.eps,
+            wanted=frozenset(self.held_out_wanted),
+            generator=generator,
         )
 
     def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
@@ -271,7 +322,9 @@ class _Run:
         return tuple(class_rates(values, part.labels, self.data.num_classes) for values in (clean, robust))  # type: ignore[return-value]
 
     def _log_classes(self, epoch: int, values: Mapping[str, np.ndarray]) -> None:
-        logged = {name: value.cpu().double().numpy() for name, value in self.trainer.method.class_state().items()} | dict(values)
+        logged = {
+            name: value.cpu().double().numpy() for name, value in self.trainer.method.class_state().items()
+        } | dict(values)
         self.history["class_state"] += [
             {"epoch": epoch + 1, "class_index": index, "quantity": name, "value": float(number)}
             for name, numbers in logged.items()
@@ -298,7 +351,7 @@ class _Run:
     def resume(self) -> None:
         """Take up the saved state, if there is one."""
         try:
-            state = torch.load(self.folder / STATE, map_location=self.device, weights_only=True)
+            state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return
         self.trainer.load_state_dict(state["trainer"])
@@ -312,12 +365,22 @@ class _Run:
         """Leave the last weights and the history; the training state is dropped."""
         self.validated.load_state_dict(self.trainer.averaged_state() or self.trainer.student.state_dict())
         self._write("last", self.epochs - 1)
-        record = {**self.history, "train_s": self.seconds, "peak_memory_mb": self.peak_memory_mb, "engine": self._engine_note()}
+        record = {
+            **self.history,
+            "train_s": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+            "engine": self._engine_note(),
+        }
         write_bytes(self.folder / HISTORY, json.dumps(record).encode())
         (self.folder / STATE).unlink(missing_ok=True)
 
     def _write(self, checkpoint: str, epoch: int) -> None:
-        sidecar = {"checkpoint": checkpoint, "epoch": epoch + 1, "selection_score": float(self.best), "spec": self.spec.model_dump(mode="json")}
+        sidecar = {
+            "checkpoint": checkpoint,
+            "epoch": epoch + 1,
+            "selection_score": float(self.best),
+            "spec": self.spec.model_dump(mode="json"),
+        }
         write_state(self.folder / f"{checkpoint}.pt", self.validated, sidecar)
 
     def _engine_note(self) -> str:

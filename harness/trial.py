@@ -1,4 +1,5 @@
-"""One specification in, rows out. A generator that composes data, training, evaluation and the store; it knows nothing of Ray."""
+"""One specification in, rows out. A generator that composes data, training, evaluation and the store; it knows
+nothing of Ray."""
 
 from __future__ import annotations
 
@@ -15,12 +16,21 @@ import torch
 
 from harness.data.splits import stratified_subset
 from harness.engine import evaluation_forward
-from harness.evaluate import chunk_ranges, evaluate_chunk, Conditions, gather
+from harness.evaluate import Conditions, chunk_ranges, evaluate_chunk, gather
 from harness.models.checkpoints import file_sha256
 from harness.provenance import processor, trial_columns
 from harness.spec import AttackRequest, Source, TrialSpec
 from harness.store import Store
-from harness.training import Data, peak_memory_mb, read_data, read_history, train, trained_network, training_folder, wants_second_split
+from harness.training import (
+    Data,
+    peak_memory_mb,
+    read_data,
+    read_history,
+    train,
+    trained_network,
+    training_folder,
+    wants_second_split,
+)
 from methods.registry import load_entry_points
 
 Event = dict[str, Any]
@@ -38,16 +48,30 @@ def run_trial(
 ) -> Iterator[Event]:
     """Train (where the specification trains), evaluate, and commit the rows to the store before the last event.
 
-    Yields `start`, `epoch`, `attack` and `done` events; resumes from its own working folder; when `should_stop()` turns true it saves its state,
+    Yields `start`, `epoch`, `attack` and `done` events; resumes from its own working folder; when `should_stop()`
+    turns true it saves its state,
     yields `interrupted` and returns. Raises whatever stops it: the caller stores the failure.
     """
     should_stop = should_stop or (lambda: False)
     load_entry_points()
     device = torch.device("cuda" if spec.resources.gpu > 0 and torch.cuda.is_available() else "cpu")
     started = time.time()
-    yield {"event": "start", "trial_id": spec.trial_id, "host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
+    yield {
+        "event": "start",
+        "trial_id": spec.trial_id,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": str(device),
+    }
     trains = spec.training is not None
-    data = read_data(spec.dataset, spec.split_seed, device, second=trains and wants_second_split(spec), root=data_root, download=download)
+    data = read_data(
+        spec.dataset,
+        spec.split_seed,
+        device,
+        second=trains and wants_second_split(spec),
+        root=data_root,
+        download=download,
+    )
     folder = training_folder(store_root, spec.training_id)
     if trains and not _is_trained(spec, folder):
         for event in train(spec, data, store_root, device, should_stop):
@@ -82,7 +106,9 @@ class _Evaluation:
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Yields an `attack` event per finished chunk."""
-        wanted = [(checkpoint, attack) for attack in self.spec.evaluation.attacks for checkpoint in self._checkpoints(attack)]
+        wanted = [
+            (checkpoint, attack) for attack in self.spec.evaluation.attacks for checkpoint in self._checkpoints(attack)
+        ]
         for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in wanted):
             source, key = self._source(checkpoint)
             network = trained_network(source, self.data, self.store_root).to(self.device).eval().requires_grad_(False)
@@ -92,7 +118,14 @@ class _Evaluation:
                 results = []
                 for result, chunk, chunks in self._attack(forward, attack, key):
                     results.append(result)
-                    yield {"event": "attack", "trial_id": self.spec.trial_id, "checkpoint": checkpoint, "attack": attack.name, "chunk": chunk, "chunks": chunks}
+                    yield {
+                        "event": "attack",
+                        "trial_id": self.spec.trial_id,
+                        "checkpoint": checkpoint,
+                        "attack": attack.name,
+                        "chunk": chunk,
+                        "chunks": chunks,
+                    }
                     if should_stop():
                         yield {"event": "interrupted", "trial_id": self.spec.trial_id}
                         return
@@ -102,13 +135,25 @@ class _Evaluation:
 
     def _attack(self, forward: Any, attack: AttackRequest, key: str) -> Iterator[tuple[Any, int, int]]:
         test, evaluation = self.data.test, self.spec.evaluation
-        chosen = torch.arange(len(test)) if attack.images is None or attack.images >= len(test) else stratified_subset(test.labels, attack.images, 0)
-        conditions = Conditions(attack.overrides, self.spec.eps, EVALUATION_SEED, evaluation.batch_size, self.data.num_classes, key)
+        chosen = (
+            torch.arange(len(test))
+            if attack.images is None or attack.images >= len(test)
+            else stratified_subset(test.labels, attack.images, 0)
+        )
+        conditions = Conditions(
+            attack.overrides, self.spec.eps, EVALUATION_SEED, evaluation.batch_size, self.data.num_classes, key
+        )
         ranges = chunk_ranges(len(chosen), evaluation.chunk_size)
         for chunk, span in enumerate(ranges):
             rows = chosen[span.start : span.stop]
             result = evaluate_chunk(
-                forward, test.images[rows], test.labels[rows], self.data.test_index[rows], conditions, chunk, self.folder / "evaluations" / key[:12]
+                forward,
+                test.images[rows],
+                test.labels[rows],
+                self.data.test_index[rows],
+                conditions,
+                chunk,
+                self.folder / "evaluations" / key[:12],
             )
             yield result, chunk + 1, len(ranges)
 
@@ -120,12 +165,19 @@ class _Evaluation:
         if checkpoint == GIVEN:
             assert self.spec.init is not None
             return self.spec.init, str(self.spec.init.sha256)
-        source = Source(network=self.spec.student, training=self.spec.training_id, checkpoint=checkpoint)  # type: ignore[arg-type]
+        source = Source(network=self.spec.student, training=self.spec.training_id, checkpoint=checkpoint)
         return source, file_sha256(self.folder / f"{checkpoint}.pt")
 
 
-def _commit(spec: TrialSpec, data: Data, store: Store, evaluation: _Evaluation, device: torch.device, started: float) -> None:
-    history = read_history(evaluation.folder) or {"epochs": [], "class_state": [], "train_s": 0.0, "peak_memory_mb": 0.0}
+def _commit(
+    spec: TrialSpec, data: Data, store: Store, evaluation: _Evaluation, device: torch.device, started: float
+) -> None:
+    history = read_history(evaluation.folder) or {
+        "epochs": [],
+        "class_state": [],
+        "train_s": 0.0,
+        "peak_memory_mb": 0.0,
+    }
     outcomes = pd.concat(evaluation.outcomes, ignore_index=True)
     notes = [*evaluation.notes, *([{"source": "engine", "text": history["engine"]}] if "engine" in history else [])]
     trial = {
@@ -162,7 +214,8 @@ def class_accuracy_rows(outcomes: pd.DataFrame, class_names: tuple[str, ...]) ->
 
 
 def _drop_weights(spec: TrialSpec, folder: Path) -> None:
-    """Keep the weights the suite asked for. A teacher's stay: its students read them. Chunks of the evaluation are in the store now."""
+    """Keep the weights the suite asked for. A teacher's stay: its students read them. Chunks of the evaluation are in
+    the store now."""
     if spec.role == "student" and spec.training is not None:
         for checkpoint in ("best_validation", "last"):
             if checkpoint not in spec.keep:

@@ -1,4 +1,5 @@
-"""Class-wise statistics of a student on held-out training data: for selection, for the methods that learn from them, for the curves."""
+"""Class-wise statistics of a student on held-out training data: for selection, for the methods that learn from them,
+for the curves."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.attacks.linf import Forward, ascend, normal_start, uniform_start
+from harness.attacks import AscentSettings
+from harness.attacks.evaluation import attack_from, draw_noise, predict, start_point
+from harness.attacks.linf import Forward, Objective, ascend, normal_start
 from harness.data.augment import to_float
 from methods.base import HeldOut
 from methods.losses import cross_entropy, kl, soft_cross_entropy
@@ -21,25 +24,33 @@ def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray
     return rates.cpu().numpy()
 
 
-def correct_under_pgd(forward: Forward, images: Tensor, labels: Tensor, *, eps: float, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which images (N, uint8) are classified right, clean and on the last iterate of a cross-entropy PGD of `steps` steps of eps/4."""
+def correct_under_pgd(
+    forward: Forward, images: Tensor, labels: Tensor, *, eps: float, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Which images (N, uint8) are classified right, clean and on the last iterate of a cross-entropy PGD of `steps`
+    steps of eps/4."""
+    settings = AscentSettings(steps=steps, every_iterate=False)
     clean, robust = [], []
     for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         x = to_float(part)
-        noise = torch.rand(x.shape, generator=generator, device=generator.device).mul_(2).sub_(1).to(x.device)
-        point = ascend(
-            forward, x, lambda logits, _, y=y: cross_entropy(logits, y), start=uniform_start(x, eps, noise), eps=eps, step_size=eps / 4, steps=steps
-        ).point
-        with torch.no_grad():
-            clean.append(forward(x).argmax(1) == y)
-            robust.append(forward(point).argmax(1) == y)
+        start = start_point(x, draw_noise(x, settings, generator), settings, eps)
+        clean.append(predict(forward, x, BATCH) == y)
+        robust.append(attack_from(forward, x, y, start, settings, eps) == y)
     return torch.cat(clean), torch.cat(robust)
 
 
 def held_out_statistics(
-    forward: Forward, images: Tensor, labels: Tensor, num_classes: int, *, eps: float, wanted: frozenset[str], generator: torch.Generator
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    eps: float,
+    wanted: frozenset[str],
+    generator: torch.Generator,
 ) -> HeldOut:
-    """What FRL, WAT and FAWA learn from. `wanted`: "pgd" for the errors (PGD-20), "trades" for the losses; what was not asked for is NaN."""
+    """What FRL, WAT and FAWA learn from. `wanted`: "pgd" for the errors (PGD-20), "trades" for the losses; what was
+    not asked for is NaN."""
     unknown = torch.full((num_classes,), torch.nan, dtype=torch.float64)
     clean_error = robust_error = clean_loss = boundary_loss = unknown
     if "pgd" in wanted:
@@ -53,18 +64,29 @@ def held_out_statistics(
     return HeldOut(clean_error, robust_error, clean_loss, boundary_loss, count)
 
 
-def _trades_losses(forward: Forward, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _trades_losses(
+    forward: Forward, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     natural, boundary = [], []
     for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         x = to_float(part)
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
         with torch.no_grad():
             clean = forward(x)
-        target = clean.softmax(1)
         point = ascend(
-            forward, x, lambda logits, _, p=target: soft_cross_entropy(p, logits), start=normal_start(x, noise), eps=eps, step_size=eps / 4, steps=10
+            forward,
+            x,
+            _toward(clean.softmax(1)),
+            start=normal_start(x, noise),
+            eps=eps,
+            step_size=eps / 4,
+            steps=10,
         ).point
         with torch.no_grad():
             natural.append(cross_entropy(clean, y))
             boundary.append(kl(clean, forward(point)))
     return torch.cat(natural), torch.cat(boundary)
+
+
+def _toward(target: Tensor) -> Objective:
+    return lambda logits, _: soft_cross_entropy(target, logits)

@@ -18,7 +18,14 @@ SUITE: dict[str, Any] = {
     "student": {"name": "cnn", "width": 4},
     "teacher": {"model": {"name": "cnn", "width": 4}, "method": "at"},
     "eps": 0.1,
-    "training": {"epochs": 2, "batch_size": 50, "lr": 0.05, "milestones": [0.5], "attack_steps": 3, "validation_steps": 2},
+    "training": {
+        "epochs": 2,
+        "batch_size": 50,
+        "lr": 0.05,
+        "milestones": [0.5],
+        "attack_steps": 3,
+        "validation_steps": 2,
+    },
     "methods": ["at", "rslad", "absld_reweight"],
     "evaluation": {"attacks": ["clean", {"name": "pgd20", "steps": 3}], "chunk_size": 25},
 }

@@ -41,7 +41,11 @@ def bench(*words: str, cwd: Path, check: int | None = 0) -> Done:
     before, code = Path.cwd(), 0
     os.chdir(cwd)
     try:
-        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err, mock.patch.object(sys, "argv", ["run-bench", *words]):
+        with (
+            redirect_stdout(StringIO()) as out,
+            redirect_stderr(StringIO()) as err,
+            mock.patch.object(sys, "argv", ["run-bench", *words]),
+        ):
             try:
                 main()
             except SystemExit as exit:
@@ -90,8 +94,19 @@ def test_a_finished_suite_is_only_reported_and_without_torch(finished):
     code = "import sys, harness.cli as c; sys.argv[1:] = sys.argv[1:]\ntry: c.main()\nexcept SystemExit: pass\n"
     code += "print([n for n in ('torch', 'ray') if n in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for words in (["report", "small.yaml", "--results", "store"], ["status", "small.yaml", "--results", "store"], ["list", "methods"]):
-        done = subprocess.run([sys.executable, "-c", code, *words], cwd=finished, env=environment, capture_output=True, text=True, check=True)
+    for words in (
+        ["report", "small.yaml", "--results", "store"],
+        ["status", "small.yaml", "--results", "store"],
+        ["list", "methods"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=finished,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.strip().splitlines()[-1] == "[]", words
     assert Store(finished / "store").trials()["finished"].tolist() == attempts
 
@@ -104,7 +119,18 @@ def test_status_counts_and_marks(finished):
 
 
 def test_dry_run_lists_every_trial_and_starts_nothing(tmp_path):
-    done = bench("run", suite_file(tmp_path), "--dry-run", "--methods", "rslad", "--seeds", "0,1", "--results", "store", cwd=tmp_path)
+    done = bench(
+        "run",
+        suite_file(tmp_path),
+        "--dry-run",
+        "--methods",
+        "rslad",
+        "--seeds",
+        "0,1",
+        "--results",
+        "store",
+        cwd=tmp_path,
+    )
     specs = plan(load_suite(str(tmp_path / "small.yaml")), only=["rslad"], seeds=[0, 1])
     assert len(specs) == 3
     for spec in specs:
@@ -123,14 +149,22 @@ def test_show_prints_a_trial_by_the_beginning_of_its_id(finished):
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("methods", "absld_reweight"), ("policies", "kappa"), ("datasets", "svhn"), ("models", "wrn"), ("attacks", "aa_short"), ("suites", "quickstart")],
+    [
+        ("methods", "absld_reweight"),
+        ("policies", "kappa"),
+        ("datasets", "svhn"),
+        ("models", "wrn"),
+        ("attacks", "aa_short"),
+        ("suites", "quickstart"),
+    ],
 )
 def test_lists(tmp_path, what, name):
     assert name in bench("list", what, cwd=tmp_path).stdout
 
 
 def test_a_failing_trial_is_a_stored_failure_and_the_others_go_on(tmp_path):
-    """A learning rate that diverges for one method: its row has the traceback, the rest is done, the exit code tells."""
+    """A learning rate that diverges for one method: its row has the traceback, the rest is done, the exit code
+    tells."""
     methods = ["at", {"method": "rslad", "kd_reduction": "class_sum", "variant": "rslad"}]
     path = suite_file(tmp_path, methods=methods, dataset={"name": "digits", "train_images": 100, "test_images": 30})
     done = bench("run", path, "--serial", "--results", "store", "--set", "training.lr=1e25", cwd=tmp_path, check=1)
@@ -145,7 +179,20 @@ def test_a_failing_trial_is_a_stored_failure_and_the_others_go_on(tmp_path):
 def test_evaluate_a_network_trained_elsewhere(tmp_path):
     torch.manual_seed(0)
     write_state(tmp_path / "mine.pt", build("cnn", {"width": 4}, in_channels=1, num_classes=10), {})
-    words = ["evaluate", "mine.pt", "--model", "cnn", "--param", "width=4", "--dataset", "digits", "--attacks", "clean,pgd20", "--images", "40"]
+    words = [
+        "evaluate",
+        "mine.pt",
+        "--model",
+        "cnn",
+        "--param",
+        "width=4",
+        "--dataset",
+        "digits",
+        "--attacks",
+        "clean,pgd20",
+        "--images",
+        "40",
+    ]
     done = bench(*words, "--eps", "0.1", "--serial", cwd=tmp_path)
     assert "mine" in done.stdout
     rows = Store(tmp_path / "results/runs/evaluations").read("class_accuracy")
@@ -191,7 +238,9 @@ def test_bad_arrays_are_refused_in_one_line(tmp_path):
 
 
 def test_a_missing_data_set_says_where_it_looked(tmp_path):
-    line = refused("run", suite_file(tmp_path, dataset="cifar10"), "--serial", "--data", str(tmp_path / "nowhere"), cwd=tmp_path)
+    line = refused(
+        "run", suite_file(tmp_path, dataset="cifar10"), "--serial", "--data", str(tmp_path / "nowhere"), cwd=tmp_path
+    )
     assert str(tmp_path / "nowhere") in line
     assert "allow the download" in line
 
@@ -217,6 +266,24 @@ def test_wrong_words_are_refused_in_one_line(tmp_path, words, says):
 def test_results_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "file" in refused("run", suite_file(tmp_path), "--serial", "--results", "file/store", cwd=tmp_path)
+
+
+def test_stores_are_merged_and_verified(finished, tmp_path):
+    first = bench("merge", str(finished / "store"), "--into", "all", cwd=tmp_path)
+    assert "4 added" in first.stdout
+    again = bench("merge", str(finished / "store"), "--into", "all", cwd=tmp_path)
+    assert "4 same" in again.stdout
+    assert "4 trials, 0 broken" in bench("verify", "all", cwd=tmp_path).stdout
+    victim = next((finished / "store" / "class_accuracy").glob("*.parquet"), None) or next(
+        (finished / "store").rglob("class_accuracy/*.parquet")
+    )
+    content = victim.read_bytes()
+    victim.write_bytes(content[:100])
+    try:
+        assert "broken" in bench("verify", str(finished / "store"), cwd=tmp_path, check=1).stdout
+    finally:
+        victim.write_bytes(content)
+    assert "no folder 'trials'" in refused("merge", "nothing", "--into", "all", cwd=tmp_path)
 
 
 def test_a_foreign_file_in_the_store_is_named_and_the_rest_is_read(finished):

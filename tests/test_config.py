@@ -45,7 +45,8 @@ def test_a_plan_has_the_teacher_first_and_once_and_resolves_fractions(suite_file
     teacher, *students = specs(suite_file(seeds=[0, 1]))
     assert (teacher.role, teacher.method["name"]) == ("teacher", "at")
     assert [(spec.variant, spec.seed) for spec in students] == [
-        ("at", 0), ("at", 1), ("rslad", 0), ("rslad", 1), ("absld-temperature_rate=0.3", 0), ("absld-temperature_rate=0.3", 1),
+        ("at", 0), ("at", 1), ("rslad", 0), ("rslad", 1),
+        ("absld-temperature_rate=0.3", 0), ("absld-temperature_rate=0.3", 1),
     ]  # fmt: skip
     assert teacher.eps == 8 / 255
     assert teacher.training.milestones == (5, 8)
@@ -60,9 +61,19 @@ def test_identity_ignores_names_paths_resources_and_keeps_what_decides_numbers(s
 
     base = rslad()
     assert rslad("resources.cpu=2", "keep=[last]").trial_id == base.trial_id
-    renamed = next(s for s in specs(suite_file(methods=[{"method": "rslad", "variant": "mine"}])) if s.role == "student")
+    renamed = next(
+        s for s in specs(suite_file(methods=[{"method": "rslad", "variant": "mine"}])) if s.role == "student"
+    )
     assert renamed.trial_id == base.trial_id
-    for change in ("eps=0.1", "training.epochs=11", "precision=bfloat16", "threads=2", "engine=plain", "split_seed=1", "teacher.model.width=7"):
+    for change in (
+        "eps=0.1",
+        "training.epochs=11",
+        "precision=bfloat16",
+        "threads=2",
+        "engine=plain",
+        "split_seed=1",
+        "teacher.model.width=7",
+    ):
         assert rslad(change).training_id != base.training_id, change
     fewer = rslad("evaluation.attacks=[clean]")
     assert (fewer.training_id, fewer.trial_id != base.trial_id) == (base.training_id, True)
@@ -83,7 +94,10 @@ def test_a_specification_survives_json(suite_file):
 
 def test_selection_of_methods_and_seeds(suite_file):
     path = suite_file(methods=["at", {"method": "rslad", "seeds": [3, 4]}])
-    assert [(s.variant, s.seed) for s in specs(path, only=["rslad"]) if s.role == "student"] == [("rslad", 3), ("rslad", 4)]
+    assert [(s.variant, s.seed) for s in specs(path, only=["rslad"]) if s.role == "student"] == [
+        ("rslad", 3),
+        ("rslad", 4),
+    ]
     assert [s.seed for s in specs(path, only=["rslad"], seeds=[7]) if s.role == "student"] == [7]
 
 
@@ -102,7 +116,13 @@ def test_every_shipped_suite_plans(name):
 def test_the_paper_suite_is_the_published_protocol():
     student = specs("cifar10_paper", *PAPER)[-1]
     training = student.training
-    assert (training.epochs, training.batch_size, training.lr, training.momentum, training.weight_decay) == (300, 128, 0.1, 0.9, 2e-4)
+    assert (training.epochs, training.batch_size, training.lr, training.momentum, training.weight_decay) == (
+        300,
+        128,
+        0.1,
+        0.9,
+        2e-4,
+    )
     assert training.milestones == (215, 260, 285)
     assert (student.eps, training.step_size, training.attack_steps) == (8 / 255, 2 / 255, 10)
 
@@ -168,6 +188,9 @@ def test_the_precision_of_a_machine_is_decided_once_per_store(tmp_path, suite_fi
 
 
 def test_planning_imports_neither_torch_nor_ray():
-    code = "import sys; from harness.config import *; plan(load_suite('quickstart')); import harness.cli, harness.store, harness.show; "
+    code = "import sys; from harness.config import *; plan(load_suite('quickstart')); "
+    code += "import harness.cli, harness.store, harness.show; "
     code += "print([name for name in ('torch', 'ray') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -9,12 +9,19 @@ from harness.engine import FoldedTwin, PlainForward, frozen, mode
 from harness.models import MODELS
 from harness.models.build import build
 
-SMALL = {"cnn": {"width": 8}, "resnet18": {"width": 8}, "preact_resnet18": {"width": 8}, "mobilenet_v2": {}, "wrn": {"depth": 10, "widen": 1}}
+SMALL = {
+    "cnn": {"width": 8},
+    "resnet18": {"width": 8},
+    "preact_resnet18": {"width": 8},
+    "mobilenet_v2": {},
+    "wrn": {"depth": 10, "widen": 1},
+}
 FOLDS = {"cnn": (6, 6), "resnet18": (20, 20), "mobilenet_v2": (57, 57)}
 
 
 def network(name: str, **facts) -> torch.nn.Module:
-    """A network whose running statistics and affine parameters are not the initial ones, so that folding wrongly shows."""
+    """A network whose running statistics and affine parameters are not the initial ones, so that folding wrongly
+    shows."""
     torch.manual_seed(0)
     model = build(name, SMALL[name], in_channels=3, num_classes=5, **facts)
     for module in model.modules():
@@ -34,7 +41,9 @@ def test_the_twin_gives_the_plain_logits_and_input_gradients(name):
     points = [x.clone().requires_grad_(), x.clone().requires_grad_()]
     logits = [forward(point) for forward, point in zip((plain, twin), points, strict=True)]
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
-    gradients = [torch.autograd.grad(out.logsumexp(1).sum(), point)[0] for out, point in zip(logits, points, strict=True)]
+    gradients = [
+        torch.autograd.grad(out.logsumexp(1).sum(), point)[0] for out, point in zip(logits, points, strict=True)
+    ]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
 
 

@@ -44,7 +44,11 @@ def test_the_documented_example_is_listed_runs_resumes_and_tabulates(tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(documented_example())
     assert len(plugin.read_text().splitlines()) <= 50
-    suite = suite_file(tmp_path, methods=["trades", "trades_focus", {"method": "trades_focus", "focus": 3.0, "weights": "kappa"}], teacher=None)
+    suite = suite_file(
+        tmp_path,
+        methods=["trades", "trades_focus", {"method": "trades_focus", "focus": 3.0, "weights": "kappa"}],
+        teacher=None,
+    )
     assert "trades_focus" in bench("list", "methods", "--plugin", "mine.py", cwd=tmp_path).stdout
     done = bench("run", suite, "--plugin", "mine.py", "--serial", "--results", "store", cwd=tmp_path)
     assert "trades_focus-focus=3.0-weights=kappa" in done.stdout
@@ -61,7 +65,18 @@ def test_the_documented_example_is_listed_runs_resumes_and_tabulates(tmp_path):
 def test_a_plugin_runs_on_ray_workers(tmp_path):
     (tmp_path / "mine.py").write_text(documented_example())
     suite = suite_file(tmp_path, methods=["trades_focus"], teacher=None)
-    words = [sys.executable, str(ROOT / "run_bench.py"), "run", suite, "--plugin", "mine.py", "--results", "store", "--workers", "1"]
+    words = [
+        sys.executable,
+        str(ROOT / "run_bench.py"),
+        "run",
+        suite,
+        "--plugin",
+        "mine.py",
+        "--results",
+        "store",
+        "--workers",
+        "1",
+    ]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(Store(tmp_path / "store").trials()["status"]) == {"done"}
@@ -71,7 +86,11 @@ def test_a_plugin_runs_on_ray_workers(tmp_path):
     ("code", "says"),
     [
         ("import not_there", "ModuleNotFoundError"),
-        ("from methods.registry import register\nfrom methods.base import Method\n@register('at')\nclass A(Method): pass", "registered already"),
+        (
+            "from methods.registry import register\nfrom methods.base import Method\n@register('at')\nclass "
+            "A(Method): pass",
+            "registered already",
+        ),
         ("from methods.registry import register\n@register('x')\nclass A: pass", "neither a Method nor"),
     ],
 )

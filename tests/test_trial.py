@@ -25,7 +25,10 @@ TABLES = ("class_accuracy", "outcomes", "epochs", "class_state")
 
 def rows(root, spec, table):
     frame = Store(root).read(table, [spec.trial_id]).drop(columns=["seconds"], errors="ignore")
-    return frame.sort_values([name for name in frame if frame[name].dtype.kind in "iOUb" or frame[name].dtype == "category"], ignore_index=True)
+    return frame.sort_values(
+        [name for name in frame if frame[name].dtype.kind in "iOUb" or frame[name].dtype == "category"],
+        ignore_index=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +58,26 @@ def test_rows_agree_with_each_other(straight):
     assert len(outcomes) == 60 * 2 * 2
     for (checkpoint, attack), part in outcomes.groupby(["checkpoint", "attack"], observed=True):
         for label, samples in part.groupby("label"):
-            row = accuracy[(accuracy.checkpoint == checkpoint) & (accuracy.attack == attack) & (accuracy.class_index == label)].iloc[0]
+            row = accuracy[
+                (accuracy.checkpoint == checkpoint) & (accuracy.attack == attack) & (accuracy.class_index == label)
+            ].iloc[0]
             assert (row["n"], row["correct"]) == (len(samples), samples["robust"].sum())
             assert row["accuracy"] == row["correct"] / row["n"]
-    clean, robust = (outcomes[outcomes.attack == name].set_index(["checkpoint", "sample_index"])["robust"] for name in ("clean", "pgd20"))
+    clean, robust = (
+        outcomes[outcomes.attack == name].set_index(["checkpoint", "sample_index"])["robust"]
+        for name in ("clean", "pgd20")
+    )
     assert not (robust & ~clean.reindex(robust.index)).any()  # nobody is robust who is wrong unattacked
 
 
 def test_the_trials_row_says_what_ran(straight):
     root, specs, _ = straight
     trial = Store(root).read("trials", [specs["absld_reweight"].trial_id]).iloc[0]
-    assert (trial["label_policy"], trial["weight_policy"], trial["margin_policy"]) == ("class_temperature", "kappa", "none")
+    assert (trial["label_policy"], trial["weight_policy"], trial["margin_policy"]) == (
+        "class_temperature",
+        "kappa",
+        "none",
+    )
     assert (trial["train_images"], trial["epochs"], trial["seed"], trial["precision"]) == (200, 2, 0, "float32")
     assert json.loads(trial["spec"])["method"]["labels"]["temperature_rate"] == 0.1
     assert specs["teacher"].training_id[:8] in trial["teacher"]
@@ -86,7 +98,9 @@ def test_class_state_is_logged_each_epoch(straight):
     first = state[(state.epoch == 1) & (state.quantity == "temperature_adversarial")]["value"].to_numpy()
     losses = state[(state.epoch == 1) & (state.quantity == "class_loss_adversarial")]["value"].to_numpy()
     gap = losses - losses.mean()
-    np.testing.assert_allclose(first, 1 - 0.01 * gap / np.abs(gap).max(), rtol=1e-5)  # the milestone after epoch 1 cut the rate
+    np.testing.assert_allclose(
+        first, 1 - 0.01 * gap / np.abs(gap).max(), rtol=1e-5
+    )  # the milestone after epoch 1 cut the rate
 
 
 def test_best_validation_is_the_best_epoch_and_ties_go_to_the_later(straight):
@@ -149,7 +163,13 @@ def test_two_methods_with_one_seed_see_the_same_batches(straight, tmp_path):
 
     def batches(seed, epoch):
         part = EpochBatches(
-            data.train.images, data.train.labels, 50, padding=1, flip=False, coordinates=("digits", 0, seed, "cnn"), epoch=epoch
+            data.train.images,
+            data.train.labels,
+            50,
+            padding=1,
+            flip=False,
+            coordinates=("digits", 0, seed, "cnn"),
+            epoch=epoch,
         )
         return [(x, y, part.noise("normal", x)) for x, y in part]
 
@@ -239,7 +259,13 @@ def test_the_fast_engine_trains_like_the_plain_one(tmp_path, precision):
 
 def test_class_accuracy_counts_unequal_classes():
     outcomes = pd.DataFrame(
-        {"checkpoint": "last", "attack": "clean", "label": [0, 0, 0, 2], "robust": [True, False, True, False], "sample_index": range(4)}
+        {
+            "checkpoint": "last",
+            "attack": "clean",
+            "label": [0, 0, 0, 2],
+            "robust": [True, False, True, False],
+            "sample_index": range(4),
+        }
     )
     table = class_accuracy_rows(outcomes, ("a", "b", "c")).set_index("class_name")
     assert list(table.index) == ["a", "c"]
