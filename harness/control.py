@@ -27,7 +27,10 @@ class RunControl:
     def stop(self) -> None:
         """Asks every trial of this run to save its state at the next step and to return."""
         if self._is_ours():
-            self._write(stop=True)
+            try:
+                self._write(stop=True)
+            except OSError:  # perhaps the very disk that is full; a file that is missing means the same
+                self.close()
 
     def close(self) -> None:
         """Removes the file, so that whatever still runs stops."""

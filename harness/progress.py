@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,9 +15,6 @@ from rich.text import Text
 
 from harness.spec import TrialSpec
 from harness.worker import Event
-
-if TYPE_CHECKING:
-    from harness.scheduler import Outcome
 
 _TRAINING_SHARE = 0.8  # of a trial's time, for the estimate only; the rest is evaluation
 _ROWS = 20
@@ -204,19 +200,6 @@ def title(spec: TrialSpec) -> str:
     """A trial as people call it: `absld cnn(width=16) seed 0`."""
     role = "" if spec.role == "student" else f"{spec.role} "
     return f"{role}{spec.variant} {spec.student.label} seed {spec.seed}"
-
-
-def summary(outcome: Outcome, specs: Iterable[TrialSpec]) -> list[str]:
-    """What is not there after a run, one line each: failed, blocked, and not finished."""
-    titles = {spec.trial_id: title(spec) for spec in specs}
-    lines = [f"failed: {titles[name]} ({name}): {error}" for name, error in outcome.failed.items()]
-    lines += [f"blocked: {titles[name]} ({name}): {reason}" for name, reason in outcome.blocked.items()]
-    if outcome.interrupted:
-        lines.append(
-            f"not finished: {len(outcome.interrupted)} trials ({outcome.stop_reason}); "
-            "the same command goes on from here"
-        )
-    return lines
 
 
 def duration(seconds: float) -> str:

@@ -37,14 +37,14 @@ def start_driver(scenario: str, root: Path) -> subprocess.Popen[str]:
     )
 
 
-def outcome_of(driver: subprocess.Popen[str], timeout: float = 180.0) -> dict[str, Any]:
+def outcome_of(driver: subprocess.Popen[str], timeout: float = 400.0) -> dict[str, Any]:
     """The outcome that a driver printed; its standard error is kept under `stderr`."""
     out, err = driver.communicate(timeout=timeout)
     assert driver.returncode in (0, 1, 130), err
     return json.loads(out.splitlines()[-1]) | {"stderr": err}
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 180.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -63,7 +63,7 @@ def assert_clean(root: Path, specs: Sequence[TrialSpec]) -> None:
     assert not list(root.rglob("*.tmp"))
     assert not (root / "work" / "control.json").exists()
     pids = {entry["pid"] for spec in specs for entry in fake.journal(root, spec)}
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), timeout=10)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), timeout=60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
