@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from harness.metrics import Floats, average, class_counts, nsd, rates
@@ -24,7 +24,7 @@ class Difference:
     seeds: Interval
 
     @property
-    def stands(self) -> Floats:
+    def stands(self) -> NDArray[np.bool_]:
         """Whether every interval that is defined excludes zero: a difference that is not within the noise."""
         undefined = np.isnan(self.seeds.low)
         return self.samples.excludes_zero & (self.seeds.excludes_zero | undefined)
@@ -61,18 +61,14 @@ def compare(
     labels, first, second = np.asarray(labels), np.atleast_2d(first).astype(bool), np.atleast_2d(second).astype(bool)
     if not first.shape == second.shape == (len(first), len(labels)):
         raise ValueError(f"outcomes of shape {first.shape} and {second.shape} do not pair on {len(labels)} images")
-    by_seed = [_accuracies(labels, robust, num_classes) for robust in (first, second)]
-    seeds = {
-        name: seed_interval(metric(by_seed[0]) - metric(by_seed[1]), level)
-        for name, metric in {"average": average, "classes": np.asarray, "nsd": nsd}.items()
-    }
+    one, other = (_accuracies(labels, robust, num_classes) for robust in (first, second))
     classes, mean = _mean_differences(labels, first, second, num_classes, level)
     spread = _nsd_difference(labels, first, second, num_classes, np.random.default_rng(generator), level, resamples)
     p_values, p_source = class_p_values(labels, first, second, num_classes)
     return Comparison(
-        average=Difference(mean, seeds["average"]),
-        classes=Difference(classes, seeds["classes"]),
-        nsd=Difference(spread, seeds["nsd"]),
+        average=Difference(mean, seed_interval(average(one) - average(other), level)),
+        classes=Difference(classes, seed_interval(one - other, level)),
+        nsd=Difference(spread, seed_interval(nsd(one) - nsd(other), level)),
         p_values=p_values,
         p_holm=holm(p_values),
         p_source=p_source,

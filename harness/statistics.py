@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from harness.metrics import Floats, average, rates, worst, worst_class
@@ -36,7 +36,7 @@ class Interval:
     level: float = 0.95
 
     @property
-    def excludes_zero(self) -> Floats:
+    def excludes_zero(self) -> NDArray[np.bool_]:
         """Whether both bounds lie on one side of zero (False where undefined)."""
         return (self.low > 0) | (self.high < 0)
 

@@ -123,9 +123,9 @@ def test_differences_over_seeds_are_paired_by_seed(board, frames):
     found = score(board, "absld", "fgsm", "worst")
     low, high = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
     assert found["difference"] == pytest.approx(change.mean())
-    assert (found["difference_low"], found["difference_high"]) == pytest.approx((low, high))
-    assert found["stands"] == (low > 0 or high < 0)
-    assert found["source"] == "seeds"
+    assert (found["difference_seed_low"], found["difference_seed_high"]) == pytest.approx((low, high))
+    assert found["stands"] == (low > 0 or high < 0), "a minimum has an interval over seeds only"
+    assert np.isnan(found["difference_sample_low"])
     assert np.isnan(score(board, "at", "fgsm", "worst")["difference"])
 
 
@@ -137,19 +137,24 @@ def test_one_seed_is_compared_by_sample_from_outcomes(frames):
     outcomes = outcomes.merge(frames.tables["trials"][["trial_id", "variant", "seed"]]).query("seed == 0")
     wide = outcomes.pivot_table(index=["label", "sample_index"], columns="variant", values="robust", observed=True)
     change = (wide["absld"] - wide["at"]).astype(float)
-    half = 1.959964 * np.sqrt((change.groupby("label").var() / 200).sum()) / 10
+    half = 1.96 * np.sqrt((change.groupby("label").var() / 200).sum()) / 10
     found = score(paired, "absld", "pgd20", "average")
     assert found["difference"] == pytest.approx(change.groupby("label").mean().mean())
-    assert found["difference_high"] - found["difference"] == pytest.approx(half, rel=1e-6)
-    assert found["source"] == "test samples, paired"
+    assert found["difference_sample_high"] - found["difference"] == pytest.approx(half, rel=0.02)
+    assert found["pairing"] == "paired by sample"
     loose = score(unpaired, "absld", "pgd20", "average")
-    assert loose["source"] == "test samples, unpaired"
-    assert loose["difference_high"] - loose["difference_low"] > found["difference_high"] - found["difference_low"]
-    assert found["stands"] is not None
+    assert loose["pairing"] == "unpaired"
+    widths = [line["difference_sample_high"] - line["difference_sample_low"] for line in (loose, found)]
+    assert widths[0] > widths[1]
+    plain = [
+        line["difference_sample_high"] - line["difference_sample_low"]
+        for line in (score(paired, "absld", "pgd20", "nsd"), score(unpaired, "absld", "pgd20", "nsd"))
+    ]
+    assert 0.3 < plain[0] / plain[1] < 1.1, "the bootstrap and the first-order form agree on the size"
     assert score(paired, "absld", "pgd20", "worst")["stands"] is None, "a minimum has no such interval"
 
 
-def test_no_effect_is_called_noise(frames):
+def test_no_effect_is_called_noise():
     specs = [trial_spec("at", seed) for seed in range(5)]
     twins = [trial_spec("at-again", seed, settings={"alpha": 1}) for seed in range(5)]
     same = frames_of([*specs, *twins])
@@ -159,7 +164,7 @@ def test_no_effect_is_called_noise(frames):
     again = accuracy[mask].sort_values(["seed", "checkpoint", "attack", "class_index"])
     noise = np.random.default_rng(0).integers(-4, 5, len(again))
     accuracy.loc[again.index, "correct"] = np.clip(at["correct"].to_numpy() + noise, 0, 200)
-    board = leaderboard(read_results(same), baseline="at")
+    board = leaderboard(read_results(same), baseline="at", paired=False)
     assert (
         score(board, "at-again", "pgd20", "average")["stands"] is np.False_
         or not score(board, "at-again", "pgd20", "average")["stands"]

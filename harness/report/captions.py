@@ -68,9 +68,10 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 
 def _marks(baseline: str, scores: pd.DataFrame) -> str:
-    sources = ", ".join(sorted(scores["source"].dropna().unique())) if "source" in scores else ""
-    how = f" ({sources})" if sources else ""
-    meaning = f"↑ better, ↓ worse, ≈ inside the noise, by 95% intervals of the difference{how}"
+    kinds = ", ".join(sorted(scores["pairing"].dropna().unique())) if "pairing" in scores else ""
+    seeds = "difference_seed_low" in scores and scores["difference_seed_low"].notna().any()
+    over = " and ".join(([f"over test samples ({kinds})"] if kinds else []) + (["over seeds"] if seeds else []))
+    meaning = f"↑ better, ↓ worse, ≈ inside the noise, by 95% intervals of the difference {over}"
     return f"Against {baseline}: {meaning}; no sign: no interval."
 
 

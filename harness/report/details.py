@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.report.captions import attack_title
+from harness.report.differences import BOUNDS
 from harness.report.grid import MAIN, Cell, costs, grid, number
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
@@ -44,9 +45,12 @@ def _with_bounds(cell: Cell | None) -> str:
 def _difference(score: dict[str, Any], metric: str) -> str:
     if pd.isna(score.get("difference")):
         return "–"
-    texts = [number(score[name], METRICS[metric]) for name in ("difference", "difference_low", "difference_high")]
     sign = "+" if score["difference"] > 0 else ""
-    return f"{sign}{texts[0]} [{texts[1]}, {texts[2]}] {'stands' if score['stands'] else 'noise'}"
+    text = f"{sign}{number(score['difference'], METRICS[metric])}"
+    for source, before in (("sample", ""), ("seed", "seeds ")):
+        low, high = (score[f"difference_{source}_{end}"] for end in ("low", "high"))
+        text += "" if pd.isna(low) else f" {before}[{number(low, METRICS[metric])}, {number(high, METRICS[metric])}]"
+    return text if pd.isna(score["stands"]) else f"{text} {'stands' if score['stands'] else 'noise'}"
 
 
 def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:
@@ -119,4 +123,4 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     return rows.merge(table, left_index=True, right_on="row", how="left").drop(columns="row")
 
 
-_DIFFERENCE = ("difference", "difference_low", "difference_high", "stands")
+_DIFFERENCE = ("difference", *[f"difference_{name}" for name in BOUNDS], "stands", "pairing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,24 @@ import pandas as pd
 from scipy import stats
 
 from harness import metrics
+from harness.comparison import Comparison, compare, holm
 from harness.report.counts import ClassCounts
 from harness.report.intervals import seed_intervals
 from harness.report.results import SETTING, Results
 from harness.statistics import FEWEST_SEEDS, SAMPLES, SEEDS
 
 CELL = ["row", "checkpoint", "attack"]
-COLUMNS = [*CELL, "metric", "difference", "difference_low", "difference_high", "stands", "source"]
+BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
+COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "stands", "pairing"]
 COMPARED = {
     "average": metrics.average,
     "worst": metrics.worst,
     "worst_10_percent": metrics.worst_10_percent,
     "nsd": metrics.nsd,
 }
+PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
+RESAMPLE_SEED = 0
 Z = float(stats.norm.ppf(0.975))
 
 
@@ -42,27 +46,26 @@ def differences(
 ) -> pd.DataFrame:
     """A line per row, checkpoint, attack and metric: row minus baseline, mean over the seeds both have.
 
-    difference_low, difference_high: 95 %, over seeds (Student's t on the differences by seed) from three seeds on, else
-    over test samples (average and NSD; paired by sample where `outcomes` are read, else as if independent, which is
-    wider). stands: whether that interval excludes zero; null without one. source: what the interval is over.
+    Bounds are 95 %, over test samples and over seeds (from three on); stands: whether every one that is there excludes
+    zero, null without any. paired: read `outcomes` to compare image by image, by default for small reports; without
+    them the samples are taken as if independent, which is wider. pairing says which it was.
     """
-    rows = results.rows
-    students = rows[rows["role"] == "student"]
-    base = {}
+    students = results.rows[results.rows["role"] == "student"]
+    base: dict[int, int] = {}
     for setting, part in students.groupby(SETTING, sort=False, dropna=False):
         if setting in baselines:
             first = part.index[part["variant"] == baselines[setting]][0]
             base |= {row: first for row in part.index if row != first}
-    pairs = paired_lines(counts, base)
-    if not len(pairs[0].keys):
+    mine, theirs = paired_lines(counts, base)
+    if mine.keys.empty:
         return pd.DataFrame(columns=COLUMNS)
-    ids = set(pairs[0].keys["trial_id"]) | set(pairs[1].keys["trial_id"])
+    ids = {*mine.keys["trial_id"], *theirs.keys["trial_id"]}
     wanted = len(ids) <= MOST_PAIRED if paired is None else paired
-    return metric_differences(*pairs, Outcomes(results, ids).both(*pairs) if wanted else None)
+    return metric_differences(mine, theirs, comparisons(mine, theirs, Outcomes(results, ids)) if wanted else {})
 
 
 def paired_lines(counts: ClassCounts, base: dict[int, int]) -> tuple[ClassCounts, ClassCounts]:
-    """The lines of the rows in `base`, and in the same order those of their counterpart with the same seed and attack."""
+    """The lines of the rows in `base`, and in the same order those of their counterpart: same seed, same attack."""
     keys = counts.keys
     names = ["row", "seed", "checkpoint", "attack"]
     counterpart = keys["row"].map(base)
@@ -74,116 +77,119 @@ def paired_lines(counts: ClassCounts, base: dict[int, int]) -> tuple[ClassCounts
     return counts.where(mine), counts.where(found[mine].astype(int))
 
 
-def metric_differences(mine: ClassCounts, theirs: ClassCounts, both: np.ndarray | None) -> pd.DataFrame:
-    """`differences` of lines that belong together; both: per line and class, the images that both got right."""
-    values = {name: of(mine.accuracy) - of(theirs.accuracy) for name, of in COMPARED.items()}
-    found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL)
-    found = found.merge(_metrics_over_samples(mine, theirs, both), on=[*CELL, "metric"], how="left")
-    seeds = found["seeds"] >= FEWEST_SEEDS
-    low, high = (found[f"seed_{end}"].where(seeds, found[f"sample_{end}"]) for end in ("low", "high"))
-    source = np.where(seeds, SEEDS, _pairing(both))
-    found = found.assign(difference=found["value"], difference_low=low, difference_high=high, source=source)
-    found["stands"] = ((low > 0) | (high < 0)).astype(object).where(low.notna(), None)
-    found.loc[low.isna(), "source"] = None
-    return found[COLUMNS]
-
-
-def class_differences(mine: ClassCounts, theirs: ClassCounts, both: np.ndarray | None) -> pd.DataFrame:
-    """A line per row, checkpoint and attack with arrays (C,): difference, half (of the 95 % interval), p (Holm's).
-
-    Over seeds from three seeds on, else over test samples. p: of a true difference of zero, corrected for having
-    looked at every class. source: what they are over.
-    """
-    variance = sum(np.nan_to_num(part) for part in _variances(mine, theirs, both))
-    change = mine.accuracy - theirs.accuracy
-    lines = []
-    for key, part in mine.keys.groupby(CELL, sort=False, observed=True):
-        members = part.index.to_numpy()
-        count = len(members)
-        over_seeds = count >= FEWEST_SEEDS
-        mean = change[members].mean(axis=0)
-        spread = change[members].std(axis=0, ddof=1) / np.sqrt(count) if over_seeds else None
-        error = np.sqrt(np.maximum(variance[members].mean(axis=0), 0)) if spread is None else spread
-        freedom = count - 1 if over_seeds else np.inf
-        with np.errstate(divide="ignore", invalid="ignore"):
-            p = 2 * stats.t.sf(np.abs(mean) / error, freedom)
-        p = np.where((error == 0) & (mean == 0), 1.0, p)
-        half = stats.t.ppf(0.975, freedom) * error
-        source = SEEDS if over_seeds else _pairing(both)
-        lines.append([*key, mean, half, holm(p), source])
-    return pd.DataFrame(lines, columns=[*CELL, "difference", "half", "p", "source"])
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's correction of (C,) p-values: valid for all of them together, whatever their dependence. NaN stays."""
-    corrected = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    steps = np.arange(len(order), 0, -1) * p[order]
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
-    return corrected
-
-
 class Outcomes:
     """Which test images each network got right, by trial, checkpoint and attack; read once, asked for many pairs."""
 
     def __init__(self, results: Results, trial_ids: Collection[str]) -> None:
-        frame = results.outcomes(trial_ids)
-        frame = frame.sort_values("sample_index", kind="stable")
+        frame = results.outcomes(trial_ids).sort_values("sample_index", kind="stable")
         groups: Any = frame.groupby(["trial_id", "checkpoint", "attack"], observed=True)
         columns = ["sample_index", "label", "robust"]
-        self.flags = {key: tuple(part[name].to_numpy() for name in columns) for key, part in groups}
+        self.flags = {key: [part[name].to_numpy() for name in columns] for key, part in groups}
 
-    def both(self, mine: ClassCounts, theirs: ClassCounts) -> np.ndarray | None:
-        """Per line and class, the images that both networks get right; None where any line lacks its outcomes."""
-        lines, classes = mine.images.shape
-        found = np.zeros((lines, classes))
-        for line, (one, other) in enumerate(zip(_keys(mine), _keys(theirs), strict=True)):
-            if one not in self.flags or other not in self.flags:
-                return None
-            (index, label, robust), (index_too, _, robust_too) = self.flags[one], self.flags[other]
-            if not np.array_equal(index, index_too) or len(index) != mine.images[line].sum():
-                return None
-            right = robust.astype(bool) & robust_too.astype(bool)
-            found[line] = np.bincount(label[right].astype(int), minlength=classes)
-        return found
+    def stacked(self, keys: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Image indices (N,), labels (N,) and outcomes (S, N) of S networks on the same images; None if they differ."""
+        found = [self.flags.get(key) for key in keys]
+        known = [flags for flags in found if flags is not None]
+        if len(known) < len(keys) or any(not np.array_equal(flags[0], known[0][0]) for flags in known):
+            return None
+        return known[0][0], known[0][1].astype(int), np.stack([flags[2].astype(bool) for flags in known])
 
 
-def _keys(counts: ClassCounts) -> Sequence[Any]:
-    return list(pd.MultiIndex.from_frame(counts.keys[["trial_id", "checkpoint", "attack"]].astype(object)))
+def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> dict[tuple, Comparison]:
+    """`harness.comparison.compare` of every cell whose outcomes are there, by row, checkpoint and attack."""
+    columns = ["trial_id", "checkpoint", "attack"]
+    ours, base = (pd.MultiIndex.from_frame(side.keys[columns].astype(object)) for side in (mine, theirs))
+    classes = mine.images.shape[1]
+    found = {}
+    for key, members in mine.keys.groupby(CELL, sort=False, observed=True).indices.items():
+        first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
+        if first is not None and second is not None and np.array_equal(first[0], second[0]):
+            found[key] = compare(first[1], first[2], second[2], classes, RESAMPLE_SEED)
+    return found
 
 
-def _pairing(both: np.ndarray | None) -> str:
-    return f"{SAMPLES}, unpaired" if both is None else f"{SAMPLES}, paired"
+def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tuple, Comparison]) -> pd.DataFrame:
+    """`differences` of lines that belong together; cells in `compared` have their sample bounds from there."""
+    values = {name: of(mine.accuracy) - of(theirs.accuracy) for name, of in COMPARED.items()}
+    found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL).rename(columns={"value": "difference"})
+    found = found.merge(_unpaired_bounds(mine, theirs), on=[*CELL, "metric"], how="left")
+    found["pairing"] = np.where(found["sample_low"].notna(), UNPAIRED, None)
+    for place, key in enumerate(found[[*CELL, "metric"]].itertuples(index=False, name=None)):
+        comparison, metric = compared.get(key[:3]), key[3]
+        if comparison is not None and metric in ("average", "nsd"):
+            samples = getattr(comparison, metric).samples
+            found.loc[place, ["sample_low", "sample_high", "pairing"]] = float(samples.low), float(samples.high), PAIRED
+    found["stands"] = _stands(found)
+    return found.rename(columns={name: f"difference_{name}" for name in BOUNDS})[COLUMNS]
 
 
-def _variances(mine: ClassCounts, theirs: ClassCounts, both: np.ndarray | None) -> list[np.ndarray]:
-    """Of the class accuracies over test samples: mine, theirs, and -2 x what they share; they sum to the difference's."""
-    first, second = mine.accuracy, theirs.accuracy
-    with np.errstate(divide="ignore", invalid="ignore"):
-        own = [p * (1 - p) / (n - 1) for p, n in ((first, mine.images), (second, theirs.images))]
-        shared = np.zeros_like(first) if both is None else (both / mine.images - first * second) / (mine.images - 1)
-    return [*own, -2 * shared]
+def class_differences(
+    mine: ClassCounts, theirs: ClassCounts, compared: dict[tuple, Comparison]
+) -> dict[tuple, dict[str, Any]]:
+    """By row, checkpoint and attack: arrays (C,) `difference`, `low`, `high`, `p` (Holm's), and their `source`.
 
-
-def _metrics_over_samples(mine: ClassCounts, theirs: ClassCounts, both: np.ndarray | None) -> pd.DataFrame:
-    """Per cell: 95 % bounds of the mean difference in average and NSD over test samples, by first-order propagation.
-
-    The variance of a mean over seeds on the same images is at most the mean of their variances.
+    Over seeds from three on, else over test samples: paired where the cell is in `compared`.
     """
-    first, second = mine.accuracy, theirs.accuracy
-    variance_mine, variance_theirs, shared = _variances(mine, theirs, both)
+    found = {}
+    for key, members in mine.keys.groupby(CELL, sort=False, observed=True).indices.items():
+        comparison = compared.get(key)
+        if comparison is None:
+            found[key] = _classes_from_counts(mine.where(members), theirs.where(members))
+            continue
+        classes = comparison.classes
+        interval = classes.seeds if len(members) >= FEWEST_SEEDS else classes.samples
+        source = SEEDS if len(members) >= FEWEST_SEEDS else f"{SAMPLES}, {PAIRED}"
+        numbers = {"difference": interval.estimate, "low": interval.low, "high": interval.high, "p": comparison.p_holm}
+        found[key] = numbers | {"source": source}
+    return found
+
+
+def _classes_from_counts(mine: ClassCounts, theirs: ClassCounts) -> dict[str, Any]:
+    """`class_differences` of one cell without outcomes; its lines are seeds."""
+    change = mine.accuracy - theirs.accuracy
+    mean, seeds = change.mean(axis=0), len(change)
+    over_seeds = seeds >= FEWEST_SEEDS
+    variance = change.var(axis=0, ddof=1) / seeds if over_seeds else (_variance(mine) + _variance(theirs)).mean(axis=0)
+    freedom = seeds - 1 if over_seeds else np.inf
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    ratio = np.divide(np.abs(mean), np.sqrt(variance), out=np.where(mean == 0, 0.0, np.inf), where=variance > 0)
+    p = holm(np.where(np.isnan(mean), np.nan, 2 * stats.t.sf(ratio, freedom)))
+    source = SEEDS if over_seeds else f"{SAMPLES}, {UNPAIRED}"
+    return {"difference": mean, "low": mean - half, "high": mean + half, "p": p, "source": source}
+
+
+def _stands(found: pd.DataFrame) -> pd.Series:
+    """Whether every interval that is defined excludes zero; None where none is."""
+    verdict = pd.Series(True, found.index)
+    for source in ("sample", "seed"):
+        low, high = found[f"{source}_low"], found[f"{source}_high"]
+        verdict &= low.isna() | (low > 0) | (high < 0)
+    nothing = found["sample_low"].isna() & found["seed_low"].isna()
+    return verdict.astype(object).mask(nothing, None)
+
+
+def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
+    """Per cell: 95 % bounds of the difference in average and NSD over test samples, by first-order propagation.
+
+    Both networks are taken as if they saw different images. The variance of a mean over seeds on the same images is at
+    most the mean of their variances.
+    """
     parts = []
     for name, gradient in (("average", _average_gradient), ("nsd", _nsd_gradient)):
-        g, h = gradient(first), gradient(second)
-        variance = np.nansum(g**2 * variance_mine + h**2 * variance_theirs + g * h * shared, axis=1)
-        change = COMPARED[name](first) - COMPARED[name](second)
-        groups = mine.keys[CELL].assign(change=change, variance=variance).groupby(CELL, sort=False, observed=True)
-        means = groups[["change", "variance"]].mean().reset_index()
-        half = Z * np.sqrt(np.maximum(means["variance"], 0))
+        sides = [np.nansum(gradient(side.accuracy) ** 2 * _variance(side), axis=1) for side in (mine, theirs)]
+        change = COMPARED[name](mine.accuracy) - COMPARED[name](theirs.accuracy)
+        lines = mine.keys[CELL].assign(change=change, variance=sides[0] + sides[1])
+        means = lines.groupby(CELL, sort=False, observed=True)[["change", "variance"]].mean().reset_index()
+        half = Z * np.sqrt(means["variance"])
         bounds = {"sample_low": means["change"] - half, "sample_high": means["change"] + half}
         parts.append(means[CELL].assign(metric=name, **bounds))
     return pd.concat(parts, ignore_index=True)
+
+
+def _variance(counts: ClassCounts) -> np.ndarray:
+    """Of each class accuracy over test samples; one image more each way, so that no class is certain."""
+    rate = (counts.correct + 1) / (counts.images + 2)
+    return rate * (1 - rate) / (counts.images + 2)
 
 
 def _average_gradient(accuracy: np.ndarray) -> np.ndarray:

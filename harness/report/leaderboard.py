@@ -24,7 +24,7 @@ class Leaderboard:
 
     scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, images, classes, sample_low
     and sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best
-    of the students, 2 second, 0 not ranked), and difference, difference_low, difference_high, stands, source: see
+    of the students, 2 second, 0 not ranked), and difference with its bounds, stands and pairing: see
     `differences`. specs: by row, the specification of one of its trials. baselines: by setting, the variant that
     others are compared with. notes: what a reader must know, a line each.
     """
