@@ -43,6 +43,16 @@ def true_nsd_quantiles(accuracy: Floats, n: Floats, quantiles: Sequence[float]) 
     return list(np.where(np.isnan(model.observed), np.nan, found))
 
 
+def noise_nsd(accuracy: Floats, n: Floats) -> Floats:
+    """The NSD (...) that sampling noise alone would show, were all classes equal; arguments as above."""
+    edge = 0.5 / (np.maximum(n, 1.0) + 1)
+    p = np.clip(accuracy, edge, 1 - edge)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        classes = (~np.isnan(accuracy)).sum(axis=-1)
+        spread = np.sqrt(np.nansum(p * (1 - p) / n, axis=-1) * (1 - 1 / classes) / classes)
+        return np.where(average(accuracy) > 0, spread / average(accuracy), np.nan)
+
+
 @dataclass(frozen=True)
 class _Model:
     """True accuracies = mean + true_nsd * mean * direction, and binomial errors around them. Arrays (..., C) or

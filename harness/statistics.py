@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from harness.metrics import Floats, average, rates, worst, worst_class
-from harness.nsd import true_nsd_quantiles
+from harness.nsd import noise_nsd, true_nsd_quantiles
 
 SAMPLES, SEEDS = "test samples", "seeds"
 FEWEST_SEEDS = 3  # a spread of two numbers is no basis for an interval
@@ -110,7 +110,8 @@ def average_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> I
     accuracy, present = rates(correct, n), (n > 0).sum(axis=-1)
     mean, total = average(accuracy), n.sum(axis=-1)
     variance = np.nansum(rates(accuracy * (1 - accuracy), n - 1), axis=-1) / np.maximum(present, 1) ** 2
-    effective = np.divide(mean * (1 - mean), variance, out=total.astype(float), where=variance > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effective = np.where(variance > 0, mean * (1 - mean) / variance, total)
     low, high = _wilson(mean, effective, level)
     return _over_samples(mean, low, high, n, level)
 
@@ -121,11 +122,13 @@ def nsd_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Inter
     Sampling noise spreads the classes, so the NSD of the observed accuracies (`metrics.nsd`) is biased high, and the
     plain bootstrap doubles that. Here the observed deviations from the mean are scaled by a factor. The bounds are the
     scalings under which an NSD as high, or as low, as the observed one would be a rare event; the estimate is the
-    scaling under which it is the median, and so lies below the observed one. Zero is a possible bound.
+    scaling under which it is the median, and so lies below the observed one. Zero is a possible lower bound. Where
+    classes are observed more equal than equal ones would be, the upper bound is what noise alone amounts to.
     """
     correct, n = _counts(correct, n)
-    estimate, low, high = true_nsd_quantiles(rates(correct, n), n, [0.5, (1 + level) / 2, (1 - level) / 2])
-    return _over_samples(estimate, low, high, n, level)
+    accuracy = rates(correct, n)
+    estimate, low, high = true_nsd_quantiles(accuracy, n, [0.5, (1 + level) / 2, (1 - level) / 2])
+    return _over_samples(estimate, low, np.where(high > 0, high, noise_nsd(accuracy, n)), n, level)
 
 
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:

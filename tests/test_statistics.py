@@ -86,7 +86,9 @@ def test_nsd_estimate_takes_the_noise_off() -> None:
 def test_nsd_of_equal_classes_has_an_upper_bound_and_of_nothing_none() -> None:
     tied = statistics.nsd_interval([50, 50, 50], [100, 100, 100])
     assert (tied.estimate, tied.low) == (0.0, 0.0)
-    assert 0.0 < tied.high < 0.5
+    assert tied.high == pytest.approx(np.sqrt(0.5 * 0.5 / 100 * 2 / 3) / 0.5)
+    perfect = statistics.nsd_interval([100, 100], [100, 100])
+    assert 0.0 < perfect.high < 0.01
     nothing = statistics.nsd_interval([0, 0], [10, 10])
     assert np.isnan([nothing.estimate, nothing.low, nothing.high]).all()
 
@@ -106,7 +108,8 @@ def test_many_variants_at_once_are_each_by_itself() -> None:
     correct = np.random.default_rng(0).integers(20, 80, size=(3, 2, 10))
     whole = statistics.nsd_interval(correct, 100), statistics.average_interval(correct, 100)
     for index, found in itertools.product(np.ndindex(3, 2), whole):
-        one = (statistics.nsd_interval if found is whole[0] else statistics.average_interval)(correct[index], 100)
+        function = statistics.nsd_interval if found is whole[0] else statistics.average_interval
+        one = function(correct[index], 100)
         assert found.high[index] == pytest.approx(float(one.high))
         assert found.low[index] == pytest.approx(float(one.low))
 

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=fairness
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=4
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@120
+# Usage: sbatch clusters/slurm.sh SUITE RESULTS_DIRECTORY [options of run-bench run]
+# Ray runs on every node of the allocation, the suite on the first. Submit again to go on.
+set -euo pipefail
+
+suite=$1
+results=$2
+shift 2
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=6379
+
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+    ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
+    run-bench run "$suite" --address auto --results "$results" "$@"
