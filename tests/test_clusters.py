@@ -1,4 +1,5 @@
-"""The files under clusters/: valid shell and YAML, and every run-bench command in them is one that the program understands."""
+"""The files under clusters/: valid shell and YAML, and every run-bench command in them is one that the program
+understands."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def assert_clean(root: Path, specs: Sequence[TrialSpec]) -> None:
 def test_a_driver_that_was_killed_is_simply_started_again(number: signal.Signals, tmp_path: Path) -> None:
     specs = fake_driver.long_trials()
     driver = start_driver("plain", tmp_path)
-    wait_until(lambda: sum(steps_done(tmp_path, spec) >= 2 for spec in specs) >= 4)
+    wait_until(lambda: driver.poll() is not None or sum(steps_done(tmp_path, spec) >= 2 for spec in specs) >= 4)
+    assert driver.poll() is None, driver.communicate()
     began = time.monotonic()
     driver.send_signal(number)
     if number == signal.SIGTERM:
