@@ -233,7 +233,7 @@ def evaluate(
     download: Download = False,
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
-    from harness.config import evaluation_trial
+    from harness.plan import evaluation_trial
     from harness.progress import Progress
     from harness.run import check_inputs
     from harness.scheduler import Options

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import Suite, for_this_machine, load_suite, plan, remember_machine
+from harness.config import Suite, for_this_machine, load_suite, remember_machine
+from harness.plan import plan
 from harness.scheduler import Options, Outcome, run
 from harness.spec import TrialSpec
 from harness.store import Store

@@ -42,7 +42,7 @@ def gpu_trials() -> list[TrialSpec]:
 
 
 def soak_trials() -> list[TrialSpec]:
-    return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(150)]
+    return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(80)]
 
 
 def execute(specs: list[TrialSpec], root: Path, on_event: Callable[[Event], None] = lambda event: None) -> Outcome:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-from harness.config import load_suite, plan
+from harness.config import load_suite
+from harness.plan import plan
 from harness.spec import TrialSpec
 from harness.trial import run_trial
 

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from harness.cli import main
-from harness.config import load_suite, plan
+from harness.config import load_suite
 from harness.models.build import build
 from harness.models.checkpoints import write_state
+from harness.plan import plan
 from harness.store import Store
 from tests.small import suite_file
 

@@ -9,8 +9,9 @@ import sys
 import pytest
 import yaml
 
-from harness.config import for_this_machine, load_suite, plan, remember_machine, suite_names
+from harness.config import for_this_machine, load_suite, remember_machine, suite_names
 from harness.errors import InputError
+from harness.plan import plan
 from harness.provenance import processor_precision
 from harness.spec import TrialSpec
 from methods import SettingsError
@@ -188,7 +189,7 @@ def test_the_precision_of_a_machine_is_decided_once_per_store(tmp_path, suite_fi
 
 
 def test_planning_imports_neither_torch_nor_ray():
-    code = "import sys; from harness.config import *; plan(load_suite('quickstart')); "
+    code = "import sys; from harness.config import *; from harness.plan import *; plan(load_suite('quickstart')); "
     code += "import harness.cli, harness.store, harness.show; "
     code += "print([name for name in ('torch', 'ray') if name in sys.modules])"
     assert (

@@ -47,8 +47,9 @@ def prepared(tmp_path_factory):
 
 def table(root, spec, name):
     frame = Store(root).read(name, [spec.trial_id]).drop(columns="seconds", errors="ignore")
-    return frame.sort_values(["epoch", *[key for key in ("quantity", "class_index") if key in frame]],
-    ignore_index=True)
+    return frame.sort_values(
+        ["epoch", *[key for key in ("quantity", "class_index") if key in frame]], ignore_index=True
+    )
 
 
 @pytest.mark.parametrize("name", ENTRIES)

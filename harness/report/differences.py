@@ -101,7 +101,7 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
     ours, base = (pd.MultiIndex.from_frame(side.keys[columns].astype(object)) for side in (mine, theirs))
     classes = mine.images.shape[1]
     found = {}
-    for key, members in mine.keys.groupby(CELL, sort=False, observed=True).indices.items():
+    for key, members in _cells(mine):
         first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
         if first is not None and second is not None and np.array_equal(first[0], second[0]):
             found[key] = compare(first[1], first[2], second[2], classes, RESAMPLE_SEED)
@@ -113,7 +113,7 @@ def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tu
     values = {name: of(mine.accuracy) - of(theirs.accuracy) for name, of in COMPARED.items()}
     found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL).rename(columns={"value": "difference"})
     found = found.merge(_unpaired_bounds(mine, theirs), on=[*CELL, "metric"], how="left")
-    found["pairing"] = np.where(found["sample_low"].notna(), UNPAIRED, None)
+    found["pairing"] = pd.Series(UNPAIRED, found.index, dtype=object).where(found["sample_low"].notna(), None)
     for place, key in enumerate(found[[*CELL, "metric"]].itertuples(index=False, name=None)):
         comparison, metric = compared.get(key[:3]), key[3]
         if comparison is not None and metric in ("average", "nsd"):
@@ -131,7 +131,7 @@ def class_differences(
     Over seeds from three on, else over test samples: paired where the cell is in `compared`.
     """
     found = {}
-    for key, members in mine.keys.groupby(CELL, sort=False, observed=True).indices.items():
+    for key, members in _cells(mine):
         comparison = compared.get(key)
         if comparison is None:
             found[key] = _classes_from_counts(mine.where(members), theirs.where(members))
@@ -156,6 +156,12 @@ def _classes_from_counts(mine: ClassCounts, theirs: ClassCounts) -> dict[str, An
     p = holm(np.where(np.isnan(mean), np.nan, 2 * stats.t.sf(ratio, freedom)))
     source = SEEDS if over_seeds else f"{SAMPLES}, {UNPAIRED}"
     return {"difference": mean, "low": mean - half, "high": mean + half, "p": p, "source": source}
+
+
+def _cells(counts: ClassCounts) -> list[tuple[tuple, np.ndarray]]:
+    """Each row, checkpoint and attack with its lines, one per seed."""
+    indices: Any = counts.keys.groupby(CELL, sort=False, observed=True).indices
+    return list(indices.items())
 
 
 def _stands(found: pd.DataFrame) -> pd.Series:

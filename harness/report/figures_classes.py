@@ -24,6 +24,7 @@ from harness.report.figure_data import (
 from harness.report.style import INK, Look, canvas, legend_below, looks, name_ends, plain, styled
 
 MANY_CLASSES = 20  # beyond, a class has no label of its own
+PANELS = {"column": 2, "text": 3}  # of the attack ladder, side by side
 BARS = 3  # up to so many variants as bars, more as points
 
 
@@ -146,7 +147,7 @@ def attack_ladder(
     attacks = ladder(frame)
     if len(attacks) < 2:
         return None
-    names = list(variants or most_telling(frame[frame["attack"] == headline_attack(frame)], 3, baseline))
+    names = list(variants or most_telling(frame[frame["attack"] == headline_attack(frame)], PANELS[width], baseline))
     views = [class_view(frame[frame["attack"] == attack], names, baseline) for attack in attacks]
     accuracy = np.stack([view.accuracy for view in views])  # (attacks, variants, classes)
     order, classes = views[-1].by_difficulty, views[0].classes
@@ -214,13 +215,16 @@ def confusion(
     labels = [plain(name) for name in names or map(str, range(count))]
     shares = [confusion_shares(frame[frame["variant"] == name], count) for name in chosen]
     order = np.argsort(np.diag(shares[0]), kind="stable") if count > MANY_CLASSES else np.arange(count)
-    figure, axes = canvas(width, 3.3 if width == "text" else 3.0, 1, len(chosen), sharey=True)
-    for axis, name, share in zip(axes[0], chosen, shares, strict=True):
+    down = width == "column"
+    shape = (len(chosen), 1) if down else (1, len(chosen))
+    figure, axes = canvas(width, 0.4 + 2.9 * shape[0], *shape, sharex=True, sharey=True)
+    for axis, name, share in zip(axes.flat, chosen, shares, strict=True):
         image = axis.imshow(100 * share[np.ix_(order, order)], cmap="Blues", vmin=0, vmax=100)
         axis.set_title(f"{plain(name)}, {attack_title(str(attack))}")
         _confusion_axes(axis, 100 * share, labels, count)
-    axes[0, 0].set_ylabel("true class")
-    figure.colorbar(image, ax=list(axes[0]), shrink=0.6, label="images of the class (%)")
+        axis.label_outer()
+    place = "bottom" if down else "right"
+    figure.colorbar(image, ax=list(axes.flat), label="images of the class (%)", location=place, shrink=0.6, aspect=30)
     return figure
 
 
@@ -236,12 +240,12 @@ def confusion_shares(frame: pd.DataFrame, count: int) -> np.ndarray:
 
 def _confusion_axes(axis: Axes, percent: np.ndarray, labels: Sequence[str], count: int) -> None:
     axis.grid(visible=False)
-    axis.set_xlabel("predicted class")
+    axis.set(xlabel="predicted class", ylabel="true class")
     axis.spines[:].set_visible(False)
     if count > MANY_CLASSES:
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_xlabel("predicted class, hardest first")
+        axis.set(xlabel="predicted class, hardest first", ylabel="true class, hardest first")
         return
     axis.set_xticks(np.arange(count), labels, rotation=90)
     axis.set_yticks(np.arange(count), labels)

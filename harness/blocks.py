@@ -1,0 +1,151 @@
+"""The blocks of a suite (data set, network, training, evaluation), read into records. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+import methods
+from harness.attacks import ATTACKS, check_request
+from harness.data import DATASETS
+from harness.errors import InputError, unknown
+from harness.models import MODELS, resolve_params
+from harness.spec import AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, TrainingSpec
+
+Entry = str | dict[str, Any]
+
+
+def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:
+    """A network from `cnn` or `{name: cnn, width: 16, normalization: dataset}`."""
+    values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    name = values.pop("name", None)
+    if name not in MODELS:
+        raise unknown(f"model in {where}", name, MODELS)
+    mean, std = _normalization(values.pop("normalization", "none"), where, dataset)
+    return NetworkSpec(name=name, params=resolve_params(name, values), mean=mean, std=std)
+
+
+def dataset_spec(entry: Entry) -> DatasetSpec:
+    """A data set from `digits` or `{name: npz, path: mine.npz, train_images: 1000}`."""
+    values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    if values.get("name") not in DATASETS:
+        raise unknown("dataset", values.get("name"), DATASETS)
+    spec = read(DatasetSpec, values, "dataset")
+    if (spec.name == "npz") != (spec.path is not None):
+        raise InputError("dataset: 'path' goes with 'name: npz', and npz needs it")
+    if spec.path is None or spec.sha256:
+        return spec
+    return spec.model_copy(update={"sha256": file_sha256(spec.path, "dataset: path")})
+
+
+def evaluation_spec(values: Mapping[str, Any]) -> EvaluationSpec:
+    """The evaluation block: attacks as names or mappings, `images` as their common default."""
+    values = dict(values)
+    images = values.pop("images", None)
+    attacks = []
+    for entry in values.pop("attacks", []):
+        request = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+        name = request.get("name")
+        if name not in ATTACKS:
+            raise unknown("attack", name, ATTACKS)
+        if not name.startswith(("clean", "fgsm", "pgd", "cw")):
+            request.setdefault("checkpoints", ["best_validation"])  # AutoAttack is the longest job of a trial
+        if request.get("step_size") is not None:
+            request["step_size"] = number(request["step_size"], f"evaluation: {name}: step_size")
+        read_request = read(AttackRequest, {"images": images} | request, f"evaluation: {name}")
+        check_request(read_request.overrides)
+        attacks.append(read_request)
+    if not attacks:
+        raise InputError("evaluation: attacks must name at least one attack")
+    names = [attack.name for attack in attacks]
+    if len(set(names)) < len(names):
+        raise InputError("evaluation: attacks: each attack can be listed once")
+    return read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
+
+
+def training_spec(values: Mapping[str, Any]) -> TrainingSpec:
+    """The training block; milestones and start epochs below 1 are fractions of training."""
+    values = dict(values)
+    epochs = values.get("epochs")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise InputError(f"training: epochs must be a whole number of at least 1, not {epochs!r}")
+    if values.get("step_size") is not None:
+        values["step_size"] = number(values["step_size"], "training: step_size")
+    milestones = values.get("milestones", [])
+    if not isinstance(milestones, (list, tuple)) or any(
+        not isinstance(point, (int, float)) or point < 0 for point in milestones
+    ):
+        raise InputError(
+            f"training: milestones must be a list of epochs or of fractions of training, not {milestones!r}"
+        )
+    values["milestones"] = tuple(methods.resolve_epoch(point, epochs) for point in milestones)
+    for option in ("weight_average", "weight_perturbation"):
+        if isinstance(values.get(option), Mapping) and isinstance(values[option].get("start_epoch"), float):
+            values[option] = {
+                **values[option],
+                "start_epoch": methods.resolve_epoch(values[option]["start_epoch"], epochs),
+            }
+    return read(TrainingSpec, values, "training")
+
+
+def number(value: Any, where: str) -> float:
+    """A non-negative number, written as 0.1 or as a fraction, 8/255."""
+    try:
+        result = float(Fraction(str(value).replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"{where} must be a number or a fraction such as 8/255, not '{value}'") from None
+    if not math.isfinite(result) or result < 0:
+        raise InputError(f"{where} must be a finite number of at least 0, not '{value}'")
+    return result
+
+
+def file_sha256(path: str, where: str) -> str:
+    """The hash of a file's content, InputError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{where}: cannot read '{path}': {error.strerror}") from error
+
+
+def read(kind: type[BaseModel], values: Any, where: str) -> Any:
+    """A pydantic record from plain values; the first thing wrong becomes a one-line InputError."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ": ".join([where, *(str(part) for part in first["loc"])])
+        if first["type"] == "extra_forbidden":
+            raise unknown(f"key in {where}", first["loc"][-1], _keys(kind, first["loc"][:-1])) from None
+        raise InputError(
+            f"{place}: {first['msg']}" + (f", not {first['input']!r}" if first["type"] != "missing" else "")
+        ) from None
+
+
+def _keys(kind: type, path: Sequence[Any]) -> list[str]:
+    for part in path:
+        field = getattr(kind, "model_fields", {}).get(part)
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        kind = next((item for item in candidates if hasattr(item, "model_fields")), kind)
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, Any]:
+    if value == "none":
+        return None, None
+    if value == "dataset":
+        facts = DATASETS[dataset.name]
+        if facts.mean is None:
+            raise InputError(
+                f"{where}: normalization: dataset {dataset.name} has no known mean and deviation; give them as "
+                f"{{mean: [...], std: [...]}}"
+            )
+        return facts.mean, facts.std
+    if isinstance(value, Mapping) and set(value) == {"mean", "std"}:
+        return tuple(value["mean"]), tuple(value["std"])
+    raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")

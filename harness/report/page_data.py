@@ -1,0 +1,248 @@
+"""What the page shows, as plain lists and numbers small enough to travel in one file.
+
+Accuracies, NSD and their bounds are whole numbers in 1/10,000; null is undefined. Curves are thinned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.report.captions import attack_title, caption, setting_title
+from harness.report.counts import ClassCounts, class_counts, mean_counts
+from harness.report.differences import (
+    BOUNDS,
+    MOST_PAIRED,
+    Outcomes,
+    class_differences,
+    comparisons,
+    metric_differences,
+    paired_lines,
+)
+from harness.report.figure_data import class_names
+from harness.report.grid import mark
+from harness.report.intervals import METRICS, class_intervals
+from harness.report.leaderboard import CELL, Leaderboard, by_setting
+from harness.report.results import Results, read_spec, records
+from harness.report.selection import RULES
+
+SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst")
+SCALE = 10_000
+MOST_COMPARED = 16  # variants of a setting among which every pair is compared beforehand
+MOST_POINTS = 30  # of a curve
+MOST_CURVES = 400_000  # numbers in temperature curves; beyond, they are thinned further
+
+
+def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str, Any]:
+    """Everything on the page. Settings have tables; rows refer to them by place, as pairs refer to rows."""
+    settings = board.settings
+    counts = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
+    rows = _rows(results, board, settings)
+    _add_classes(rows, results, counts)
+    _add_seeds(rows, results, counts)
+    _add_curves(rows, results)
+    return {
+        "checkpoint": checkpoint,
+        "checkpoints": board.checkpoints,
+        "rules": {name: rule.description for name, rule in RULES.items()},
+        "attacks": [[name, attack_title(name)] for name in board.attacks],
+        "metrics": [[name, METRICS[name].title, METRICS[name].up, METRICS[name].percent] for name in SHOWN],
+        "settings": [_setting(results, board, setting, checkpoint) for setting in settings],
+        "rows": rows,
+        "pairs": _pairs(results, board, counts),
+        "notes": board.notes,
+    }
+
+
+def _setting(results: Results, board: Leaderboard, setting: tuple, checkpoint: str) -> dict[str, Any]:
+    rows = board.of(setting).rows
+    accuracy = results.class_accuracy
+    return {
+        "dataset": setting[0],
+        "student": setting[1],
+        "eps": setting[2],
+        "title": setting_title(setting),
+        "classes": class_names(accuracy[accuracy["row"].isin(rows.index)]),
+        "baseline": board.baselines.get(setting),
+        "caption": caption(board, setting, checkpoint),
+    }
+
+
+def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> list[dict[str, Any]]:
+    """The facts of every row with its scores: by checkpoint and attack, per metric value, bounds, rank, mark."""
+    facts = records(board.rows)
+    places = {setting: place for place, setting in enumerate(settings)}
+    rows = []
+    for row in facts:
+        known = {key: _plain(row[key]) for key in _FACTS}
+        setting = places[row["dataset"], row["student"], row["eps"]]
+        rows.append(known | {"setting": setting, "scores": {}, "images": {}})
+    for score in records(board.scores[board.scores["metric"].isin(SHOWN)]):
+        row = rows[score["row"]]
+        cell = row["scores"].setdefault(score["checkpoint"], {}).setdefault(score["attack"], [None] * len(SHOWN))
+        row["images"][score["attack"]] = _plain(score["images"])
+        numbers = [small(score[name]) for name in ("value", *BOUNDS)]
+        cell[SHOWN.index(score["metric"])] = _trimmed([*numbers, score["rank"], mark(score, METRICS[score["metric"]])])
+    for place, row in enumerate(rows):
+        row["spec"] = read_spec(board.specs.get(place))
+    return rows
+
+
+_FACTS = (
+    "role", "variant", "method", "teacher", "seeds", "seed_list", "train_hours", "eval_hours", "peak_memory_mb",
+    "missing", "honest_score", "last_score", "peeked_score", "peeked_gain", "tuning_trials",
+)  # fmt: skip
+
+
+def _add_classes(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
+    """`classes` of each row: by checkpoint and attack, per class accuracy (mean over seeds) and its sample bounds."""
+    for part in by_setting(results, counts):
+        means = mean_counts(part, CELL)
+        low, high = class_intervals(means.correct, means.images)
+        numbers = np.stack([means.accuracy, low, high], axis=2)
+        for key, values in zip(records(means.keys), numbers, strict=True):
+            cell = rows[key["row"]].setdefault("classes", {}).setdefault(key["checkpoint"], {})
+            cell[key["attack"]] = [[small(number) for number in triple] for triple in values]
+
+
+def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
+    """`trials` of each row: id, seed, state, versions, cost, and average, worst and NSD by checkpoint and attack."""
+    trials = {trial["trial_id"]: trial for trial in records(results.trials)}
+    found: dict[str, dict[str, Any]] = {}
+    for key, trial in trials.items():
+        entry = {name: _plain(trial[name]) for name in _TRIAL}
+        entry["versions"] = read_spec(trial["versions"])
+        found[key] = entry | {"scores": {}}
+        rows[trial["row"]].setdefault("trials", []).append(found[key])
+    accuracy = counts.accuracy
+    values = np.stack([METRICS[name].of(accuracy) for name in ("average", "worst", "nsd")], axis=1)  # type: ignore[misc]
+    for key, numbers in zip(records(counts.keys), values, strict=True):
+        cell = found[key["trial_id"]]["scores"].setdefault(key["checkpoint"], {})
+        cell[key["attack"]] = [small(number) for number in numbers]
+
+
+_TRIAL = (
+    "trial_id", "seed", "status", "error", "device", "git_commit", "code_fingerprint", "started", "finished", "attempts",
+    "train_s", "eval_s", "peak_memory_mb",
+)  # fmt: skip
+
+
+def _add_curves(rows: list[dict[str, Any]], results: Results) -> None:
+    """`curve` (robust validation average and worst) and `temperatures` (per term and class) of each row, over epochs."""
+    epochs = results.epochs.groupby(["row", "epoch"], observed=True)[["val_robust_avg", "val_robust_worst"]].mean()
+    for row, part in epochs.groupby(level="row"):
+        part = part.droplevel("row")
+        kept = part.iloc[_thinned(len(part), MOST_POINTS)]
+        rows[row]["curve"] = [[int(epoch) for epoch in kept.index], *(_smalls(kept[name]) for name in kept)]
+    state = results.class_state(["temperature*"])
+    if state.empty:
+        return
+    keys = ["row", "quantity", "epoch", "class_index"]
+    means = state.groupby(keys, observed=True)["value"].mean().unstack("class_index")
+    curves = means.groupby(level=["row", "quantity"], observed=True)
+    points = max(6, min(MOST_POINTS, MOST_CURVES // max(1, means.shape[1] * curves.ngroups)))
+    for (row, quantity), part in curves:
+        kept = part.iloc[_thinned(len(part), points)].droplevel(["row", "quantity"])
+        term = str(quantity).removeprefix("temperature").strip("_")
+        lines = [[int(epoch) for epoch in kept.index], [_smalls(kept[name]) for name in kept]]
+        rows[row].setdefault("temperatures", {})[term] = lines
+
+
+def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[str, Any]:
+    """Comparisons of rows `first-second` (first minus second) by checkpoint and attack, made beforehand.
+
+    Each: per metric average, worst, NSD [difference, bounds over samples, bounds over seeds, stands]; how samples were
+    paired; per class [difference, low, high, p after Holm] and what that is over.
+    """
+    found: dict[str, Any] = {}
+    for setting in board.settings:
+        rows = _compared_rows(board.of(setting))
+        part = next((one for one in by_setting(results, counts) if one.keys["row"].isin(rows).any()), None)
+        if part is None or len(rows) < 2:
+            continue
+        ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])
+        outcomes = Outcomes(results, ids if len(ids) <= MOST_PAIRED else [])
+        for first, second in itertools.combinations(rows, 2):
+            found[f"{first}-{second}"] = _pair(*paired_lines(part, {first: second}), outcomes)
+    return found
+
+
+def _pair(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> dict[str, Any]:
+    if mine.keys.empty:
+        return {}
+    compared = comparisons(mine, theirs, outcomes)
+    cells: dict[str, Any] = {}
+    lines = metric_differences(mine, theirs, compared)
+    for key, part in lines[lines["metric"].isin(["average", "worst", "nsd"])].groupby(CELL, sort=False, observed=True):
+        by_metric = {line["metric"]: line for line in records(part)}
+        metrics = [_difference(by_metric[name]) for name in ("average", "worst", "nsd")]
+        cell = {"metrics": metrics, "pairing": by_metric["average"]["pairing"]}
+        cells.setdefault(key[1], {})[key[2]] = cell  # type: ignore[index]
+    for key, found in class_differences(mine, theirs, compared).items():
+        numbers = zip(*(found[name] for name in ("difference", "low", "high", "p")), strict=True)
+        cell = {"classes": [[small(number) for number in line] for line in numbers], "over": found["source"]}
+        cells[key[1]][key[2]] |= cell
+    return cells
+
+
+def _difference(line: dict[str, Any]) -> list[Any]:
+    stands = line["stands"]
+    return [
+        small(line["difference"]),
+        *[small(line[f"difference_{name}"]) for name in BOUNDS],
+        None if stands is None else int(stands),
+    ]
+
+
+def _compared_rows(board: Leaderboard) -> list[int]:
+    """Rows whose pairs are compared beforehand: all, or the baseline and those with the best (average + worst)/2."""
+    rows = board.rows[board.rows["seeds"] > 0]
+    if len(rows) <= MOST_COMPARED:
+        return list(rows.index)
+    scores = board.scores[board.scores["metric"].isin(["average", "worst"]) & (board.scores["attack"] != "clean")]
+    best = scores.groupby("row")["value"].mean().reindex(rows.index).nlargest(MOST_COMPARED).index
+    baselines = rows.index[rows["variant"].isin(board.baselines.values()) & (rows["role"] == "student")]
+    return sorted([*baselines[:1], *[row for row in best if row not in baselines[:1]]][:MOST_COMPARED])
+
+
+def small(value: Any) -> int | None:
+    """A number in 1/10,000, null for undefined."""
+    return None if value is None or pd.isna(value) else round(float(value) * SCALE)
+
+
+def _smalls(values: pd.Series) -> list[int | None]:
+    return [small(value) for value in values]
+
+
+def _thinned(count: int, most: int) -> np.ndarray:
+    """At most so many places of a curve, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def _trimmed(values: list[Any]) -> list[Any]:
+    """Without empty ends."""
+    while values and values[-1] in (None, "", 0):
+        values.pop()
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: null for NaN, Python numbers for numpy's, five digits for floats."""
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
+        return None
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.5g}")
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def safe_json(data: Any) -> str:
+    """JSON that can stand inside a script element: no `<`, `>` or `&`, no line separators, no NaN."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
