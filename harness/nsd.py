@@ -55,39 +55,43 @@ def noise_nsd(accuracy: Floats, n: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Model:
-    """True accuracies = mean + true_nsd * mean * direction, and binomial errors around them. Arrays (..., C) or
-    (...)."""
+    """True accuracies around the observed ones, their deviations scaled; binomial errors. Arrays (..., C) or (...)."""
 
     observed: Floats
     mean: Floats
     classes: Floats
     n: Floats
-    direction: Floats  # of the observed deviations, root mean square one; 0 for an absent class
-    square: Floats  # an estimate of its square without noise
-    there: Floats  # 1 or 0
+    there: Floats  # 1 or 0 for an absent class
+    rate: Floats  # observed, half a sample away from 0 and 1, so that such a class has some noise too
+    deviation: Floats  # of the observed rates from their mean
+    size: Floats  # root mean square of the observed deviations
+    square: Floats  # the deviations' squares with their noise taken off
+    spread: Floats  # root mean of `square`: the scale at which the observed rates are the true ones
 
     @classmethod
     def of(cls, accuracy: Floats, n: Floats) -> _Model:
         there = (~np.isnan(accuracy)).astype(float)
         mean, classes = average(accuracy), there.sum(axis=-1)
-        n = np.maximum(n, 1.0)
-        rate = np.where(there > 0, accuracy, 0.0)
+        n, known = np.maximum(n, 1.0), np.where(there > 0, accuracy, 0.5)
+        rate = (known * n + 0.5) / (n + 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            direction, square = _shape(rate, (rate - mean[..., None]) * there, n, there)
-        return cls(nsd(accuracy), mean, classes, n, direction, square, there)
+            shape = _shape((known - mean[..., None]) * there, known * (1 - known) / n * there, there)
+        return cls(nsd(accuracy), mean, classes, n, there, rate, *shape)
 
     def share_below(self, true_nsd: Floats) -> Floats:
         """P(Q <= 0): the share of test sets whose NSD is at most the observed one, were `true_nsd` the true one."""
-        size = (true_nsd * self.mean)[..., None]
-        edge = 0.5 / (self.n + 1)  # a class at 0 or 1 has some noise too
-        p = np.clip(self.mean[..., None] + size * self.direction, edge, 1 - edge)
+        deviation_size = (true_nsd * self.mean)[..., None]
+        edge = 0.5 / (self.n + 1)
+        p = np.clip(self.rate + (deviation_size / self.spread - 1) * self.deviation, edge, 1 - edge)
+        deviation = deviation_size / self.size * self.deviation
+        square = (deviation_size / self.spread) ** 2 * self.square
         v = p * (1 - p) * self.there / self.n
         skew, kurtosis = v * (1 - 2 * p) / self.n, v * (1 - 6 * p * (1 - p)) / self.n**2
         # Q = constant + b'e + e'Me with M = a I - g 11'; b2 is the square of b
         a, g = 1 / self.classes, (1 + self.observed**2) / self.classes**2
         pull, weight = (self.observed**2 * self.mean)[..., None], 2 * a[..., None] * self.there
-        b = weight * (size * self.direction - pull)
-        b2 = weight**2 * (size**2 * self.square - 2 * pull * size * self.direction + pull**2)
+        b = weight * (deviation - pull)
+        b2 = weight**2 * (square - 2 * pull * deviation + pull**2)
         s1, s2, s3 = _sum(v), _sum(v**2), _sum(v**3)
         first = self.mean**2 * (true_nsd**2 - self.observed**2) + (a - g) * s1
         second = 2 * (a**2 * s2 - 2 * a * g * s2 + g**2 * s1**2) + np.maximum(_sum(b2 * v), 0.0)
@@ -97,21 +101,20 @@ class _Model:
         return _gamma_below_zero(first, second, third)
 
 
-def _shape(rate: Floats, deviation: Floats, n: Floats, there: Floats) -> tuple[Floats, Floats]:
-    """The deviations with a root mean square of one, and an estimate of their squares (mean one).
+def _shape(deviation: Floats, noise: Floats, there: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Deviations (alternating where all classes are observed equal) and the `size`, `square`, `spread` they have.
 
-    Squares of observed deviations are too large by the noise of each class; many quiet classes beside one that stands
-    out would pass for real spread and make the interval too wide. So their noise is taken off, up to half of the
-    total, for classes that tie. Where all classes are observed equal, deviations alternate.
+    Squares of observed deviations are too large by the noise of each class: many quiet classes beside one that stands
+    out would pass for real spread, and the interval would be too wide. So their noise is taken off, as James and Stein
+    do only as far as there are more than three classes, and at most four fifths of all, for classes that tie.
     """
     count = there.sum(axis=-1, keepdims=True)
-    alternating = np.where(np.arange(there.shape[-1]) % 2, 1.0, -1.0) * there
+    alternating = np.where(np.arange(there.shape[-1]) % 2, 1e-9, -1e-9) * there
     deviation = np.where((deviation**2).sum(axis=-1, keepdims=True) > 1e-18, deviation, alternating)
     total = (deviation**2).sum(axis=-1, keepdims=True)
-    noise = rate * (1 - rate) / n * there
-    share = np.minimum(1.0, 0.5 * total / np.maximum(noise.sum(axis=-1, keepdims=True), 1e-300))
-    less = deviation**2 - share * noise
-    return deviation / np.sqrt(total / count), less * count / less.sum(axis=-1, keepdims=True)
+    share = np.minimum(1.0, 0.8 * total / np.maximum(noise.sum(axis=-1, keepdims=True), 1e-300))
+    square = deviation**2 - share * np.maximum(count - 3, 0) / np.maximum(count - 1, 1) * noise
+    return deviation, np.sqrt(total / count), square, np.sqrt(square.sum(axis=-1, keepdims=True) / count)
 
 
 def _sum(values: Floats) -> Floats:

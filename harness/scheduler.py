@@ -30,7 +30,8 @@ _PROBE_TIMEOUT_S = 60.0
 _CAPACITY_AGE_S = 2.0
 # Ray keeps its objects in shared memory. Trials exchange small events only, so the minimum will do.
 _OBJECT_STORE_BYTES = 100 * 2**20
-_QUIET = {
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # else a driver started by `uv run` makes Ray start every worker through uv
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -176,7 +177,7 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
 
     local: arguments of `ray.init` for a local Ray, such as num_cpus. What was started here is shut down on leaving.
     """
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -185,23 +186,40 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
         return
     # Never Ray's own default: it follows a file that a killed cluster leaves behind.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address == "local":
-            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet, **local)
-        else:
-            _check_address(address)
-            ray.init(address, **quiet)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())
-        hint = "; if the cluster uses token authentication, set RAY_AUTH_MODE=token" if address != "local" else ""
-        raise InputError(f"cannot use Ray at '{address}': {reason}{hint}") from error
+    if address == "local":
+        _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **local)
+    else:
+        _check_address(address)
+        _join(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    import ray
+
+    try:
+        ray.init("local", **_QUIET, **options)
+    except Exception:  # Ray gives its own processes half a minute to start, which a very busy machine may exceed
+        ray.shutdown()
+        try:
+            ray.init("local", **_QUIET, **options)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot start Ray on this machine: {reason}; --serial runs without it") from error
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address, **_QUIET)
+    except Exception as error:  # many kinds, down to Exception itself
+        reason = " ".join(str(error).split())
+        hint = "if the cluster uses token authentication, set RAY_AUTH_MODE=token"
+        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {hint}") from error
 
 
 def _check_address(address: str) -> None:

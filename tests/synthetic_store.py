@@ -140,7 +140,7 @@ def histories(spec: TrialSpec, ease: np.ndarray, own: np.random.Generator) -> tu
     quantities = {"val_robust": robust, "val_clean": clean}
     if spec.training.record_test_curve:
         quantities["peeked_test_robust"] = np.clip(robust + own.normal(0, 0.01, (epochs, count)), 0, 1)
-    if spec.variant in TEMPERED:
+    if spec.method and spec.method["name"] in TEMPERED:
         slope = 0.6 * np.tanh(epoch / 8)[:, None] * (ease - ease.mean()) / np.ptp(ease)
         quantities |= {"temperature_adversarial": 1 + slope, "temperature_clean": 1 + 0.8 * slope}
     table = {

@@ -40,7 +40,7 @@ def start_driver(scenario: str, root: Path) -> subprocess.Popen[str]:
 def outcome_of(driver: subprocess.Popen[str], timeout: float = 400.0) -> dict[str, Any]:
     """The outcome that a driver printed; its standard error is kept under `stderr`."""
     out, err = driver.communicate(timeout=timeout)
-    assert driver.returncode in (0, 1, 130), err
+    assert out, err
     return json.loads(out.splitlines()[-1]) | {"stderr": err}
 
 

@@ -88,7 +88,7 @@ def test_nsd_of_equal_classes_has_an_upper_bound_and_of_nothing_none() -> None:
     assert (tied.estimate, tied.low) == (0.0, 0.0)
     assert tied.high == pytest.approx(np.sqrt(0.5 * 0.5 / 100 * 2 / 3) / 0.5)
     perfect = statistics.nsd_interval([100, 100], [100, 100])
-    assert 0.0 < perfect.high < 0.01
+    assert 0.0 < perfect.high < 0.03
     nothing = statistics.nsd_interval([0, 0], [10, 10])
     assert np.isnan([nothing.estimate, nothing.low, nothing.high]).all()
 
@@ -229,7 +229,7 @@ class TestComparison:
 
 def profiles(classes: int) -> dict[str, Floats]:
     """True class accuracies between 0.05 and 0.95, of the shapes that results have. None with exact ties: there the
-    interval of NSD starts at 0 and covers 97.5 %.
+    interval of NSD starts at 0 and covers 97 to 99 %.
     """
     return {
         "wide": np.linspace(0.05, 0.95, classes),

@@ -27,7 +27,7 @@ COMPARED = {
 }
 PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
-RESAMPLE_SEED = 0
+RESAMPLES, RESAMPLE_SEED = 400, 0  # of the comparisons' bootstrap; a report makes hundreds of them
 Z = float(stats.norm.ppf(0.975))
 
 
@@ -104,7 +104,8 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
     for key, members in _cells(mine):
         first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
         if first is not None and second is not None and np.array_equal(first[0], second[0]):
-            found[key] = compare(first[1], first[2], second[2], classes, RESAMPLE_SEED)
+            _, labels, robust = first
+            found[key] = compare(labels, robust, second[2], classes, RESAMPLE_SEED, resamples=RESAMPLES)
     return found
 
 

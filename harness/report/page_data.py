@@ -25,7 +25,7 @@ from harness.report.differences import (
     paired_lines,
 )
 from harness.report.figure_data import class_names
-from harness.report.grid import mark
+from harness.report.grid import MAIN, mark
 from harness.report.intervals import METRICS, class_intervals
 from harness.report.leaderboard import CELL, Leaderboard, by_setting
 from harness.report.results import Results, read_spec, records
@@ -35,7 +35,7 @@ SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "va
 SCALE = 10_000
 MOST_COMPARED = 16  # variants of a setting among which every pair is compared beforehand
 MOST_POINTS = 30  # of a curve
-MOST_CURVES = 400_000  # numbers in temperature curves; beyond, they are thinned further
+MOST_NUMBERS = 120_000  # in all temperature curves together; beyond, they are thinned further
 
 
 def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
     """`trials` of each row: id, seed, state, versions, cost, and average, worst and NSD by checkpoint and attack."""
     trials = {trial["trial_id"]: trial for trial in records(results.trials)}
     found: dict[str, dict[str, Any]] = {}
-    for key, trial in trials.items():
+    for key, trial in sorted(trials.items(), key=lambda item: item[1]["seed"]):
         entry = {name: _plain(trial[name]) for name in _TRIAL}
         entry["versions"] = read_spec(trial["versions"])
         found[key] = entry | {"scores": {}}
@@ -127,15 +127,16 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
 
 
 _TRIAL = (
-    "trial_id", "seed", "status", "error", "device", "git_commit", "code_fingerprint", "started", "finished", "attempts",
-    "train_s", "eval_s", "peak_memory_mb",
+    "trial_id", "seed", "status", "error", "device", "git_commit", "code_fingerprint", "started", "finished",
+    "attempts", "train_s", "eval_s", "peak_memory_mb",
 )  # fmt: skip
 
 
 def _add_curves(rows: list[dict[str, Any]], results: Results) -> None:
-    """`curve` (robust validation average and worst) and `temperatures` (per term and class) of each row, over epochs."""
+    """Over epochs, for each row: `curve` (robust validation, average and worst) and `temperatures` (by term, class)."""
     epochs = results.epochs.groupby(["row", "epoch"], observed=True)[["val_robust_avg", "val_robust_worst"]].mean()
-    for row, part in epochs.groupby(level="row"):
+    groups: Any = epochs.groupby(level="row")
+    for row, part in groups:
         part = part.droplevel("row")
         kept = part.iloc[_thinned(len(part), MOST_POINTS)]
         rows[row]["curve"] = [[int(epoch) for epoch in kept.index], *(_smalls(kept[name]) for name in kept)]
@@ -144,8 +145,8 @@ def _add_curves(rows: list[dict[str, Any]], results: Results) -> None:
         return
     keys = ["row", "quantity", "epoch", "class_index"]
     means = state.groupby(keys, observed=True)["value"].mean().unstack("class_index")
-    curves = means.groupby(level=["row", "quantity"], observed=True)
-    points = max(6, min(MOST_POINTS, MOST_CURVES // max(1, means.shape[1] * curves.ngroups)))
+    curves: Any = means.groupby(level=["row", "quantity"], observed=True)
+    points = max(6, min(MOST_POINTS, MOST_NUMBERS // max(1, means.shape[1] * curves.ngroups)))
     for (row, quantity), part in curves:
         kept = part.iloc[_thinned(len(part), points)].droplevel(["row", "quantity"])
         term = str(quantity).removeprefix("temperature").strip("_")
@@ -178,11 +179,12 @@ def _pair(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> dict[st
     compared = comparisons(mine, theirs, outcomes)
     cells: dict[str, Any] = {}
     lines = metric_differences(mine, theirs, compared)
-    for key, part in lines[lines["metric"].isin(["average", "worst", "nsd"])].groupby(CELL, sort=False, observed=True):
+    groups: Any = lines[lines["metric"].isin(MAIN)].groupby(CELL, sort=False, observed=True)
+    for key, part in groups:
         by_metric = {line["metric"]: line for line in records(part)}
-        metrics = [_difference(by_metric[name]) for name in ("average", "worst", "nsd")]
+        metrics = [_difference(by_metric[name]) for name in MAIN]
         cell = {"metrics": metrics, "pairing": by_metric["average"]["pairing"]}
-        cells.setdefault(key[1], {})[key[2]] = cell  # type: ignore[index]
+        cells.setdefault(key[1], {})[key[2]] = cell
     for key, found in class_differences(mine, theirs, compared).items():
         numbers = zip(*(found[name] for name in ("difference", "low", "high", "p")), strict=True)
         cell = {"classes": [[small(number) for number in line] for line in numbers], "over": found["source"]}
