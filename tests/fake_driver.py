@@ -91,7 +91,10 @@ def simulated_cluster(nodes: int, **resources: float) -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     try:
         for _ in range(nodes):
-            cluster.add_node(**resources, object_store_memory=80 * 2**20)
+            try:
+                cluster.add_node(**resources, object_store_memory=80 * 2**20)
+            except Exception:  # Ray gives a node half a minute to start, which a busy machine may exceed
+                cluster.add_node(**resources, object_store_memory=80 * 2**20)
         cluster.wait_for_nodes()
         with connected(cluster.address):
             yield cluster

@@ -45,7 +45,7 @@ def class_counts(class_accuracy: pd.DataFrame, by: Sequence[str]) -> ClassCounts
     line, first = pd.factorize(codes)[0], None
     first = np.unique(line, return_index=True)[1]
     index = class_accuracy["class_index"].to_numpy(dtype=np.int64)
-    shape = (len(first), int(index.max(initial=-1)) + 1)
+    shape = (len(first), int(index.max(initial=0)) + 1)
     correct, images = np.full(shape, np.nan), np.zeros(shape)
     correct[line, index] = class_accuracy["correct"].to_numpy(dtype=float)
     images[line, index] = class_accuracy["n"].to_numpy(dtype=float)

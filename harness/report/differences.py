@@ -101,7 +101,9 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
     ours, base = (pd.MultiIndex.from_frame(side.keys[columns].astype(object)) for side in (mine, theirs))
     classes = mine.images.shape[1]
     found = {}
-    for key, members in _cells(mine):
+    seeds = mine.keys["seed"].to_numpy()
+    for key, found_members in _cells(mine):
+        members = found_members[np.argsort(seeds[found_members], kind="stable")]  # one order, one bootstrap
         first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
         if first is not None and second is not None and np.array_equal(first[0], second[0]):
             _, labels, robust = first
