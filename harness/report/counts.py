@@ -35,6 +35,10 @@ class ClassCounts:
         """The lines of a boolean or index array."""
         return ClassCounts(self.keys.loc[chosen].reset_index(drop=True), self.correct[chosen], self.images[chosen])
 
+    def labelled(self, labels: pd.Series) -> ClassCounts:
+        """The same counts with other values of `row` in their keys."""
+        return ClassCounts(self.keys.assign(row=labels.to_numpy()), self.correct, self.images)
+
 
 def class_counts(class_accuracy: pd.DataFrame, by: Sequence[str]) -> ClassCounts:
     """The counts of `class_accuracy`, one line per combination of the columns `by`, in order of appearance."""

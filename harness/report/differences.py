@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,12 +51,12 @@ def differences(
     them the samples are taken as if independent, which is wider. pairing says which it was.
     """
     students = results.rows[results.rows["role"] == "student"]
-    base: dict[int, int] = {}
+    pairs: list[tuple[Any, int, int]] = []
     for setting, part in students.groupby(SETTING, sort=False, dropna=False):
         if setting in baselines:
             first = part.index[part["variant"] == baselines[setting]][0]
-            base |= {row: first for row in part.index if row != first}
-    mine, theirs = paired_lines(counts, base)
+            pairs += [(row, row, first) for row in part.index if row != first]
+    mine, theirs = paired_lines(counts, pairs)
     if mine.keys.empty:
         return pd.DataFrame(columns=COLUMNS)
     ids = {*mine.keys["trial_id"], *theirs.keys["trial_id"]}
@@ -64,17 +64,18 @@ def differences(
     return metric_differences(mine, theirs, comparisons(mine, theirs, Outcomes(results, ids)) if wanted else {})
 
 
-def paired_lines(counts: ClassCounts, base: dict[int, int]) -> tuple[ClassCounts, ClassCounts]:
-    """The lines of the rows in `base`, and in the same order those of their counterpart: same seed, same attack."""
-    keys = counts.keys
-    names = ["row", "seed", "checkpoint", "attack"]
-    counterpart = keys["row"].map(base)
-    index = pd.MultiIndex.from_frame(keys[names].astype(object))
-    place = pd.Series(np.arange(len(keys)), index)
-    wanted = pd.MultiIndex.from_frame(keys.assign(row=counterpart)[names].astype(object))
-    found = place[~index.duplicated()].reindex(wanted).to_numpy(dtype=float)
-    mine = np.flatnonzero(counterpart.notna().to_numpy() & np.isfinite(found))
-    return counts.where(mine), counts.where(found[mine].astype(int))
+def paired_lines(counts: ClassCounts, pairs: Sequence[tuple[Any, int, int]]) -> tuple[ClassCounts, ClassCounts]:
+    """For each (label, row, other row): the lines of both that share seed, checkpoint and attack, in the same order.
+
+    The label takes the place of `row` in their keys.
+    """
+    names = ["seed", "checkpoint", "attack"]
+    lines = counts.keys[["row", *names]].assign(line=np.arange(len(counts.keys))).drop_duplicates(["row", *names])
+    wanted = pd.DataFrame(pairs, columns=["label", "row", "other"]).astype({"row": "int64", "other": "int64"})
+    others = lines.rename(columns={"row": "other", "line": "other_line"})
+    found = wanted.merge(lines, on="row").merge(others, on=["other", *names])
+    mine, theirs = (counts.where(found[name].to_numpy(dtype=int)) for name in ("line", "other_line"))
+    return mine.labelled(found["label"]), theirs.labelled(found["label"])
 
 
 class Outcomes:

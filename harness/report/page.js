@@ -407,7 +407,7 @@
 
   // Downloads of the table as it is shown
 
-  const latexSigns = { "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", $: "\\$", "&": "\\&", "#": "\\#", _: "\\_", "%": "\\%", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", '"': "''", "–": "--" };
+  const latexSigns = { "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", $: "\\$", "&": "\\&", "#": "\\#", _: "\\_", "%": "\\%", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "[": "{[}", "]": "{]}", "*": "{*}", '"': "''", "–": "--" };
   const latexText = (text) => [...String(text)].map((sign) => latexSigns[sign] || (sign.codePointAt(0) < 256 ? sign : "?")).join("");
   const csvText = (value) => {
     if (typeof value === "number") return String(value);

@@ -168,28 +168,26 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
             continue
         ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])
         outcomes = Outcomes(results, ids if len(ids) <= MOST_PAIRED else [])
-        for first, second in itertools.combinations(rows, 2):
-            found[f"{first}-{second}"] = _pair(*paired_lines(part, {first: second}), outcomes)
+        pairs = [(f"{first}-{second}", first, second) for first, second in itertools.combinations(rows, 2)]
+        _add_pairs(found, *paired_lines(part, pairs), outcomes)
     return found
 
 
-def _pair(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> dict[str, Any]:
+def _add_pairs(found: dict[str, Any], mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> None:
+    """Each pair's cells by checkpoint and attack. A pair without common seeds is not there."""
     if mine.keys.empty:
-        return {}
+        return
     compared = comparisons(mine, theirs, outcomes)
-    cells: dict[str, Any] = {}
     lines = metric_differences(mine, theirs, compared)
-    groups: Any = lines[lines["metric"].isin(MAIN)].groupby(CELL, sort=False, observed=True)
-    for key, part in groups:
-        by_metric = {line["metric"]: line for line in records(part)}
-        metrics = [_difference(by_metric[name]) for name in MAIN]
-        cell = {"metrics": metrics, "pairing": by_metric["average"]["pairing"]}
-        cells.setdefault(key[1], {})[key[2]] = cell
-    for key, found in class_differences(mine, theirs, compared).items():
-        numbers = zip(*(found[name] for name in ("difference", "low", "high", "p")), strict=True)
-        cell = {"classes": [[small(number) for number in line] for line in numbers], "over": found["source"]}
-        cells[key[1]][key[2]] |= cell
-    return cells
+    for line in records(lines[lines["metric"].isin(MAIN)]):
+        cells = found.setdefault(line["row"], {}).setdefault(line["checkpoint"], {})
+        cell = cells.setdefault(line["attack"], {"metrics": [None] * len(MAIN)})
+        cell["metrics"][MAIN.index(line["metric"])] = _difference(line)
+        cell["pairing"] = line["pairing"] or cell.get("pairing")
+    for (pair, checkpoint, attack), classes in class_differences(mine, theirs, compared).items():
+        numbers = zip(*(classes[name] for name in ("difference", "low", "high", "p")), strict=True)
+        cell = {"classes": [[small(number) for number in line] for line in numbers], "over": classes["source"]}
+        found[pair][checkpoint][attack] |= cell
 
 
 def _difference(line: dict[str, Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from rich.text import Text
 from harness.report import escape
 from harness.report.captions import attack_title, caption, setting_title
 from harness.report.details import intervals_table, selection_table, wide
-from harness.report.grid import Cell, Grid, costs, grid, number
+from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
 
 MOST_DETAILED = 100  # rows; a longer leaderboard has its intervals in the CSV file only
@@ -148,83 +148,6 @@ def csv_text(board: Leaderboard) -> str:
     text = io.StringIO()
     frame.to_csv(text, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
     return text.getvalue()
-
-
-def latex(
-    board: Leaderboard, checkpoint: str = "best_validation", *, intervals: str = "none", style: str = "pm"
-) -> str:
-    """booktabs tables, one per setting, to \\input into a paper (\\usepackage{booktabs}); best bold, second underlined.
-
-    intervals: none, seeds or samples, written as `style`: pm (half of the width) or brackets (both ends).
-    """
-    if board.rows.empty:
-        return f"% {EMPTY}\n"
-    return (
-        "\n".join("\n".join(_latex_table(board, setting, checkpoint, intervals, style)) for setting in board.settings)
-        + "\n"
-    )
-
-
-def _latex_table(board: Leaderboard, setting: tuple, checkpoint: str, intervals: str, style: str) -> Iterator[str]:
-    table = grid(board, setting, checkpoint)
-    width = len(table.metrics)
-    columns = "@{}l" + ("@{\\hspace{5pt}}" + "r" * width) * len(table.attacks) + "@{}"
-    yield "% Needs \\usepackage{booktabs}."
-    yield "\\begin{table*}[t]\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{2.5pt}"
-    yield (
-        "\\caption{"
-        + " ".join(
-            escape.latex(text)
-            for text in [*caption(board, setting, checkpoint), *_interval_note(intervals), *table.missing]
-        )
-        + "}"
-    )
-    yield f"\\begin{{tabular}}{{{columns}}}\n\\toprule"
-    yield (
-        " & ".join(
-            ["", *[f"\\multicolumn{{{width}}}{{c}}{{{escape.latex(attack_title(name))}}}" for name in table.attacks]]
-        )
-        + r" \\"
-    )
-    yield " ".join(
-        f"\\cmidrule(lr){{{2 + width * place}-{1 + width * (place + 1)}}}" for place in range(len(table.attacks))
-    )
-    yield (
-        " & ".join(["Method", *[escape.latex(metric.title) for metric in table.metrics] * len(table.attacks)])
-        + " \\\\\n\\midrule"
-    )
-    for place, line in enumerate(table.lines):
-        if place and line.role != table.lines[place - 1].role:
-            yield "\\midrule"
-        cells = [
-            _latex_cell(line.cells.get((attack, metric.name)), intervals, style)
-            for attack in table.attacks
-            for metric in table.metrics
-        ]
-        yield " & ".join([escape.latex(line.name) + (" (teacher)" if line.role == "teacher" else ""), *cells]) + r" \\"
-    yield "\\bottomrule\n\\end{tabular}\n\\end{table*}"
-
-
-def _latex_cell(cell: Cell | None, intervals: str, style: str) -> str:
-    if cell is None:
-        return "--"
-    text = cell.text().replace("–", "--")
-    text = {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(cell.rank, text)
-    arrow = {"↑": "\\uparrow", "↓": "\\downarrow", "≈": "\\approx"}.get(cell.mark)
-    mark = f"$^{{{arrow}}}$" if arrow else ""
-    bounds = cell.bounds(intervals)
-    if intervals == "none" or bounds is None:
-        return text + mark
-    if style == "brackets":
-        return f"{text}{mark} {{\\tiny[{bounds[0]}, {bounds[1]}]}}"
-    half = (cell.sample if intervals == "samples" else cell.seeds) or (0, 0)
-    return f"{text}{mark} {{\\tiny$\\pm${number((half[1] - half[0]) / 2, cell.metric)}}}"
-
-
-def _interval_note(intervals: str) -> list[str]:
-    return {"seeds": ["Intervals: 95% Student's t over seeds."], "samples": ["Intervals: 95% over test samples."]}.get(
-        intervals, []
-    )
 
 
 def print_board(console: Console, board: Leaderboard, checkpoint: str) -> None:

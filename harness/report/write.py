@@ -11,6 +11,7 @@ from rich.console import Console
 from harness.files import make_folder, write_bytes
 from harness.report import tables
 from harness.report.captions import setting_title
+from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.results import Readable, Results, read_results
 
@@ -67,7 +68,7 @@ def _write_tables(board: Leaderboard, folder: Path, checkpoint: str) -> list[Pat
     texts = {
         "leaderboard.md": tables.markdown(board, checkpoint),
         "leaderboard.csv": tables.csv_text(board),
-        "leaderboard.tex": tables.latex(board, checkpoint),
+        "leaderboard.tex": latex(board, checkpoint),
     }
     return [_write(folder / name, text) for name, text in texts.items()]
 
