@@ -421,7 +421,7 @@ def test_latex_has_the_papers_layout(board):
     found = score(board, "absld", "pgd20", "average")
     assert f"$\\pm${100 * (found['seed_high'] - found['value']):.2f}" in half
     brackets = latex(board, intervals="samples", style="brackets")
-    assert f"[{100 * found['sample_low']:.2f}, {100 * found['sample_high']:.2f}]" in brackets
+    assert f"[{100 * found['sample_low']:.1f}, {100 * found['sample_high']:.1f}]" in brackets
 
 
 # A document that takes the tables in compiles; CI installs TeX from Debian, so there it must.

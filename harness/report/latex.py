@@ -80,6 +80,6 @@ def _cell(cell: Cell | None, intervals: str, style: str) -> str:
     ends = {"samples": cell.sample, "seeds": cell.seeds}.get(intervals)
     if ends is None:
         return text + (f"\\rlap{{{mark}}}" if mark else "")  # in the gap between columns: numbers stay aligned
-    low, high = (number(end, cell.metric) for end in ends)
+    low, high = (number(end, cell.metric, 1 if cell.metric.percent else 2) for end in ends)
     half = number((ends[1] - ends[0]) / 2, cell.metric)
     return f"{text}{mark} {{\\tiny[{low}, {high}]}}" if style == "brackets" else f"{text}{mark} {{\\tiny$\\pm${half}}}"
