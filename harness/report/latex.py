@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.report.captions import attack_title, caption
 from harness.report.escape import latex as escaped
-from harness.report.grid import Cell, Grid, grid, number
+from harness.report.grid import Cell, Grid, Line, grid, number
 from harness.report.leaderboard import Leaderboard
 
 # Columns of numbers that fit the text width (6.75 in) of a two-column paper beside the names, in footnote size.
@@ -63,8 +63,12 @@ def _block(table: Grid, attacks: Sequence[str], intervals: str, style: str) -> I
         if place and line.role != table.lines[place - 1].role:
             yield "\\midrule"
         found = [line.cells.get((attack, metric.name)) for attack in attacks for metric in table.metrics]
-        yield " & ".join([escaped(line.title), *[_cell(cell, intervals, style) for cell in found]]) + r" \\"
+        yield " & ".join([_name(line), *[_cell(cell, intervals, style) for cell in found]]) + r" \\"
     yield "\\bottomrule\n\\end{tabular}"
+
+
+def _name(line: Line) -> str:
+    return escaped(line.name) + (" (teacher)" if line.role == "teacher" else "")
 
 
 def _cell(cell: Cell | None, intervals: str, style: str) -> str:

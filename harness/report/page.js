@@ -67,7 +67,7 @@
     const wanted = ["dataset", "student", "eps"].map((name) => [name, byId(name).value]).filter(([, value]) => value !== "");
     return data.rows
       .map((row, place) => ({ row, place }))
-      .filter(({ row }) => wanted.every(([name, value]) => String(setting(row)[name]) === value || (name === "student" && row.role === "teacher")))
+      .filter(({ row }) => wanted.every(([name, value]) => String(setting(row)[name]) === value))
       .filter(({ row }) => `${row.variant} ${row.method}`.toLowerCase().includes(find));
   }
 
@@ -149,7 +149,7 @@
     box.checked = state.chosen.includes(place);
     const button = element("button", { type: "button", "aria-expanded": String(open), "data-row": place, on: { click: () => toggle(place) } }, `${open ? "▾" : "▸"} ${row.variant}`);
     const where = data.settings.length > 1 ? element("div", { class: "mark" }, setting(row).title) : null;
-    const role = row.role === "student" ? null : element("span", { class: "mark" }, row.role === "teacher" ? ` ${row.student}` : " (given)");
+    const role = row.role === "student" ? null : element("span", { class: "mark" }, ` (${row.role})`);
     const lacks = row.missing ? element("div", { class: "missing" }, row.missing) : null;
     return element("td", { class: "name" }, box, button, role, where, lacks);
   }
@@ -329,7 +329,7 @@
     const trial = (row.trials || [])[0] || {};
     const versions = Object.entries(trial.versions || {}).map(([name, version]) => `${name} ${version}`).join(", ");
     const rows = [
-      ["method", row.method], ["network", row.student], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, hours a trial", row.train_hours], ["evaluation, hours a trial", row.eval_hours],
+      ["method", row.method], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, hours a trial", row.train_hours], ["evaluation, hours a trial", row.eval_hours],
       ["peak memory, MiB", row.peak_memory_mb], ["tuning trials", row.tuning_trials],
       ["robust test score at the honest epoch", row.honest_score], ["at the last epoch", row.last_score], ["peeked: at the epoch best on the test set", row.peeked_score],
       ["device", trial.device], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],
@@ -420,7 +420,7 @@
     const list = columns();
     const head = ["dataset", "student", "eps", "role", "variant", "checkpoint", ...list.map(({ key }) => key)];
     const exact = (row, column) => { const value = column.value(row); return value === null ? "" : column.one ? value / SCALE : value; };
-    const rows = sorted(visibleRows(), list).map(({ row }) => [setting(row).dataset, row.student, setting(row).eps, row.role, row.variant, checkpointOf(row), ...list.map((column) => exact(row, column))]);
+    const rows = sorted(visibleRows(), list).map(({ row }) => [setting(row).dataset, setting(row).student, setting(row).eps, row.role, row.variant, checkpointOf(row), ...list.map((column) => exact(row, column))]);
     return [head, ...rows].map((line) => line.map(csvText).join(",")).join("\n") + "\n";
   }
 
