@@ -54,7 +54,7 @@ class Frames:
 
 def trial_spec(variant: str, seed: int, *, role: str = "student", attacks: Sequence[str] = tuple(HARDNESS),
                checkpoints: Sequence[str] = ("best_validation", "last"), images: int | None = None, epochs: int = 20,
-               dataset: str = "fashion_mnist", student: str = "cnn", eps: float = 0.1,
+               dataset: str = "fashion_mnist", student: str = "cnn", width: int = 16, eps: float = 0.1,
                settings: Mapping[str, Any] | None = None, peeked: bool = True) -> TrialSpec:  # fmt: skip
     """A spec as the planner makes it."""
     method = variant if variant in {*PLACE, *FAIRNESS} else "absld"
@@ -64,7 +64,7 @@ def trial_spec(variant: str, seed: int, *, role: str = "student", attacks: Seque
     requests = [AttackRequest(name=name, images=images, checkpoints=tuple(checkpoints)) for name in attacks]
     return TrialSpec(
         role=role, variant=variant, dataset=DatasetSpec(name=dataset, train_images=12000),
-        student=NetworkSpec(name=student, params={"width": 16}), teachers=teachers,
+        student=NetworkSpec(name=student, params={"width": width}), teachers=teachers,
         method={"name": method, "settings": dict(settings or {}), "labels": {"name": "class_temperature"},
                 "weights": {"name": "none"}, "margins": {"name": "none"}},
         training=TrainingSpec(epochs=epochs, record_test_curve=peeked),

@@ -27,7 +27,7 @@ HUNDRED = [f"class {index}" for index in range(100)]
 
 
 def store(variants=VARIANTS, seeds=3, **options):
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False)
+    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
     return frames_of([teacher, *[trial_spec(v, s, epochs=12) for v in variants for s in range(seeds)]], **options)
 
 

@@ -39,7 +39,7 @@ def made(specs, **options):
 
 @pytest.fixture(scope="module")
 def small():
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False)
+    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
     students = [trial_spec(name, seed, epochs=8) for name in VARIANTS for seed in range(3)]
     other = [trial_spec("at", 0, eps=8 / 255), trial_spec(FORMULA, 0, eps=8 / 255, settings={"alpha": 1})]
     hostile = [trial_spec(HOSTILE, 0, settings={"alpha": 2}, epochs=8)]

@@ -37,7 +37,7 @@ VARIANTS = ("at", "rslad", "absld")
 
 @pytest.fixture(scope="module")
 def specs():
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False)
+    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
     return [teacher, *[trial_spec(name, seed) for name in VARIANTS for seed in range(3)]]
 
 
@@ -298,6 +298,14 @@ def test_rows_of_different_class_numbers_stand_in_tables_of_their_own():
     values = accuracies(hundred, "at", "pgd20")[0]
     found = many.lines[0].cells["pgd20", "worst_10_percent"].value
     assert found == pytest.approx(np.sort(values)[:10].mean())
+
+
+def test_a_teacher_of_another_network_stands_in_its_students_table(board):
+    assert board.settings == [("fashion_mnist", "cnn(width=16)", 0.1)]
+    lines = grid(board, board.settings[0], "best_validation").lines
+    assert [line.title for line in lines] == ["teacher cnn(width=32)", "absld", "at", "rslad"]
+    alone = leaderboard(read_results(frames_of([trial_spec("teacher", 0, role="teacher", width=32)])))
+    assert alone.settings == [("fashion_mnist", "cnn(width=32)", 0.1)]
 
 
 def test_given_checkpoints_stand_in_every_table():

@@ -58,6 +58,9 @@ def class_accuracy(
     figure.axes[0].set_title(
         f"Accuracy by class, {attack_title(attack)}" if attack != "clean" else "Clean accuracy by class"
     )
+    every = len(variants_in(frame))
+    if len(names) < every and variants is None:
+        figure.axes[0].set_title(f"{len(names)} of {every} variants: the baseline, the best", loc="right")
     legend_below(figure, figure.axes[0])
     return figure
 

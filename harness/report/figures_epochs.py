@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.report.figure_data import variants_in
+from harness.report.figure_data import reference, variants_in
 from harness.report.figures_classes import class_lines
 from harness.report.style import Look, canvas, legend_below, looks, name_ends, plain, styled
 
@@ -83,7 +83,7 @@ def training_curves(
     """
     if "role" in epochs:
         epochs = epochs[epochs["role"] != "teacher"]
-    names = list(variants or variants_in(epochs))[:MOST_CURVES]
+    names = list(variants or _best_curves(epochs))
     if not names:
         return None
     styles = styles or looks(names)
@@ -118,3 +118,14 @@ def training_curves(
         axis.set_ylabel("robust validation (%)")
     legend_below(figure, axes.flat[0])
     return figure
+
+
+def _best_curves(epochs: pd.DataFrame) -> list[str]:
+    """The variants to draw: all, or those with the best selection score where there are too many; `at` stays."""
+    names = variants_in(epochs)
+    if len(names) <= MOST_CURVES:
+        return names
+    best = epochs.groupby("variant", observed=True)["selection_score"].max().nlargest(MOST_CURVES).index
+    first = reference(names)
+    kept = {first, *[name for name in best if name != first][: MOST_CURVES - 1]}
+    return [name for name in names if name in kept]

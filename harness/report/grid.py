@@ -50,6 +50,17 @@ class Line:
     facts: dict[str, Any]
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """The name, of a teacher with its network, of a given network with a word."""
+        if self.role == "teacher":
+            return (
+                f"{self.name} {self.facts['student']}"
+                if self.name == "teacher"
+                else f"{self.name} (teacher, {self.facts['student']})"
+            )
+        return f"{self.name} (given)" if self.role == "evaluation" else self.name
+
 
 @dataclass(frozen=True)
 class Grid:

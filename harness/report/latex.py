@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.report.captions import attack_title, caption
 from harness.report.escape import latex as escaped
-from harness.report.grid import Cell, Grid, Line, grid, number
+from harness.report.grid import Cell, Grid, grid, number
 from harness.report.leaderboard import Leaderboard
 
 # Columns of numbers that fit the text width (6.75 in) of a two-column paper beside the names, in footnote size.
@@ -38,7 +38,7 @@ def _table(board: Leaderboard, setting: tuple, checkpoint: str, intervals: str, 
     room = max(1, COLUMNS["none" if intervals == "none" else style] // len(table.metrics))
     sentences = [*caption(board, setting, checkpoint), *NOTES[intervals], *table.missing]
     yield "% Needs \\usepackage{booktabs}."
-    yield "\\begin{table*}[t]\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{2.5pt}"
+    yield "\\begin{table*}[t]\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{2pt}"
     yield f"\\caption{{{' '.join(escaped(text) for text in sentences)}}}"
     for start in range(0, max(1, len(table.attacks)), room):
         if start:
@@ -63,12 +63,8 @@ def _block(table: Grid, attacks: Sequence[str], intervals: str, style: str) -> I
         if place and line.role != table.lines[place - 1].role:
             yield "\\midrule"
         found = [line.cells.get((attack, metric.name)) for attack in attacks for metric in table.metrics]
-        yield " & ".join([_name(line), *[_cell(cell, intervals, style) for cell in found]]) + r" \\"
+        yield " & ".join([escaped(line.title), *[_cell(cell, intervals, style) for cell in found]]) + r" \\"
     yield "\\bottomrule\n\\end{tabular}"
-
-
-def _name(line: Line) -> str:
-    return escaped(line.name) + (" (teacher)" if line.role == "teacher" else "")
 
 
 def _cell(cell: Cell | None, intervals: str, style: str) -> str:

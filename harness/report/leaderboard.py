@@ -12,7 +12,7 @@ from harness import metrics
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.differences import differences, pick_baselines
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
-from harness.report.results import SETTING, Results, records
+from harness.report.results import SETTING, Results, in_setting, records, settings_of
 from harness.report.selection import RULES, selection_gap
 
 CELL = ["row", "checkpoint", "attack"]
@@ -46,13 +46,11 @@ class Leaderboard:
     @property
     def settings(self) -> list[tuple]:
         """The (dataset, student, eps) that have a table each."""
-        return list(self.rows[SETTING].drop_duplicates().itertuples(index=False, name=None))
+        return settings_of(self.rows)
 
     def of(self, setting: tuple) -> Leaderboard:
-        """The part of one setting."""
-        rows = self.rows[
-            np.logical_and.reduce([self.rows[name] == value for name, value in zip(SETTING, setting, strict=True)])
-        ]
+        """The part of one setting, teachers included."""
+        rows = in_setting(self.rows, setting)
         scores = self.scores[self.scores["row"].isin(rows.index)]
         specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
         return Leaderboard(rows, scores, specs, self.baselines, self.notes)
@@ -73,7 +71,7 @@ def leaderboard(
     """
     by_trial = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
     worst_class = validation_worst(results)
-    parts = [_scores(part, worst_class) for part in by_setting(results, by_trial)]
+    parts = [_scores(part, worst_class) for part in by_dataset(results, by_trial)]
     scores = pd.concat(parts, ignore_index=True) if parts else _NO_SCORES
     scores = _ranked(scores, results.rows)
     baselines = pick_baselines(results.rows, baseline)
@@ -103,10 +101,10 @@ _NO_SCORES = pd.DataFrame(
 )
 
 
-def by_setting(results: Results, counts: ClassCounts) -> list[ClassCounts]:
-    """The counts of each setting; settings may differ in their number of classes."""
-    setting = results.rows.groupby(SETTING, sort=False, dropna=False).ngroup()
-    of_line = setting.reindex(counts.keys["row"]).to_numpy()
+def by_dataset(results: Results, counts: ClassCounts) -> list[ClassCounts]:
+    """The counts of each data set; they may differ in their number of classes."""
+    dataset = results.rows.groupby("dataset", sort=False, dropna=False).ngroup()
+    of_line = dataset.reindex(counts.keys["row"]).to_numpy()
     parts = [counts.where(of_line == number) for number in np.unique(of_line)]
     sizes = [int(np.flatnonzero(part.images.any(axis=0)).max(initial=-1)) + 1 for part in parts]
     return [
@@ -132,7 +130,7 @@ def validation_worst(results: Results) -> pd.Series:
 
 
 def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
-    """A line per row, checkpoint, attack and metric, of one setting."""
+    """A line per row, checkpoint, attack and metric, of one data set."""
     chosen, chosen_images = _at_class(counts, worst_class)
     chosen_accuracy = metrics.rates(chosen, chosen_images)
     values = pd.DataFrame({metric.name: metric.of(counts.accuracy) for metric in METRICS.values() if metric.of})
@@ -185,7 +183,8 @@ def _costs(results: Results) -> pd.DataFrame:
         "train_hours": groups["train_s"].mean() / 3600, "eval_hours": groups["eval_s"].mean() / 3600,
         "peak_memory_mb": groups["peak_memory_mb"].max(),
     }).reindex(results.rows.index)  # fmt: skip
-    return table.fillna({"seeds": 0, "seed_list": ""}).astype({"seeds": int})
+    seeds = pd.to_numeric(table["seeds"]).fillna(0).astype(int)
+    return table.assign(seeds=seeds, seed_list=table["seed_list"].astype(object).fillna(""))
 
 
 def _listed(seeds: pd.Series) -> str:

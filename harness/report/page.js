@@ -67,7 +67,7 @@
     const wanted = ["dataset", "student", "eps"].map((name) => [name, byId(name).value]).filter(([, value]) => value !== "");
     return data.rows
       .map((row, place) => ({ row, place }))
-      .filter(({ row }) => wanted.every(([name, value]) => String(setting(row)[name]) === value))
+      .filter(({ row }) => wanted.every(([name, value]) => String(setting(row)[name]) === value || (name === "student" && row.role === "teacher")))
       .filter(({ row }) => `${row.variant} ${row.method}`.toLowerCase().includes(find));
   }
 
@@ -149,7 +149,7 @@
     box.checked = state.chosen.includes(place);
     const button = element("button", { type: "button", "aria-expanded": String(open), "data-row": place, on: { click: () => toggle(place) } }, `${open ? "▾" : "▸"} ${row.variant}`);
     const where = data.settings.length > 1 ? element("div", { class: "mark" }, setting(row).title) : null;
-    const role = row.role === "student" ? null : element("span", { class: "mark" }, ` (${row.role})`);
+    const role = row.role === "student" ? null : element("span", { class: "mark" }, row.role === "teacher" ? ` ${row.student}` : " (given)");
     const lacks = row.missing ? element("div", { class: "missing" }, row.missing) : null;
     return element("td", { class: "name" }, box, button, role, where, lacks);
   }
@@ -329,7 +329,7 @@
     const trial = (row.trials || [])[0] || {};
     const versions = Object.entries(trial.versions || {}).map(([name, version]) => `${name} ${version}`).join(", ");
     const rows = [
-      ["method", row.method], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, hours a trial", row.train_hours], ["evaluation, hours a trial", row.eval_hours],
+      ["method", row.method], ["network", row.student], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, hours a trial", row.train_hours], ["evaluation, hours a trial", row.eval_hours],
       ["peak memory, MiB", row.peak_memory_mb], ["tuning trials", row.tuning_trials],
       ["robust test score at the honest epoch", row.honest_score], ["at the last epoch", row.last_score], ["peeked: at the epoch best on the test set", row.peeked_score],
       ["device", trial.device], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],
@@ -391,7 +391,8 @@
     const box = byId("comparison");
     const close = element("button", { type: "button", on: { click: () => { box.hidden = true; byId("compare").focus(); } } }, "Close");
     const parts = [element("h2", {}, `${first.variant} minus ${second.variant}`)];
-    if (first.setting !== second.setting) parts.push(element("p", {}, "These two do not share data set, student and eps: their numbers cannot be compared."));
+    const shared = ["dataset", "eps"].every((name) => setting(first)[name] === setting(second)[name]);
+    if (!shared) parts.push(element("p", {}, "These two do not share data set and eps: their numbers cannot be compared."));
     else {
       const found = compared(left, right);
       const attack = headline(first);
@@ -420,7 +421,7 @@
     const list = columns();
     const head = ["dataset", "student", "eps", "role", "variant", "checkpoint", ...list.map(({ key }) => key)];
     const exact = (row, column) => { const value = column.value(row); return value === null ? "" : column.one ? value / SCALE : value; };
-    const rows = sorted(visibleRows(), list).map(({ row }) => [setting(row).dataset, setting(row).student, setting(row).eps, row.role, row.variant, checkpointOf(row), ...list.map((column) => exact(row, column))]);
+    const rows = sorted(visibleRows(), list).map(({ row }) => [setting(row).dataset, row.student, setting(row).eps, row.role, row.variant, checkpointOf(row), ...list.map((column) => exact(row, column))]);
     return [head, ...rows].map((line) => line.map(csvText).join(",")).join("\n") + "\n";
   }
 
@@ -437,7 +438,7 @@
     const caption = [...new Set(rows.map(({ row }) => row.setting))].map((place) => data.settings[place].caption.filter((text) => !/^(Checkpoint|Against) /.test(text)).join(" ")).join(" ");
     const rules = attacks.map((_, place) => `\\cmidrule(lr){${2 + width * place}-${1 + width * (place + 1)}}`).join(" ");
     return [
-      "% Needs \\usepackage{booktabs}.", "\\begin{table*}[t]", "\\centering\\footnotesize", "\\setlength{\\tabcolsep}{2.5pt}",
+      "% Needs \\usepackage{booktabs}.", "\\begin{table*}[t]", "\\centering\\footnotesize", "\\setlength{\\tabcolsep}{2pt}",
       `\\caption{${latexText(`${caption} Checkpoint ${byId("checkpoint").value}.`)}}`, `\\begin{tabular}{@{}l${`@{\\hspace{5pt}}${"r".repeat(width)}`.repeat(attacks.length)}@{}}`, "\\toprule",
       `${attacks.map((name) => ` & \\multicolumn{${width}}{c}{${latexText(titles.get(name))}}`).join("")} \\\\`, rules, `Method & ${list.map(({ title }) => latexText(title)).join(" & ")} \\\\`, "\\midrule",
       ...rows.map(({ row }) => `${latexText(row.variant)} & ${list.map((column) => marked(row, column)).join(" & ")} \\\\`),

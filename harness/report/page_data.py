@@ -27,7 +27,7 @@ from harness.report.differences import (
 from harness.report.figure_data import class_names
 from harness.report.grid import MAIN, mark
 from harness.report.intervals import METRICS, class_intervals
-from harness.report.leaderboard import CELL, Leaderboard, by_setting
+from harness.report.leaderboard import CELL, Leaderboard, by_dataset
 from harness.report.results import Results, read_spec, records
 from harness.report.selection import RULES
 
@@ -76,12 +76,13 @@ def _setting(results: Results, board: Leaderboard, setting: tuple, checkpoint: s
 def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> list[dict[str, Any]]:
     """The facts of every row with its scores: by checkpoint and attack, per metric value, bounds, rank, mark."""
     facts = records(board.rows)
-    places = {setting: place for place, setting in enumerate(settings)}
+    places = {
+        row: place for place, setting in reversed(list(enumerate(settings))) for row in board.of(setting).rows.index
+    }
     rows = []
-    for row in facts:
+    for place, row in enumerate(facts):
         known = {key: _plain(row[key]) for key in _FACTS}
-        setting = places[row["dataset"], row["student"], row["eps"]]
-        rows.append(known | {"setting": setting, "scores": {}, "images": {}})
+        rows.append(known | {"setting": places[place], "scores": {}, "images": {}})
     for score in records(board.scores[board.scores["metric"].isin(SHOWN)]):
         row = rows[score["row"]]
         cell = row["scores"].setdefault(score["checkpoint"], {}).setdefault(score["attack"], [None] * len(SHOWN))
@@ -94,14 +95,14 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
 
 
 _FACTS = (
-    "role", "variant", "method", "teacher", "seeds", "seed_list", "train_hours", "eval_hours", "peak_memory_mb",
-    "missing", "honest_score", "last_score", "peeked_score", "peeked_gain", "tuning_trials",
+    "role", "variant", "student", "method", "teacher", "seeds", "seed_list", "train_hours", "eval_hours",
+    "peak_memory_mb", "missing", "honest_score", "last_score", "peeked_score", "peeked_gain", "tuning_trials",
 )  # fmt: skip
 
 
 def _add_classes(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
     """`classes` of each row: by checkpoint and attack, per class accuracy (mean over seeds) and its sample bounds."""
-    for part in by_setting(results, counts):
+    for part in by_dataset(results, counts):
         means = mean_counts(part, CELL)
         low, high = class_intervals(means.correct, means.images)
         numbers = np.stack([means.accuracy, low, high], axis=2)
@@ -163,7 +164,7 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
     found: dict[str, Any] = {}
     for setting in board.settings:
         rows = _compared_rows(board.of(setting))
-        part = next((one for one in by_setting(results, counts) if one.keys["row"].isin(rows).any()), None)
+        part = next((one for one in by_dataset(results, counts) if one.keys["row"].isin(rows).any()), None)
         if part is None or len(rows) < 2:
             continue
         ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])

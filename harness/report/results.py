@@ -113,6 +113,22 @@ def read_results(
     return Results(store, trials, rows, absent)
 
 
+def settings_of(rows: pd.DataFrame) -> list[tuple]:
+    """The (dataset, student, eps) that have a table each: the students', or a teacher's own where it is alone."""
+    pupils = rows[rows["role"] != "teacher"]
+    taught = pd.MultiIndex.from_frame(pupils[["dataset", "eps"]])
+    alone = ~pd.MultiIndex.from_frame(rows[["dataset", "eps"]]).isin(taught)
+    heads = pd.concat([pupils, rows[alone]])[SETTING].drop_duplicates()
+    return list(heads.itertuples(index=False, name=None))
+
+
+def in_setting(rows: pd.DataFrame, setting: tuple) -> pd.DataFrame:
+    """The rows of one table: those of the setting, and the teachers of its data set and eps, whatever their network."""
+    dataset, student, eps = setting
+    fits = (rows["student"] == student) | (rows["role"] == "teacher")
+    return rows[(rows["dataset"] == dataset) & (rows["eps"] == eps) & fits]
+
+
 def _matches(names: pd.Series, patterns: Collection[str]) -> pd.Series:
     exact = names.isin([pattern for pattern in patterns if not pattern.endswith("*")])
     starts = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
@@ -120,9 +136,11 @@ def _matches(names: pd.Series, patterns: Collection[str]) -> pd.Series:
 
 
 def _rows(trials: pd.DataFrame) -> pd.DataFrame:
-    """One line per row of the report: by setting, teachers first, then as the suite lists them or by name."""
+    """One line per row of the report: by data set and eps, teachers first, then as the suite lists them or by name."""
     order = trials["role"].map({role: place for place, role in enumerate(ROLES)})
-    keyed = trials.assign(order=order).sort_values([*SETTING, "order", "place", "variant"], kind="stable")
+    keyed = trials.assign(order=order).sort_values(
+        ["dataset", "eps", "order", "student", "place", "variant"], kind="stable"
+    )
     return keyed.drop_duplicates(ROW)[[*ROW, "method", "teacher"]].reset_index(drop=True)
 
 

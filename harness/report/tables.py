@@ -32,7 +32,7 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
     parts: list[Any] = []
     for setting in board.settings:
         table = grid(board, setting, checkpoint)
-        name = max(len(escape.one_line(line.name)) for line in table.lines)
+        name = max(len(escape.one_line(line.title)) for line in table.lines)
         room = max(1, (width - min(name, 40) - 18) // (7 * len(table.metrics)))
         parts.append(Text(escape.one_line(f"{setting_title(setting)} · {checkpoint}"), style="bold"))
         groups = [table.attacks[start : start + room] for start in range(0, len(table.attacks), room)] or [[]]
@@ -57,7 +57,7 @@ def _terminal_table(table: Grid, attacks: Sequence[str], last: bool) -> Table:
     for title in ("seeds", "hours", "MiB") if last else ():
         drawn.add_column(f"\n{title}", justify="right", no_wrap=True)
     for line in table.lines:
-        name = Text(escape.one_line(line.name) + (" (teacher)" if line.role == "teacher" else ""))
+        name = Text(escape.one_line(line.title))
         cells = [
             _terminal_cell(line.cells.get((attack, metric.name))) for attack in attacks for metric in table.metrics
         ]
@@ -111,7 +111,7 @@ def _markdown_main(table: Grid) -> str:
     titles = [f"{attack_title(attack)} {metric.title}" for attack in table.attacks for metric in table.metrics]
     rows = []
     for line in table.lines:
-        name = escape.markdown(line.name) + (" (teacher)" if line.role == "teacher" else "")
+        name = escape.markdown(line.title)
         cells = [
             _markdown_cell(line.cells.get((attack, metric.name)))
             for attack in table.attacks

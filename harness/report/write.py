@@ -13,7 +13,7 @@ from harness.report import tables
 from harness.report.captions import setting_title
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
-from harness.report.results import Readable, Results, read_results
+from harness.report.results import Readable, Results, in_setting, read_results, settings_of
 
 FORMATS = ("png", "pdf")
 
@@ -86,8 +86,9 @@ def _write_figures(
 
     names = figure_names(names)
     written, lines = [], []
-    settings = settings_of(results)
-    for title, part in settings.items():
+    settings = settings_of(results.rows)
+    for setting in settings:
+        title, part = setting_title(setting), results.select(in_setting(results.rows, setting))
         suffix = f"-{slug(title)}" if len(settings) > 1 else ""
         for name, figure in draw(part, names, checkpoint, baseline=baseline).items():
             if isinstance(figure, str):
@@ -99,12 +100,6 @@ def _write_figures(
             written += paths
             lines.append(f"- `{paths[0].name}`: {FIGURES[name].description}; {tables.escape.markdown(title)}")
     return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
-
-
-def settings_of(results: Results) -> dict[str, Results]:
-    """The results of each data set, student and eps, by their title."""
-    groups = results.rows.groupby(["dataset", "student", "eps"], sort=False, dropna=False)
-    return {setting_title(setting): results.select(rows) for setting, rows in groups}
 
 
 def slug(text: str) -> str:
