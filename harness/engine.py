@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
+from harness.convolution import FusedConvolution, fuse, trained
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -53,6 +55,7 @@ class FoldedTwin:
                 )
             _replace(self.twin, norm, nn.Identity())
         self.twin.to(dtype).to(memory_format=torch.channels_last)
+        self.forward = fuse(self.twin) if _fuses(self.twin) else self.twin
         self._plan_copies()
         self.refresh()
 
@@ -70,6 +73,7 @@ class FoldedTwin:
             (self.twin.get_submodule(conv), self.live.get_submodule(conv), self.live.get_submodule(norm))
             for conv, norm in self.pairs
         ]
+        self.fused = [layer for layer in self.forward.modules() if isinstance(layer, FusedConvolution)]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -81,9 +85,11 @@ class FoldedTwin:
             shift = norm.bias - norm.running_mean * scale
             target.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
             target.bias.copy_(shift if conv.bias is None else shift + conv.bias * scale)
+        for layer in self.fused:
+            layer.refresh()
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.twin(images.to(dtype=self.dtype, memory_format=torch.channels_last)).float()
+        return self.forward(images.to(dtype=self.dtype, memory_format=torch.channels_last)).float()
 
 
 class PlainForward:
@@ -105,6 +111,11 @@ class PlainForward:
 def evaluation_forward(model: nn.Module, engine: str, precision: str = "float32") -> FoldedTwin | PlainForward:
     """The network as a function of images, in evaluation mode: folded (`fast`), or as it is (`plain`)."""
     return FoldedTwin(model, DTYPES[precision]) if engine == "fast" else PlainForward(model)
+
+
+def training_forward(model: nn.Module, engine: str) -> nn.Module:
+    """The network as the update runs it: with its weights in training, and faster where `fast` knows how."""
+    return trained(model) if engine == "fast" and _fuses(model) else model
 
 
 def update_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -138,6 +149,12 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+def _fuses(network: nn.Module) -> bool:
+    """Whether the processor's library has the fused convolutions; on GPUs cuDNN's own are used as they are."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    return on_cpu and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

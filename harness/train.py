@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.attacks.linf import Ascent, Forward, ascend, normal_start, uniform_start
 from harness.averaging import WeightAverage
 from harness.data.augment import augment
-from harness.engine import evaluation_forward, frozen, update_precision
+from harness.engine import evaluation_forward, frozen, training_forward, update_precision
 from harness.perturbation import perturbed
 from harness.seeds import seeded
 from harness.spec import TrainingSpec
@@ -57,6 +57,7 @@ class Trainer:
         self.train_mode_attack = getattr(method.settings, "attack_mode", "eval") == "train"
         self.clamp_start = getattr(method.settings, "clamp_start", True)
         self.attacked = evaluation_forward(student, engine, precision)
+        self.updated = training_forward(student, engine)
         self.teachers = {
             name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision)
             for name, network in teachers.items()
@@ -134,7 +135,7 @@ class Trainer:
 
         def record() -> Step:
             with update_precision(self.device, self.precision):
-                logits = {name: self.student(points[name]).float() for name in method.forwards}
+                logits = {name: self.updated(points[name]).float() for name in method.forwards}
             return Step(labels, self.epoch, logits, answers, ascent.correct_iterates)
 
         self.optimizer.zero_grad(set_to_none=True)

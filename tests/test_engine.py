@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -94,3 +98,29 @@ def test_mode_and_frozen_give_back_what_they_found():
         assert not any(parameter.requires_grad for parameter in model.parameters())
     assert {id(module): module.training for module in model.modules()} == before
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_stays_with_the_process():
+    """Page faults of a process that allocates and frees the same 64 MiB again and again, without and with it."""
+    program = """
+import resource, sys, torch
+from harness.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    torch.ones(2**24)
+before = faults()
+for _ in range(20):
+    torch.ones(2**24)
+print(faults() - before)
+"""
+    counts = {
+        how: int(
+            subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout
+        )
+        for how in ("give back", "keep")
+    }
+    assert counts["keep"] < 100
+    assert counts["keep"] < counts["give back"] / 10
