@@ -1,45 +1,60 @@
-"""`python -m benchmarks train_step|evaluate [--json] [--threads N] [--rounds N]`."""
+"""`python -m benchmarks NAME [--json] [--threads N] [--rounds N]`: train_step, teacher_logits, evaluate, autoattack,
+sweep, report; or `all`, which runs every one of them and writes benchmarks/RESULTS.md."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
+import os
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("train_step", "evaluate")
+NAMES = ("train_step", "teacher_logits", "evaluate", "autoattack", "sweep", "report")
 
 
-def main() -> None:
-    """Run one benchmark and print its rows."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run one benchmark, or all, and print the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; all cores by default")
-    parser.add_argument("--rounds", type=int, default=5, help="timed pairs, after a warm-up")
-    options = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch; all cores by default")
+    parser.add_argument("--rounds", type=int, default=3, help="timed pairs, after a warm-up")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    rows = importlib.import_module(f"benchmarks.{options.name}").measure(options.rounds)
-    print(json.dumps(rows, indent=1) if options.json else "", end="\n" if options.json else "")
-    if not options.json:
-        Console().print(_table(rows))
+    found = {}
+    for name in NAMES if options.name == "all" else [options.name]:
+        found[name] = importlib.import_module(f"benchmarks.{name}").measure(options.rounds)
+        show(name, found[name], options.json)
+    if options.name == "all":
+        from benchmarks.results import write
+
+        write(found, options.threads, options.rounds)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    return table
+def show(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as JSON, or as a table a kind of row."""
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for kind in dict.fromkeys(tuple(row) for row in rows):
+        table = Table(*kind, title=name, title_justify="left")
+        for row in rows:
+            if tuple(row) == kind:
+                table.add_row(*(text(value) for value in row.values()))
+        Console().print(table)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A cell: three significant digits, a range as `low .. high`, nothing for None."""
     if isinstance(value, list):
-        return " .. ".join(f"{item:.3g}" for item in value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return " .. ".join(text(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

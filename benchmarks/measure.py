@@ -1,11 +1,16 @@
-"""Paired timing and the machine's own peak."""
+"""Paired timing, peak memory, and the machine's own peak."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +39,16 @@ class Pair:
     def ratio(self) -> float:
         return statistics.median(self.ratios)
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What every benchmark's row says of its pair."""
+        return {
+            "plain_s": self.plain_s,
+            "fast_s": self.fast_s,
+            "ratio": self.ratio,
+            "ratio_range": [self.ratios[0], self.ratios[-1]],
+        }
+
 
 def in_turn(plain: Callable[[], object], fast: Callable[[], object], rounds: int, warm_up: int = 1) -> Pair:
     """Time the two forms alternately, after a warm-up of both."""
@@ -42,9 +57,43 @@ def in_turn(plain: Callable[[], object], fast: Callable[[], object], rounds: int
         fast()
     pair = Pair([], [])
     for _ in range(rounds):
-        pair.plain.append(_seconds(plain))
-        pair.fast.append(_seconds(fast))
+        pair.plain.append(seconds(plain))
+        pair.fast.append(seconds(fast))
     return pair
+
+
+def peak_memory_mb(work: Callable[[], object]) -> float | None:
+    """MiB that a piece of work needs on top of what this process holds: on the GPU where there is one, else resident
+    memory. None where the system does not tell."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
+    _give_back_free_memory()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        resident = _status_mb("VmRSS")
+        work()
+        return max(0.0, _status_mb("VmHWM") - resident)
+    except OSError:
+        work()
+        return None
+
+
+def run_process(command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, float]:
+    """Wall seconds and peak resident MiB of a command in a process of its own. RuntimeError with its last words."""
+    begun = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
+    ) as process:
+        assert process.stderr is not None
+        words = process.stderr.read().decode(errors="replace")
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {words[-2000:]}")
+    return time.perf_counter() - begun, usage.ru_maxrss / 1024
 
 
 def peak_flops(dtype: torch.dtype, size: int = 2048, rounds: int = 5) -> float:
@@ -52,7 +101,7 @@ def peak_flops(dtype: torch.dtype, size: int = 2048, rounds: int = 5) -> float:
     current threads."""
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     left @ right
-    return 2 * size**3 / min(_seconds(lambda: left @ right) for _ in range(rounds))
+    return 2 * size**3 / min(seconds(lambda: left @ right) for _ in range(rounds))
 
 
 def forward_flops(model: torch.nn.Module, image: torch.Tensor) -> float:
@@ -75,7 +124,23 @@ def forward_flops(model: torch.nn.Module, image: torch.Tensor) -> float:
     return total
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of one call; on a GPU until it has finished computing."""
     begun = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begun
+
+
+def _give_back_free_memory() -> None:
+    """What earlier work freed but the allocator kept would hide what the next piece needs."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # another C library than glibc
+        return
+
+
+def _status_mb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))

@@ -7,12 +7,13 @@ peak in the fast form's precision.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 import methods
-from benchmarks.measure import forward_flops, in_turn, peak_flops
+from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from harness.engine import DTYPES
 from harness.models.build import build
 from harness.spec import TrainingSpec
@@ -68,11 +69,9 @@ def _row(
         return built
 
     plain, fast = trainer("plain", "float32"), trainer("fast", precision)
-    pair = in_turn(
-        lambda: plain.step(images, labels, lambda kind, x: noise),
-        lambda: fast.step(images, labels, lambda kind, x: noise),
-        rounds,
-    )
+    plain_step, fast_step = (partial(form.step, images, labels, lambda kind, x: noise) for form in (plain, fast))
+    plain_mb, fast_mb = peak_memory_mb(plain_step), peak_memory_mb(fast_step)
+    pair = in_turn(plain_step, fast_step, rounds)
     forward = batch * forward_flops(build(model, params, in_channels=shape[0], num_classes=10), images[0])
     # the attack's backward to the images costs a forward again; each of the update's two forwards has a backward of two
     work = forward * (2 * STEPS + 2 * 3)
@@ -81,10 +80,9 @@ def _row(
         "precision": precision,
         "method": method,
         "batch": batch,
-        "plain_s": pair.plain_s,
-        "fast_s": pair.fast_s,
-        "ratio": pair.ratio,
-        "ratio_range": [pair.ratios[0], pair.ratios[-1]],
+        **pair.columns,
+        "plain_mb": plain_mb,
+        "fast_mb": fast_mb,
         "share_of_peak": work / pair.fast_s / peak_flops(DTYPES[precision]),
         "engine": fast.attacked.description,
     }

@@ -5,9 +5,9 @@
 #SBATCH --exclusive
 #SBATCH --gpus-per-node=4
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@120
 # Usage: sbatch clusters/slurm.sh SUITE RESULTS_DIRECTORY [options of run-bench run]
-# Ray runs on every node of the allocation, the suite on the first. Submit again to go on.
+# Ray runs on every node of the allocation, the suite on the first. Submit again to go on: what the time limit cuts off
+# loses the epoch it is in, no more.
 set -euo pipefail
 
 suite=$1

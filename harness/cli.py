@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from harness.errors import InputError, unknown
 from methods.settings import SettingsError
@@ -84,15 +83,24 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list every trial with its id, role and status; start nothing")
     ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="with --dry-run: measure some batches here and estimate the hours")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
 ) -> int:
     """Run a suite: what the store has is skipped, so running it again goes on where it stopped."""
+    if calibrate and not dry_run:
+        raise InputError("--calibrate goes with --dry-run")
     planned = _plan(suite, sets, methods, seeds, results, plugin)
     if dry_run:
-        _print_trials(planned, _states(planned))
+        states = _states(planned)
+        _print_trials(planned, states)
+        if calibrate:
+            left = [spec for spec in planned.specs if states[spec.trial_id][0] != "done"]
+            _print_calibration(left, planned.store, data, download)
         return 0
     from harness.progress import Progress
     from harness.run import run_planned
@@ -105,8 +113,68 @@ def run(
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
         outcome = run_planned(planned, options, progress)
-    _report_store(planned.store, _coordinates(planned), None, "best_validation", None, False)
+    _report_store(planned.store, _coordinates(planned), None)
     return _conclude(outcome, planned, suite, results)
+
+
+@app.command()
+def tune(
+    suite: SuiteName,
+    method: Annotated[str | None, typer.Option("--method", help="the method, or a variant of the suite")] = None,
+    space: Annotated[
+        list[str] | None, typer.Option("--space", help="'temperature_rate=loguniform(0.01,1)'; repeatable")
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="so many settings; 20 by default")] = None,
+    search: Annotated[str | None, typer.Option("--search", help="random (the default), grid or tpe")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="asha (the default), median or none")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="selection_score (the default), val_robust_worst, _avg or _nsd")
+    ] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="max or min; by the metric where not given")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="seeds of a setting, in lockstep; 3 by default")] = None,
+    compare_seeds: Annotated[
+        int | None, typer.Option("--compare-seeds", help="fresh seeds for best against defaults; 3 by default, 0: none")
+    ] = None,
+    grace: Annotated[int | None, typer.Option("--grace", help="epochs before a scheduler may stop a setting")] = None,
+    search_seed: Annotated[int | None, typer.Option("--search-seed", help="of what is drawn; 0 by default")] = None,
+    sets: Sets = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="the result store; results/runs/SUITE/tuning by default")
+    ] = None,
+    workers: Workers = None,
+    address: Address = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the settings again that failed")] = False,
+    tensorboard: Annotated[Path | None, typer.Option("--tensorboard", help="also write TensorBoard scalars")] = None,
+    data: DataRoot = None,
+    download: Download = False,
+    plugin: Plugins = None,
+) -> int:
+    """Search a method's hyper-parameters on validation images, then compare the best with the defaults on test images.
+    Every option can stand in the suite's `tune:` block."""
+    from harness.search import plan_tuning
+
+    _load_methods(plugin)
+    given = {
+        "method": method, "space": space, "trials": trials, "search": search, "scheduler": scheduler, "metric": metric,
+        "mode": mode, "seeds": seeds, "compare_seeds": compare_seeds, "grace": grace, "search_seed": search_seed,
+    }  # fmt: skip
+    tuning = plan_tuning(suite, given, overrides=sets or (), results=results)
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, not {workers}")
+    from harness.progress import Progress
+    from harness.scheduler import Options
+    from harness.search_run import run_tuning
+
+    options = Options(
+        workers=workers, address=address, retry_failed=retry_failed, data_root=data, download=download,
+        trial_timeout_s=tuning.suite.time_limit_hours * 3600 if tuning.suite.time_limit_hours else None,
+        plugins=tuple(os.path.abspath(path) for path in plugin or ()),
+    )  # fmt: skip
+    tuned = run_tuning(
+        tuning, options, say=lambda text: err.print(escape(text), soft_wrap=True),
+        follow=lambda specs: Progress(specs, err), tensorboard=tensorboard,
+    )  # fmt: skip
+    return _conclude_tuning(tuned, tuning, suite)
 
 
 @app.command()
@@ -135,8 +203,17 @@ def report(
         Path | None, typer.Option("--into", help="where tables and figures go; STORE/report by default")
     ] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best_validation or last")] = "best_validation",
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="the variant that others are compared with; at, or else rslad")
+    ] = None,
     figures: Annotated[str | None, typer.Option("--figures", help="only these figures, separated by commas")] = None,
-    html: Annotated[bool, typer.Option("--html", help="also one self-contained page")] = False,
+    formats: Annotated[str, typer.Option("--formats", help="of figures: png, pdf, svg")] = "png,pdf",
+    width: Annotated[str | None, typer.Option("--width", help="of figures: column or text (of a paper)")] = None,
+    intervals: Annotated[
+        str, typer.Option("--intervals", help="in the LaTeX table: none, or 95% over seeds or samples")
+    ] = "none",
+    brackets: Annotated[bool, typer.Option("--brackets", help="those intervals as [low, high], not as ±")] = False,
+    html: Annotated[bool, typer.Option("--html", help="also one self-contained page, index.html")] = False,
     plugin: Plugins = None,
 ) -> int:
     """Print the leaderboard of a suite and write its tables and figures."""
@@ -146,11 +223,29 @@ def report(
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     if (Path(suite) / "trials").is_dir():
-        _report_store(Store(suite), {}, into, checkpoint, _split(figures), html)
+        store: Any = Store(suite)
+        which = _part_of(store, sets, methods, seeds)
+    elif Path(suite).is_dir():
+        raise InputError(f"{suite} is not a result store: it has no folder 'trials'")
     else:
         planned = _plan(suite, sets, methods, seeds, results, plugin)
-        _report_store(planned.store, _coordinates(planned), into, checkpoint, _split(figures), html)
+        store, which = planned.store, _coordinates(planned)
+    _report_store(
+        store, which | {"baseline": baseline, "checkpoint": checkpoint}, into, figures=_split(figures), html=html,
+        formats=_split(formats), width=width, intervals=intervals, style="brackets" if brackets else "pm",
+    )  # fmt: skip
     return 0
+
+
+def _part_of(store: Any, sets: list[str] | None, methods: str | None, seeds: str | None) -> dict[str, Any]:
+    """Which trials of a store `report` is asked for."""
+    from harness.report.results import some_trials
+
+    if sets:
+        raise InputError("--set changes a suite; a result store is reported as it is")
+    if methods is None and seeds is None:
+        return {}
+    return {"trial_ids": some_trials(store, _split(methods) or [], _numbers(seeds))}
 
 
 @app.command()
@@ -277,13 +372,18 @@ def _plan(
     from harness.run import plan_suite
 
     _load_methods(plugins)
+    only, numbers = _split(methods) or (), _numbers(seeds)
+    return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
+
+
+def _numbers(seeds: str | None) -> list[int]:
     try:
         numbers = [int(seed) for seed in _split(seeds) or []]
     except ValueError:
         raise InputError(f"--seeds must be whole numbers separated by commas, not '{seeds}'") from None
     if any(number < 0 for number in numbers):
         raise InputError(f"--seeds must be at least 0, not '{seeds}'")
-    return plan_suite(suite, results=results, overrides=sets or (), only=_split(methods) or (), seeds=numbers)
+    return numbers
 
 
 def _load_methods(plugins: list[str] | None) -> None:
@@ -305,13 +405,15 @@ def _states(planned: Any) -> dict[str, tuple[str, str]]:
 
 
 def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
-    table = Table("trial", "role", "variant", "student", "seed", "status", "", box=None, pad_edge=False)
-    for spec in planned.specs:
-        state, detail = states[spec.trial_id]
-        table.add_row(
-            spec.trial_id, spec.role, escape(spec.variant), spec.student.label, str(spec.seed), state, escape(detail)
-        )
-    out.print(table, soft_wrap=True)
+    from harness.show import columns
+
+    rows = [
+        (spec.trial_id, spec.role, spec.variant, spec.student.label, str(spec.seed), *states[spec.trial_id])
+        for spec in planned.specs
+    ]
+    titles, *lines = columns([("trial", "role", "variant", "student", "seed", "status", ""), *rows])
+    out.out(titles, style="bold", highlight=False)
+    out.out("\n".join(lines), highlight=False)
     counts: dict[str, int] = {}
     for state, _ in states.values():
         counts[state] = counts.get(state, 0) + 1
@@ -323,19 +425,38 @@ def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
 
 
+def _print_calibration(specs: list[Any], store: Any, data: Path | None, download: bool) -> None:
+    from harness.calibration import Calibration
+    from harness.provenance import processor
+    from harness.show import calibration_table
+
+    calibration = Calibration(store, data_root=data, download=download)
+    with err.status("measuring"):
+        estimates = {spec.trial_id: calibration.estimate(spec) for spec in specs}
+    out.print(calibration_table(specs, estimates))
+    hours = sum(each.total_s for each in estimates.values()) / 3600
+    for gpu in sorted({spec.resources.gpu for spec in specs}):
+        part = sum(estimates[spec.trial_id].total_s for spec in specs if spec.resources.gpu == gpu) / 3600
+        threads = ", ".join(sorted({f"{spec.threads} thread{'s' * (spec.threads > 1)}" for spec in specs}))
+        where = f"GPU x {gpu:g}" if gpu else f"{escape(processor())}, {threads} a trial"
+        out.print(f"{part:.3g} hours on {where}", soft_wrap=True)
+    cores = os.cpu_count() or 1
+    at_once = max(1, int(cores // max((spec.resources.cpu for spec in specs), default=1)))
+    out.print(f"on this machine, {at_once} at a time: about {hours / at_once:.3g} hours", soft_wrap=True)
+
+
 def _coordinates(planned: Any) -> dict[str, Any]:
     return {"trial_ids": planned.trial_ids, "variants": planned.variants}
 
 
-def _report_store(
-    store: Any, which: dict[str, Any], into: Path | None, checkpoint: str, figures: list[str] | None, html: bool
-) -> None:
-    from harness.report.write import print_leaderboard, write_report
+def _report_store(store: Any, which: dict[str, Any], into: Path | None, **form: Any) -> None:
+    """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
+    from harness.report.write import write_report
 
-    print_leaderboard(out, store, checkpoint=checkpoint, **which)
-    written = write_report(
-        store, into or store.root / "report", figures=figures, html=html, checkpoint=checkpoint, **which
-    )
+    written = write_report(store, into or store.root / "report", console=out, **form, **which)
+    for path in [path for path in written if path.name == "figures.md" and form.get("figures")]:
+        for reason in [line for line in path.read_text("utf-8").splitlines() if line.startswith("- left out")]:
+            err.print(escape(reason.removeprefix("- ")), soft_wrap=True)
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
@@ -356,3 +477,25 @@ def _conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> i
             soft_wrap=True,
         )
     return outcome.exit_code
+
+
+def _conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
+    from harness.report.write import print_leaderboard, write_report
+    from harness.space import short
+
+    if tuned.best is not None:
+        out.print(f"best: {escape(short(tuned.best))}", soft_wrap=True)
+    written = list(tuned.written)
+    if tuned.compared:
+        variants = {spec.trial_id: spec.variant for spec in tuned.compared}
+        print_leaderboard(out, tuning.store, trial_ids=list(variants), variants=variants)
+        written += write_report(tuning.store, tuning.folder / "comparison", trial_ids=list(variants), variants=variants)
+    for path in written:
+        out.print(str(path), soft_wrap=True)
+    for trouble in tuned.trouble:
+        err.print(escape(trouble), soft_wrap=True)
+    if tuned.stop_reason:
+        err.print(
+            f"stopped ({tuned.stop_reason}); to go on: run-bench tune {suite}, with the same options", soft_wrap=True
+        )
+    return tuned.exit_code

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,8 @@ from harness.errors import InputError, unknown
 from harness.files import write_bytes
 from harness.provenance import processor_precision
 from harness.spec import CHECKPOINTS, Checkpoint, Resources
+
+CountThreads = Callable[["Suite"], int]
 
 
 class Suite(BaseModel):
@@ -41,7 +43,7 @@ class Suite(BaseModel):
     evaluation: dict[str, Any]
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     engine: Literal["fast", "plain"] = "fast"
-    threads: int = Field(1, ge=1)
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     resources: Resources = Resources()
     keep: list[Checkpoint] = list(CHECKPOINTS)
     time_limit_hours: float | None = Field(None, gt=0)
@@ -75,29 +77,46 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     return read(Suite, values, where)
 
 
-def for_this_machine(suite: Suite, root: Path) -> Suite:
-    """The suite with `precision: auto` resolved: as the store at `root` was first planned, else for this machine,
-    which is then remembered there.
+def for_this_machine(suite: Suite, root: Path, count_threads: CountThreads | None = None) -> Suite:
+    """The suite with `precision: auto` and `threads: auto` resolved: as the store at `root` was first planned, else for
+    this machine, which is then remembered there.
 
     What changes numbers is fixed before anything runs, so that a run that goes on elsewhere has the same trials.
+    count_threads: measures how many threads a trial should have, given the suite without `auto`, seldom called; one
+    thread without it.
     """
-    if suite.precision != "auto":
-        return suite
+    known = _machine(root) if "auto" in (suite.precision, suite.threads) else {}
+    if suite.precision == "auto":
+        here = "bfloat16" if suite.resources.gpu else processor_precision()
+        suite = suite.model_copy(update={"precision": known.get("precision", here)})
+    if suite.threads == "auto":
+        single = suite.model_copy(update={"threads": 1})
+        threads = known.get("threads") or (count_threads(single) if count_threads else 1)
+        cores = suite.resources.model_copy(update={"cpu": max(suite.resources.cpu, float(threads))})
+        suite = suite.model_copy(update={"threads": threads, "resources": cores})
+    return suite
+
+
+def remember_machine(suite: Suite, root: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write down what `for_this_machine` resolved, every fact once per store. facts: by default the precision."""
+    known, facts = _machine(root), facts or {"precision": suite.precision}
+    if facts.keys() - known.keys():
+        write_bytes(root / "machine.json", json.dumps({**facts, **known}).encode())
+
+
+def _machine(root: Path) -> dict[str, Any]:
+    """What the store at `root` was planned for; empty for a new one."""
     path = root / "machine.json"
     try:
-        precision = json.loads(path.read_text())["precision"]
+        known = json.loads(path.read_text())
+        if not isinstance(known, dict):
+            raise ValueError("not a mapping")
+        return known
     except FileNotFoundError:
-        precision = "bfloat16" if suite.resources.gpu else processor_precision()
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}); it records the precision this store was planned for") from error
-    return suite.model_copy(update={"precision": precision})
-
-
-def remember_machine(suite: Suite, root: Path) -> None:
-    """Write down what `for_this_machine` resolved for a suite with `precision: auto`, once per store."""
-    path = root / "machine.json"
-    if not path.exists():
-        write_bytes(path, json.dumps({"precision": suite.precision}).encode())
+        return {}
+    except (OSError, ValueError) as error:
+        reason = f"it records the precision and the threads this store was planned for ({error})"
+        raise InputError(f"{path} is damaged; {reason}") from error
 
 
 def _suite_text(name_or_path: str) -> tuple[str, str]:

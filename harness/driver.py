@@ -1,49 +1,29 @@
 """The loop that carries a plan to its end: starts what is ready, follows the trials' events, and decides about errors.
 
-It knows nothing of Ray: a launcher runs the trials, in this process (`SerialLauncher`) or on a cluster
-(`harness.scheduler`), and reports what happens as events. Beyond the trials' own there are
-`end` {trial_id}: no more events of this attempt; and `lost` {trial_id, error}: the process or its node died.
+It knows nothing of Ray: a launcher (`harness.launcher`) runs the trials, in this process or on a cluster, and reports
+what happens as events.
 """
 
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from harness.agenda import Agenda
+from harness.assistants import Assistants
 from harness.control import StopRequest
+from harness.launcher import Launcher
 from harness.provenance import trial_columns
 from harness.retries import MAX_BARREN_ATTEMPTS, Kind, decide, kind_of
 from harness.spec import Resources, TrialSpec
 from harness.store import Store
-from harness.worker import Event, Job, trial_events
+from harness.worker import Event
 
 GRACE_S = 10.0  # from the first signal until trials that have not saved their state are killed
 _POLL_S = 0.25
 _PAUSE_S = 0.05
 _STARVED_AFTER_S = 30.0
-
-
-class Launcher(Protocol):
-    """Runs trials and reports their events."""
-
-    def has_room(self, resources: Resources) -> bool:
-        """Whether the cluster as a whole has that much left."""
-
-    def start(self, spec: TrialSpec, resources: Resources) -> None:
-        """Runs one more trial."""
-
-    def poll(self, timeout: float) -> Iterator[Event]:
-        """The events that came in; waits up to `timeout` seconds for the first."""
-
-    def stop(self) -> None:
-        """Asks all trials to save their state and to return."""
-
-    def kill(self, trial_id: str) -> None:
-        """Ends a trial's process now; its `lost` event follows."""
 
 
 @dataclass
@@ -81,6 +61,9 @@ class Driver:
     _submit_at: float = 0.0  # looking through thousands of trials at every event would be all that the driver does
     _idle_since: float | None = None
 
+    def __post_init__(self) -> None:
+        self.assistants = Assistants(self.launcher, self.on_event)
+
     def run(self) -> None:
         """Returns when every trial is settled, or when the run was stopped and no trial is left running."""
         try:
@@ -90,6 +73,7 @@ class Driver:
                     self._submit()
                 self._follow()
                 self._enforce_time_limit()
+            self._see_assistants_off()
         except KeyboardInterrupt:  # the second signal
             self.stop_reason = self.stop_reason or self.stop_request.signal_name or "SIGINT"
             self.agenda.abandon()
@@ -104,18 +88,24 @@ class Driver:
         self._submit_at = now + _POLL_S
         refused: list[Resources] = []  # few kinds of requests in thousands of trials: each is asked about once
         for spec in self.agenda.ready(now):
-            if self.workers is not None and len(self._attempts) >= self.workers:
-                return
             resources = self._resources(spec)
             if resources in refused:
                 continue
-            if not self.launcher.has_room(resources):
+            if self._places() < 1 or not self.launcher.has_room(resources):
                 refused.append(resources)  # smaller ones behind it may still fit
                 continue
             self.agenda.start(spec.trial_id)
             self._attempts[spec.trial_id] = Attempt(spec, resources)
             self.launcher.start(spec, resources)
+        if refused:
+            self.assistants.dismiss_all()  # trials go first
+        elif self.stop_reason is None:
+            self.assistants.launch(self._places())
         self._complain_if_starved(bool(refused), now)
+
+    def _places(self) -> float:
+        """How many more tasks `workers` allows."""
+        return float("inf") if self.workers is None else self.workers - len(self._attempts) - len(self.assistants)
 
     def _resources(self, spec: TrialSpec) -> Resources:
         if spec.trial_id in self._whole_gpu:
@@ -135,13 +125,21 @@ class Driver:
     # Following
 
     def _follow(self) -> None:
-        if not self._attempts:
+        if not self._attempts and not self.assistants:
             time.sleep(_PAUSE_S)  # every trial that is left pauses, or waits for a node
             return
         for event in self.launcher.poll(_POLL_S):
             attempt = self._attempts.get(event["trial_id"])
             if attempt is not None:
                 self._note(attempt, event)
+            elif self.assistants.note(event):
+                self._submit_at = 0.0  # there is room
+
+    def _see_assistants_off(self) -> None:
+        """Waits until those are gone whose trial was the last: nobody writes to the store once the run is over."""
+        end = time.monotonic() + GRACE_S
+        while self.assistants and time.monotonic() < end:
+            self._follow()
 
     def _note(self, attempt: Attempt, event: Event) -> None:
         name, kind = attempt.spec.trial_id, event["event"]
@@ -156,6 +154,8 @@ class Driver:
             attempt.error = event
         elif kind == "lost":
             attempt.lost = event["error"]
+        if "left" in event:
+            self.assistants.expect(attempt.spec, attempt.resources, event["left"])
         if kind in ("end", "lost"):
             self._settle(self._attempts.pop(name))
             self._submit_at = 0.0
@@ -178,6 +178,7 @@ class Driver:
 
     def _settle(self, attempt: Attempt) -> None:
         name = attempt.spec.trial_id
+        self.assistants.dismiss(name)
         if not attempt.done and attempt.lost is not None and self.store.has(name):
             attempt.done = True  # it died between storing its rows and saying so
             self.on_event({"event": "done", "trial_id": name, "status": "done"})
@@ -271,11 +272,13 @@ class Driver:
         self.agenda.abandon()
         self.on_event({"event": "stopping", "reason": reason, "live": len(self._attempts), "grace_s": GRACE_S})
         self.launcher.stop()
+        self.assistants.dismiss_all()
         for name, attempt in self._attempts.items():
             if attempt.launched is None:
                 self.launcher.kill(name)
 
     def _kill_all(self) -> None:
+        self.assistants.dismiss_all()
         for name in self._attempts:
             self.launcher.kill(name)
         for attempt in self._attempts.values():
@@ -299,52 +302,3 @@ class Driver:
 
 def _disk_full(error: str) -> str:
     return f"the disk is full ({error}); free some space and run again"
-
-
-class SerialLauncher:
-    """Runs one trial at a time in this process, with the same events. Past its time limit it stops at its next step."""
-
-    def __init__(
-        self, make_job: Callable[[TrialSpec], Job], stop_request: StopRequest, trial_timeout_s: float | None
-    ) -> None:
-        self._make_job = make_job
-        self._stop_request = stop_request
-        self._trial_timeout_s = trial_timeout_s
-        self._stopping = False
-        self._current: tuple[str, Iterator[Event]] | None = None
-        self._deadline = float("inf")
-
-    def has_room(self, resources: Resources) -> bool:
-        return self._current is None
-
-    def start(self, spec: TrialSpec, resources: Resources) -> None:
-        self._deadline = time.monotonic() + (self._trial_timeout_s or float("inf"))
-        self._current = (spec.trial_id, trial_events(self._make_job(spec), self._should_stop, "here"))
-
-    def poll(self, timeout: float) -> Iterator[Event]:
-        assert self._current is not None
-        name, events = self._current
-        try:
-            event = next(events, None)
-        except SystemExit as error:
-            event = {
-                "event": "error",
-                "trial_id": name,
-                "kind": "method",
-                "error": f"SystemExit: {error}",
-                "traceback": traceback.format_exc(),
-            }
-        if event is None:
-            self._current = None
-            event = {"event": "end", "trial_id": name}
-        yield event
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def kill(self, trial_id: str) -> None:
-        """Ends the trial at its next step: this process cannot kill itself."""
-        self._deadline = 0.0
-
-    def _should_stop(self) -> bool:
-        return self._stopping or self._stop_request.signal_name is not None or time.monotonic() > self._deadline

@@ -10,13 +10,17 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import InputError
 
 _TEMPORARY = re.compile(r"^\..+\.tmp$")
-_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_NOT_OURS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL,
+    errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
@@ -68,17 +72,18 @@ def make_folder(folder: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder and a file in it for a moment; InputError says why that is not possible."""
-    make_folder(folder)
+    """Makes the folder and a small file in it for a moment; InputError says why that is not possible."""
     probe = folder / f".probe.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        probe.write_bytes(b"")
+        make_folder(folder)
+        probe.write_bytes(bytes(4096))
     except OSError as error:
-        if error.errno in _NOT_OURS:
+        if error.errno in _NOT_OURS | _FULL:
             raise InputError(f"cannot write to {folder}: {error.strerror}") from error
         raise
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def free_bytes(path: Path) -> int:

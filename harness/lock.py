@@ -66,7 +66,11 @@ class StoreLock:
             self._thread.join()
         if path is not None and path == _newest(self.folder)[1]:
             # Marked, not removed: a removed generation could be created again by someone who was slow.
-            write_bytes(path, json.dumps({**_identity(), "released": True}).encode())
+            try:
+                write_bytes(path, json.dumps({**_identity(), "released": True}).encode())
+            except OSError:  # a full disk, perhaps: then in place, which takes no more room
+                with suppress(OSError), open(path, "r+b") as file:
+                    file.write(json.dumps({"released": True}).encode().ljust(path.stat().st_size))
 
     def __enter__(self) -> StoreLock:
         self.acquire()

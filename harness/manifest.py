@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from harness.errors import InputError
@@ -48,14 +49,21 @@ def load_manifest(root: Path) -> Manifest:
     """The manifest of a store, empty when nothing was compacted. InputError when it cannot be understood."""
     path = manifest_path(root)
     try:
-        found = json.loads(path.read_text())
-        parts = tuple(Part(each["table"], each["file"], frozenset(each["trials"])) for each in found["parts"])
-        return Manifest(parts, found["commits"])
+        stat = path.stat()
+        return _parsed(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
     except (FileNotFoundError, NotADirectoryError):
         return Manifest()
     except (ValueError, KeyError, TypeError) as error:
         # Going on as if nothing were compacted would run finished trials again.
         raise InputError(f"{path} is damaged ({error}): restore it from a copy, or remove it") from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, inode: int, changed: int, size: int) -> Manifest:
+    """Parsed once for as long as the file stays the same: a report of ten thousand trials asks a hundred times."""
+    found = json.loads(path.read_text())
+    parts = tuple(Part(each["table"], each["file"], frozenset(each["trials"])) for each in found["parts"])
+    return Manifest(parts, found["commits"])
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:

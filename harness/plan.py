@@ -31,7 +31,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     only: variants or methods to keep (with what they depend on). seeds: instead of the suite's. Raises InputError for
     anything that could not run.
     """
-    assert suite.precision != "auto", "for_this_machine comes before plan"
+    assert "auto" not in (suite.precision, suite.threads), "for_this_machine comes before plan"
     entries = [_method_entry(entry, suite) for entry in suite.methods]
     _check_variants([entry.variant for entry in entries])
     for name in only:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -31,6 +31,7 @@ class Running:
     average: float | None = None
     worst: float | None = None
     doing: str = "starting"
+    assistants: set[str] = field(default_factory=set)
 
     def fraction(self, epoch: int | None = None) -> float:
         """The part of the trial that is done after so many epochs, by default after those that are."""
@@ -94,6 +95,13 @@ class Progress:
     def _on_attack(self, event: Event) -> None:
         self._of(event).doing = f"{event['attack']} on {event['checkpoint']} {event['chunk']}/{event['chunks']}"
 
+    def _on_assistant(self, event: Event) -> None:
+        helpers = self._of(event).assistants if event["trial_id"] in self.running else set()
+        if event["what"] == "launch":
+            helpers.add(event["assistant"])
+        elif event["what"] in ("end", "lost"):
+            helpers.discard(event["assistant"])
+
     def _on_done(self, event: Event) -> None:
         trial = self._end(event)
         self.done.add(event["trial_id"])
@@ -151,9 +159,8 @@ class Progress:
         for name in list(self.running)[:_ROWS]:
             trial = self.running[name]
             epoch = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
-            table.add_row(
-                escape(self._title(name)), epoch, _rate(trial.average), _rate(trial.worst), escape(trial.doing)
-            )
+            doing = trial.doing + (f", {len(trial.assistants)} assisting" if trial.assistants else "")
+            table.add_row(escape(self._title(name)), epoch, _rate(trial.average), _rate(trial.worst), escape(doing))
         lines: list[Text | Table] = [Text(self.headline(), style="bold")]
         if self.running:
             lines.append(table)

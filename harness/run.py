@@ -3,8 +3,8 @@ functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Planned:
     suite: Suite
     specs: list[TrialSpec]
     store: Store
-    resolved_here: bool = False  # its precision was left to the machine
+    machine: Mapping[str, Any] = field(default_factory=dict)  # what the suite left to the machine, as resolved
 
     @property
     def trial_ids(self) -> list[str]:
@@ -43,12 +43,27 @@ def plan_suite(
     seeds: Sequence[int] = (),
 ) -> Planned:
     """The trials of a suite, given by name, file or object. Writes nothing. results: the store,
-    `results/runs/<suite>` by default. Raises InputError."""
+    `results/runs/<suite>` by default. Raises InputError.
+
+    Only `threads: auto` in a new store computes anything: a batch with one thread and with more, see
+    `harness.calibration`.
+    """
     if isinstance(suite, str):
         suite = load_suite(suite, overrides)
     root = results or Path("results") / "runs" / suite.name
-    resolved = for_this_machine(suite, root)
-    return Planned(resolved, plan(resolved, only=only, seeds=seeds), Store(root), suite.precision == "auto")
+    measured: dict[int, float] = {}
+
+    def count_threads(single: Suite) -> int:
+        from harness.calibration import batch_seconds, best_threads
+
+        measured.update(batch_seconds(plan(single, only=only, seeds=seeds)))
+        return best_threads(measured)
+
+    resolved = for_this_machine(suite, root, count_threads)
+    machine = {key: getattr(resolved, key) for key in ("precision", "threads") if getattr(suite, key) == "auto"}
+    if measured:
+        machine["batch_seconds_by_threads"] = measured
+    return Planned(resolved, plan(resolved, only=only, seeds=seeds), Store(root), machine)
 
 
 def run_suite(
@@ -71,9 +86,9 @@ def run_suite(
 def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
     """Run a plan."""
     check_inputs(planned.specs, planned.store, options)
-    if planned.resolved_here:
+    if planned.machine:
         planned.store.prepare()
-        remember_machine(planned.suite, planned.store.root)
+        remember_machine(planned.suite, planned.store.root, planned.machine)
     return run(planned.specs, planned.store, options=options, on_event=on_event)
 
 

@@ -4,8 +4,9 @@ torch, no Ray."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -51,6 +52,27 @@ def _stored_state(row: dict) -> tuple[str, str]:
         return "failed", f"{lines[-1] if lines else 'no message'} (attempts: {row['attempts']:.0f})"
     other = isinstance(row["code_fingerprint"], str) and row["code_fingerprint"] != code_fingerprint()
     return row["status"], "made by other code" if other else ""
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text in columns, for tables of thousands of rows: a rich table would take ten seconds. Control
+    characters become spaces."""
+    plain = [["".join(char if char.isprintable() else " " for char in cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*plain, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in plain]
+
+
+def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) -> Table:
+    """Hours by method and in total, of trials one after the other: estimates (`harness.calibration`) by trial id."""
+    table = Table("method", "trials", "training h", "evaluation h", "hours", box=None, pad_edge=False)
+    groups: dict[str, list[Any]] = {}
+    for spec in specs:
+        name = spec.method["name"] if spec.method else spec.role
+        groups.setdefault(f"{name} (teacher)" if spec.role == "teacher" else name, []).append(estimates[spec.trial_id])
+    for name, found in {**groups, "total": list(estimates.values())}.items():
+        parts = (sum(getattr(each, part) for each in found) / 3600 for part in ("train_s", "eval_s", "total_s"))
+        table.add_row(escape(name), str(len(found)), *(f"{hours:.3g}" for hours in parts))
+    return table
 
 
 def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,10 @@ class Store:
     def reset_attempts(self, trial_id: str) -> None:
         """Forgets the attempts of a trial: it made progress, or the user asks for it again."""
         self._attempts_path(trial_id).unlink(missing_ok=True)
+
+    def forget_evaluation(self, training_id: str) -> None:
+        """Removes what a trial's evaluation had put aside, piece by piece, until its rows were stored."""
+        shutil.rmtree(self.root / "work" / training_id / "evaluations", ignore_errors=True)
 
     def remove_leftovers(self) -> int:
         """Removes temporary files of writers that are dead, anywhere in the store; returns how many."""
@@ -240,7 +245,9 @@ class Store:
         some = None if len(ids) == len(part.trials) else [("trial_id", "in", list(ids))]
         try:
             coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-            found = pq.read_table(path, columns=names, filters=some, read_dictionary=coded, partitioning=None)
+            written = set(pq.read_schema(path).names)  # an older version had fewer
+            there = [name for name in names if name in written]
+            found = pq.read_table(path, columns=there, filters=some, read_dictionary=coded, partitioning=None)
             return _conform(found, schema)
         except FileNotFoundError:
             raise

@@ -28,7 +28,7 @@ TABLES: dict[str, pa.Schema] = {
         label_policy=TEXT, weight_policy=TEXT, margin_policy=TEXT, norm=TEXT, eps=REAL, seed=WHOLE, split_seed=WHOLE,
         train_images=WHOLE, epochs=WHOLE, precision=TEXT, spec=TEXT, numerics_version=WHOLE, git_commit=TEXT,
         code_fingerprint=TEXT, versions=TEXT, device=TEXT, attempts=WHOLE, status=TEXT, error=TEXT, train_s=REAL,
-        eval_s=REAL, peak_memory_mb=REAL, started=TEXT, finished=TEXT,
+        eval_s=REAL, peak_memory_mb=REAL, started=TEXT, finished=TEXT, tuning_id=TEXT, stop_reason=TEXT,
     ),
     "class_accuracy": _schema(
         dataset=TEXT, student=TEXT, teacher=TEXT, method=TEXT, variant=TEXT, seed=WHOLE, role=TEXT, eps=REAL,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Noise = Callable[[str, Tensor], Tensor]
+# A teacher's name, the labels of the clean batch, and how to compute the logits: the logits, perhaps from elsewhere.
+Recall = Callable[[str, Tensor, Callable[[], Tensor]], Tensor]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -62,6 +65,7 @@ class Trainer:
             name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision)
             for name, network in teachers.items()
         }
+        self.recall: Recall = lambda name, labels, compute: compute()
         self.average = WeightAverage(training.weight_average) if training.weight_average else None
         self.optimizer = torch.optim.SGD(
             self.student.parameters(),
@@ -120,7 +124,11 @@ class Trainer:
     def step(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Attack a batch, update the student; the mean loss, detached, on the device."""
         method = self.method
-        teacher = {name: self._teach(name, images) for name, point in method.teacher_forwards if point == "clean"}
+        teacher = {
+            name: self.recall(name, labels, partial(self._teach, name, images))
+            for name, point in method.teacher_forwards
+            if point == "clean"
+        }
         ascent = self._attack(images, labels, teacher, noise)
         points = {"clean": images, "clean_again": images, "adversarial": ascent.point}
         if (

@@ -27,6 +27,7 @@ from harness.models.build import build
 from harness.models.checkpoints import load_into, read_state, write_state
 from harness.seeds import derive_seed, seeded
 from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.teacher_logits import FOLDER, SharedLogits
 from harness.train import EpochBatches, Trainer
 from harness.validation import class_rates, correct_under_pgd, held_out_statistics
 from methods.base import EpochEnd, HeldOut, Method
@@ -235,12 +236,15 @@ class _Run:
             self._learn_first()
             trainer.begin_epoch()
             self.batches = self._batches(number)
+        shared = self._shared_logits(self.batches)
         for _ in trainer.train_steps(self.batches, self.batches.noise):
             if should_stop():
+                shared.close()
                 self.interrupted = True
                 self.seconds += time.perf_counter() - started
                 self.save()
                 return
+        shared.close()
         held_out = self._held_out(number)
         loss = trainer.end_epoch(held_out)
         if trainer.average:
@@ -264,6 +268,20 @@ class _Run:
             train.images, train.labels, self.training.batch_size, padding=self.data.crop_padding, flip=self.data.flip,
             coordinates=self.coordinates, epoch=epoch,
         )  # fmt: skip
+
+    def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
+        """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""
+        spec = self.spec
+        facts = {
+            "batches": [*self.coordinates, self.trainer.epoch, self.training.batch_size],
+            "dataset": spec.dataset.model_dump(mode="json"),
+            "teachers": {name: source.training or source.sha256 for name, source in spec.teachers.items()},
+            "arithmetic": [spec.engine, spec.precision, spec.threads, str(self.device), torch.__version__],
+        }
+        folder = self.folder.parent / FOLDER
+        shared = SharedLogits(folder, facts, self.training.batch_size, self.data.num_classes)
+        self.trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)
+        return shared
 
     def _learn_first(self) -> None:
         method, epoch = self.trainer.method, self.trainer.epoch

@@ -25,7 +25,8 @@ class Job:
     """All that a worker needs to know; it travels there as a whole.
 
     run_trial: `module:function`, the generator of `harness.trial`. control, nonce: where `StopSignal` looks, and for
-    which run. plugins: method files to run first, once per process.
+    which run. plugins: method files to run first, once per process. assistant: what the driver calls the task, where
+    it is not the trial itself.
     """
 
     spec: TrialSpec
@@ -36,6 +37,12 @@ class Job:
     data_root: Path | None = None
     download: bool = False
     plugins: tuple[str, ...] = ()
+    assistant: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the task's events have for a trial id."""
+        return self.assistant or self.spec.trial_id
 
 
 def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place: str = "") -> Iterator[Event]:
@@ -43,7 +50,7 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
 
     The error is judged here, where the exception still is what was raised: nothing has to survive pickling.
     """
-    common = {"trial_id": job.spec.trial_id}
+    common = {"trial_id": job.name}
     where = {"host": socket.gethostname(), "pid": os.getpid(), "place": place}
     yield {"event": "launch", **common, **where, "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
     try:
@@ -51,7 +58,9 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
         run = resolve(job.run_trial)
         with torch_threads(job.spec.threads):
             stop = should_stop or StopSignal(job.control, job.nonce)
-            yield from run(job.spec, job.store_root, data_root=job.data_root, download=job.download, should_stop=stop)
+            events = run(job.spec, job.store_root, data_root=job.data_root, download=job.download, should_stop=stop)
+            for event in events:
+                yield {**event, **common}
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         yield {"event": "error", **common, "kind": kind_of(error), "error": text, "traceback": traceback.format_exc()}

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import fake_trials as fake
+from small import small_specs, suite_file
 
 from harness import scheduler
+from harness.config import load_suite
+from harness.plan import plan
 from harness.scheduler import Options, Outcome, connected, run
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -45,16 +49,38 @@ def soak_trials() -> list[TrialSpec]:
     return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(80)]
 
 
-def execute(specs: list[TrialSpec], root: Path, on_event: Callable[[Event], None] = lambda event: None) -> Outcome:
-    return run(
-        specs, Store(root), options=Options(run_trial="fake_trials:run", minimum_free_bytes=0), on_event=on_event
-    )
+def real_trials(root: Path) -> list[TrialSpec]:
+    """A teacher and three students on digits, some seconds each."""
+    overrides = ("training.epochs=8", "dataset.train_images=1000", "training.attack_steps=10")
+    return list(small_specs(root, *overrides).values())
+
+
+def execute(
+    specs: list[TrialSpec],
+    root: Path,
+    on_event: Callable[[Event], None] = lambda event: None,
+    run_trial: str = "fake_trials:run",
+) -> Outcome:
+    return run(specs, Store(root), options=Options(run_trial=run_trial, minimum_free_bytes=0), on_event=on_event)
 
 
 def plain(root: Path) -> Outcome:
     """On two logical CPUs of this machine."""
     with connected(num_cpus=2):
         return execute(long_trials(), root)
+
+
+def real(root: Path) -> Outcome:
+    """Real trials on two logical CPUs of this machine; says with which epoch each begins."""
+    begun = set()
+
+    def on_event(event: Event) -> None:
+        if event["event"] == "epoch" and event["trial_id"] not in begun:
+            begun.add(event["trial_id"])
+            print(event["trial_id"], event["epoch"], file=sys.stderr)
+
+    with connected(num_cpus=2):
+        return execute(real_trials(root), root, on_event, "harness.trial:run_trial")
 
 
 def killer(root: Path) -> Outcome:
@@ -80,6 +106,60 @@ def killer(root: Path) -> Outcome:
 
     with connected(num_cpus=4):
         return execute(soak_trials(), root, on_event)
+
+
+def soak_of_real_trials(root: Path) -> list[TrialSpec]:
+    """So many short trials on digits as SOAK_TRIALS says, 40 by default."""
+    wanted = int(os.environ.get("SOAK_TRIALS", "40"))
+    overrides = ("training.epochs=3", f"seeds={list(range(wanted))}")
+    specs = plan(load_suite(suite_file(root, methods=["at"]), overrides))
+    return [spec for spec in specs if spec.role == "student"]
+
+
+def soak(root: Path) -> Outcome:
+    """Kills a random worker every few seconds, later where no two trials ended in between: the machine is busy then.
+
+    A trial that could not finish an epoch since it was killed is spared. Leaves counts in `soak.json`.
+    """
+    pids: dict[str, int] = {}
+    launched: list[int] = []
+    spared: set[str] = set()
+    counts = {"kills": 0, "retries": 0, "done": 0}
+    over, began = threading.Event(), time.monotonic()
+
+    def on_event(event: Event) -> None:
+        name, kind = event.get("trial_id", ""), event["event"]
+        if kind == "launch":
+            pids[name] = event["pid"]
+            launched.append(event["pid"])
+        elif kind == "epoch":
+            spared.discard(name)
+        elif kind in ("done", "retry"):
+            pids.pop(name, None)
+            counts["retries"] += kind == "retry"
+            counts["done"] += kind == "done"
+
+    def kill() -> None:
+        numbers = random.Random(2)
+        while not over.wait(numbers.uniform(2, 5)):
+            victims = sorted(dict(pids).keys() - spared)
+            if victims and counts["done"] >= 2 * counts["kills"]:
+                victim = numbers.choice(victims)
+                spared.add(victim)
+                with suppress(ProcessLookupError, KeyError):
+                    os.kill(pids.pop(victim), signal.SIGKILL)
+                    counts["kills"] += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with connected(num_cpus=2):
+            return execute(soak_of_real_trials(root), root, on_event, "harness.trial:run_trial")
+    finally:
+        over.set()
+        killer.join()
+        counts["seconds"] = round(time.monotonic() - began)
+        (root / "soak.json").write_text(json.dumps({**counts, "pids": launched}))
 
 
 @contextmanager
@@ -156,7 +236,7 @@ def start_gpu_processes(count: int, folder: Path) -> None:
     ray.get([task.remote(sys.path) for _ in range(count)])
 
 
-SCENARIOS = {"plain": plain, "killer": killer, "node_loss": node_loss, "packing": packing}
+SCENARIOS = {"plain": plain, "real": real, "soak": soak, "killer": killer, "node_loss": node_loss, "packing": packing}
 
 
 def main() -> None:

@@ -254,6 +254,7 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path):
         (["run", "quickstart", "--seeds", "one"], "whole numbers"),
         (["run", "quickstart", "--set", "norm=l2"], "linf"),
         (["run", "quickstart", "--workers", "x"], "workers"),
+        (["run", "quickstart", "--workers", "0"], "at least 1"),
         (["report", "quickstart", "--checkpoint", "best"], "best_validation"),
         (["list", "method"], "did you mean methods"),
         (["stauts"], "status"),
@@ -267,6 +268,7 @@ def test_wrong_words_are_refused_in_one_line(tmp_path, words, says):
 def test_results_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "file" in refused("run", suite_file(tmp_path), "--serial", "--results", "file/store", cwd=tmp_path)
+    assert "/proc" in refused("run", suite_file(tmp_path), "--serial", "--results", "/proc/store", cwd=tmp_path)
 
 
 def test_stores_are_merged_and_verified(finished, tmp_path):

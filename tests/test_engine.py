@@ -8,10 +8,17 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from harness.engine import FoldedTwin, PlainForward, frozen, mode
+import methods
+from harness.attacks.linf import ascend, normal_start, uniform_start
+from harness.data.augment import to_float
+from harness.data.sources import load
+from harness.engine import FoldedTwin, PlainForward, evaluation_forward, frozen, mode
 from harness.models import MODELS
 from harness.models.build import build
+from harness.spec import TrainingSpec
+from harness.train import EpochBatches, Trainer
 
 SMALL = {
     "cnn": {"width": 8},
@@ -124,3 +131,43 @@ print(faults() - before)
     }
     assert counts["keep"] < 100
     assert counts["keep"] < counts["give back"] / 10
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("start", ["uniform", "normal"])
+def test_the_fast_attack_is_as_strong_as_the_plain_one(precision, start):
+    """Mean loss, in float32 on the plain network, at the points that both reach from the same start: at least 99 %."""
+    student, x, labels = trained_student()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    begin = normal_start(x, noise) if start == "normal" else uniform_start(x, 0.1, noise.clamp(-1, 1))
+    losses = []
+    for forward in (evaluation_forward(student, "plain"), evaluation_forward(student, "fast", precision)):
+        with frozen(student):
+            point = ascend(
+                forward, x, lambda z, _: F.cross_entropy(z, labels, reduction="none"), start=begin, eps=0.1,
+                step_size=0.025, steps=10,
+            ).point  # fmt: skip
+        with torch.no_grad(), mode(student, training=False):
+            losses.append([float(F.cross_entropy(student(images), labels)) for images in (x, point)])
+    assert losses[0][1] > 1.5 * losses[0][0]  # there is something to attack
+    assert losses[1][1] >= 0.99 * losses[0][1]
+
+
+def trained_student() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    """A student after a few epochs of AT on digits, and the test images it did not see."""
+    train, test = load("digits", "train"), load("digits", "test")
+    torch.manual_seed(0)
+    student = build("cnn", {"width": 8}, in_channels=1, num_classes=10)
+    trainer = Trainer(
+        student,
+        methods.build(methods.resolve("at", 10), 10),
+        {},
+        TrainingSpec(epochs=3, lr=0.05, batch_size=64),
+        eps=0.1,
+    )
+    for epoch in range(3):
+        batches = EpochBatches(
+            train.images, train.labels, 64, padding=0, flip=False, coordinates=("strength",), epoch=epoch
+        )
+        trainer.train_epoch(batches, batches.noise)
+    return student, to_float(test.images), test.labels

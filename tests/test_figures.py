@@ -81,17 +81,65 @@ def test_every_figure_is_drawn_at_both_widths(drawn):
 
 def test_no_label_covers_another_or_leaves_the_figure(drawn):
     for name, figure in drawn[1].items():
-        figure.draw_without_rendering()
-        hidden = ticks_hidden(figure)
-        shown = [text for text in texts(figure) if id(text) not in hidden]
-        boxes = [(text, text.get_window_extent().padded(-0.5)) for text in shown]
-        assert len(boxes) > 4, name
-        for (one, first), (other, second) in itertools.combinations(boxes, 2):
-            assert not first.overlaps(second), f"{name}: '{one.get_text()}' and '{other.get_text()}'"
-        page = figure.bbox
-        for text, box in boxes:
-            inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
-            assert inside, f"{name}: '{text.get_text()}' at {box}"
+        check_labels(name, figure)
+
+
+def check_labels(name: str, figure: Figure) -> None:
+    figure.draw_without_rendering()
+    hidden = ticks_hidden(figure)
+    shown = [text for text in texts(figure) if id(text) not in hidden]
+    boxes = [(text, text.get_window_extent().padded(-0.5)) for text in shown]
+    assert len(boxes) > 4, name
+    for (one, first), (other, second) in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second), f"{name}: '{one.get_text()}' and '{other.get_text()}'"
+    page = figure.bbox
+    for text, box in boxes:
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
+        assert inside, f"{name}: '{text.get_text()}' at {box}"
+
+
+def fixed_temperatures(frames):
+    """A third term that never changes, of one variant, as label policies with fixed temperatures log it."""
+    state = frames.tables["class_state"].astype({"trial_id": str, "quantity": str})
+    ids = frames.tables["trials"].query("method == 'rslad'")["trial_id"]
+    rows = state[state["trial_id"].isin(ids) & (state["quantity"] == "val_robust")]
+    frames.tables["class_state"] = pd.concat([state, rows.assign(quantity="temperature_fixed", value=0.5)])
+    return frames
+
+
+def test_many_long_names_and_an_outlier_stay_legible():
+    """As the published sets have them: long variant names, fixed beside adaptive temperatures, a network whose NSD
+    is many times that of the others."""
+    long = [f"adaptive on the {term} term only" for term in ("clean", "adversarial", "other", "last")]
+    specs = [trial_spec(name, 0, settings={"alpha": place}, epochs=6) for place, name in enumerate(long)]
+    others = [trial_spec(f"variant {place}", 0, settings={"beta": place}, epochs=6) for place in range(9)]
+    plain = [trial_spec(name, 0, epochs=6) for name in ("at", "rslad")]
+    frames = fixed_temperatures(frames_of([*plain, *specs, *others]))
+    accuracy = frames.tables["class_accuracy"]
+    broken = (accuracy["variant"] == "variant 0") & (accuracy["attack"] != "clean") & (accuracy["class_index"] > 0)
+    accuracy.loc[broken, ["correct", "accuracy"]] = 0
+    for width in WIDTHS:
+        found = draw(read_results(frames), ["class_accuracy", "nsd", "temperatures", "training_curves"], width=width)
+        for name, figure in found.items():
+            assert figure.get_figheight() < 9, name
+            check_labels(f"{name} at {width} width", figure)
+    outlier = figures.nsd(accuracy, variants=["at", "rslad", *long, "variant 0"])
+    check_labels("nsd", outlier)
+    axis = outlier.axes[0]
+    assert axis.get_ylim()[1] < 2, "one variant does not press the others onto a line"
+    assert "3.00→" in [text.get_text() for text in axis.texts]
+    assert "of 15 variants: the baseline and the best" in found["training_curves"].legends[0].get_title().get_text()
+    titles = [axis.get_title(loc="left") for axis in found["temperatures"].axes if axis.get_visible()]
+    assert len(titles) == 6
+    assert not any("fixed" in title for title in titles), "what never changes has no curve to show"
+
+
+def test_attacks_on_fewer_images_say_so(frames):
+    frame = frames.tables["class_accuracy"]
+    fewer = np.where(frame["attack"] == "aa_short", 4, 1)
+    few = frame.assign(n=frame["n"] // fewer, correct=frame["correct"] // fewer)
+    labels = [label.get_text() for label in figures.attack_ladder(few).axes[0].get_xticklabels()]
+    assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA (short)\nn=500"]
 
 
 @pytest.mark.slow
@@ -189,6 +237,8 @@ def test_a_variant_looks_the_same_everywhere_and_unlike_the_others(frames):
     every = looks(VARIANTS).values()
     assert len({look.marker for look in every}) == len(VARIANTS), "told apart without colour by markers"
     assert len({str(look.line) for look in every}) == len(VARIANTS), "and by line styles"
+    twelve = looks([str(place) for place in range(12)]).values()
+    assert len({look.colour for look in twelve}) == len({look.marker for look in twelve}) == 12
 
 
 def test_names_are_text_not_mathematics():

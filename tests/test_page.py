@@ -18,6 +18,7 @@ import pytest
 from synthetic_store import CLOTHES, failed_row, frames_of, trial_spec
 
 from harness.comparison import compare
+from harness.report.grid import grid
 from harness.report.leaderboard import leaderboard
 from harness.report.page import page
 from harness.report.page_data import page_data, safe_json
@@ -98,8 +99,8 @@ def test_the_page_holds_the_leaderboard_s_numbers(small, text):
             chosen = board.scores[(board.scores["row"] == row) & (board.scores["attack"] == attack)]
             chosen = chosen[(chosen["metric"] == name) & (chosen["checkpoint"] == "last")].iloc[0]
             value, low, high, *_ = row_of(data, "absld")["scores"]["last"][attack][names.index(name)]
-            assert value == round(chosen["value"] * 10_000)
-            assert (low, high) == tuple(round(chosen[end] * 10_000) for end in ("sample_low", "sample_high"))
+            assert value == round(chosen["value"] * 1_000_000)
+            assert (low, high) == tuple(round(chosen[end] * 1_000_000) for end in ("sample_low", "sample_high"))
 
 
 def test_rows_hold_classes_seeds_curves_and_specification(small, text):
@@ -135,7 +136,7 @@ def test_pairs_are_the_tests_of_the_statistics(small, text):
     change, low, high, seed_low, seed_high, stands = found["metrics"][0]
     numbers = [expected.average.samples.estimate, expected.average.samples.low, expected.average.samples.high]
     numbers += [expected.average.seeds.low, expected.average.seeds.high]
-    assert [change, low, high, seed_low, seed_high] == [round(float(number) * 10_000) for number in numbers]
+    assert [change, low, high, seed_low, seed_high] == [round(float(number) * 1_000_000) for number in numbers]
     assert stands == int(expected.average.stands)
     assert [line[3] for line in found["classes"]] == [round(float(p) * 10_000) for p in expected.p_holm]
     assert found["over"] == "seeds"
@@ -328,6 +329,18 @@ def test_the_shown_table_downloads(opened):
     assert "\\textbf{" in text
     assert "\\textless{}/script\\textgreater{}" in text
     assert text.count("{") == text.count("}")
+
+
+@marked
+def test_the_page_rounds_as_the_tables_do(opened, small):
+    """Means over seeds lie halfway between two roundings as a rule, not by chance."""
+    _, _, board = small
+    opened.select_option("#eps", label="0.1")
+    table = grid(board, next(setting for setting in board.settings if setting[2] == 0.1), "best_validation")
+    shown = {name: [column(opened, place)[index] for place in range(2, 17)] for index, name in enumerate(names(opened))}
+    for line in table.lines:
+        cells = [line.cells[attack, metric.name] for attack in table.attacks for metric in table.metrics]
+        assert shown[line.name] == [cell.text() + cell.mark for cell in cells], line.name
 
 
 @marked

@@ -18,16 +18,20 @@ import pytest
 from rich.console import Console
 from scipy import stats
 from synthetic_store import CLOTHES, big_frames, failed_row, fill_store, frames_of, trial_spec
+from typer.testing import CliRunner
 
+from harness import statistics
+from harness.cli import app
 from harness.errors import InputError
 from harness.report import escape, tables
 from harness.report.captions import caption, eps_text
 from harness.report.details import wide
 from harness.report.differences import pick_baselines
-from harness.report.grid import grid
+from harness.report.grid import grid, number
+from harness.report.intervals import METRICS
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
-from harness.report.results import read_results
+from harness.report.results import read_results, some_trials
 from harness.report.selection import RULES, class_scores, rule, selection_gap
 from harness.report.write import print_leaderboard, write_report
 from harness.store import Store
@@ -125,9 +129,32 @@ def test_differences_over_seeds_are_paired_by_seed(board, frames):
     low, high = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
     assert found["difference"] == pytest.approx(change.mean())
     assert (found["difference_seed_low"], found["difference_seed_high"]) == pytest.approx((low, high))
-    assert found["stands"] == (low > 0 or high < 0), "a minimum has an interval over seeds only"
-    assert np.isnan(found["difference_sample_low"])
     assert np.isnan(score(board, "at", "fgsm", "worst")["difference"])
+
+
+def test_worst_classes_differ_by_exact_bounds_of_both(board, frames):
+    """Each side's hold for its ten classes at once, both together at 95 %; over seeds their mean."""
+    level = 0.95 ** (1 / 2 / 10)
+    ends = {}
+    for name in ("absld", "at"):
+        counts = 200 * accuracies(frames, name, "fgsm")
+        found = [[stats.binomtest(round(k), 200).proportion_ci(level, "exact") for k in seed] for seed in counts]
+        ends[name] = [[min(ci.low for ci in seed), min(ci.high for ci in seed)] for seed in found]
+    (low, high), (other_low, other_high) = (np.mean(ends[name], axis=0) for name in ("absld", "at"))
+    found = score(board, "absld", "fgsm", "worst")
+    bounds = found["difference_sample_low"], found["difference_sample_high"]
+    assert bounds == pytest.approx((low - other_high, high - other_low))
+    seeds = found["difference_seed_low"] > 0 or found["difference_seed_high"] < 0
+    assert found["stands"] == (seeds and (bounds[0] > 0 or bounds[1] < 0))
+    assert found["pairing"] == "unpaired"
+
+
+def test_sample_interval_of_several_seeds_is_the_mean_of_each_network_s(board, frames):
+    values = accuracies(frames, "rslad", "pgd20")
+    each = [statistics.nsd_interval(np.round(200 * seed), np.full(10, 200)) for seed in values]
+    found = score(board, "rslad", "pgd20", "nsd")
+    assert found["sample_low"] == pytest.approx(np.mean([one.low for one in each]))
+    assert found["sample_high"] == pytest.approx(np.mean([one.high for one in each]))
 
 
 def test_one_seed_is_compared_by_sample_from_outcomes(frames):
@@ -152,7 +179,7 @@ def test_one_seed_is_compared_by_sample_from_outcomes(frames):
         for line in (score(paired, "absld", "pgd20", "nsd"), score(unpaired, "absld", "pgd20", "nsd"))
     ]
     assert 0.3 < plain[0] / plain[1] < 1.1, "the bootstrap and the first-order form agree on the size"
-    assert score(paired, "absld", "pgd20", "worst")["stands"] is None, "a minimum has no such interval"
+    assert score(paired, "absld", "pgd20", "worst")["pairing"] == "unpaired", "a minimum is not compared by sample"
 
 
 def test_no_effect_is_called_noise():
@@ -179,7 +206,11 @@ def test_baseline_is_at_or_the_one_named(board):
     setting = board.settings[0]
     assert pick_baselines(board.rows)[setting] == "at"
     assert pick_baselines(board.rows, "rslad")[setting] == "rslad"
-    assert pick_baselines(board.rows, "nobody") == {}
+    with pytest.raises(InputError, match="unknown baseline 'nobody'"):
+        pick_baselines(board.rows, "nobody")
+    rest = board.rows[~board.rows["variant"].isin(["at"])]
+    assert pick_baselines(rest)[setting] == "rslad"
+    assert pick_baselines(rest[rest["variant"] != "rslad"]) == {}, "one student is compared with nobody"
 
 
 # Selection
@@ -220,7 +251,31 @@ def test_leaderboard_shows_what_peeking_would_have_given(board):
     rows = board.rows.set_index("variant")
     assert rows.loc["absld", "peeked_score"] >= rows.loc["absld", "honest_score"]
     assert np.isnan(rows.loc["teacher", "peeked_score"])
-    assert "gain of peeking" in tables.markdown(board)
+    text = tables.markdown(board)
+    assert "| best\\_validation PGD-20 | last PGD-20 | test score | last test score | peeked test score |" in text
+
+
+def test_what_nobody_recorded_has_no_column():
+    specs = [trial_spec(name, 0, peeked=False) for name in ("at", "rslad")]
+    frames = frames_of(specs)
+    accuracy = frames.tables["class_accuracy"]
+    frames.tables["class_accuracy"] = accuracy[accuracy["checkpoint"] == "best_validation"]
+    head = tables.markdown(leaderboard(read_results(frames))).split("### Selection and cost\n\n")[1].split("\n")[0]
+    assert head == "| variant | best\\_validation PGD-20 | seeds | train h | eval h | MiB | missing |"
+
+
+def test_tuning_trials_behind_a_row_are_counted_over_the_whole_store():
+    specs = [trial_spec("at", 0), *[trial_spec(f"absld-{i}", 0, settings={"alpha": i}) for i in range(4)]]
+    frames = frames_of(specs)
+    trials = frames.tables["trials"]
+    searched = trials["variant"] != "at"
+    frames.tables["trials"] = trials.assign(tuning_id=np.where(searched, "t1", None))
+    chosen = [spec.trial_id for spec in specs[:2]]
+    board = leaderboard(read_results(frames, trial_ids=chosen))
+    rows = board.rows.set_index("variant")["tuning_trials"]
+    assert rows["absld-0"] == 4
+    assert np.isnan(rows["at"])
+    assert "tuning trials" in tables.markdown(board)
 
 
 # Rows
@@ -240,6 +295,16 @@ def test_report_uses_the_suite_s_names_and_order(frames, specs):
     ids = [spec.trial_id for spec in reversed(specs)]
     results = read_results(frames, trial_ids=ids, variants={specs[1].trial_id: "plain", specs[2].trial_id: "plain"})
     assert list(results.rows["variant"]) == ["teacher", "absld", "rslad", "at", "plain"]
+
+
+def test_a_store_is_reported_in_part(frames):
+    ids = some_trials(frames, ["rslad", "at"], [1, 2])
+    results = read_results(frames, trial_ids=ids)
+    assert list(results.rows["variant"]) == ["teacher", "rslad", "at"], "in the order asked for, with the teacher"
+    assert sorted(results.trials.query("role == 'student'")["seed"]) == [1, 1, 2, 2]
+    assert len(some_trials(frames, [], [0])) == 4
+    with pytest.raises(InputError, match="unknown method or variant 'rslat': did you mean rslad"):
+        some_trials(frames, ["rslat"], [])
 
 
 def test_missing_and_failed_trials_are_said_and_nothing_raises(specs, tmp_path):
@@ -357,8 +422,30 @@ def test_caption_says_what_a_reader_must_know(board):
         "Against at",
     ):
         assert part in text
+    assert "Trained for 20 epochs on a subset of 12,000 images." in text
     assert eps_text(8 / 255) == "8/255"
     assert eps_text(0.1) == "0.1"
+
+
+def test_caption_names_the_seeds_where_rows_differ():
+    specs = [trial_spec("at", 0), trial_spec("trades", 0), trial_spec("rslad", 0), trial_spec("rslad", 1)]
+    board = leaderboard(read_results(frames_of(specs)))
+    seeds = caption(board, board.settings[0], "last")[1]
+    assert seeds == "Mean over seeds 0, 1 for rslad; one seed (0) for all others."
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "text"),
+    [
+        (0.53075, "average", "53.08"),  # 53.075: its binary neighbour lies below
+        (0.2015, "nsd", "0.202"),
+        (0.20147, "nsd", "0.201"),
+        (-0.0000001, "average", "0.00"),
+        (None, "nsd", "–"),
+    ],
+)
+def test_numbers_are_rounded_half_up_from_their_decimals(value, metric, text):
+    assert number(value, METRICS[metric]) == text
 
 
 def test_terminal_fits_its_width(board):
@@ -369,6 +456,14 @@ def test_terminal_fits_its_width(board):
         assert max(map(len, lines)) <= width
         for word in ("absld", "PGD-20", "AA (short)", "seeds"):
             assert any(word in line for line in lines)
+
+
+def test_terminal_digits_stand_below_digits(board):
+    console = Console(file=io.StringIO(), width=200)
+    tables.print_board(console, board, "best_validation")
+    lines = console.file.getvalue().split("\n")
+    rows = [line for line in lines if line.startswith(("absld ", "at ", "rslad "))]
+    assert len({tuple(match.start() for match in re.finditer(r"\.", line)) for line in rows}) == 1, rows
 
 
 HOSTILE = (
@@ -484,8 +579,65 @@ def test_write_report_returns_what_it_wrote(frames, tmp_path):
     ]  # fmt: skip
     assert "left out: hyperparameter_response" in written[-1].read_text()
     assert all(path.stat().st_size > 100 for path in written)
+    assert "20 steps of eps/4" in written[-1].read_text(), "figures have the caption of the tables"
     with pytest.raises(InputError, match="did you mean nsd"):
         write_report(frames, tmp_path, figures=["ndd"])
+    for option in ({"formats": ["gif"]}, {"width": "page"}, {"intervals": "both"}, {"style": "plus"}):
+        with pytest.raises(InputError, match="unknown"):
+            write_report(frames, tmp_path, **option)
+
+
+def test_the_command_s_options_reach_figures_and_table(frames, board, tmp_path):
+    options = {"intervals": "samples", "style": "brackets", "width": "text", "formats": ["svg"]}
+    written = write_report(frames, tmp_path, figures=["nsd"], **options)
+    assert (tmp_path / "leaderboard.tex").read_text() == latex(board, intervals="samples", style="brackets")
+    assert 'width="486pt"' in written[3].read_text(), "6.75 inches"
+
+
+def test_the_command_reports_a_part_of_a_store(tmp_path):
+    fill_store(tmp_path / "store", [trial_spec(name, seed) for name in VARIANTS for seed in (0, 1)], per_class=20)
+    options = [
+        "--methods",
+        "rslad,absld",
+        "--seeds",
+        "1",
+        "--baseline",
+        "absld",
+        "--figures",
+        "nsd,selection_gap,confusion",
+    ]
+    done = report_command("store", tmp_path, *options, "--formats", "svg")
+    assert done.exit_code == 0, done.output
+    assert "Against absld" in done.stdout
+    assert "One seed (1)" in done.stdout
+    assert not re.search(r"^at ", done.stdout, re.MULTILINE)
+    assert (tmp_path / "store" / "report" / "nsd.svg").is_file()
+    assert not (tmp_path / "store" / "report" / "nsd.png").exists()
+
+
+def test_the_command_says_why_a_figure_that_was_asked_for_is_left_out(tmp_path):
+    fill_store(tmp_path / "store", [trial_spec("at", 0, peeked=False)], per_class=20)
+    done = report_command("store", tmp_path, "--figures", "selection_gap")
+    assert "left out: selection_gap: no trial recorded its test curve (record_test_curve)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "message"),
+    [
+        ("store", ["--set", "eps=0.2"], "--set changes a suite"),
+        ("store", ["--baseline", "rsald"], "unknown baseline 'rsald': did you mean rslad"),
+        ("store", ["--width", "page"], "unknown width 'page'"),
+        (".", [], "is not a result store"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_report(tmp_path, folder, options, message):
+    fill_store(tmp_path / "store", [trial_spec(name, 0) for name in ("at", "rslad")], per_class=20, absent=["outcomes"])
+    with pytest.raises(InputError, match=re.escape(message)):
+        raise report_command(folder, tmp_path, *options).exception
+
+
+def report_command(folder: str, where: Path, *options: str):
+    return CliRunner().invoke(app, ["report", str(where / folder), *options])
 
 
 def test_the_same_store_gives_the_same_bytes(frames, tmp_path):

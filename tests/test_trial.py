@@ -44,7 +44,7 @@ def test_a_trial_announces_its_epochs_and_attacks_and_ends_done(straight):
     _, specs, events = straight
     kinds = [event["event"] for event in events["absld_reweight"]]
     # 60 images in chunks of 25 are 3, two attacks, two checkpoints
-    assert kinds == ["start", "epoch", "epoch", *["attack"] * 12, "done"]
+    assert kinds == ["start", "epoch", "epoch", "evaluation", *["attack"] * 12, "done"]
     assert {event["trial_id"] for event in events["absld_reweight"]} == {specs["absld_reweight"].trial_id}
 
 

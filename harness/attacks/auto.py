@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from pyautoattack import AutoAttack, checks
@@ -17,6 +18,29 @@ from harness.attacks.linf import Forward
 
 MOST_TARGETS = 9
 TOLERANCE = 1e-6  # pixels: x + eps in float32 is off by one unit in the last place
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far the stages go. The standard attack goes all the way; less is a beginning of it, to time it by.
+
+    iterations: of APGD and FAB, for each target class. targets: classes that the targeted stages try.
+    queries: Square's.
+    """
+
+    iterations: int = 100
+    targets: int = MOST_TARGETS
+    queries: int = 5000
+
+    def narrow(self, attack: AutoAttack, num_classes: int) -> None:
+        """Let an attack go so far. It has a target class less than there are classes."""
+        targets = min(self.targets, num_classes - 1)
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+        attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = self.iterations
+        attack.square.n_queries = self.queries
+
+
+STANDARD = Effort()
 
 
 def few_classes(stages: Iterable[str], num_classes: int) -> list[str]:
@@ -38,6 +62,7 @@ def attack_stage(
     seed: int,
     batch_size: int,
     num_classes: int,
+    effort: Effort = STANDARD,
 ) -> tuple[Tensor, list[str]]:
     """`prediction` (N,) after one stage on the images still classified right, and the warnings AutoAttack gave.
 
@@ -47,7 +72,9 @@ def attack_stage(
     if not len(alive):
         return prediction, []
     log = _Warnings()
-    attack = _build(stage, forward, x.device, eps=eps, seed=seed, num_classes=num_classes, logger=log.logger)
+    attack = _build(
+        stage, forward, x.device, eps=eps, seed=seed, num_classes=num_classes, logger=log.logger, effort=effort
+    )
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # it seeds the global generators
         points = _run(attack, x[alive], labels[alive], batch_size)
     _check_ball(stage, points, x[alive], eps)
@@ -100,11 +127,12 @@ def _build(
     seed: int,
     num_classes: int,
     logger: logging.Logger,
+    effort: Effort = STANDARD,
 ) -> AutoAttack:
     """The standard AutoAttack narrowed to one stage: a `custom` one would give APGD-CE five restarts."""
     attack = AutoAttack(forward, device=device, eps=eps, norm="Linf", seed=seed, version="standard")
     attack.attacks_to_run = [stage]
-    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(MOST_TARGETS, num_classes - 1)
+    effort.narrow(attack, num_classes)
     attack.logger = attack.apgd.logger = attack.apgd_targeted.logger = logger
     return attack
 

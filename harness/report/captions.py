@@ -43,6 +43,7 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     part = board.of(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
     sentences = [f"{setting_title(setting)}.", _seeds(part.rows), f"Checkpoint {RULES.get(checkpoint, checkpoint)}."]
+    sentences += _training(part)
     sentences.append("Avg. and Worst: mean and smallest of the class-wise accuracies, in percent.")
     sentences.append("NSD: population standard deviation over classes divided by their mean, lower is fairer.")
     sentences += _attacks(part, scores)
@@ -56,21 +57,50 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
 
 
 def _seeds(rows: pd.DataFrame) -> str:
-    lists = [text for text in rows.loc[rows["role"] != "teacher", "seed_list"].unique() if text]
+    """Which seeds the numbers are means of; where rows differ, by name, the most frequent list for all others."""
+    found = rows[(rows["role"] != "teacher") & (rows["seed_list"] != "")]
+    lists = found["seed_list"].value_counts()
+    if lists.empty:
+        return "No seed is done."
     if len(lists) == 1:
-        many = "," in lists[0]
-        return (
-            f"Mean over seeds {lists[0]}."
-            if many
-            else f"One seed ({lists[0]}): differences between seeds are not in these numbers."
-        )
-    return "Mean over the seeds of each row; their number is shown."
+        return _mean_over(lists.index[0]).capitalize() + ("." if "," in lists.index[0] else f": {ONE_SEED}.")
+    if lists.iloc[1:].sum() > MOST_NAMED:
+        return f"Mean over {found['seeds'].min()} to {found['seeds'].max()} seeds, by row."
+    named = {seeds: ", ".join(found.loc[found["seed_list"] == seeds, "variant"]) for seeds in lists.index[1:]}
+    parts = [f"{_mean_over(seeds)} for {names}" for seeds, names in named.items()]
+    text = "; ".join([*parts, f"{_mean_over(lists.index[0])} for all others"])
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _training(board: Leaderboard) -> list[str]:
+    """Epochs and images of training, where all students share them."""
+    roles = board.rows["role"]
+    specs = [read_spec(text) for row, text in board.specs.items() if roles[row] == "student"]
+    budgets = {
+        (spec["training"]["epochs"], (spec.get("dataset") or {}).get("train_images"))
+        for spec in specs
+        if spec.get("training")
+    }
+    if len(budgets) != 1:
+        return []
+    epochs, images = budgets.pop()
+    return [f"Trained for {epochs} epochs on {f'a subset of {images:,}' if images else 'all training'} images."]
+
+
+ONE_SEED = "differences between seeds are not in these numbers"
+MOST_NAMED = 8  # rows whose seeds a caption lists by name
+
+
+def _mean_over(seeds: str) -> str:
+    return f"mean over seeds {seeds}" if "," in seeds else f"one seed ({seeds})"
 
 
 def _marks(baseline: str, scores: pd.DataFrame) -> str:
-    kinds = ", ".join(sorted(scores["pairing"].dropna().unique())) if "pairing" in scores else ""
+    pairing = scores.loc[scores["metric"] != "worst", "pairing"] if "pairing" in scores else pd.Series(dtype=object)
+    kinds = ", ".join(sorted(pairing.dropna().unique()))
     seeds = "difference_seed_low" in scores and scores["difference_seed_low"].notna().any()
-    over = " and ".join(([f"over test samples ({kinds})"] if kinds else []) + (["over seeds"] if seeds else []))
+    samples = f"over test samples ({kinds}; worst class: exact bounds, unpaired)" if kinds else ""
+    over = " and ".join(part for part in (samples, "over seeds" if seeds else "") if part)
     meaning = f"↑ better, ↓ worse, ≈ inside the noise, by 95% intervals of the difference {over}"
     return f"Against {baseline}: {meaning}; no sign: no interval."
 

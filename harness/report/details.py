@@ -54,7 +54,10 @@ def _difference(score: dict[str, Any], metric: str) -> str:
 
 
 def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:
-    """As text: per row both checkpoints side by side, what peeking would have given, cost, what is missing."""
+    """As text: per row the checkpoints side by side, what peeking would have given, cost, what is missing.
+
+    What no row has (a checkpoint, peeked scores, tuning trials) has no column.
+    """
     part = board.of(setting)
     attack = attack or next((name for name in ("pgd20", "aa_standard", "aa_short") if name in part.attacks), None)
     chosen = part.scores[part.scores["attack"] == attack]
@@ -66,9 +69,10 @@ def selection_table(board: Leaderboard, setting: tuple, attack: str | None = Non
             f"{checkpoint} {title}": " / ".join(
                 number(scores.get((row, checkpoint, name)), METRICS[name]) for name in MAIN[:2]
             )
-            for checkpoint in ("best_validation", "last")
+            for checkpoint in part.checkpoints
         }
-        peeked = {name: number(facts[column], METRICS["average"]) for name, column in _PEEKED.items()}
+        known = {} if part.rows["peeked_score"].isna().all() else _PEEKED
+        peeked = {name: number(facts[column], METRICS["average"]) for name, column in known.items()}
         seeds, _, memory = costs(facts)
         tuning = {} if part.rows["tuning_trials"].isna().all() else {"tuning trials": _count(facts["tuning_trials"])}
         cost = {
@@ -84,9 +88,9 @@ def selection_table(board: Leaderboard, setting: tuple, attack: str | None = Non
 
 
 _PEEKED = {
-    "score, honest": "honest_score",
-    "score, last": "last_score",
-    "score, peeked": "peeked_score",
+    "test score": "honest_score",
+    "last test score": "last_score",
+    "peeked test score": "peeked_score",
     "gain of peeking": "peeked_gain",
 }
 

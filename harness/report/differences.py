@@ -11,8 +11,9 @@ from scipy import stats
 
 from harness import metrics
 from harness.comparison import Comparison, compare, holm
+from harness.errors import unknown
 from harness.report.counts import ClassCounts
-from harness.report.intervals import seed_intervals
+from harness.report.intervals import seed_intervals, worst_bounds
 from harness.report.results import SETTING, Results
 from harness.statistics import FEWEST_SEEDS, SAMPLES, SEEDS
 
@@ -25,19 +26,26 @@ COMPARED = {
     "worst_10_percent": metrics.worst_10_percent,
     "nsd": metrics.nsd,
 }
+BASELINES = ("at", "rslad")  # methods that others are compared with, the first that is there
 PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
+MOST_WORST_COUNTS = 200_000  # class counts; beyond, differences of worst classes have no bounds over samples
 RESAMPLES, RESAMPLE_SEED = 400, 0  # of the comparisons' bootstrap; a report makes hundreds of them
 Z = float(stats.norm.ppf(0.975))
 
 
 def pick_baselines(rows: pd.DataFrame, name: str | None = None) -> dict[tuple, str]:
-    """By setting the variant that others are compared with: `name`, else the row of method `at`, if there is one."""
+    """By setting the variant that others are compared with: `name`, else the first row of one of `BASELINES`, else the
+    first row. A setting with one student has none. InputError for a name that no row has.
+    """
+    if name is not None and len(rows) and name not in set(rows["variant"]):
+        raise unknown("baseline", name, set(rows["variant"]))
     found = {}
     for setting, part in rows[rows["role"] == "student"].groupby(SETTING, sort=False, dropna=False):
-        chosen = part["variant"] == name if name is not None else part["method"] == "at"
-        if chosen.any() and len(part) > 1:
-            found[setting] = str(part.loc[chosen, "variant"].iloc[0])
+        tests = [part["variant"] == name] if name is not None else [part["method"] == one for one in BASELINES]
+        chosen = next((part[test] for test in tests if test.any()), part if name is None else part[:0])
+        if len(chosen) and len(part) > 1:
+            found[setting] = str(chosen["variant"].iloc[0])
     return found
 
 
@@ -179,10 +187,10 @@ def _stands(found: pd.DataFrame) -> pd.Series:
 
 
 def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
-    """Per cell: 95 % bounds of the difference in average and NSD over test samples, by first-order propagation.
+    """Per cell: 95 % bounds of the difference in average, NSD and worst class over test samples.
 
-    Both networks are taken as if they saw different images. The variance of a mean over seeds on the same images is at
-    most the mean of their variances.
+    By first-order propagation, of the worst class by exact bounds. Both networks are taken as if they saw different
+    images. The variance of a mean over seeds on the same images is at most the mean of their variances.
     """
     parts = []
     for name, gradient in (("average", _average_gradient), ("nsd", _nsd_gradient)):
@@ -193,7 +201,21 @@ def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
         half = Z * np.sqrt(means["variance"])
         bounds = {"sample_low": means["change"] - half, "sample_high": means["change"] + half}
         parts.append(means[CELL].assign(metric=name, **bounds))
+    if mine.correct.size <= MOST_WORST_COUNTS:
+        parts.append(_worst_class_bounds(mine, theirs))
     return pd.concat(parts, ignore_index=True)
+
+
+def _worst_class_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
+    """Per cell: bounds of the difference in the worst class, the mean over seeds of each seed's.
+
+    Both sides' bounds hold at once with 95 % (each at its square root); a minimum has no narrower ones that are valid
+    where classes tie.
+    """
+    sides = [worst_bounds(np.nan_to_num(side.correct), side.images, level=0.95**0.5) for side in (mine, theirs)]
+    (low, high), (other_low, other_high) = sides
+    bounds = mine.keys[CELL].assign(sample_low=low - other_high, sample_high=high - other_low)
+    return bounds.groupby(CELL, sort=False, observed=True).mean().reset_index().assign(metric="worst")
 
 
 def _variance(counts: ClassCounts) -> np.ndarray:

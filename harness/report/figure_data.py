@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.report.captions import attack_title
 from harness.report.counts import attack_order, class_counts, mean_counts
 from harness.report.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
 
@@ -104,7 +105,7 @@ def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     counts = class_counts(frame, [*by, "seed"])
     values = pd.DataFrame({name: metric.of(counts.accuracy) for name, metric in METRICS.items() if metric.of})
     scores = seed_intervals(counts.keys, values, by=by)
-    scores = scores.merge(sample_intervals(mean_counts(counts, by)), on=[*by, "metric"], how="left")
+    scores = scores.merge(sample_intervals(counts, by), on=[*by, "metric"], how="left")
     seeds = scores["seed_low"].notna()
     low, high = (scores[f"seed_{end}"].where(seeds, scores[f"sample_{end}"]) for end in ("low", "high"))
     return scores.assign(low=low, high=high, source=np.where(seeds, "seeds", "test samples"))
@@ -120,6 +121,19 @@ def most_telling(frame: pd.DataFrame, most: int, baseline: str | None = None) ->
     first = reference(names, baseline)
     kept = {first, *[name for name in best if name != first][: most - 1]}
     return [name for name in names if name in kept]
+
+
+def attack_labels(frame: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
+    """Titles of attacks, with the number of images of those that were run on fewer than the others."""
+    images = frame.groupby(["trial_id", "attack"], observed=True)["n"].sum().groupby("attack", observed=True).max()
+    titles = {name: attack_title(name) for name in attacks}
+    return [titles[name] + (f" n={images[name]}" if images[name] < images.max() else "") for name in attacks]
+
+
+def chosen_of(names: Sequence[str], frame: pd.DataFrame) -> str | None:
+    """What a figure says where it draws some of the variants only: how many, and which."""
+    every = len(variants_in(frame))
+    return None if len(names) >= every else f"{len(names)} of {every} variants: the baseline and the best"
 
 
 def ladder(frame: pd.DataFrame) -> list[str]:

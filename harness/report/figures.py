@@ -2,7 +2,7 @@
 
 Each function takes rows of the store and returns a matplotlib Figure, or None without data for it.
 
-In a notebook: `figures.class_accuracy(store.read("class_accuracy"))`. One setting (data set, student, eps) at a time.
+In a notebook: `figures.training_curves(figures.rows(store, "epochs"))`. One setting (data set, student, eps) at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.report.figure_data import class_names, headline_attack, reference, 
 from harness.report.figures_classes import attack_ladder, class_accuracy, confusion
 from harness.report.figures_epochs import temperatures, training_curves
 from harness.report.figures_variants import average_worst, hyperparameter_response, nsd, selection_gap
-from harness.report.results import Results
+from harness.report.results import Readable, Results, read_results
 from harness.report.style import looks
 
 MOST_CONFUSIONS = 2  # variants whose outcomes are read for the confusion figure
@@ -57,6 +57,16 @@ FIGURES: dict[str, FigureInfo] = {
         "best validation value against each tuned hyper-parameter", hyperparameter_response, ("trials", "epochs")
     ),
 }
+
+
+def rows(store: Readable, table: str) -> pd.DataFrame:
+    """Rows of a table as the figures want them: with `variant`, in the order of the report, and `role`.
+
+    Of `outcomes`, the largest table, those of the baseline and of the variant with the best worst class.
+    """
+    if table not in {needed for info in FIGURES.values() for needed in info.needs}:
+        raise unknown("table for figures", table, {needed for info in FIGURES.values() for needed in info.needs})
+    return _Tables(read_results(store), "best_validation", None).get(table)
 
 
 def figure_names(names: Sequence[str] | None) -> list[str]:
@@ -124,7 +134,7 @@ class _Tables:
         """What a figure wants to know beside its rows."""
         wants_checkpoint = name in ("class_accuracy", "average_worst", "nsd", "confusion", "attack_ladder")
         extra: dict[str, Any] = {"checkpoint": self.checkpoint} if wants_checkpoint else {}
-        if name in ("class_accuracy", "confusion", "attack_ladder"):
+        if wants_checkpoint or name == "training_curves":
             extra["baseline"] = self.baseline
         if name in ("confusion", "temperatures") and not self.get("class_accuracy").empty:
             extra["names"] = class_names(self.get("class_accuracy"))

@@ -14,6 +14,8 @@ from harness.report.captions import attack_title
 from harness.report.figure_data import (
     ClassView,
     at,
+    attack_labels,
+    chosen_of,
     class_view,
     headline_attack,
     ladder,
@@ -25,6 +27,7 @@ from harness.report.style import INK, Look, canvas, legend_below, looks, name_en
 
 MANY_CLASSES = 20  # beyond, a class has no label of its own
 PANELS = {"column": 2, "text": 3}  # of the attack ladder, side by side
+MOST_SHOWN = 12  # variants; as many have a look of their own
 BARS = 3  # up to so many variants as bars, more as points
 
 
@@ -48,7 +51,7 @@ def class_accuracy(
     frame = at(frame, checkpoint, attack)
     if frame.empty:
         return None
-    names = list(variants or most_telling(frame, 8, baseline))
+    names = list(variants or most_telling(frame, MOST_SHOWN, baseline))
     view = class_view(frame, names, baseline)
     styles = styles or looks(names)
     if len(view.classes) > MANY_CLASSES:
@@ -58,10 +61,7 @@ def class_accuracy(
     figure.axes[0].set_title(
         f"Accuracy by class, {attack_title(attack)}" if attack != "clean" else "Clean accuracy by class"
     )
-    every = len(variants_in(frame))
-    if len(names) < every and variants is None:
-        figure.axes[0].set_title(f"{len(names)} of {every} variants: the baseline, the best", loc="right")
-    legend_below(figure, figure.axes[0])
+    legend_below(figure, figure.axes[0], title=None if variants else chosen_of(names, frame))
     return figure
 
 
@@ -85,7 +85,7 @@ def _bars(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
 
 
 def _points(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
-    step = max(0.17, 0.055 * len(view.variants) + 0.05)
+    step = max(0.17, 0.047 * len(view.variants) + 0.06)
     figure, axes = canvas(width, 0.9 + step * len(view.classes))
     order, axis = view.by_difficulty, axes[0, 0]
     offsets = (np.arange(len(view.variants)) - (len(view.variants) - 1) / 2) * 0.7 / len(view.variants)
@@ -154,13 +154,16 @@ def attack_ladder(
     views = [class_view(frame[frame["attack"] == attack], names, baseline) for attack in attacks]
     accuracy = np.stack([view.accuracy for view in views])  # (attacks, variants, classes)
     order, classes = views[-1].by_difficulty, views[0].classes
-    figure, axes = canvas(width, 2.6, 1, len(names), sharey=True)
+    labels = [label.replace(" n=", "\nn=") for label in attack_labels(frame, attacks)]
+    figure, axes = canvas(width, 2.7, 1, len(names), sharey=True)
     for axis, name, lines in zip(axes[0], names, accuracy.transpose(1, 0, 2), strict=True):
         class_lines(axis, np.arange(len(attacks)), 100 * lines, order, classes)
         axis.set_title(plain(name))
-        axis.set_xticks(np.arange(len(attacks)), [attack_title(attack) for attack in attacks], rotation=90)
+        axis.set_xticks(np.arange(len(attacks)), labels, rotation=90)
         axis.set_ylim(0, 100)
     axes[0, 0].set_ylabel("accuracy (%)")
+    if variants is None and (text := chosen_of(names, frame)):
+        figure.supxlabel(text, fontsize=6.5)
     name_ends(figure)
     return figure
 

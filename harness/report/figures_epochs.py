@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.report.figure_data import reference, variants_in
+from harness.report.figure_data import chosen_of, reference, variants_in
 from harness.report.figures_classes import class_lines
 from harness.report.style import Look, canvas, legend_below, looks, name_ends, plain, styled
 
@@ -32,31 +32,42 @@ def temperatures(
     validation accuracy at the end. quantity: the beginning of the quantities' names, so that weights can be drawn too.
     names: of the classes. None where no variant logged such a quantity.
     """
-    rows = class_state[class_state["quantity"].astype(str).str.startswith(quantity)]
+    rows = class_state[class_state["quantity"].astype(str).str.startswith(quantity)].astype({"quantity": str})
+    rows = _that_change(rows) if variants is None else rows
     chosen = list(variants or variants_in(rows))[:MOST_PANELS]
-    terms = sorted(rows["quantity"].astype(str).unique())
     if not chosen:
         return None
     order = class_difficulty(class_state)
     labels = list(names or map(str, range(len(order))))
-    panels = [(variant, term) for variant in chosen for term in terms]
-    columns = len(terms) if width == "text" else 1
-    figure, axes = canvas(
-        width, 0.4 + 1.9 * len(panels) / columns, len(panels) // columns, columns, sharey=True, sharex=True
-    )
-    for axis, (variant, term) in zip(axes.flat, panels, strict=True):
+    terms = {name: sorted(rows.loc[rows["variant"] == name, "quantity"].unique()) for name in chosen}
+    panels = [(name, term) for name in chosen for term in terms[name]]
+    columns = min(len({term for _, term in panels}), 2) if width == "text" else 1
+    lines = -(-len(panels) // columns)
+    figure, axes = canvas(width, min(0.4 + 1.9 * lines, 8.8), lines, columns, sharey=True, sharex=True)
+    for axis, (variant, term) in zip(axes.flat, panels, strict=False):
         part = rows[(rows["variant"] == variant) & (rows["quantity"] == term)]
         wide = part.pivot_table(index="epoch", columns="class_index", values="value").reindex(columns=range(len(order)))
-        if len(wide):
-            class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels)
-        axis.set_title(f"{plain(variant)}, {term.removeprefix(quantity).strip('_') or term} term")
+        class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels)
+        axis.set_title(f"{plain(variant)}: {term.removeprefix(quantity).strip('_') or term}")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[:, 0]:
         axis.set_ylabel(quantity)
+    if variants is None and len(chosen) < (every := len(variants_in(rows))):
+        figure.supxlabel(f"{len(chosen)} of {every} variants with class temperatures", fontsize=6.5)
     name_ends(figure)
     return figure
+
+
+def _that_change(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without the quantities that never change, such as fixed temperatures: unless all of them are."""
+    curves = rows.groupby(["trial_id", "quantity", "class_index"], observed=True)["value"]
+    moves = curves.transform("max") > curves.transform("min")
+    kept = moves.groupby([rows["variant"], rows["quantity"]], observed=True).transform("any")
+    return rows[kept] if kept.any() else rows
 
 
 def class_difficulty(class_state: pd.DataFrame) -> np.ndarray:
@@ -73,6 +84,7 @@ def training_curves(
     epochs: pd.DataFrame,
     *,
     variants: Sequence[str] | None = None,
+    baseline: str | None = None,
     width: str = "text",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
@@ -83,7 +95,7 @@ def training_curves(
     """
     if "role" in epochs:
         epochs = epochs[epochs["role"] != "teacher"]
-    names = list(variants or _best_curves(epochs))
+    names = list(variants or _best_curves(epochs, baseline))
     if not names:
         return None
     styles = styles or looks(names)
@@ -116,16 +128,16 @@ def training_curves(
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[:, 0]:
         axis.set_ylabel("robust validation (%)")
-    legend_below(figure, axes.flat[0])
+    legend_below(figure, axes.flat[0], title=None if variants else chosen_of(names, epochs))
     return figure
 
 
-def _best_curves(epochs: pd.DataFrame) -> list[str]:
-    """The variants to draw: all, or those with the best selection score where there are too many; `at` stays."""
+def _best_curves(epochs: pd.DataFrame, baseline: str | None) -> list[str]:
+    """The variants to draw: all, or the baseline and those with the best selection score where there are too many."""
     names = variants_in(epochs)
     if len(names) <= MOST_CURVES:
         return names
     best = epochs.groupby("variant", observed=True)["selection_score"].max().nlargest(MOST_CURVES).index
-    first = reference(names)
+    first = reference(names, baseline)
     kept = {first, *[name for name in best if name != first][: MOST_CURVES - 1]}
     return [name for name in names if name in kept]

@@ -13,12 +13,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.captions import attack_title
-from harness.report.figure_data import at, headline_attack, ladder, most_telling, variant_scores, variants_in
+from harness.report.figure_data import (
+    at,
+    attack_labels,
+    chosen_of,
+    headline_attack,
+    ladder,
+    most_telling,
+    variant_scores,
+    variants_in,
+)
 from harness.report.results import flat, read_spec
 from harness.report.selection import selection_gap as gaps_of_trials
 from harness.report.style import INK, SOFT, Look, canvas, legend_below, looks, plain, styled
 
-MOST_NAMED = 10  # variants with a name; the others are grey
+MOST_NAMED = 12  # variants with a name, as many as have a look of their own; the others are grey
+MARKS = {"column": 45, "text": 95}  # that fit side by side
+MOST_TICKS = 6  # values of a hyper-parameter that are each named at the axis
+BARE = 6  # variants that the NSD figure shows under however many attacks
+FAR = 3.0  # times the median: an NSD beyond is drawn at the edge, or the others would lie on a line
 
 
 @styled
@@ -27,6 +40,7 @@ def average_worst(
     *,
     attack: str | None = None,
     checkpoint: str = "best_validation",
+    baseline: str | None = None,
     width: str = "column",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
@@ -42,10 +56,13 @@ def average_worst(
     teachers = set(frame.loc[frame["role"] == "teacher", "variant"].astype(str)) if "role" in frame else set()
     names = [name for name in variants_in(frame) if name not in teachers]
     styles = styles or looks(names)
-    named = set(most_telling(frame[~frame["variant"].isin(teachers)], MOST_NAMED)) if names else set()
+    students = frame[~frame["variant"].isin(teachers)]
+    named = set(most_telling(students, MOST_NAMED, baseline)) if names else set()
     scores = variant_scores(frame).set_index(["metric", "variant"])[["value", "low", "high"]] * 100
     figure, axes = canvas(width, 2.7)
     axis = axes[0, 0]
+    if len(named) < len(names):
+        axis.plot([], [], ".", color="#B5B5B5", markersize=3, label=f"{len(names) - len(named)} others")
     _front(axis, np.array([[scores.loc[(metric, name), "value"] for metric in ("average", "worst")] for name in names]))
     for name in sorted(names, key=lambda name: name in named):
         _point(axis, scores, name, styles[name] if name in named else None)
@@ -114,47 +131,49 @@ def nsd(
     *,
     checkpoint: str = "best_validation",
     variants: Sequence[str] | None = None,
+    baseline: str | None = None,
     width: str = "column",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """NSD (population form) under every attack, a mark per variant with its 95 % interval; lower is fairer.
 
-    `frame`: rows of `class_accuracy` of one setting. None without rows.
+    `frame`: rows of `class_accuracy` of one setting. A value far beyond the others stands at the edge, in figures. None
+    without rows.
     """
     frame = at(frame, checkpoint)
     if frame.empty:
         return None
-    names = list(variants or most_telling(frame[frame["attack"] == headline_attack(frame)], 8))
+    attacks = ladder(frame)
+    most = max(BARE, min(MOST_NAMED, MARKS[width] // len(attacks)))
+    names = list(variants or most_telling(frame[frame["attack"] == headline_attack(frame)], most, baseline))
     styles = styles or looks(names)
     scores = variant_scores(frame[frame["variant"].isin(names)])
     scores = scores[scores["metric"] == "nsd"].set_index(["variant", "attack"])
-    attacks = ladder(frame)
+    near = scores["value"] <= FAR * scores["value"].median()
+    edge = np.inf if near.all() else 1.15 * scores.loc[near, "high"].max()
     figure, axes = canvas(width, 2.5)
     axis = axes[0, 0]
     for place, name in enumerate(names):
         lines = scores.reindex([(name, attack) for attack in attacks])
         x = np.arange(len(attacks)) + (place - (len(names) - 1) / 2) * 0.75 / len(names)
-        lengths = np.nan_to_num(np.clip([lines["value"] - lines["low"], lines["high"] - lines["value"]], 0, None))
+        value = lines["value"].to_numpy(dtype=float)
+        lengths = np.nan_to_num(np.clip([value - lines["low"], lines["high"] - value], 0, None))
+        lengths[:, value > edge] = 0
         look = styles[name]
         axis.errorbar(
-            x,
-            lines["value"],
-            yerr=lengths,
-            fmt=look.marker,
-            color=look.colour,
-            markersize=3.5,
-            elinewidth=0.6,
-            capsize=0,
-            label=plain(name),
-        )
-    for edge in np.arange(len(attacks) - 1) + 0.5:
-        axis.axvline(edge, color="#E8E8E8", linewidth=0.5, zorder=0)
-    axis.set_xticks(np.arange(len(attacks)), [attack_title(attack).replace(" ", "\n") for attack in attacks])
+            x, np.minimum(value, edge), yerr=lengths, fmt=look.marker, color=look.colour, markersize=3.5,
+            elinewidth=0.6, capsize=0, label=plain(name),
+        )  # fmt: skip
+        for at_x, beyond in zip(x[value > edge], value[value > edge], strict=True):
+            axis.text(at_x, 0.965 * edge, f"{beyond:.2f}→", rotation=90, fontsize=5.5, ha="center", va="top")
+    for between in np.arange(len(attacks) - 1) + 0.5:
+        axis.axvline(between, color="#E8E8E8", linewidth=0.5, zorder=0)
+    axis.set_xticks(np.arange(len(attacks)), [label.replace(" ", "\n") for label in attack_labels(frame, attacks)])
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.5, len(attacks) - 0.5)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.04 * edge if np.isfinite(edge) else None)
     axis.set_ylabel("NSD (lower is fairer)")
-    legend_below(figure, axis)
+    legend_below(figure, axis, title=None if variants else chosen_of(names, frame))
     return figure
 
 
@@ -211,13 +230,14 @@ def hyperparameter_response(
     epochs: pd.DataFrame,
     *,
     metric: str = "selection_score",
-    width: str = "text",
+    width: str | None = None,
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """The best validation value of every trial against each hyper-parameter that a tuning run varied, a panel each.
 
-    `trials` (their `spec`) and `epochs` of one setting. metric: a column of `epochs`. None where no method has three
-    trials that differ in a number.
+    `trials` (their `spec`) and `epochs` of one setting. metric: a column of `epochs`. width: by the number of panels by
+    default. Lines are means over the trials that share a value. None where no method has three trials that differ in a
+    number.
     """
     table = varied_settings(trials, epochs, metric)
     names = [name for name in table.columns if name not in ("method", "best")][:4]
@@ -225,10 +245,12 @@ def hyperparameter_response(
         return None
     methods = list(dict.fromkeys(table["method"]))
     styles = looks(methods)
+    width = width or ("column" if len(names) == 1 else "text")
     figure, axes = canvas(width, 2.2, 1, len(names), sharey=True)
     for axis, name in zip(axes[0], names, strict=True):
         _response(axis, table, name, methods, styles)
-    axes[0, 0].set_ylabel(f"best {metric.replace('_', ' ')} (%)")
+    title = {"selection_score": "(average + worst)/2"}.get(metric, metric.removeprefix("val_").replace("_", " "))
+    axes[0, 0].set_ylabel(f"validation, {title} (%)")
     if len(methods) > 1:
         legend_below(figure, axes[0, 0])
     return figure
@@ -274,9 +296,12 @@ def _response(axis: Axes, table: pd.DataFrame, name: str, methods: Sequence[str]
         )
         if len(mean) < len(part) or len(names_varied(table, method)) == 1:
             axis.plot(mean.index, mean, color=look.colour, linestyle=look.line, linewidth=0.9)
-    values = table[name].dropna()
+    values = np.sort(table[name].dropna().unique())
     if (values > 0).all() and values.max() / values.min() > 30:
         axis.set_xscale("log")
+    if len(values) <= MOST_TICKS:
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.set_xticks([], minor=True)
     axis.set_xlabel(plain(name))
     axis.grid(visible=True, axis="both")
 

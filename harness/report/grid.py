@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pandas as pd
@@ -102,7 +103,10 @@ def number(value: float | None, metric: Metric, digits: int = 2) -> str:
     """Percent with so many digits, or the number with one digit more; a dash for null."""
     if value is None or pd.isna(value):
         return "–"
-    return f"{100 * value:.{digits}f}" if metric.percent else f"{value:.{digits + 1}f}"
+    # From six decimals, half up, as the page does: binary neighbours of a number such as 0.53075 go either way.
+    exact = Decimal(f"{value:.6f}")
+    scaled, places = (100 * exact, digits) if metric.percent else (exact, digits + 1)
+    return str(scaled.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP) + 0)
 
 
 def _cell(score: dict[str, Any]) -> Cell:

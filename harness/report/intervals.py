@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -56,27 +57,32 @@ def seed_intervals(keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str]) 
     return pd.DataFrame(long).reset_index()
 
 
-def sample_intervals(means: ClassCounts, validation_worst: tuple[np.ndarray, np.ndarray] | None = None) -> pd.DataFrame:
-    """A line per key of `means` and metric: sample_low and sample_high, 95 % over test samples.
+def sample_intervals(
+    counts: ClassCounts, by: Sequence[str], validation_worst: tuple[np.ndarray, np.ndarray] | None = None
+) -> pd.DataFrame:
+    """A line per group of `by` and metric: sample_low and sample_high, 95 % over test samples.
 
-    means: counts of the seeds' mean on the test images (`mean_counts`). validation_worst: (correct, images) of the
-    class that validation found worst, a number for each line.
+    counts: a line per network. Bounds of a group are the means of its networks' bounds: they saw the same images, so
+    that their errors do not average out. validation_worst: (correct, images) of the class that validation found worst,
+    a number for each line.
     """
-    correct, images = np.nan_to_num(means.correct), means.images
-    found = {"average": _bounds(statistics.average_interval, correct, images), "worst": _worst_bounds(correct, images)}
+    correct, images = np.nan_to_num(counts.correct), counts.images
+    found = {"average": _bounds(statistics.average_interval, correct, images), "worst": worst_bounds(correct, images)}
     if correct.size <= MOST_NSD_COUNTS:
         found["nsd"] = _bounds(statistics.nsd_interval, correct, images)
     if validation_worst is not None:
         found["validation_worst"] = class_intervals(*validation_worst)
-    parts = [
-        means.keys.assign(metric=name, sample_low=low, sample_high=high) for name, (low, high) in found.items()
-    ]  # fmt: skip
+    groups = [counts.keys[name] for name in by]
+    parts = []
+    for name, (low, high) in found.items():
+        bounds = pd.DataFrame({"sample_low": low, "sample_high": high})
+        parts.append(bounds.groupby(groups, sort=False, observed=True).mean().reset_index().assign(metric=name))
     return pd.concat(parts, ignore_index=True)
 
 
 def class_intervals(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % bounds of accuracies over test samples, each class by itself, of the arrays' shape."""
-    return _bounds(statistics.class_interval, np.nan_to_num(correct), images)
+    return _distinct_bounds(statistics.class_interval, np.nan_to_num(correct), images)
 
 
 def _bounds(
@@ -88,11 +94,22 @@ def _bounds(
     return found.low, found.high
 
 
-def _worst_bounds(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Simultaneous bounds of the worst class; lines are taken together that have as many classes."""
+def worst_bounds(correct: np.ndarray, images: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the worst class of each line (G, C): `statistics.worst_interval` over the classes that are there."""
     low, high = np.full(len(correct), np.nan), np.full(len(correct), np.nan)
     present = (images > 0).sum(axis=1)
     for count in np.unique(present[present > 0]):
         lines = present == count
-        low[lines], high[lines] = _bounds(statistics.worst_interval, correct[lines], images[lines])
+        bounds = partial(statistics.exact_bounds, level=level ** (1 / count))
+        lows, highs = _distinct_bounds(bounds, correct[lines], images[lines])
+        low[lines], high[lines] = metrics.worst(lows), metrics.worst(highs)
     return low, high
+
+
+def _distinct_bounds(
+    interval: Callable[..., statistics.Interval], correct: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of classes each by itself, computed once for equal counts: quantiles of a beta are slow, counts repeat."""
+    pairs, place = np.unique(np.asarray(correct + 1j * images).ravel(), return_inverse=True)
+    low, high = _bounds(interval, pairs.real, pairs.imag)
+    return low[place].reshape(correct.shape), high[place].reshape(correct.shape)

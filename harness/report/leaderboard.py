@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,18 +55,11 @@ class Leaderboard:
         return Leaderboard(rows, scores, specs, self.baselines, self.notes)
 
 
-def leaderboard(
-    results: Results,
-    *,
-    baseline: str | None = None,
-    tuning_trials: Mapping[str, int] | None = None,
-    paired: bool | None = None,
-) -> Leaderboard:
+def leaderboard(results: Results, *, baseline: str | None = None, paired: bool | None = None) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
-    baseline: the variant that others are compared with, `at` where there is one by default. tuning_trials: by variant,
-    how many trials its settings were chosen from. paired: read `outcomes` for the differences; by default for small
-    reports.
+    baseline: the variant that others are compared with; see `pick_baselines` for the default. paired: read `outcomes`
+    for the differences; by default for small reports.
     """
     by_trial = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
     worst_class = validation_worst(results)
@@ -79,7 +71,7 @@ def leaderboard(
     scores = scores.merge(found, on=[*CELL, "metric"], how="left")
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
-    rows["tuning_trials"] = rows["variant"].map(dict(tuning_trials or {})).astype("float64")
+    rows["tuning_trials"] = _tuning_trials(results)
     first = results.trials.drop_duplicates("row")
     specs = dict(zip(first["row"], first["spec"], strict=True))
     return Leaderboard(rows, scores, specs, baselines, _notes(results, scores))
@@ -140,16 +132,7 @@ def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
     images = means.keys.assign(
         images=means.images.sum(axis=1).round().astype(int), classes=(means.images > 0).sum(axis=1)
     )
-    # A class for each seed: their mean accuracy on the images of one class, as in `mean_counts`.
-    group = [counts.keys[name] for name in CELL]
-    chosen_means = (
-        pd.DataFrame({"rate": chosen_accuracy, "n": chosen_images}).groupby(group, sort=False, observed=True).mean()
-    )
-    one_class = (
-        (chosen_means["rate"] * chosen_means["n"]).fillna(0).to_numpy(),
-        chosen_means["n"].fillna(0).to_numpy(),
-    )
-    samples = sample_intervals(means, one_class)
+    samples = sample_intervals(counts, CELL, (chosen, chosen_images))
     return scores.merge(images, on=CELL, how="left").merge(samples, on=[*CELL, "metric"], how="left")
 
 
@@ -187,6 +170,16 @@ def _costs(results: Results) -> pd.DataFrame:
     return table.assign(seeds=seeds, seed_list=table["seed_list"].astype(object).fillna(""))
 
 
+def _tuning_trials(results: Results) -> pd.Series:
+    """Per row: how many trials of the store belong to the tuning run that its settings come from; NaN for none."""
+    if "tuning_id" not in results.trials:
+        return pd.Series(np.nan, results.rows.index)
+    every = results.store.trials(["trial_id", "tuning_id"])
+    count = every.groupby("tuning_id", observed=True)["trial_id"].nunique()
+    of_row = results.trials.dropna(subset=["tuning_id"]).groupby("row", observed=True)["tuning_id"].first()
+    return of_row.astype(object).map(count).astype("float64").reindex(results.rows.index)
+
+
 def _listed(seeds: pd.Series) -> str:
     """0, 1, 2: distinct seeds in order; long lists are cut."""
     names = [str(seed) for seed in sorted(set(seeds))]
@@ -198,8 +191,9 @@ def _peeked(results: Results) -> pd.DataFrame:
     recorded.
     """
     columns = ["honest_score", "last_score", "peeked_score", "peeked_gain"]
-    peeked = results.class_state(["peeked_test_robust"])
-    if peeked.empty:
+    recorded = results.trials["spec"].astype(str).str.contains(r'"record_test_curve": ?true', regex=True)
+    peeked = results.class_state(["peeked_test_robust"]) if recorded.any() else None
+    if peeked is None or peeked.empty:
         return pd.DataFrame(columns=columns, index=results.rows.index, dtype=float)
     gaps = selection_gap(results.epochs.astype({"trial_id": str}), peeked).rename(columns={"gap": "peeked_gain"})
     row = results.trials.set_index("trial_id")["row"].reindex(gaps.index)

@@ -1,8 +1,9 @@
 "use strict";
-// The page of a report. All text goes in as text nodes; numbers of the data are whole, in 1/10,000.
+// The page of a report. All text goes in as text nodes; numbers of the data are whole.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const SCALE = 10000;
+  const SCALE = 1000000; // of scores; classes and curves come in hundredths of that precision
+  const fine = (values) => values.map((value) => (value === null ? null : 100 * value));
   const byId = (id) => document.getElementById(id);
   const titles = new Map(data.attacks);
   const metrics = data.metrics.map(([name, title, up, percent], place) => ({ name, title, up, percent, place }));
@@ -49,7 +50,9 @@
   const missing = "–";
   const shown = (value, one, digits = 2) => {
     if (value === null || value === undefined) return missing;
-    return one && !one.percent ? (value / SCALE).toFixed(digits + 1) : ((100 * value) / SCALE).toFixed(digits);
+    const [whole, places] = one && !one.percent ? [SCALE, digits + 1] : [SCALE / 100, digits];
+    const rounded = Math.sign(value) * Math.round(Math.abs(value) / (whole / 10 ** places)); // half up, as the tables do
+    return (rounded / 10 ** places).toFixed(places);
   };
   const bounds = (low, high, one) => (low === null || low === undefined ? "" : `[${shown(low, one)}, ${shown(high, one)}]`);
   const hours = (row) => (row.train_hours === null ? null : row.train_hours + (row.eval_hours || 0));
@@ -60,7 +63,7 @@
   const setting = (row) => data.settings[row.setting];
   const checkpointOf = (row) => (row.scores[byId("checkpoint").value] ? byId("checkpoint").value : "given");
   const cell = (row, attack, name) => ((row.scores[checkpointOf(row)] || {})[attack] || [])[metric(name).place] || null;
-  const classesOf = (row, attack) => (((row.classes || {})[checkpointOf(row)] || {})[attack]) || null;
+  const classesOf = (row, attack) => (((row.classes || {})[checkpointOf(row)] || {})[attack] || null)?.map(fine) ?? null;
 
   function visibleRows() {
     const find = byId("find").value.trim().toLowerCase();
@@ -232,9 +235,9 @@
     const small = classes.length > 30;
     const [left, width, height] = [small ? 8 : 110, 420, small ? 6 * names.length : 12 * names.length + 6];
     const x = (value) => left + ((width - left - 34) * value) / SCALE;
-    const parts = [0, 2500, 5000, 7500, 10000].flatMap((value) => [
+    const parts = [0, 0.25 * SCALE, 0.5 * SCALE, 0.75 * SCALE, SCALE].flatMap((value) => [
       drawn("line", { class: "grid", x1: x(value), x2: x(value), y1: 14, y2: 16 + classes.length * height }),
-      drawn("text", { class: "soft", x: x(value), y: 10, "text-anchor": "middle" }, String(value / 100)),
+      drawn("text", { class: "soft", x: x(value), y: 10, "text-anchor": "middle" }, String((100 * value) / SCALE)),
     ]);
     classes.forEach(({ name, marks }, place) => {
       const top = 18 + place * height;
@@ -302,7 +305,7 @@
 
   function curvePanel(row) {
     if (!row.curve) return null;
-    const [epochs, average, worst] = row.curve;
+    const [epochs, average, worst] = [row.curve[0], fine(row.curve[1]), fine(row.curve[2])];
     const last = epochs.length - 1;
     const description = `After epoch ${epochs[last]}: average ${shown(average[last], null, 1)}, worst class ${shown(worst[last], null, 1)} percent.`;
     const chart = lineChart(`Robust validation accuracy of ${row.variant} over epochs`, description, epochs, [
@@ -313,7 +316,8 @@
 
   function temperaturePanels(row) {
     const names = setting(row).classes;
-    return Object.entries(row.temperatures || {}).map(([term, [epochs, lines]]) => {
+    return Object.entries(row.temperatures || {}).map(([term, [epochs, coarse]]) => {
+      const lines = coarse.map(fine);
       const ends = lines.map((line, place) => ({ name: names[place], value: line[line.length - 1] })).filter(({ value }) => value !== null).sort((one, other) => one.value - other.value);
       const rank = new Map(ends.map(({ name }, place) => [name, place / Math.max(1, ends.length - 1)]));
       const curves = lines.map((values, place) => ({ name: names[place], values, style: { stroke: shade(rank.get(names[place]) || 0), "stroke-width": lines.length > 20 ? 0.7 : 1.5, "stroke-dasharray": lines.length > 20 ? "none" : ["none", "5 3", "2 2"][place % 3] } }));
@@ -359,14 +363,14 @@
 
   function comparisonTable(pair, sign, checkpoint) {
     const found = pair[checkpoint] || pair.given || {};
-    const words = (stands) => (stands === null ? missing : stands ? "stands" : "inside the noise");
+    const words = (stands) => (stands === null ? missing : stands ? "stands" : "noise");
     const lines = data.attacks.filter(([name]) => found[name]).flatMap(([name, title]) => ["average", "worst", "nsd"].map((key, place) => {
       const [change, low, high, seedLow, seedHigh, stands] = found[name].metrics[place];
       const one = metric(key);
       const verdict = element("span", { class: stands ? "stands" : null }, words(stands));
-      return [`${title} ${one.title}`, change === null ? missing : signed(sign * change, one), bounds(...turn(sign, low, high), one) || missing, bounds(...turn(sign, seedLow, seedHigh), one) || missing, verdict];
+      return [`${title} ${one.title}`, change === null ? missing : signed(sign * change, one), verdict, bounds(...turn(sign, low, high), one) || missing, bounds(...turn(sign, seedLow, seedHigh), one) || missing];
     }));
-    return table(["difference", "", "95% test samples", "95% seeds", ""], lines);
+    return table(["", "difference", "", "95% test samples", "95% seeds"], lines);
   }
 
   function classComparison(first, second, pair, sign, attack) {
@@ -379,10 +383,11 @@
     const key = element("p", {}, element("span", { style: "color:var(--bar)" }, "■ "), first.variant, element("span", { style: "color:var(--bar-two)" }, "  ■ "), second.variant);
     if (!found) return [key, chart];
     const lines = order.map((place) => {
-      const [change, low, high, p] = found.classes[place];
-      return [names[place], signed(sign * change), bounds(...turn(sign, low, high)), p === null ? missing : p < 1 ? "< 0.0001" : (p / SCALE).toFixed(4), p !== null && p < 500 ? element("span", { class: "stands" }, "stands") : "inside the noise"];
+      const [change, low, high, p] = fine(found.classes[place]);
+      const verdict = p !== null && p < 0.05 * SCALE ? element("span", { class: "stands" }, "stands") : "noise";
+      return [names[place], signed(sign * change), verdict, bounds(...turn(sign, low, high)), p === null ? missing : p < SCALE / 10000 ? "< 0.0001" : (p / SCALE).toFixed(4)];
     });
-    return [key, chart, table(["class", "difference", "95%", "p (Holm)", ""], lines), element("p", { class: "mark" }, `Classes: over ${found.over}; samples: ${found.pairing || "not compared"}. p is corrected for looking at every class.`)];
+    return [key, chart, table(["class", "difference", "", "95%", "p (Holm)"], lines), element("p", { class: "mark" }, `Average and NSD over test samples: ${found.pairing || "not compared"}; worst class: exact bounds of both, unpaired. Classes: over ${found.over}; p is corrected for looking at every class, and a class stands where it is below 0.05.`)];
   }
 
   function compare() {

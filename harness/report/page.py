@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from importlib import resources
 
+from harness.report.captions import setting_title
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import page_data, safe_json
 from harness.report.results import Results
 
 
-def page(results: Results, board: Leaderboard, checkpoint: str = "best_validation", title: str = "Leaderboard") -> str:
-    """The HTML text. Every name from a spec reaches the reader as text: as JSON here, as text nodes in the browser."""
+def page(results: Results, board: Leaderboard, checkpoint: str = "best_validation", title: str | None = None) -> str:
+    """The HTML text. Every name from a spec reaches the reader as text: as JSON here, as text nodes in the browser.
+
+    title: the setting by default where there is but one.
+    """
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -19,10 +23,14 @@ def page(results: Results, board: Leaderboard, checkpoint: str = "best_validatio
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = safe_json(page_data(results, board, checkpoint))
     return environment.from_string(template).render(
-        title=title,
+        title=title or _title(board),
         style=Markup(style),
         script=Markup(script),
         data=Markup(data),
         empty=board.rows.empty,
         notes=board.notes,
     )
+
+
+def _title(board: Leaderboard) -> str:
+    return f"Leaderboard: {setting_title(board.settings[0])}" if len(board.settings) == 1 else "Leaderboard"

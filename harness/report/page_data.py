@@ -1,6 +1,7 @@
 """What the page shows, as plain lists and numbers small enough to travel in one file.
 
-Accuracies, NSD and their bounds are whole numbers in 1/10,000; null is undefined. Curves are thinned.
+Scores and their bounds are whole numbers in millionths, so that the page rounds as the tables do. Classes and curves,
+which are many, are in 1/10,000. Null is undefined. Curves are thinned.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from harness.report.results import Results, read_spec, records
 from harness.report.selection import RULES
 
 SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst")
-SCALE = 10_000
+FINE, COARSE = 1_000_000, 10_000
 MOST_COMPARED = 16  # variants of a setting among which every pair is compared beforehand
 MOST_POINTS = 30  # of a curve
 MOST_NUMBERS = 120_000  # in all temperature curves together; beyond, they are thinned further
@@ -108,7 +109,7 @@ def _add_classes(rows: list[dict[str, Any]], results: Results, counts: ClassCoun
         numbers = np.stack([means.accuracy, low, high], axis=2)
         for key, values in zip(records(means.keys), numbers, strict=True):
             cell = rows[key["row"]].setdefault("classes", {}).setdefault(key["checkpoint"], {})
-            cell[key["attack"]] = [[small(number) for number in triple] for triple in values]
+            cell[key["attack"]] = [[small(number, COARSE) for number in triple] for triple in values]
 
 
 def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
@@ -184,10 +185,11 @@ def _add_pairs(found: dict[str, Any], mine: ClassCounts, theirs: ClassCounts, ou
         cells = found.setdefault(line["row"], {}).setdefault(line["checkpoint"], {})
         cell = cells.setdefault(line["attack"], {"metrics": [None] * len(MAIN)})
         cell["metrics"][MAIN.index(line["metric"])] = _difference(line)
-        cell["pairing"] = line["pairing"] or cell.get("pairing")
+        if line["metric"] != "worst":  # its bounds never are paired
+            cell["pairing"] = line["pairing"] or cell.get("pairing")
     for (pair, checkpoint, attack), classes in class_differences(mine, theirs, compared).items():
         numbers = zip(*(classes[name] for name in ("difference", "low", "high", "p")), strict=True)
-        cell = {"classes": [[small(number) for number in line] for line in numbers], "over": classes["source"]}
+        cell = {"classes": [[small(number, COARSE) for number in line] for line in numbers], "over": classes["source"]}
         found[pair][checkpoint][attack] |= cell
 
 
@@ -211,13 +213,13 @@ def _compared_rows(board: Leaderboard) -> list[int]:
     return sorted([*baselines[:1], *[row for row in best if row not in baselines[:1]]][:MOST_COMPARED])
 
 
-def small(value: Any) -> int | None:
-    """A number in 1/10,000, null for undefined."""
-    return None if value is None or pd.isna(value) else round(float(value) * SCALE)
+def small(value: Any, scale: int = FINE) -> int | None:
+    """A number as a whole one, in parts of 1/scale; null for undefined."""
+    return None if value is None or pd.isna(value) else round(float(value) * scale)
 
 
 def _smalls(values: pd.Series) -> list[int | None]:
-    return [small(value) for value in values]
+    return [small(value, COARSE) for value in values]
 
 
 def _thinned(count: int, most: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from harness.errors import unknown
+
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
 ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
 ROLES = ("teacher", "student", "evaluation")
@@ -111,6 +113,25 @@ def read_results(
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
     trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
     return Results(store, trials, rows, absent)
+
+
+def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Ids of the trials of some methods or variants and some seeds, all where none is named; and of every teacher.
+
+    In the order of `names`, as the report has them then. InputError with the nearest for a name that is not there.
+    """
+    trials = store.trials(["role", "method", "variant", "seed"]).astype({"method": str, "variant": str})
+    known = {*trials["method"], *trials["variant"]}
+    for name in names:
+        if name not in known:
+            raise unknown("method or variant", name, known)
+    place = {name: place for place, name in reversed(list(enumerate(names)))}
+    order = trials["variant"].map(place).fillna(trials["method"].map(place))
+    wanted = (order.notna() | (not names)) & (trials["seed"].isin(list(seeds)) | (not seeds))
+    teachers = trials["role"] == "teacher"
+    places = trials.assign(order=order, other=~trials["variant"].isin(names))  # a variant of that name before others
+    chosen = places[wanted | teachers].sort_values(["order", "other", "variant"], kind="stable")
+    return list(chosen["trial_id"])
 
 
 def settings_of(rows: pd.DataFrame) -> list[tuple]:

@@ -34,8 +34,10 @@ _COLOURS = (
     "#7A4B00",
     "#00504A",
     "#8C8C8C",
+    "#A50026",
+    "#6B8E23",
 )
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "d", "h")
 _LINES: tuple[Any, ...] = (
     "-",
     (0, (4, 1.5)),
@@ -101,11 +103,14 @@ def canvas(width: str, height: float, rows: int = 1, columns: int = 1, **options
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the kind of file follows from the name. The same figure gives the same bytes."""
+def save(figure: Figure, path: Path, dots: int | None = None) -> None:
+    """Write a figure; the kind of file follows from the name. The same figure gives the same bytes.
+
+    dots: an inch of a picture, 300 by default.
+    """
     metadata = {".pdf": {"CreationDate": None, "ModDate": None}, ".svg": {"Date": None}, ".png": {"Software": None}}
     with paper_style():
-        figure.savefig(path, metadata=metadata.get(path.suffix))
+        figure.savefig(path, dpi=dots or matplotlib.rcParams["savefig.dpi"], metadata=metadata.get(path.suffix))
 
 
 def plain(text: object) -> str:
@@ -115,15 +120,21 @@ def plain(text: object) -> str:
     return name.replace("$", r"\$")
 
 
-def legend_below(figure: Figure, axes: Axes, pairs: Sequence[tuple[Any, str]] | None = None) -> None:
+def legend_below(
+    figure: Figure, axes: Axes, pairs: Sequence[tuple[Any, str]] | None = None, title: str | None = None
+) -> None:
     """A legend under the whole figure, out of the way of every mark.
 
-    pairs: handles and labels, those of `axes` by default.
+    pairs: handles and labels, those of `axes` by default. title: what the reader must know of the choice of variants.
+    A long legend makes the figure higher.
     """
     pairs = list(zip(*axes.get_legend_handles_labels(), strict=True)) if pairs is None else pairs
     if pairs:
         handles, labels = zip(*pairs, strict=True)
-        figure.legend(handles, labels, loc="outside lower center", ncols=fitting_columns(figure, labels))
+        columns = fitting_columns(figure, labels)
+        lines = -(-len(labels) // columns) + (title is not None)
+        figure.set_figheight(figure.get_figheight() + 0.125 * max(0, lines - 2))  # not out of the room for the axes
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=6.5)
 
 
 def fitting_columns(figure: Figure, labels: Sequence[str]) -> int:

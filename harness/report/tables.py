@@ -22,6 +22,7 @@ from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
 
 MOST_DETAILED = 100  # rows; a longer leaderboard has its intervals in the CSV file only
+DIGITS = 5  # characters of a number on the terminal: 100.0, 0.338
 EMPTY = "No results yet: the store has no trial of this report."
 
 
@@ -53,7 +54,8 @@ def _terminal_table(table: Grid, attacks: Sequence[str], last: bool) -> Table:
     drawn.add_column("\nvariant", max_width=40, overflow="fold")
     for attack in attacks:
         for place, metric in enumerate(table.metrics):
-            drawn.add_column(f"{'' if place else attack_title(attack)}\n{metric.title}", justify="right", no_wrap=True)
+            head = f"{'' if place else attack_title(attack)}\n{metric.title.rjust(DIGITS)}"
+            drawn.add_column(head, no_wrap=True)  # digits below digits, with or without a mark behind them
     for title in ("seeds", "hours", "MiB") if last else ():
         drawn.add_column(f"\n{title}", justify="right", no_wrap=True)
     for line in table.lines:
@@ -67,11 +69,10 @@ def _terminal_table(table: Grid, attacks: Sequence[str], last: bool) -> Table:
 
 def _terminal_cell(cell: Cell | None) -> Text:
     if cell is None:
-        return Text("–", style="dim")
-    return Text(
-        cell.text(1 if cell.metric.percent else 2) + cell.mark,
-        style={1: "bold green", 2: "underline"}.get(cell.rank, ""),
-    )
+        return Text("–".rjust(DIGITS), style="dim")
+    style = {1: "bold green", 2: "underline"}.get(cell.rank, "")
+    number = cell.text(1 if cell.metric.percent else 2)
+    return Text.assemble(" " * (DIGITS - len(number)), (number, style), cell.mark)
 
 
 def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
@@ -91,19 +92,24 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
                 INTERVALS_NOTE,
             ]
         parts += ["### Selection and cost", _markdown_frame(selection_table(board, setting)), SELECTION_NOTE]
+        parts += [] if board.of(setting).rows["peeked_score"].isna().all() else [PEEKED_NOTE]
     return "\n\n".join([*parts, *[escape.markdown(note) for note in board.notes]]) + "\n"
 
 
 INTERVALS_NOTE = (
     "In percent, except NSD. Brackets: 95% over test samples, for these networks and other test sets of this size "
-    "(worst class: simultaneous over classes); seeds: 95% Student's t over seeds, from three seeds on. The worst class "
+    "(worst class: simultaneous over classes; its difference: exact bounds of both, wide but valid where classes tie); "
+    "seeds: 95% Student's t over seeds, from three seeds on. The worst class "
     "is the smallest of noisy numbers and biased low; Val.-worst is the test accuracy of the class that validation "
     "found worst, which is not."
 )
 SELECTION_NOTE = (
-    "In percent. Checkpoints: average / worst class of each under the attack named. Score: (average + worst)/2 on the "
-    "test set at the honestly chosen, the last, and the peeked epoch (the one that looks best on the test set; "
-    "recorded for study, never used). Hours and memory: of one trial, mean and maximum over seeds."
+    "In percent. Checkpoints: average / worst class of each under the attack named. Hours and memory: of one trial, "
+    "mean and maximum over seeds."
+)
+PEEKED_NOTE = (
+    "Test score: (average + worst)/2 of robust test accuracy at the epoch that validation chose, at the last, and "
+    "peeked: at the epoch that looks best on the test set (recorded for study, never used)."
 )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from harness.errors import unknown
 from harness.files import make_folder, write_bytes
-from harness.report import tables
-from harness.report.captions import setting_title
+from harness.report import escape, tables
+from harness.report.captions import caption, setting_title
+from harness.report.latex import NOTES as INTERVALS
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.results import Readable, Results, in_setting, read_results, settings_of
 
-FORMATS = ("png", "pdf")
+FORMATS = ("png", "pdf", "svg")
+WIDTHS = ("column", "text")
+STYLES = ("pm", "brackets")
 
 
 def print_leaderboard(
@@ -40,23 +44,34 @@ def write_report(
     variants: Mapping[str, str] | None = None,
     figures: Sequence[str] | None = None,
     checkpoint: str = "best_validation",
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = FORMATS[:2],
+    width: str | None = None,
     baseline: str | None = None,
+    intervals: str = "none",
+    style: str = "pm",
     html: bool = False,
+    console: Console | None = None,
 ) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and the figures into `out_dir`; returns the paths, in that order.
 
     figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says
-    why. formats: png, pdf, svg. html: also the page. InputError for an unknown figure; a store without results gives
-    tables that say so.
+    why. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the LaTeX
+    tables, see `latex`. html: also the page. console: the leaderboard is printed there too. InputError for a name that
+    does not exist; a store without results gives tables that say so.
     """
+    check_names("format", formats, FORMATS)
+    check_names("width", [width] if width else [], WIDTHS)
+    check_names("kind of intervals", [intervals], INTERVALS)
+    check_names("style of intervals", [style], STYLES)
     results = read_results(store, trial_ids=trial_ids, variants=variants)
     board = leaderboard(results, baseline=baseline)
+    if console:
+        tables.print_board(console, board, checkpoint)
     folder = Path(out_dir)
     make_folder(folder)
-    written = _write_tables(board, folder, checkpoint)
+    written = _write_tables(board, folder, checkpoint, intervals, style)
     if figures is None or len(figures):
-        written += _write_figures(results, folder, figures, checkpoint, formats, baseline)
+        written += _write_figures(results, board, folder, figures, checkpoint, formats, width)
     if html:
         from harness.report.page import page
 
@@ -64,22 +79,30 @@ def write_report(
     return written
 
 
-def _write_tables(board: Leaderboard, folder: Path, checkpoint: str) -> list[Path]:
+def check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
+    """InputError with the nearest for a name that is not known."""
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
+def _write_tables(board: Leaderboard, folder: Path, checkpoint: str, intervals: str, style: str) -> list[Path]:
     texts = {
         "leaderboard.md": tables.markdown(board, checkpoint),
         "leaderboard.csv": tables.csv_text(board),
-        "leaderboard.tex": latex(board, checkpoint),
+        "leaderboard.tex": latex(board, checkpoint, intervals=intervals, style=style),
     }
     return [_write(folder / name, text) for name, text in texts.items()]
 
 
 def _write_figures(
     results: Results,
+    board: Leaderboard,
     folder: Path,
     names: Sequence[str] | None,
     checkpoint: str,
     formats: Sequence[str],
-    baseline: str | None,
+    width: str | None,
 ) -> list[Path]:
     from harness.report.figures import FIGURES, draw, figure_names
     from harness.report.style import save
@@ -90,7 +113,7 @@ def _write_figures(
     for setting in settings:
         title, part = setting_title(setting), results.select(in_setting(results.rows, setting))
         suffix = f"-{slug(title)}" if len(settings) > 1 else ""
-        for name, figure in draw(part, names, checkpoint, baseline=baseline).items():
+        for name, figure in draw(part, names, checkpoint, width, board.baselines.get(setting)).items():
             if isinstance(figure, str):
                 lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))
                 continue
@@ -98,7 +121,8 @@ def _write_figures(
             for path in paths:
                 save(figure, path)
             written += paths
-            lines.append(f"- `{paths[0].name}`: {FIGURES[name].description}; {tables.escape.markdown(title)}")
+            lines.append(f"- `{paths[0].name}`: {FIGURES[name].description}; {escape.markdown(title)}")
+        lines.append("\n" + " ".join(escape.markdown(text) for text in caption(board, setting, checkpoint)) + "\n")
     return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
 
 

@@ -1,0 +1,97 @@
+"""Reports of large stores: `report` (tables) and `status` as commands in processes of their own, on stores that are
+compacted and, for the pair, on one that is not."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.many_trials import many_trials, suite_file
+from benchmarks.measure import Pair, run_process
+
+GROWTH = (1_000, 2_000, 5_000, 10_000)
+SEEDS = 20
+PAIRED = 1_000  # trials with files of their own: writing more of them would take the benchmark's time
+MANY_CLASSES = (2_000, 100)
+
+
+def measure(
+    rounds: int,
+    *,
+    growth: tuple[int, ...] = GROWTH,
+    paired: int = PAIRED,
+    many_classes: tuple[int, int] = MANY_CLASSES,
+    distinct: int | None = None,
+) -> list[dict[str, Any]]:
+    """A row per store and command. The first is the pair: one file for each trial and table against compacted."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        rows = [_paired_row(root, paired, rounds)]
+        for trials in growth:
+            rows += _rows(root, trials, 10, SEEDS, rounds)
+        rows += _rows(root, *many_classes, SEEDS, rounds)
+        rows += _rows(root, distinct or growth[-1], 10, 1, rounds)
+        return rows
+
+
+def _rows(root: Path, trials: int, classes: int, seeds: int, rounds: int) -> list[dict[str, Any]]:
+    """`report` and `status` of one compacted store."""
+    suite = suite_file(root, trials, seeds)
+    store = root / f"store-{trials}-{classes}-{seeds}"
+    many_trials(suite, store, classes)
+    commands = {"report": _report(store, root), "status": _status(suite, store)}
+    return [
+        {
+            "command": name,
+            "trials": trials,
+            "variants": -(-trials // seeds),
+            "classes": classes,
+            "class_rows": trials * 12 * classes,
+            **_median(command, rounds),
+        }
+        for name, command in commands.items()
+    ]
+
+
+def _paired_row(root: Path, trials: int, rounds: int) -> dict[str, Any]:
+    suite, pair = suite_file(root, trials, SEEDS), Pair([], [])
+    stores = [root / "own-files", root / "compacted"]
+    for store in stores:
+        many_trials(suite, store, 10, compacted=store.name == "compacted")
+    memory = [0.0, 0.0]
+    for _ in range(rounds):
+        for form, times in enumerate((pair.plain, pair.fast)):
+            wall, peak = run_process(_report(stores[form], root))
+            times.append(wall)
+            memory[form] = max(memory[form], peak)
+    return {
+        "command": "report, own files and compacted",
+        "trials": trials,
+        "variants": -(-trials // SEEDS),
+        "classes": 10,
+        "class_rows": trials * 120,
+        "seconds": pair.fast_s,
+        "peak_mb": memory[1],
+        **pair.columns,
+        "plain_mb": memory[0],
+        "fast_mb": memory[1],
+    }
+
+
+def _median(command: list[str], rounds: int) -> dict[str, float]:
+    """The median wall seconds and the peak resident MiB of a command."""
+    found = [run_process(command) for _ in range(rounds)]
+    return {"seconds": sorted(wall for wall, _ in found)[len(found) // 2], "peak_mb": max(peak for _, peak in found)}
+
+
+def _report(store: Path, root: Path) -> list[str]:
+    return [*_COMMAND, "report", str(store), "--figures", "", "--into", str(root / "report")]
+
+
+def _status(suite: Path, store: Path) -> list[str]:
+    return [*_COMMAND, "status", str(suite), "--results", str(store)]
+
+
+_COMMAND = [sys.executable, "-c", "from harness.cli import main; main()"]

@@ -1,0 +1,175 @@
+"""benchmarks/RESULTS.md and the growth plot beside it, from the rows of all benchmarks."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.__main__ import text
+from harness.provenance import git_commit, processor, processor_precision, versions
+
+FOLDER = Path(__file__).parent
+PLOT = "growth.svg"
+Rows = list[dict[str, Any]]
+
+SECTIONS = {
+    "train_step": (
+        "Training step",
+        "A whole step, attack of ten steps and update. Plain: float32, batch norm in the graph, default layout, as the "
+        "papers' scripts. Fast: `engine: fast` in the precision named. The share of the peak counts the plain form's "
+        "work at the machine's matrix-product peak in the fast form's precision.",
+    ),
+    "teacher_logits": (
+        "Shared teacher logits",
+        "Six distillation methods with one seed, each asking its teacher against sharing the teacher's clean logits; "
+        "the teacher costs a quarter of a student's step. Saved: the share of the sweep's time.",
+    ),
+    "evaluate": (
+        "Evaluation",
+        "Float32, robust on every iterate in both forms. Plain: unfolded, default layout, no image leaves the batch. "
+        "Verdicts: the share of images that the two forms judge differently and the difference in robust accuracy; "
+        "beside it the same between two seeds of the plain form.",
+    ),
+    "autoattack": (
+        "AutoAttack",
+        "Each stage through the harness against the same `pyautoattack` call on the plain network, on one full batch; "
+        "a beginning of the stage, whose every iteration costs the same.",
+    ),
+    "sweep": (
+        "Sweep",
+        "A suite serially with one thread against the same suite on Ray with one thread a trial, Ray's start and the "
+        "import of torch included in both. Overhead: trials that sleep and store what real ones would; its share of "
+        "60-second trials is computed from the seconds a trial, which do not depend on its length.",
+    ),
+    "report": (
+        "Store and report",
+        "Commands in processes of their own, from start to end, on drawn results: 2 checkpoints x 6 attacks x classes "
+        "for every trial, five epochs. Only the first row is a pair: a file for each trial and table, and compacted.",
+    ),
+}
+# What was aimed at: benchmark, which rows, column, at least or at most.
+TARGETS: tuple[tuple[str, dict[str, Any], str, str, float], ...] = (
+    ("train_step", {"model": "cnn", "precision": "bfloat16"}, "ratio", ">=", 4.5),
+    ("train_step", {"model": "resnet18", "precision": "bfloat16"}, "ratio", ">=", 4.0),
+    ("train_step", {"model": "cnn", "precision": "float32"}, "ratio", ">=", 1.25),
+    ("train_step", {"model": "resnet18", "precision": "float32"}, "ratio", ">=", 1.2),
+    ("teacher_logits", {}, "saved", ">=", 0.15),
+    ("evaluate", {"attack": "pgd20"}, "ratio", ">=", 1.7),
+    ("evaluate", {}, "verdicts_differ", "<=", 0.005),
+    ("evaluate", {}, "accuracy_difference", "<=", 0.002),
+    ("autoattack", {}, "ratio", ">=", 1.3),
+    ("autoattack", {}, "verdicts_differ", "<=", 0.005),
+    ("autoattack", {}, "accuracy_difference", "<=", 0.002),
+    ("sweep", {}, "ratio", ">=", 1.7),
+    ("sweep", {}, "overhead_s_per_trial", "<=", 2.0),
+    ("sweep", {}, "share_of_60_s_trials", "<=", 0.03),
+    ("report", {"command": "report"}, "seconds", "<=", 6.0),
+    ("report", {"command": "report"}, "peak_mb", "<=", 1500.0),
+    ("report", {"command": "status"}, "seconds", "<=", 3.0),
+)
+
+
+def write(found: dict[str, Rows], threads: int, rounds: int, folder: Path = FOLDER) -> Path:
+    """Write RESULTS.md and the plot into `folder`; returns the path of the former."""
+    plot = growth_plot(found.get("report", []), folder / PLOT)
+    path = folder / "RESULTS.md"
+    path.write_text(document(found, machine(threads, rounds), plot))
+    return path
+
+
+def document(found: dict[str, Rows], about: dict[str, str], plot: bool) -> str:
+    """The whole page as Markdown."""
+    parts = [
+        "# Speed, measured",
+        "Written by `python -m benchmarks all`. Both forms of everything ran in turn in one run; seconds are medians, "
+        "ratios are medians of pairs with the smallest and the largest, memory is the peak in MiB on top of what the "
+        "process held before (of whole processes for commands and suites).",
+        "\n".join(f"- {name}: {value}" for name, value in about.items()),
+        "## Targets",
+        pipe_table(target_rows(found)),
+    ]
+    for name, rows in found.items():
+        title, words = SECTIONS[name]
+        parts += [f"## {title}", words]
+        kinds = dict.fromkeys(tuple(row) for row in rows)
+        parts += [pipe_table([row for row in rows if tuple(row) == kind]) for kind in kinds]
+    if plot:
+        parts.append(f"![Seconds of report and status by number of trials]({PLOT})")
+    return "\n\n".join(parts) + "\n"
+
+
+def target_rows(found: dict[str, Rows]) -> Rows:
+    """Each target with the value furthest from it, and whether it was met."""
+    rows = []
+    for name, which, column, sign, limit in TARGETS:
+        chosen = [row for row in found.get(name, []) if column in row and which.items() <= row.items()]
+        if not chosen:
+            continue
+        values = [abs(row[column]) for row in chosen]
+        worst = min(values) if sign == ">=" else max(values)
+        rows.append(
+            {
+                "benchmark": name,
+                "rows": ", ".join(map(str, which.values())) or "all",
+                "what": column,
+                "target": f"{sign} {limit:g}",
+                "measured": worst,
+                "met": "yes" if (worst >= limit if sign == ">=" else worst <= limit) else "no",
+            }
+        )
+    return rows
+
+
+def pipe_table(rows: Rows) -> str:
+    """Rows with the same keys as a Markdown table; numbers to the right."""
+    if not rows:
+        return "Nothing was measured."
+    marks = ["---:" if isinstance(value, (int, float, list)) else "---" for value in rows[0].values()]
+    lines = [list(rows[0]), marks, *([text(value) for value in row.values()] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(threads: int, rounds: int) -> dict[str, str]:
+    """What the figures were measured on."""
+    known = versions()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    matrix = "bfloat16 matrix units (AMX)" if processor_precision() == "bfloat16" else "no bfloat16 matrix units"
+    about = {
+        "processor": f"{processor()}, {os.cpu_count()} cores, {matrix}, {memory:.0f} GiB",
+        "software": f"{platform.system()}, " + ", ".join(f"{name} {known[name]}" for name in known),
+        "threads": f"{threads} of torch; {rounds} rounds",
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "commit": git_commit() or "unknown",
+    }
+    if torch.cuda.is_available():
+        about["device"] = torch.cuda.get_device_name()
+    return about
+
+
+def growth_plot(rows: Rows, path: Path) -> bool:
+    """Seconds against trials of both commands, with a line of proportional growth from the first point; False where
+    there are too few points."""
+    kinds = {row["command"]: [] for row in rows if row["command"] in ("report", "status")}  # type: dict[str, Rows]
+    for row in rows:
+        if row["command"] in kinds and row["classes"] == 10 and row["variants"] < row["trials"]:
+            kinds[row["command"]].append(row)
+    if not kinds or any(len(points) < 2 for points in kinds.values()):
+        return False
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for command, points in kinds.items():
+        trials, seconds = [row["trials"] for row in points], [row["seconds"] for row in points]
+        (line,) = axes.plot(trials, seconds, marker="o", label=command)
+        proportional = [seconds[0] * count / trials[0] for count in trials]
+        axes.plot(trials, proportional, linestyle=":", color=line.get_color(), label=f"{command}, in proportion")
+    axes.set(xlabel="trials", ylabel="seconds", xscale="log", yscale="log")
+    axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    return True

@@ -1,0 +1,332 @@
+"""How long trials will take on this machine, from seconds of measuring: some batches of each distinct training, short
+pieces of each attack. And with how many threads a trial makes the most of each core.
+
+Networks have fresh weights here and data are the real ones: a batch costs the same at the start of a training as at its
+end. What fresh weights cannot tell is how many images are still right when an attack goes on; the store tells, where it
+has results of the same data and radius, else `CLEAN` and `ROBUST` are assumed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import methods
+from harness.attacks import ATTACKS, AUTOATTACK_STAGES, ascent_settings, stage_names
+from harness.attacks.auto import STANDARD, Effort, attack_stage
+from harness.attacks.evaluation import attack_chunk, predict
+from harness.attacks.linf import Forward
+from harness.data.augment import to_float
+from harness.engine import evaluation_forward
+from harness.errors import InputError
+from harness.seeds import seeded
+from harness.spec import AttackRequest, TrialSpec
+from harness.store import Store
+from harness.train import EpochBatches, Trainer
+from harness.training import Data, new_network, read_data, wants_second_split
+from harness.validation import correct_under_pgd, held_out_statistics
+from harness.worker import torch_threads
+
+CLEAN, ROBUST = 0.85, 0.65  # shares of the test images that are right before an attack and after it
+MEASURE_S, FEWEST, MOST = 1.5, 3, 12  # seconds of batches to measure, and how many batches at least and at most
+PIECE, PIECE_S = 32, 0.1  # images of an attack's piece at least, and more for as many seconds of forwards
+VALIDATED = 250  # images of the piece of a validation
+NO_RADIUS = 1e-6  # at which no image breaks
+SHORT, LONG = 4, 12  # steps of an attack: the difference is free of what an attack does once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one trial on its device with its threads, nothing else running there."""
+
+    train_s: float
+    eval_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.train_s + self.eval_s
+
+
+class Calibration:
+    """Estimates trials; those of one configuration (data, networks, method, batch, precision, threads, device) are
+    measured once. store: where shares of surviving images are looked up."""
+
+    def __init__(self, store: Store, *, data_root: Path | None = None, download: bool = False) -> None:
+        self.data_root, self.download = data_root, download
+        self.shares = stored_shares(store)
+        self.measured: dict[str, Any] = {}
+
+    def estimate(self, spec: TrialSpec) -> Estimate:
+        """The trial's estimate. InputError where data are missing, or it wants a GPU and there is none here."""
+        device, data = _device(spec), self._data(spec)
+        where = (_device_facts(spec), spec.dataset, spec.student)
+        with torch_threads(spec.threads):
+            train_s = 0.0
+            if spec.training is not None:
+                key = (where, _training_facts(spec))
+                train_s = self._once(key, lambda: epoch_seconds(spec, data, device)) * spec.training.epochs
+            eval_s = 0.0
+            for attack in spec.evaluation.attacks:
+                cost = self._once((where, attack.overrides), partial(attack_cost, attack, spec, data, device))
+                images = min(attack.images or len(data.test), len(data.test))
+                times = len(attack.checkpoints) if spec.training is not None else 1
+                eval_s += times * images * cost.seconds(self._share(spec, cost, attack.name))
+        return Estimate(train_s, eval_s)
+
+    def _data(self, spec: TrialSpec) -> Data:
+        second = spec.training is not None and wants_second_split(spec)
+        facts = (spec.dataset, spec.split_seed, second, _device_facts(spec))
+        return self._once(
+            facts,
+            lambda: read_data(
+                spec.dataset, spec.split_seed, _device(spec), second=second, root=self.data_root, download=self.download
+            ),
+        )
+
+    def _once(self, key: object, measure: Callable[[], Any]) -> Any:
+        if repr(key) not in self.measured:
+            self.measured[repr(key)] = measure()
+        return self.measured[repr(key)]
+
+    def _share(self, spec: TrialSpec, cost: AttackCost, attack: str) -> float:
+        name, assumed = (attack, ROBUST) if cost.drops_broken else ("clean", CLEAN)
+        return self.shares.get((spec.dataset.name, spec.eps, name), assumed)
+
+
+@dataclass(frozen=True)
+class AttackCost:
+    """Seconds per image of one attack: of its clean forward, and of the attack on an image that never breaks."""
+
+    clean_s: float
+    attacked_s: float
+    drops_broken: bool
+
+    def seconds(self, share: float) -> float:
+        """Per image, where the attack works on this share of the images."""
+        return self.clean_s + share * self.attacked_s
+
+
+def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
+    """The mean accuracy of all finished trials by data set, radius and attack."""
+    rows = store.read("class_accuracy", columns=["dataset", "eps", "attack", "accuracy"])
+    means = rows.groupby(["dataset", "eps", "attack"], observed=True)["accuracy"].mean().reset_index()
+    keys = zip(means["dataset"].astype(str), means["eps"].astype(float), means["attack"].astype(str), strict=True)
+    return dict(zip(keys, means["accuracy"].astype(float), strict=True))
+
+
+# Training
+
+
+def epoch_seconds(spec: TrialSpec, data: Data, device: torch.device) -> float:
+    """One epoch: steps on the training images, validation, and the held-out statistics that the method learns from."""
+    assert spec.training is not None
+    assert spec.method is not None
+    trainer = _trainer(spec, data, device)
+    steps = len(data.train) / spec.training.batch_size
+    seconds = steps * step_seconds(trainer, data, spec.training.batch_size)
+    forward = evaluation_forward(trainer.student, spec.engine)
+    validated = len(data.validation) + (len(data.test) if spec.training.record_test_curve else 0)
+    seconds += validated * _validation_seconds(forward, data, spec)
+    wanted = frozenset(trainer.method.held_out_wanted | ({"pgd"} if wants_second_split(spec) else set()))
+    if wanted:
+        part = data.held_out.images[:VALIDATED], data.held_out.labels[:VALIDATED]
+        seconds += (
+            len(data.held_out)
+            / len(part[1])
+            * _seconds(
+                device,
+                lambda: held_out_statistics(
+                    forward,
+                    *part,
+                    data.num_classes,
+                    eps=spec.eps,
+                    wanted=wanted,
+                    generator=seeded("calibration"),
+                ),
+            )
+        )
+    return seconds
+
+
+def step_seconds(trainer: Trainer, data: Data, batch_size: int) -> float:
+    """The median of some training steps on whole batches; the first, which allocates, does not count."""
+    trainer.begin_epoch()
+    times: list[float] = []
+    for images, labels, noise in _whole_batches(data, batch_size):
+        times.append(_seconds(trainer.device, partial(trainer.step, images, labels, noise)))
+        if len(times) > MOST or (len(times) > FEWEST and sum(times[1:]) > MEASURE_S):
+            break
+    return median(times[1:])
+
+
+def _whole_batches(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Callable[[str, Tensor], Tensor]]]:
+    """Batches without end."""
+    size = min(batch_size, len(data.train))
+    for epoch in count():
+        batches = EpochBatches(
+            data.train.images, data.train.labels, size,
+            padding=data.crop_padding, flip=data.flip, coordinates=("calibration",), epoch=epoch,
+        )  # fmt: skip
+        for images, labels in batches:
+            if len(labels) == size:
+                yield images, labels, batches.noise
+
+
+def _trainer(spec: TrialSpec, data: Data, device: torch.device) -> Trainer:
+    assert spec.training is not None
+    assert spec.method is not None
+    return Trainer(
+        new_network(spec.student, data, 0),
+        methods.build(spec.method, data.num_classes),
+        {name: new_network(source.network, data, 1) for name, source in spec.teachers.items()},
+        spec.training,
+        eps=spec.eps,
+        engine=spec.engine,
+        precision=spec.precision,
+        device=device,
+    )
+
+
+def _validation_seconds(forward: Forward, data: Data, spec: TrialSpec) -> float:
+    """Per image."""
+    assert spec.training is not None
+    images, labels = data.validation.images[:VALIDATED], data.validation.labels[:VALIDATED]
+    steps = spec.training.validation_steps
+    generator = seeded("calibration")
+    attack = partial(correct_under_pgd, forward, images, labels, eps=spec.eps, steps=steps, generator=generator)
+    return _seconds(images.device, attack) / len(labels)
+
+
+# Evaluation
+
+
+def attack_cost(attack: AttackRequest, spec: TrialSpec, data: Data, device: torch.device) -> AttackCost:
+    """Measured on a few images, with next to no radius and the network's own answers as labels: no image breaks, and
+    none is spared."""
+    network = new_network(spec.student, data, 0).to(device).eval().requires_grad_(False)
+    forward = evaluation_forward(network, spec.engine)
+    images = min(attack.images or len(data.test), spec.evaluation.batch_size, spec.evaluation.chunk_size)
+    x = _piece(forward, to_float(data.test.images[: int(ROBUST * images)]))
+    labels = predict(forward, x, len(x))
+    clean_s = _forward_seconds(forward, x)
+    if ATTACKS[attack.name].ascent:
+        settings = ascent_settings(attack.overrides)
+        short = replace(settings, steps=min(SHORT, settings.steps))
+        work = partial(
+            attack_chunk, forward, x, labels, labels, short, eps=NO_RADIUS, generator=seeded("calibration"),
+            batch_size=len(x),
+        )  # fmt: skip
+        work()
+        return AttackCost(
+            clean_s, _seconds(device, work) / len(x) * settings.steps / short.steps, settings.every_iterate
+        )
+    stages = [stage for stage in stage_names(attack.name, data.num_classes) if stage in AUTOATTACK_STAGES]
+    attacked_s = sum(_stage_seconds(stage, forward, x, labels, data.num_classes) for stage in stages)
+    return AttackCost(clean_s, attacked_s, drops_broken=True)
+
+
+def _piece(forward: Forward, x: Tensor) -> Tensor:
+    """As many of the images as are worth measuring: small networks have a cost a call, large ones take their time."""
+    _forward_seconds(forward, x[:PIECE])
+    return x[: max(PIECE, int(PIECE_S / _forward_seconds(forward, x[:PIECE])))]
+
+
+def _forward_seconds(forward: Forward, x: Tensor) -> float:
+    """Per image, without a gradient."""
+    return _seconds(x.device, lambda: predict(forward, x, len(x))) / len(x)
+
+
+def _stage_seconds(stage: str, forward: Forward, x: Tensor, labels: Tensor, num_classes: int) -> float:
+    """Per image, of the whole standard stage: two beginnings of different length tell what a step costs."""
+
+    def seconds(steps: int) -> float:
+        effort = Effort(iterations=steps, targets=1, queries=5 * steps)
+        return _seconds(
+            x.device,
+            lambda: attack_stage(
+                stage, forward, x, labels, labels,
+                eps=NO_RADIUS, seed=0, batch_size=len(x), num_classes=num_classes, effort=effort,
+            ),
+        )  # fmt: skip
+
+    seconds(1)
+    a_step = max(0.0, seconds(LONG) - seconds(SHORT)) / (LONG - SHORT)
+    if stage == "square":
+        return a_step * STANDARD.queries / 5 / len(x)
+    targets = min(STANDARD.targets, num_classes - 1) if stage in ("apgd-t", "fab-t") else 1
+    return a_step * STANDARD.iterations * targets / len(x)
+
+
+# Threads
+
+
+def batch_seconds(specs: Sequence[TrialSpec], *, data_root: Path | None = None) -> dict[int, float]:
+    """Seconds of a training batch of the plan's longest training by number of threads: one, twice as many up to all
+    cores. {1: 0.0} where nothing trains."""
+    training = [spec for spec in specs if spec.training is not None]
+    if not training:
+        return {1: 0.0}
+    spec = max(training, key=lambda spec: spec.cost_hint)
+    assert spec.training is not None
+    device = _device(spec)
+    data = read_data(
+        spec.dataset, spec.split_seed, device, second=wants_second_split(spec), root=data_root, download=False
+    )
+    found = {}
+    for threads in _thread_counts(os.cpu_count() or 1):
+        with torch_threads(threads):
+            found[threads] = step_seconds(_trainer(spec, data, device), data, spec.training.batch_size)
+    return found
+
+
+def best_threads(seconds: Mapping[int, float]) -> int:
+    """The number of threads with the most batches per second and core; the smaller of two that are equal."""
+    return min(sorted(seconds), key=lambda threads: threads * seconds[threads])
+
+
+def _thread_counts(cores: int) -> list[int]:
+    return sorted({cores, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)})
+
+
+# Keys and clocks
+
+
+def _training_facts(spec: TrialSpec) -> tuple[object, ...]:
+    """What decides the cost of an epoch; settings of methods and policies do not."""
+    assert spec.training is not None
+    assert spec.method is not None
+    policies = [spec.method[kind]["name"] for kind in ("labels", "weights", "margins")]
+    training = spec.training.model_dump(exclude={"epochs", "lr", "milestones", "decay", "momentum", "weight_decay"})
+    teachers = {name: source.network for name, source in spec.teachers.items()}
+    return spec.method["name"], policies, training, teachers, spec.precision, spec.split_seed
+
+
+def _device_facts(spec: TrialSpec) -> tuple[object, ...]:
+    return str(_device(spec)), spec.threads, spec.engine
+
+
+def _device(spec: TrialSpec) -> torch.device:
+    if spec.resources.gpu and not torch.cuda.is_available():
+        raise InputError(
+            f"trial {spec.trial_id} ({spec.variant}) wants a GPU and this machine has none: calibrate where it will run"
+        )
+    return torch.device("cuda" if spec.resources.gpu else "cpu")
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Wall seconds; of a GPU until it has finished."""
+    begun = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun

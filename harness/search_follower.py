@@ -1,0 +1,118 @@
+"""The driver's side of a search: keeps the journal, stores what was stopped, and heeds signals. Free of Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.control import RunControl, StopRequest
+from harness.lockstep import commit_unfinished
+from harness.search import Tuning, setting_of
+from harness.search_journal import SETTLED, Journal, line
+from harness.training import training_folder
+
+GRACE_S = 10.0  # from a signal until settings that have not saved their state are ended
+Say = Callable[[str], None]
+
+
+class Follower:
+    """The driver's side: keeps the journal, stores what was stopped, and heeds signals."""
+
+    def __init__(
+        self, tuning: Tuning, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
+    ) -> None:
+        self.tuning, self.journal = tuning, journal
+        self.stop_reason: str | None = None
+        self._lost, self._say, self._tensorboard = lost, say, tensorboard
+        self._live: dict[str, dict[str, Any]] = {}  # last report, by Ray's id
+        self._awaited: set[str] = set()
+        self._end_at = float("inf")
+        self._writers: dict[str, Any] = {}
+
+    def heed(self, request: StopRequest, control: RunControl) -> None:
+        """From now on: where signals arrive, and how workers are told."""
+        self._request, self.control = request, control
+
+    def started(self, name: str, config: dict[str, Any]) -> None:
+        entry = self.journal.entry(setting_of(config, self.tuning.space))
+        self._live.setdefault(name, {"entry": entry, "report": None, "known": entry["status"] in SETTLED})
+        self.journal.save()
+
+    def reported(self, name: str, report: dict[str, Any]) -> None:
+        live = self._live[name]
+        if "interrupted" in report:
+            return
+        live["report"] = report
+        self.journal.note(live["entry"], report)
+        self.journal.save()
+        if report.get("kind") == "disk":
+            self._begin_stop(f"the disk is full ({report['failed']}); free some space and run again")
+        self._write_scalars(live["entry"], report)
+
+    def ended(self, name: str, crash: str | None = None) -> None:
+        """A setting is over: at its end, by the scheduler's decision, by an error, or because the search is."""
+        live = self._live.pop(name, None)
+        self._awaited.discard(name)
+        if live is None:
+            return
+        entry, report = live["entry"], live["report"] or {}
+        if live["known"]:  # replayed for the scheduler and the searcher; what was decided stands
+            return
+        if crash is not None and self.stop_reason is None:
+            self._store(entry, "failed", error=crash)
+            self.journal.settle(entry, "failed", crash.splitlines()[0])
+        elif "failed" in report and report["kind"] != "disk":
+            self.journal.settle(entry, "failed", report["failed"])
+        elif entry["epochs"] == self.tuning.family.epochs:
+            self.journal.settle(entry, "done", None)
+        elif self.stop_reason is not None or not report:
+            self._store(entry, "interrupted")
+            return
+        else:
+            reason = f"{self.tuning.options.scheduler} after epoch {entry['epochs']}"
+            self._store(entry, "stopped", reason=reason)
+            self.journal.settle(entry, "stopped", reason)
+        self._tell(entry, report)
+
+    def should_end(self) -> bool:
+        """Whether Ray Tune shall return now. Asked several times a second."""
+        if self._request.signal_name is not None:
+            self._begin_stop(self._request.signal_name)
+        if self._lost():
+            self._begin_stop("another driver has taken the store over")
+        return self.stop_reason is not None and (not self._awaited or time.monotonic() > self._end_at)
+
+    def _begin_stop(self, reason: str) -> None:
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self._awaited, self._end_at = set(self._live), time.monotonic() + GRACE_S
+            self.control.stop()
+
+    def _store(self, entry: dict[str, Any], status: str, **columns: str) -> None:
+        store = self.tuning.store
+        for spec in self.tuning.family.specs(entry["values"]):
+            begun = training_folder(store.root, spec.training_id).exists()
+            if not store.has(spec.trial_id) and (begun or status == "failed"):
+                commit_unfinished(store, spec, status, tuning_id=self.tuning.tuning_id, **columns)
+
+    def _tell(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
+        place = sum(other["status"] != "open" for other in self.journal.entries)
+        metric, epochs = self.tuning.options.metric, self.tuning.family.epochs
+        self._say(line(entry, place, self.tuning.count, metric, report.get(metric), epochs))
+
+    def _write_scalars(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
+        """TensorBoard's curves, a run per setting."""
+        if self._tensorboard is None:
+            return
+        from tensorboardX import SummaryWriter
+
+        name = f"{self.tuning.tuning_id}-{self.journal.entries.index(entry):03d}"
+        if name not in self._writers:
+            self._writers[name] = SummaryWriter(str(self._tensorboard / name))
+            self._writers[name].add_text("setting", str(entry["values"]))
+        for key, value in report.items():
+            if isinstance(value, float):
+                self._writers[name].add_scalar(key, value, report["epoch"])
+        self._writers[name].flush()

@@ -1,0 +1,223 @@
+"""A trial's evaluation in pieces that several processes can share: every attack, on every checkpoint, chunk by chunk.
+
+The trial walks its pieces in order. Assistants, tasks that the driver starts where there is room, compute pieces of the
+same trial into the same cache. A piece's outcomes depend on nothing but the piece (`harness.evaluate`), so it does not
+matter who computed it, and a piece computed twice is the same piece. Claims only keep two from doing the same work:
+whoever creates the piece's claim file has it. The trial needs nothing from its assistants: after the pieces that it
+could claim it goes through all of them, claimed or not, and computes what the cache does not hold.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness.data.splits import stratified_subset
+from harness.engine import evaluation_forward
+from harness.evaluate import ChunkResult, Conditions, chunk_ranges, evaluate_chunk, gather
+from harness.files import make_folder, write_bytes
+from harness.models.checkpoints import file_sha256
+from harness.spec import AttackRequest, Source, TrialSpec
+from harness.training import Data, trained_network, training_folder
+
+Event = dict[str, Any]
+GIVEN = "given"  # the checkpoint column of a network that was trained elsewhere
+EVALUATION_SEED = 0  # evaluation is the same for every trial: intervals over seeds are about training
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One chunk of one attack on one checkpoint. request: the attack's position in the suite; chunk: from 0."""
+
+    checkpoint: str
+    request: int
+    attack: AttackRequest
+    chunk: int
+    chunks: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.request:02d}-{self.attack.name}-{self.checkpoint}-{self.chunk:05d}"
+
+
+class Claims:
+    """Who works on what: a file per piece that somebody has begun, with the seconds in it that the piece took."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self) -> None:
+        """Makes room for claims; those of processes that did not finish their piece are dropped."""
+        make_folder(self.folder)
+        finished = self.seconds()
+        for name in self.taken() - finished.keys():
+            (self.folder / name).unlink(missing_ok=True)
+
+    def take(self, name: str) -> bool:
+        """Whether the piece was nobody's and now is the caller's; never once the folder is gone: the trial is over."""
+        try:
+            os.close(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        except (FileExistsError, FileNotFoundError):
+            return False
+        return True
+
+    def finish(self, name: str, seconds: float) -> None:
+        """Notes what the piece took, unless somebody was quicker or the trial is over."""
+        if name not in self.seconds(name):
+            with suppress(FileNotFoundError):
+                write_bytes(self.folder / name, f"{seconds:.6f}".encode())
+
+    def taken(self) -> set[str]:
+        with suppress(FileNotFoundError):
+            return {name for name in os.listdir(self.folder) if not name.startswith(".")}
+        return set()
+
+    def seconds(self, *names: str) -> dict[str, float]:
+        """The seconds of the finished pieces, of all or of `names`."""
+        found = {}
+        for name in names or self.taken():
+            with suppress(FileNotFoundError, ValueError):  # an empty claim is not finished
+                found[name] = float((self.folder / name).read_text())
+        return found
+
+
+class SharedEvaluation:
+    """The evaluation of one trial, as the trial itself (`run`) or as an assistant (`assist`) sees it."""
+
+    def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
+        self.spec, self.data, self.store_root, self.device = spec, data, store_root, device
+        self.folder = training_folder(store_root, spec.training_id)
+        self.claims = Claims(self.folder / "evaluations" / f"claims-{spec.trial_id}")
+        self.outcomes: list[pd.DataFrame] = []
+        self.notes: list[dict[str, str]] = []
+        self._loaded: tuple[str, Any] = ("", None)
+        self._keys: dict[str, str] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the pieces by all who took part, in all attempts: what one process alone would have needed."""
+        return sum(self.claims.seconds().values())
+
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """Yields an `evaluation` event, then an `attack` event per piece. `left` says how many are nobody's yet."""
+        self.claims.open()
+        yield {"event": "evaluation", "trial_id": self.spec.trial_id, "left": self._left()}
+        results: dict[Piece, ChunkResult] = {}
+        for piece in chain(self._claimed(), (piece for piece in self.pieces if piece not in results)):
+            results[piece] = self._compute(piece)
+            yield {
+                "event": "attack",
+                "trial_id": self.spec.trial_id,
+                "checkpoint": piece.checkpoint,
+                "attack": piece.attack.name,
+                "chunk": piece.chunk + 1,
+                "chunks": piece.chunks,
+                "left": self._left(),
+            }
+            if should_stop():
+                yield {"event": "interrupted", "trial_id": self.spec.trial_id}
+                return
+        self._gather(results)
+
+    def assist(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """Computes pieces while there are any that nobody has claimed; yields an `assisted` event before the first
+        and after each."""
+        yield {"event": "assisted", "left": self._left()}
+        for piece in self._claimed():
+            self._compute(piece)
+            yield {"event": "assisted", "left": self._left()}
+            if should_stop():
+                return
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """All pieces, a network after the other."""
+        own = (GIVEN,) if self.spec.training is None else None
+        requests = list(enumerate(self.spec.evaluation.attacks))
+        wanted = [(name, *request) for request in requests for name in own or request[1].checkpoints]
+        checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _, _ in wanted))
+        found = []
+        for checkpoint, request, attack in sorted(wanted, key=lambda each: checkpoints.index(each[0])):
+            chunks = len(self._ranges(attack))
+            found += [Piece(checkpoint, request, attack, chunk, chunks) for chunk in range(chunks)]
+        return found
+
+    def _claimed(self) -> Iterator[Piece]:
+        return (piece for piece in self.pieces if self.claims.take(piece.name))
+
+    def _left(self) -> int:
+        return len({piece.name for piece in self.pieces} - self.claims.taken())
+
+    def _compute(self, piece: Piece) -> ChunkResult:
+        """The piece's outcomes, from the cache if they are there."""
+        started = time.perf_counter()
+        span = self._ranges(piece.attack)[piece.chunk]
+        rows = self._chosen(piece.attack)[span.start : span.stop]
+        key, evaluation, test = self._key(piece.checkpoint), self.spec.evaluation, self.data.test
+        conditions = Conditions(
+            piece.attack.overrides, self.spec.eps, EVALUATION_SEED, evaluation.batch_size, self.data.num_classes, key
+        )
+        result = evaluate_chunk(
+            lambda images: self._forward(piece.checkpoint)(images),  # a cached piece needs no network
+            test.images[rows],
+            test.labels[rows],
+            self.data.test_index[rows],
+            conditions,
+            piece.chunk,
+            self.folder / "evaluations" / key[:12],
+        )
+        self.claims.finish(piece.name, time.perf_counter() - started)
+        return result
+
+    def _gather(self, results: dict[Piece, ChunkResult]) -> None:
+        """The outcomes and notes of each attack on each checkpoint, chunks in their order."""
+        groups: dict[tuple[str, int, str], list[ChunkResult]] = {}
+        for piece in self.pieces:
+            groups.setdefault((piece.checkpoint, piece.request, piece.attack.name), []).append(results[piece])
+        for (checkpoint, _, attack), found in groups.items():
+            rows = gather(found, lambda source, text: self.notes.append({"source": source, "text": text}))
+            self.outcomes.append(rows.assign(checkpoint=checkpoint, attack=attack))
+
+    def _chosen(self, attack: AttackRequest) -> Tensor:
+        """The positions of the test images that the attack is asked for."""
+        test = self.data.test
+        if attack.images is None or attack.images >= len(test):
+            return torch.arange(len(test))
+        return stratified_subset(test.labels, attack.images, 0)
+
+    def _ranges(self, attack: AttackRequest) -> list[range]:
+        return chunk_ranges(len(self._chosen(attack)), self.spec.evaluation.chunk_size)
+
+    def _forward(self, checkpoint: str) -> Any:
+        """The network of a checkpoint as a function of images; one at a time is kept."""
+        if self._loaded[0] != checkpoint:
+            network = trained_network(self._source(checkpoint), self.data, self.store_root)
+            network = network.to(self.device).eval().requires_grad_(False)
+            self._loaded = (checkpoint, evaluation_forward(network, self.spec.engine))
+        return self._loaded[1]
+
+    def _key(self, checkpoint: str) -> str:
+        """The sha256 of the checkpoint's file, which names it in the cache."""
+        if checkpoint == GIVEN:
+            assert self.spec.init is not None
+            return str(self.spec.init.sha256)
+        if checkpoint not in self._keys:
+            self._keys[checkpoint] = file_sha256(self.folder / f"{checkpoint}.pt")
+        return self._keys[checkpoint]
+
+    def _source(self, checkpoint: str) -> Source:
+        if checkpoint == GIVEN:
+            assert self.spec.init is not None
+            return self.spec.init
+        return Source(network=self.spec.student, training=self.spec.training_id, checkpoint=checkpoint)

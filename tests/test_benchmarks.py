@@ -1,0 +1,190 @@
+"""Every benchmark runs at a tiny size and gives its rows; the page is made of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import autoattack, evaluate, plain_forms, report, results, robust, sweep, train_step
+from benchmarks.evaluate import agreement
+from benchmarks.many_trials import many_trials, suite_file
+from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_process
+from harness.attacks.auto import Effort
+from harness.run import plan_suite
+from harness.show import trial_states
+
+PAIR = {"plain_s", "fast_s", "ratio", "ratio_range"}
+MEMORY = {"plain_mb", "fast_mb"}
+AGREEMENT = {"robust", "verdicts_differ", "accuracy_difference", "verdicts_differ_other_seed"}
+TINY = robust.Recipe("digits", width=8, eps=0.02, epochs=4, train_images=600, images=40)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students")
+    first, again = robust.robust_student(TINY, folder), robust.robust_student(TINY, folder)
+    assert len(list(folder.iterdir())) == 1
+    same = zip(first.student.state_dict().values(), again.student.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    return first
+
+
+def test_pairs_by_hand():
+    pair = Pair([4.0, 2.0, 9.0], [2.0, 2.0, 3.0])
+    assert pair.columns == {"plain_s": 4.0, "fast_s": 2.0, "ratio": 2.0, "ratio_range": [1.0, 3.0]}
+    order = []
+    in_turn(lambda: order.append("plain"), lambda: order.append("fast"), 2)
+    assert order == ["plain", "fast"] * 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_memory_is_of_the_work_alone():
+    large = peak_memory_mb(lambda: torch.ones(64 * 2**20, dtype=torch.uint8))
+    small = peak_memory_mb(lambda: torch.ones(8 * 2**20, dtype=torch.uint8))
+    assert large == pytest.approx(64, abs=4)
+    assert small == pytest.approx(8, abs=4)
+
+
+def test_a_command_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="no such luck"):
+        run_process([sys.executable, "-c", "raise SystemExit('no such luck')"])
+    wall, peak = run_process([sys.executable, "-c", "pass"])
+    assert 0 < wall < 60
+    assert 1 < peak < 1000
+
+
+def test_the_plain_form_judges_as_the_harness_does(student):
+    for name in evaluate.ATTACKS:
+        verdicts = evaluate.Verdicts(student, name)
+        plain, fast = verdicts.plain(), verdicts.fast()
+        assert 0 < plain.mean() < 1
+        assert (plain != fast).sum() <= 1
+
+
+def test_agreement_by_hand():
+    one, two, three = (np.array(values, dtype=bool) for values in ([1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]))
+    assert agreement(one, two, three) == {
+        "robust": 0.5, "verdicts_differ": 0.5, "accuracy_difference": 0.0,
+        "verdicts_differ_other_seed": 0.25, "accuracy_difference_other_seed": 0.25,
+    }  # fmt: skip
+
+
+def test_evaluate_rows(student):
+    rows = evaluate.measure(1, student)
+    assert [row["attack"] for row in rows] == ["pgd20", "cw20"]
+    for row in rows:
+        assert row.keys() > PAIR | MEMORY | AGREEMENT | {"share_of_peak"}
+        assert row["ratio"] == pytest.approx(row["plain_s"] / row["fast_s"])
+
+
+def test_autoattack_rows(student):
+    efforts = dict.fromkeys(autoattack.EFFORTS, Effort(iterations=3, targets=1, queries=5))
+    rows = autoattack.measure(1, student, efforts)
+    assert [row["attack"] for row in rows] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert all(row.keys() > PAIR | MEMORY | AGREEMENT | {"share_of_peak", "effort"} for row in rows)
+    assert all(row["verdicts_differ"] <= 1 / row["images"] for row in rows)
+
+
+def test_the_direct_call_goes_as_far_as_it_is_told(student, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        plain_forms.AutoAttack, "run_standard_evaluation", lambda self, x, y, **_: seen.append(self) or (x, y)
+    )
+    x = torch.zeros(2, 1, 8, 8)
+    effort = Effort(iterations=7, targets=2, queries=9)
+    plain_forms.autoattack(student.student, x, torch.zeros(2), "fab-t", eps=0.1, seed=0, batch_size=2, effort=effort)
+    attack = seen[0]
+    assert (attack.attacks_to_run, attack.fab.n_iter, attack.fab.n_target_classes) == (["fab-t"], 7, 2)
+    assert (attack.apgd_targeted.n_iter, attack.square.n_queries) == (7, 9)
+
+
+@pytest.mark.parametrize("compacted", [True, False])
+def test_drawn_stores_are_real_ones(tmp_path, compacted):
+    suite = suite_file(tmp_path, 6, seeds=3)
+    store = many_trials(suite, tmp_path / "store", 4, compacted=compacted)
+    planned = plan_suite(str(suite), results=tmp_path / "store")
+    assert len(planned.specs) == 6
+    assert {state for state, _ in trial_states(store, planned.specs).values()} == {"done"}
+    assert len(store.read("class_accuracy")) == 6 * 2 * 6 * 4
+    assert store.verify() == {}
+    assert len(store.compacted()) == (6 if compacted else 0)
+
+
+def test_report_rows(tmp_path):
+    rows = report.measure(1, growth=(4, 6), paired=3, many_classes=(2, 12), distinct=3)
+    assert rows[0].keys() > PAIR | MEMORY
+    assert [(row["command"], row["trials"], row["classes"], row["variants"]) for row in rows[1:]] == [
+        (name, *facts) for facts in ((4, 10, 1), (6, 10, 1), (2, 12, 1), (3, 10, 3)) for name in ("report", "status")
+    ]
+    assert all(row["seconds"] > 0 and row["peak_mb"] > 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_sweep_rows():
+    suite, overhead = sweep.measure(1, epochs=1, sleep_s=0.2, cores=2)
+    assert suite.keys() > PAIR | MEMORY | {"plain_trials_per_hour", "fast_trials_per_hour"}
+    assert overhead["torch_imports"] == overhead["workers"] == 2
+    extra = overhead["overhead_s_per_trial"]
+    assert overhead["share_of_60_s_trials"] == pytest.approx(extra / (60 + extra))
+
+
+def test_gaps_leave_out_the_first_trial_of_a_worker():
+    clock = sweep.Clock(launches={1: [0.0, 9.0, 11.0, 14.0], 2: [0.0, 5.0]})
+    assert clock.gaps() == [2.0, 3.0]
+
+
+def rows_of_everything(ratio: float):
+    growth = [
+        {
+            "command": name,
+            "trials": trials,
+            "variants": trials // 20,
+            "classes": 10,
+            "seconds": trials / 5000,
+            "peak_mb": 9.0,
+        }
+        for trials in (1000, 10_000)
+        for name in ("report", "status")
+    ]
+    return {
+        "evaluate": [{"attack": "pgd20", "ratio": ratio, "verdicts_differ": 0.001, "accuracy_difference": -0.003}],
+        "report": growth,
+    }
+
+
+def test_the_page_of_results(tmp_path):
+    path = results.write(rows_of_everything(1.8), threads=2, rounds=3, folder=tmp_path)
+    page = path.read_text()
+    assert "| evaluate | pgd20 | ratio | >= 1.7 | 1.8 | yes |" in page
+    assert "| evaluate | all | accuracy_difference | <= 0.002 | 0.003 | no |" in page
+    assert "| report | report | seconds | <= 6 | 2 | yes |" in page
+    assert "## Evaluation" in page
+    assert "## Sweep" not in page
+    assert (tmp_path / "growth.svg").read_text().startswith("<?xml")
+    assert "(growth.svg)" in page
+
+
+def test_a_missed_target_is_said():
+    rows = {(row["benchmark"], row["what"]): row for row in results.target_rows(rows_of_everything(1.2))}
+    assert rows["evaluate", "ratio"]["met"] == "no"
+
+
+def test_the_command_prints_json(monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "measure", lambda rounds: [{"attack": "pgd20", "ratio": float(rounds)}])
+    before = torch.get_num_threads()
+    command.main(["evaluate", "--json", "--rounds", "4", "--threads", str(before)])
+    assert json.loads(capsys.readouterr().out) == [{"attack": "pgd20", "ratio": 4.0}]
+
+
+def test_train_step_rows(monkeypatch):
+    monkeypatch.setattr(train_step, "CASES", (("cnn", {"width": 4}, (1, 8, 8), 4, {"width": 2}),))
+    rows = train_step.measure(1)
+    assert [(row["model"], row["precision"], row["method"], row["batch"]) for row in rows] == [
+        ("cnn", "float32", "absld", 4), ("cnn", "bfloat16", "absld", 4),
+    ]  # fmt: skip
+    assert all(row.keys() > PAIR | MEMORY | {"share_of_peak"} for row in rows)

@@ -1,0 +1,175 @@
+"""Estimates of running time: what they grow with, and one real run beside its estimate."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+import torch
+from small import run_to_end, small_specs, suite_file
+
+from harness import calibration
+from harness.attacks.auto import STANDARD
+from harness.calibration import AttackCost, Calibration, batch_seconds, best_threads
+from harness.config import load_suite
+from harness.errors import InputError
+from harness.run import plan_suite, run_planned
+from harness.scheduler import Options
+from harness.store import Store
+
+
+class Clock:
+    """Seconds that are not the machine's: every piece of work takes one, and is done once."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, device: torch.device, work) -> float:
+        self.calls += 1
+        work()
+        return 1.0
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(calibration, "_seconds", made)
+    monkeypatch.setattr(calibration, "MOST", 2)
+    return made
+
+
+def estimate(tmp_path, *overrides: str, variant: str = "at"):
+    return Calibration(Store(tmp_path / "store")).estimate(small_specs(tmp_path, *overrides)[variant])
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_estimate_by_hand(tmp_path):
+    found = estimate(tmp_path)
+    # a second a batch: 200 images in batches of 50; a second for the validation's piece
+    validation = len(Calibration(Store(tmp_path))._data(small_specs(tmp_path)["at"]).validation)
+    assert found.train_s == pytest.approx(2 * (200 / 50 + validation / min(validation, calibration.VALIDATED)))
+    # as many images as survive of a chunk of 25: a second for their clean forward, one for the attack's three steps
+    piece = int(calibration.ROBUST * 25)
+    clean, pgd = 60 / piece, 60 / piece * (1 + calibration.ROBUST)
+    assert found.eval_s == pytest.approx(2 * (clean + pgd))
+
+
+@pytest.mark.usefixtures("clock")
+def test_estimates_grow_with_epochs_images_and_checkpoints(tmp_path):
+    one = estimate(tmp_path)
+    assert estimate(tmp_path, "training.epochs=6").train_s == pytest.approx(3 * one.train_s)
+    for change in ({"images": 30}, {"checkpoints": ["last"]}):
+        attacks = [{"name": "clean", **change}, {"name": "pgd20", "steps": 3, **change}]
+        assert estimate(tmp_path, f"evaluation.attacks={json.dumps(attacks)}").eval_s == pytest.approx(one.eval_s / 2)
+
+
+def test_one_measurement_for_trials_that_differ_in_seed_epochs_or_settings(tmp_path, clock):
+    methods = [{"method": "trades", "beta": beta, "variant": f"beta-{beta}"} for beta in (1, 2, 3)]
+    specs = small_specs(tmp_path, f"methods={json.dumps(methods)}", "seeds=[0, 1]")
+    shared = Calibration(Store(tmp_path / "store"))
+    first = shared.estimate(specs["beta-1"])
+    before = clock.calls
+    assert all(shared.estimate(spec) == first for spec in specs.values())
+    assert clock.calls == before
+    shared.estimate(small_specs(tmp_path, "training.batch_size=40")["at"])
+    assert clock.calls > before
+
+
+def test_the_store_knows_how_many_images_survive(tmp_path):
+    spec = small_specs(tmp_path)["at"]
+    store = Store(tmp_path / "store").prepare()
+    run_to_end(spec, store.root)
+    rows = store.read("class_accuracy")
+    shares = Calibration(store).shares
+    for attack in ("clean", "pgd20"):
+        assert shares["digits", 0.1, attack] == pytest.approx(rows[rows["attack"] == attack]["accuracy"].mean())
+
+
+def test_the_cost_of_an_attack():
+    assert AttackCost(clean_s=1.0, attacked_s=10.0, drops_broken=True).seconds(0.5) == 6.0
+
+
+@pytest.mark.usefixtures("clock")
+def test_autoattack_stages_are_scaled_to_the_standard_attack(tmp_path, monkeypatch):
+    """With seconds that are the steps taken, the estimate is the number of steps of the whole stage."""
+    taken = []
+
+    def attack_stage(*arguments, effort, **options):
+        taken.append(effort.queries if arguments[0] == "square" else effort.iterations)
+
+    monkeypatch.setattr(calibration, "attack_stage", attack_stage)
+    monkeypatch.setattr(calibration, "_seconds", lambda device, work: (work(), float(taken[-1]))[1])
+    for stage, steps in (("apgd-ce", 100), ("apgd-t", 900), ("fab-t", 900), ("square", STANDARD.queries)):
+        found = calibration._stage_seconds(stage, None, torch.zeros(4, 1, 2, 2), torch.zeros(4), 10)  # type: ignore[arg-type]
+        assert found == pytest.approx(steps / 4)
+
+
+def test_the_best_number_of_threads_wastes_no_core():
+    assert best_threads({1: 1.0, 2: 0.6, 4: 0.4}) == 1
+    assert best_threads({1: 1.0, 2: 0.45, 4: 0.3}) == 2
+    assert best_threads({1: 1.0, 2: 0.5}) == 1
+
+
+def test_batches_are_timed_with_one_thread_and_with_more(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(calibration, "step_seconds", lambda *arguments: used.append(torch.get_num_threads()) or 1.0)
+    before = torch.get_num_threads()
+    assert batch_seconds(list(small_specs(tmp_path).values())) == dict.fromkeys((1, 2, 4, 6), 1.0)
+    assert used == [1, 2, 4, 6]
+    assert torch.get_num_threads() == before
+
+
+def test_threads_left_open_are_measured_once_for_a_store(tmp_path, monkeypatch):
+    measured = {1: 1.0, 2: 0.4}
+    monkeypatch.setattr(calibration, "batch_seconds", lambda specs: dict(measured))
+    suite = load_suite(suite_file(tmp_path), ["threads=auto"])
+    planned = plan_suite(suite, results=tmp_path / "store")
+    assert {spec.threads for spec in planned.specs} == {2}
+    assert {spec.resources.cpu for spec in planned.specs} == {2.0}
+    assert not (tmp_path / "store").exists()  # planning writes nothing
+    monkeypatch.setattr("harness.run.run", lambda *arguments, **options: None)
+    run_planned(planned, Options(), lambda event: None)
+    facts = json.loads((tmp_path / "store" / "machine.json").read_text())
+    assert facts == {"threads": 2, "batch_seconds_by_threads": {"1": 1.0, "2": 0.4}}
+    measured[2] = 3.0
+    again = plan_suite(suite, results=tmp_path / "store")
+    assert again.trial_ids == planned.trial_ids  # what the store was planned for wins
+    assert plan_suite(suite, results=tmp_path / "other").trial_ids != planned.trial_ids
+
+
+def test_threads_of_a_suite_that_says_so_measure_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "batch_seconds", lambda specs: pytest.fail("measured"))
+    assert {spec.threads for spec in plan_suite(suite_file(tmp_path), results=tmp_path / "store").specs} == {1}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_cannot_be_calibrated(tmp_path):
+    with pytest.raises(InputError, match="wants a GPU"):
+        estimate(tmp_path, "resources.gpu=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["at", "absld"])
+def test_an_estimate_is_within_a_quarter_of_the_run(tmp_path, monkeypatch, variant):
+    """In processor time of one thread, which a busy machine changes little. Shares of survivors as in the run: they are
+    the store's after the first trials."""
+    overrides = ["training.epochs=4", "student.width=16", "dataset={name: digits}"]
+    specs = {spec.variant: spec for spec in plan_suite("quickstart", overrides=overrides).specs}
+    store = Store(tmp_path / "store").prepare()
+    monkeypatch.setattr(calibration, "_seconds", _processor_seconds)
+    for spec in (spec for spec in specs.values() if spec.trial_id in specs[variant].depends_on):
+        run_to_end(spec, store.root)
+    begun = time.process_time()
+    run_to_end(specs[variant], store.root)
+    taken = time.process_time() - begun
+    expected = Calibration(store).estimate(specs[variant]).total_s
+    assert expected == pytest.approx(taken, rel=0.25)
+
+
+def _processor_seconds(device, work) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun

@@ -1,0 +1,515 @@
+"""Searches: the grammar of spaces, the settings drawn, seeds in lockstep, a real search with Ray Tune, its report."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from harness.config import load_suite
+from harness.errors import InputError
+from harness.lockstep import SettingJob, kept_row, setting_reports, stored_rows
+from harness.plan import plan
+from harness.report import tuning as report
+from harness.scheduler import Options, run
+from harness.search import Tuning, plan_tuning
+from harness.search_journal import Journal
+from harness.search_run import run_tuning, take_over
+from harness.space import draw, grid, read_space, short
+from harness.store import Store
+from tests.small import SUITE, suite_file
+from tests.test_cli import bench, refused
+
+ROOT = Path(__file__).resolve().parent.parent
+RATE = "temperature_rate=loguniform(0.01, 1)"
+
+
+# The grammar
+
+
+@pytest.mark.parametrize(
+    ("text", "corners"),
+    [
+        ("loguniform(0.01,1)", [0.01, 1]),
+        (" loguniform ( 1e-3 , 1 ) ", [0.001, 1]),
+        ("uniform(-1, 2.5)", [-1, 2.5]),
+        ("randint(2, 5)", [2, 5]),
+        ("choice([[0.5,5],[0.25,10]])", [[0.5, 5], [0.25, 10]]),
+        ("choice([none, kappa, 1e-2, true])", ["none", "kappa", 0.01, True]),
+    ],
+)
+def test_a_distribution_is_read(text: str, corners: list[Any]) -> None:
+    assert read_space({"key": text})["key"].corners == corners
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("loguniform(0, 1)", "above 0"),
+        ("loguniform(1, 0.1)", "must be below"),
+        ("uniform(1)", "two finite numbers"),
+        ("uniform(a, b)", "two finite numbers"),
+        ("uniform(1, .inf)", "two finite numbers"),
+        ("randint(1, 2.5)", "two whole numbers"),
+        ("lognormal(0, 1)", "unknown distribution"),
+        ("choice(1, 2)", "one list"),
+        ("choice([])", "at least one value"),
+        ("choice([1, 1])", "twice"),
+        ("choice([1, 2)", "cannot read"),
+        ("__import__('os').system('true')", "cannot read"),
+        ("choice([!!python/object/apply:os.system [true]])", "cannot read"),
+        ("0.5", "cannot read"),
+        (0.5, "cannot read"),
+    ],
+)
+def test_what_is_outside_the_grammar_is_refused(text: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        read_space({"key": text})
+
+
+def test_draws_repeat_differ_and_begin_alike() -> None:
+    space = read_space({"rate": "loguniform(0.01, 1)", "steps": "randint(1, 3)"})
+    few, many = draw(space, 5, 0), draw(space, 50, 0)
+    assert many[:5] == few
+    assert draw(space, 5, 1) != few
+    assert len({json.dumps(values) for values in many}) == 50
+    assert all(float(f"{values['rate']:.6g}") == values["rate"] for values in many)
+
+
+def test_a_space_with_too_few_settings_is_said() -> None:
+    with pytest.raises(InputError, match="only 6 different settings"):
+        draw(read_space({"a": "randint(1, 3)", "b": "choice([x, y])"}), 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "cumulative"),
+    [
+        ("uniform(2, 6)", lambda x: (x - 2) / 4),
+        ("loguniform(0.01, 1)", lambda x: math.log(x / 0.01) / math.log(100)),
+    ],
+)
+def test_draws_follow_their_distribution(text: str, cumulative: Any) -> None:
+    count = 2000
+    values = np.sort([each["key"] for each in draw(read_space({"key": text}), count, 3)])
+    expected = np.array([cumulative(value) for value in values])
+    distance = np.abs(expected - np.arange(1, count + 1) / count).max()
+    assert distance < 1.63 / math.sqrt(count)  # Kolmogorov-Smirnov, 1 %
+
+
+def test_whole_numbers_include_both_ends() -> None:
+    values = [draw(read_space({"key": "randint(2, 4)"}), 1, seed)[0]["key"] for seed in range(300)]
+    counts = np.bincount(values, minlength=5)
+    assert counts[:2].sum() == 0
+    assert counts[2:].sum() == 300
+    assert (abs(counts[2:] - 100) < 40).all()
+
+
+def test_a_grid_is_even_and_no_larger_than_asked() -> None:
+    space = read_space({"rate": "loguniform(0.01, 1)", "range": "choice([[1, 2], [3, 4]])", "steps": "randint(1, 9)"})
+    found = grid(space, 20, 0)
+    assert len(found) == 18  # 2 choices, and 3 x 3 of the ranges
+    assert sorted({values["rate"] for values in found}) == [0.01, 0.1, 1.0]
+    assert sorted({values["steps"] for values in found}) == [1, 5, 9]
+    assert [values["rate"] for values in found] != sorted(values["rate"] for values in found)
+    with pytest.raises(InputError, match="at least 2 settings"):
+        grid(space, 1, 0)
+
+
+# Plans
+
+
+def tuning_of(folder: Path, *spaces: str, overrides: tuple[str, ...] = (), **given: Any) -> Tuning:
+    values = {"method": "absld", "space": list(spaces) or [RATE], "seeds": 2, "trials": 3, **given}
+    return plan_tuning(suite_file(folder), values, overrides=overrides, results=folder / "store")
+
+
+def test_settings_are_ordinary_trials_without_test_images(tmp_path: Path) -> None:
+    tuning = tuning_of(tmp_path)
+    specs = tuning.family.specs({"temperature_rate": 0.3})
+    entry = {"method": "absld", "temperature_rate": 0.3}
+    suite = load_suite(suite_file(tmp_path)).model_copy(update={"methods": [entry]})
+    whole = [spec for spec in plan(suite, seeds=[0, 1]) if spec.role == "student"]
+    assert [spec.training_id for spec in specs] == [spec.training_id for spec in whole]
+    assert not {spec.trial_id for spec in specs} & {spec.trial_id for spec in whole}
+    assert all(spec.evaluation.attacks == () for spec in specs)
+    assert {spec.seed for spec in tuning.comparison({"temperature_rate": 0.3}) if spec.role == "student"} == {2, 3, 4}
+
+
+def test_the_command_line_wins_over_the_suite(tmp_path: Path) -> None:
+    block = {"method": "absld", "space": {"temperature_rate": "uniform(0, 1)"}, "trials": 7, "metric": "val_robust_nsd"}
+    path = suite_file(tmp_path, tune=block)
+    tuning = plan_tuning(path, {"trials": 4, "space": None}, results=tmp_path / "store")
+    assert (tuning.trials, tuning.options.direction, list(tuning.space)) == (4, "min", ["temperature_rate"])
+
+
+def test_the_identity_is_of_what_decides_the_trials(tmp_path: Path) -> None:
+    first = tuning_of(tmp_path).tuning_id
+    assert tuning_of(tmp_path, trials=9, compare_seeds=0).tuning_id == first
+    assert tuning_of(tmp_path, overrides=("evaluation.attacks=[clean]",)).tuning_id == first
+    others = [
+        tuning_of(tmp_path, seeds=1), tuning_of(tmp_path, scheduler="none"), tuning_of(tmp_path, search_seed=1),
+        tuning_of(tmp_path, "temperature_rate=uniform(0.01, 1)"), tuning_of(tmp_path, overrides=("training.lr=0.2",)),
+    ]  # fmt: skip
+    assert len({first, *(tuning.tuning_id for tuning in others)}) == 6
+
+
+def test_keys_reach_policies_and_variants_are_a_base(tmp_path: Path) -> None:
+    tuning = tuning_of(tmp_path, "labels.temperature_rate=uniform(0, 1)", "weights=choice([none, kappa])")
+    spec = tuning.family.specs({"labels.temperature_rate": 0.5, "weights": "kappa"})[0]
+    assert spec.method is not None
+    assert (spec.method["labels"]["temperature_rate"], spec.method["weights"]["name"]) == (0.5, "kappa")
+    assert tuning.family.default("temperature_rate") == 0.1
+    path = suite_file(tmp_path, methods=["at", {"method": "absld", "temperature_init": 2.0, "variant": "warm"}])
+    given = {"method": "warm", "space": [RATE]}
+    warm = plan_tuning(path, given, results=tmp_path / "store").family.specs({"temperature_rate": 0.5})[0]
+    assert warm.method is not None
+    assert warm.method["labels"]["temperature_init"] == 2.0
+
+
+BAD = [
+    (["--space", "temperature_rat=uniform(0,1)"], "did you mean temperature_rate"),
+    (["--space", "temperature_rate=uniform(-1,1)"], "temperature_rate must be at least 0"),
+    (["--space", "temperature_rate=choice([fast])"], "temperature_rate must be a float, not 'fast'"),
+    (["--space", "temperature_range=choice([1, 2])"], "temperature_range must be a list of 2 numbers"),
+    (["--space", "training.lr=uniform(0.1,1)"], "a key is a hyper-parameter of the method"),
+    (["--space", "labels=choice([class_temperature, hard])"], "learns from other teachers"),
+    (["--space", "temperature_rate"], "write key=loguniform"),
+    (["--space", RATE, "--space", RATE], "given twice"),
+    ([], "space is missing"),
+    (["--space", RATE, "--method", "absd"], "did you mean absld"),
+    (["--space", RATE, "--metric", "val_robust_wrst"], "did you mean val_robust_worst"),
+    (["--space", RATE, "--search", "bayes"], "'random', 'grid' or 'tpe'"),
+    (["--space", RATE, "--scheduler", "pbt"], "'asha', 'median' or 'none'"),
+    (["--space", RATE, "--trials", "0"], "trials"),
+    (["--space", RATE, "--grace", "9"], "at most the 2 epochs"),
+    (["--space", RATE, "--workers", "0"], "workers must be at least 1"),
+    (["--space", "start_epoch=choice([0, 1])", "--trials", "3"], "only 2 different settings"),
+]
+
+
+@pytest.mark.parametrize(("words", "complaint"), BAD)
+def test_bad_input_is_one_line_and_writes_nothing(words: list[str], complaint: str, tmp_path: Path) -> None:
+    suite_file(tmp_path)
+    method = [] if "--method" in words else ["--method", "absld"]
+    assert complaint in refused("tune", "small.yaml", *method, *words, cwd=tmp_path)
+
+
+def test_tpe_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.tuning.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install"):
+        run_tuning(tuning_of(tmp_path, search="tpe"))
+    assert not (tmp_path / "store").exists()
+
+
+# Seeds in lockstep
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuning, list[dict[str, Any]]]:
+    """A setting trained to its end without Ray, and its reports."""
+    tuning = tuning_of(tmp_path_factory.mktemp("lockstep"))
+    run(tuning.teachers, tuning.store, options=Options(serial=True, minimum_free_bytes=0))
+    return tuning, list(setting_reports(job_of(tuning), {"temperature_rate": 0.3}, lambda: False))
+
+
+def job_of(tuning: Tuning, **changes: Any) -> SettingJob:
+    options = tuning.options
+    return SettingJob(
+        tuning.family, tuning.store.root, options.metric, options.direction, tuning.tuning_id, **changes
+    )  # fmt: skip
+
+
+def test_a_report_is_the_mean_of_the_seeds(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+    tuning, reports = trained
+    specs = tuning.family.specs({"temperature_rate": 0.3})
+    assert [each["epoch"] for each in reports] == [1, 2]
+    rows = {spec.seed: stored_rows(tuning.store, spec.trial_id) for spec in specs}
+    for each in reports:
+        kept = {seed: kept_row(found[: each["epoch"]]) for seed, found in rows.items()}
+        assert [each["seed_0"], each["seed_1"]] == [kept[seed]["selection_score"] for seed in (0, 1)]
+        assert each["objective"] == pytest.approx((each["seed_0"] + each["seed_1"]) / 2)
+        assert each["val_robust_nsd"] == pytest.approx(
+            np.mean([row["val_robust_nsd"] for row in kept.values()]), nan_ok=True
+        )
+
+
+def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+    tuning, _ = trained
+    ids = [spec.trial_id for spec in tuning.family.specs({"temperature_rate": 0.3})]
+    rows = tuning.store.read("trials", ids)
+    assert list(rows["status"]) == ["done", "done"]
+    assert set(rows["tuning_id"]) == {tuning.tuning_id}
+    assert tuning.store.read("class_accuracy", ids).empty
+    assert tuning.store.read("outcomes", ids).empty
+    assert len(tuning.store.read("epochs", ids)) == 4
+    assert tuning.store.verify() == {}
+    assert not tuning.store.trials(["tuning_id"])["tuning_id"].isna().all()
+    assert bench("report", str(tuning.store.root), cwd=tuning.store.root).returncode == 0
+
+
+def test_what_is_there_is_reported_again_and_not_trained(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+    tuning, reports = trained
+    again = list(setting_reports(job_of(tuning), {"temperature_rate": 0.3}, lambda: True))
+    assert [{**each, "reused": 0} for each in again] == reports
+    assert {each["reused"] for each in again} == {4}
+
+
+def test_a_setting_that_is_stopped_goes_on_where_it_was(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+    tuning, _ = trained
+    values = {"temperature_rate": 0.7}
+    half = setting_reports(job_of(tuning), values, lambda: False)
+    first = next(half)
+    half.close()  # what a scheduler's decision does
+    stopped = {"status": "stopped", "epochs": 1}
+    replayed = list(setting_reports(job_of(tuning, settled={json.dumps(values): stopped}), values, lambda: True))
+    assert replayed == [{**first, "reused": 2}]
+    reports = list(setting_reports(job_of(tuning), values, lambda: False))
+    assert [each["epoch"] for each in reports] == [1, 2]
+    assert {**reports[0], "reused": 0} == first
+
+
+def test_a_failure_is_stored_and_reported(
+    trained: tuple[Tuning, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning, _ = trained
+    values = {"temperature_rate": 0.9}
+    specs = tuning.family.specs(values)
+    original = setting_reports.__globals__["run_trial"]
+
+    def failing(spec: Any, *arguments: Any, **options: Any) -> Any:
+        if spec.trial_id == specs[1].trial_id:
+            raise FloatingPointError("the loss is nan")
+        return original(spec, *arguments, **options)
+
+    monkeypatch.setattr("harness.lockstep.run_trial", lambda *a, **o: (yield from failing(*a, **o)))
+    reports = list(setting_reports(job_of(tuning), values, lambda: False))
+    assert reports[-1]["failed"] == "seed 1: FloatingPointError: the loss is nan"
+    assert reports[-1]["objective"] == 0.0
+    rows = tuning.store.read("trials", [spec.trial_id for spec in specs]).set_index("trial_id")
+    assert rows.loc[specs[1].trial_id, "status"] == "failed"
+    assert "Traceback" in rows.loc[specs[1].trial_id, "error"]
+    assert rows.loc[specs[0].trial_id, "status"] == "stopped"
+    assert len(tuning.store.read("epochs", [specs[0].trial_id])) == 1
+
+
+def test_a_finished_teacher_is_taken_over(trained: tuple[Tuning, list[dict[str, Any]]], tmp_path: Path) -> None:
+    tuning, _ = trained
+    target = Store(tmp_path).prepare()
+    take_over(tuning.teachers, tuning.store, target)
+    spec = tuning.teachers[0]
+    assert target.has(spec.trial_id)
+    pd.testing.assert_frame_equal(
+        target.read("class_accuracy", [spec.trial_id]), tuning.store.read("class_accuracy", [spec.trial_id])
+    )
+    weights = [store.root / "work" / spec.training_id / "best_validation.pt" for store in (target, tuning.store)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert target.verify() == {}
+
+
+# With Ray Tune
+
+
+LEARNS = ("dataset.train_images=600", "training.epochs=3", "training.lr=0.1", "training.batch_size=50")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_search_with_asha(tmp_path: Path) -> None:
+    spaces = ("temperature_init=choice([1.0, 20.0, 40.0, 80.0])", "temperature_range=choice([[0.5, 100.0]])")
+    tuning = tuning_of(tmp_path, *spaces, overrides=LEARNS, search="grid", trials=4, grace=1, compare_seeds=0)
+    lines: list[str] = []
+    tuned = run_tuning(tuning, Options(workers=1, minimum_free_bytes=0), say=lines.append)
+    assert tuned.exit_code == 0
+    entries = Journal(tuning.folder).entries
+    assert len(entries) == len(lines) == 4
+    assert {entry["status"] for entry in entries} <= {"done", "stopped"}
+    for entry in entries:
+        ids = [spec.trial_id for spec in tuning.family.specs(entry["values"])]
+        rows = tuning.store.read("trials", ids)
+        assert set(rows["status"]) == {entry["status"]}
+        assert len(tuning.store.read("epochs", ids)) == 2 * entry["epochs"]
+        assert entry["epochs"] == 3 if entry["status"] == "done" else entry["epochs"] < 3
+        if entry["status"] == "stopped":
+            assert set(rows["stop_reason"]) == {f"asha after epoch {entry['epochs']}"}
+            assert (tuning.store.root / "work" / rows["training_id"][0] / "state.pt").exists()
+    snippet = yaml.safe_load((tuning.folder / "best.yaml").read_text())
+    assert load_suite(suite_file(tmp_path, methods=snippet["methods"])).methods[0]["variant"] == "absld-tuned"
+    assert plan(load_suite(suite_file(tmp_path, methods=snippet["methods"])))
+    assert {path.name for path in tuned.written} == {
+        "settings.csv", "settings.md", "cost.json", "best.yaml", "response.png", "response.pdf", "pareto.png",
+        "pareto.pdf",
+    }  # fmt: skip
+    assert not list(tuning.folder.glob("ray-*"))
+    before = {path: path.stat().st_mtime_ns for path in (tuning.store.root / "trials").glob("*")}
+    assert run_tuning(tuning, Options(minimum_free_bytes=0)).best == tuned.best
+    assert {path: path.stat().st_mtime_ns for path in (tuning.store.root / "trials").glob("*")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_tpe_and_the_comparison(tmp_path: Path) -> None:
+    tuning = tuning_of(tmp_path, RATE, "temperature_range=choice([[0.5, 5.0], [0.25, 10.0]])", search="tpe", trials=4,
+                       seeds=1, compare_seeds=2, scheduler="median")  # fmt: skip
+    tuned = run_tuning(tuning, Options(minimum_free_bytes=0))
+    assert tuned.exit_code == 0
+    assert len(Journal(tuning.folder).entries) == 4
+    compared = tuning.store.read("trials", [spec.trial_id for spec in tuned.compared if spec.role == "student"])
+    assert sorted(zip(compared["variant"], compared["seed"], strict=True)) == [
+        ("absld-default", 1), ("absld-default", 2), ("absld-tuned", 1), ("absld-tuned", 2)
+    ]  # fmt: skip
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`run-bench tune` on the small suite in a process of its own."""
+    base = [sys.executable, str(ROOT / "run_bench.py"), "tune", "small.yaml", "--method", "absld", "--space", RATE]
+    options = ["--trials", "4", "--seeds", "2", "--scheduler", "none", "--compare-seeds", "0", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([*base, *options], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def statuses(root: Path) -> list[str]:
+    """Of the store's students."""
+    rows = Store(root).trials(["role", "status"]) if (root / "trials").exists() else pd.DataFrame({"role": []})
+    return list(rows.loc[rows["role"] == "student", "status"]) if len(rows) else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_search_that_was_killed_is_simply_started_again(number: signal.Signals, tmp_path: Path) -> None:
+    training = {**SUITE["training"], "epochs": 6, "lr": 0.1}
+    path = suite_file(tmp_path, training=training, dataset={"name": "digits", "train_images": 1000})
+    root = tmp_path / "killed"
+    driver = command(tmp_path, "--results", str(root))
+    end = time.monotonic() + 500
+    while statuses(root).count("done") < 2:
+        assert driver.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    began = time.monotonic()
+    driver.send_signal(number)
+    driver.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert driver.returncode == 130
+        assert time.monotonic() - began < 30
+        assert set(statuses(root)) <= {"done", "interrupted"}
+    time.sleep(3)  # workers of a killed driver live on for two seconds
+    done = [name for name, status in Store(root).statuses().items() if status == "done"]
+    before = {name: (root / "trials" / f"{name}.parquet").stat().st_mtime_ns for name in done}
+    assert len(done) < 9
+
+    assert command(tmp_path, "--results", str(root)).wait(timeout=500) == 0
+    assert command(tmp_path, "--results", str(tmp_path / "whole")).wait(timeout=500) == 0
+    assert {name: (root / "trials" / f"{name}.parquet").stat().st_mtime_ns for name in done} == before
+    killed, whole = (
+        Store(each).read("epochs").sort_values(["trial_id", "epoch"]) for each in (root, tmp_path / "whole")
+    )
+    pd.testing.assert_frame_equal(
+        killed.drop(columns="seconds").reset_index(drop=True), whole.drop(columns="seconds").reset_index(drop=True)
+    )
+    given = {"method": "absld", "space": [RATE], "trials": 4, "seeds": 2, "scheduler": "none", "compare_seeds": 0}
+    folders = [plan_tuning(path, given, results=each).folder for each in (root, tmp_path / "whole")]
+    best = [yaml.safe_load((folder / "best.yaml").read_text()) for folder in folders]
+    assert best[0] == best[1]
+    assert not list(root.rglob("*.tmp"))
+
+
+# The report
+
+
+def example() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Three settings, two seeds, four epochs; the second was stopped after two, the third has the best average."""
+    runs, epochs = [], []
+    level = {0: (0.5, 0.3), 1: (0.2, 0.1), 2: (0.7, 0.1)}
+    for setting, (average, worst) in level.items():
+        for seed in (0, 1):
+            name = f"{setting}{seed}"
+            count = 2 if setting == 1 else 4
+            runs.append({"setting": setting, "seed": seed, "trial_id": name, "epochs": count,
+                         "status": "stopped" if setting == 1 else "done", "rate": 10.0 ** -setting})  # fmt: skip
+            for epoch in range(1, 5):  # a later search went on with the one that was stopped
+                gain = 0.01 * epoch + 0.02 * seed if epoch < 4 else -0.1
+                epochs.append({"trial_id": name, "epoch": epoch, "seconds": 90.0, "val_robust_avg": average + gain,
+                               "val_robust_worst": worst + gain, "val_robust_nsd": 0.5 - gain,
+                               "selection_score": (average + worst) / 2 + gain})  # fmt: skip
+    return pd.DataFrame(runs), pd.DataFrame(epochs)
+
+
+def test_the_table_has_the_kept_epoch_of_each_run() -> None:
+    table = report.settings_table(*example(), "selection_score", "max").set_index("setting")
+    # kept is epoch 3 of four, and epoch 2 where the search saw no more; seeds differ by 0.02
+    assert table["mean"].to_dict() == pytest.approx({0: 0.44, 2: 0.44, 1: 0.18})
+    assert table["sd"].to_dict() == pytest.approx(dict.fromkeys((0, 1, 2), 0.02 / math.sqrt(2)))
+    assert table.loc[0, "seed_1"] == pytest.approx(0.45)
+    assert table.loc[1, "average"] == pytest.approx(0.23)
+    assert table["hours"].to_dict() == pytest.approx({0: 0.2, 1: 0.1, 2: 0.2})
+    assert table["pareto"].to_dict() == {0: True, 1: False, 2: True}
+    assert list(table.index)[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "best"),
+    [("val_robust_avg", "max", 2), ("val_robust_worst", "max", 0), ("val_robust_worst", "min", 2)],
+)
+def test_the_best_is_of_settings_that_ran_to_their_end(metric: str, mode: str, best: int) -> None:
+    table = report.settings_table(*example(), metric, mode)
+    assert list(table.loc[table["best"], "setting"]) == [best]
+
+
+def test_nothing_is_best_where_nothing_is_whole() -> None:
+    runs, epochs = example()
+    table = report.settings_table(runs.assign(status="stopped"), epochs, "selection_score", "max")
+    assert not table["best"].any()
+    assert not table["pareto"].any()
+
+
+def test_the_cost_counts_what_stopping_saved() -> None:
+    spent = report.cost(*example(), most=4, wall_s=720.0, reused=3)
+    assert (spent["epochs_run"], spent["epochs_possible"], spent["epochs_saved"]) == (20, 24, 4)
+    assert spent["hours"] == pytest.approx(20 * 90 / 3600)
+    assert spent["hours_saved"] == pytest.approx(4 * 90 / 3600)
+    assert (spent["wall_hours"], spent["settings"], spent["done"], spent["stopped"]) == (0.2, 3, 2, 1)
+
+
+def test_the_figures_have_a_dot_per_trial_hollow_where_stopped() -> None:
+    runs, epochs = example()
+    figure = report.response(runs, epochs, "selection_score", logarithmic=["rate"], defaults={"rate": 0.1})
+    assert figure is not None
+    axis = figure.axes[0]
+    dots = [line for line in axis.lines if line.get_linestyle() == "None"]
+    assert sum(len(line.get_xdata()) for line in dots) == 6
+    assert sum(len(line.get_xdata()) for line in dots if line.get_markerfacecolor() == "none") == 2
+    assert axis.get_xscale() == "log"
+    assert len({line.get_marker() for line in dots}) == 2
+    table = report.settings_table(runs, epochs, "selection_score", "max")
+    front = report.pareto(table)
+    assert front is not None
+    line = next(line for line in front.axes[0].lines if line.get_label() == "Pareto front")
+    assert np.allclose(line.get_xdata(), [54, 74])
+    assert report.response(runs, epochs[:0], "selection_score") is None
+
+
+def test_a_choice_of_lists_is_drawn_and_written() -> None:
+    runs, epochs = example()
+    runs["range"] = [[0.5, 5], [0.5, 5], [1, 2], [1, 2], [0.5, 5], [0.5, 5]]
+    figure = report.response(runs, epochs, "val_robust_nsd", defaults={"range": [0.5, 5.0]})
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["[0.5, 5]", "[1, 2]"]
+    table = report.settings_table(runs, epochs, "val_robust_nsd", "min")
+    facts = {"suite": "s|uite", "method": "absld", "metric": "val_robust_nsd", "mode": "min", "search": "random",
+             "scheduler": "asha", "grace": 1, "seeds": 2, "epochs": 4, "space": {"rate": "uniform(0, 1)"}}  # fmt: skip
+    text = report.markdown(table, runs, facts, report.cost(runs, epochs, 4, 10.0, 2))
+    assert "s\\|uite" in text
+    assert text.count("**best**") == 1
+    read = pd.read_csv(__import__("io").StringIO(report.csv_text(table)))
+    assert list(read["range"]) == [json.dumps(value) for value in table["range"]]
+    assert short({"range": [0.5, 5]}) == "range=[0.5, 5]"
