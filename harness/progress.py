@@ -76,6 +76,11 @@ class Progress:
 
     def _on_plan(self, event: Event) -> None:
         self.skipped = set(event["skipped"])
+        if event.get("shared_bytes"):
+            self._console.print(
+                f"teachers' logits, shared by the trials of a seed: up to {event['shared_bytes'] / 2**20:,.1f} MB of "
+                f"disk while this runs"
+            )
 
     def _on_launch(self, event: Event) -> None:
         self._since = self._since or self._clock()

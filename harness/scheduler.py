@@ -21,6 +21,7 @@ from harness.preflight import check_disk
 from harness.retries import kind_of
 from harness.spec import TrialSpec
 from harness.store import Store
+from harness.teacher_logits import shared_bytes, sharing
 from harness.worker import Event, Job
 
 COMPACT_FROM = 64  # finished trials in files of their own; fewer stay as they are: one file per trial, easy to look at
@@ -92,17 +93,24 @@ def run(
         store.remove_leftovers()
         statuses = store.statuses()
         agenda = Agenda(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
-        on_event({"event": "plan", "trials": len(agenda.specs), "skipped": list(agenda.skipped)})
+        waiting = [agenda.specs[name] for name in agenda.waiting]
+        shared = shared_bytes(waiting)
+        on_event(
+            {"event": "plan", "trials": len(agenda.specs), "skipped": list(agenda.skipped), "shared_bytes": shared}
+        )
         for name, reason in {**agenda.failed, **agenda.blocked}.items():
             on_event({"event": "blocked" if name in agenda.blocked else "failed", "trial_id": name, "error": reason})
         stop_reason = None
         if agenda.is_open:
-            check_disk(store.root, options.minimum_free_bytes)
+            check_disk(store.root, options.minimum_free_bytes + shared)
             for name in agenda.waiting:
                 if statuses.get(name) == "failed":
                     store.reset_attempts(name)
             backend = _here if options.serial else _on_ray
-            with backend(store.root.resolve(), [agenda.specs[name] for name in agenda.waiting], options) as parts:
+            with (
+                sharing(store.root, waiting),
+                backend(store.root.resolve(), waiting, options) as parts,
+            ):
                 launcher, request = parts
                 driver = Driver(
                     agenda,

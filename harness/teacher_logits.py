@@ -1,7 +1,9 @@
 """Teachers' logits on clean training batches, computed once for all distillation trials that see the same batches.
 
 Order and augmentation of the batches depend on data, split, seed and student, not on the method (`harness.seeds`), so
-the trials of one seed ask a teacher the same questions. Whoever comes first writes the answer down.
+the trials of one seed ask a teacher the same questions. Whoever comes first writes the answer down. The driver of a
+run makes the folder where at least two of its trials can share, and removes it at the end; a trial that finds no folder
+asks its teachers itself. Imports torch only where logits are read.
 """
 
 from __future__ import annotations
@@ -9,38 +11,104 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from harness.data import DATASETS
 from harness.files import make_folder
+from harness.spec import TrialSpec
 
-FOLDER = "teacher_logits"
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _CHECKSUM_BYTES = 4
+_MANY_IMAGES, _MANY_CLASSES = 50_000, 100  # where the data set does not say
+
+
+def shared_folder(store_root: Path) -> Path:
+    """Where a store's trials share their teachers' logits, while a run lasts."""
+    return store_root / "work" / "teacher_logits"
+
+
+@contextmanager
+def sharing(store_root: Path, specs: Sequence[TrialSpec]) -> Iterator[None]:
+    """Inside, those of the trials share that can."""
+    folder = shared_folder(store_root)
+    if shared_bytes(specs):
+        make_folder(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_bytes(specs: Sequence[TrialSpec]) -> int:
+    """How much disk the logits take that at least two of the trials need, at most."""
+    users = Counter(facts for spec in specs if (facts := _common(spec)))
+    sizes = {facts: _bytes(spec) for spec in specs if (facts := _common(spec))}
+    return sum(sizes[facts] for facts, count in users.items() if count > 1)
+
+
+def _common(spec: TrialSpec) -> str | None:
+    """What trials with the same questions have in common; None for those without a teacher to ask."""
+    if spec.training is None or not spec.teachers:
+        return None
+    facts = [spec.dataset, spec.student, spec.training.batch_size, spec.engine, spec.precision, spec.threads]
+    return repr([*facts, spec.split_seed, spec.seed, sorted(_weights(spec).items())])
+
+
+def _weights(spec: TrialSpec) -> dict[str, str | None]:
+    return {name: source.training or source.sha256 for name, source in spec.teachers.items()}
+
+
+def _bytes(spec: TrialSpec) -> int:
+    assert spec.training is not None
+    images = spec.dataset.train_images or _MANY_IMAGES
+    classes = DATASETS[spec.dataset.name].num_classes or _MANY_CLASSES
+    records = images * classes * 4 + _CHECKSUM_BYTES * -(-images // spec.training.batch_size)
+    return spec.training.epochs * len(spec.teachers) * records
+
+
+def epoch_facts(spec: TrialSpec, coordinates: Sequence[int | str], epoch: int, device: str) -> dict[str, Any]:
+    """Everything that decides the logits of one epoch, as plain values."""
+    import torch
+
+    assert spec.training is not None
+    return {
+        "batches": [*coordinates, epoch, spec.training.batch_size],
+        "dataset": spec.dataset.model_dump(mode="json"),
+        "teachers": _weights(spec),
+        "arithmetic": [spec.engine, spec.precision, spec.threads, device, torch.__version__],
+    }
 
 
 class SharedLogits:
     """The answers on the batches of one epoch, one file per teacher: a record of fixed size for each batch, with a
     checksum, so that a record that was never written, or not to its end, reads as missing.
 
-    folder: of the store's working folder. facts: everything that decides the logits, as plain values.
+    folder: `shared_folder`; where it is missing, everything is computed. facts: `epoch_facts`.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], batch_size: int, num_classes: int) -> None:
         self._folder, self._facts = folder, facts
         self._num_classes = num_classes
         self._record_bytes = batch_size * num_classes * 4 + _CHECKSUM_BYTES
-        self._files: dict[str, int] = {}
+        self._files: dict[str, int | None] = {}
 
     def answer(self, teacher: str, batch: int, labels: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """float32 logits (B, K) of a teacher on batch number `batch`, on the device of its labels (B,): bit for bit
         what `compute()` gives, read or computed and written."""
+        import numpy as np
+        import torch
+
         file, length = self._file(teacher), len(labels) * self._num_classes * 4
+        if file is None:
+            return compute()
         record = os.pread(file, length + _CHECKSUM_BYTES, batch * self._record_bytes)
         if len(record) == length + _CHECKSUM_BYTES and _checksum(record[:length]) == record[length:]:
             values = np.frombuffer(bytearray(record[:length]), np.float32).reshape(-1, self._num_classes)
@@ -53,14 +121,18 @@ class SharedLogits:
     def close(self) -> None:
         """At the end of the epoch."""
         for file in self._files.values():
-            os.close(file)
+            if file is not None:
+                os.close(file)
         self._files.clear()
 
-    def _file(self, teacher: str) -> int:
+    def _file(self, teacher: str) -> int | None:
         if teacher not in self._files:
             facts = json.dumps([self._facts, teacher], sort_keys=True)
             name = hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
-            self._files[teacher] = os.open(make_folder(self._folder) / name, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self._files[teacher] = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                self._files[teacher] = None
         return self._files[teacher]
 
 

@@ -27,7 +27,7 @@ from harness.models.build import build
 from harness.models.checkpoints import load_into, read_state, write_state
 from harness.seeds import derive_seed, seeded
 from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
-from harness.teacher_logits import FOLDER, SharedLogits
+from harness.teacher_logits import SharedLogits, epoch_facts, shared_folder
 from harness.train import EpochBatches, Trainer
 from harness.validation import class_rates, correct_under_pgd, held_out_statistics
 from methods.base import EpochEnd, HeldOut, Method
@@ -271,14 +271,8 @@ class _Run:
 
     def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
         """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""
-        spec = self.spec
-        facts = {
-            "batches": [*self.coordinates, self.trainer.epoch, self.training.batch_size],
-            "dataset": spec.dataset.model_dump(mode="json"),
-            "teachers": {name: source.training or source.sha256 for name, source in spec.teachers.items()},
-            "arithmetic": [spec.engine, spec.precision, spec.threads, str(self.device), torch.__version__],
-        }
-        folder = self.folder.parent / FOLDER
+        facts = epoch_facts(self.spec, self.coordinates, self.trainer.epoch, str(self.device))
+        folder = shared_folder(self.folder.parent.parent)
         shared = SharedLogits(folder, facts, self.training.batch_size, self.data.num_classes)
         self.trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)
         return shared

@@ -28,6 +28,7 @@ from harness.search import Tuning
 from harness.search_follower import Follower, Say
 from harness.search_journal import Journal
 from harness.space import Choice, Domain, Uniform, Whole
+from harness.teacher_logits import sharing
 
 _CRASHES = 3  # restarts of one setting whose process died
 _QUIET = {
@@ -59,7 +60,8 @@ def search(
         store.remove_leftovers()
         check_disk(store.root, options.minimum_free_bytes)
         journal.begin(tuning.facts, tuning.settings)
-        with connected(options.address):
+        # all settings of a seed ask the same
+        with connected(options.address), sharing(store.root, [*tuning.family.bases] * 2):
             return _search(tuning, options, Follower(tuning, journal, lambda: lock.lost, say, tensorboard))
 
 

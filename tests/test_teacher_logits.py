@@ -10,8 +10,9 @@ from small import assert_same_weights, run_to_end, suite_file, weights
 
 from harness.config import load_suite
 from harness.plan import plan
+from harness.scheduler import Options, run
 from harness.store import Store
-from harness.teacher_logits import FOLDER, SharedLogits
+from harness.teacher_logits import SharedLogits, shared_bytes, shared_folder, sharing
 from harness.train import Trainer
 
 
@@ -104,13 +105,39 @@ def test_trials_of_one_seed_share_and_lose_no_bit(tmp_path, asked):
     questions = len(asked)
     assert questions == 2 * 4  # epochs x batches of 50
     asked.clear()
-    run_to_end(by_seed["absld", 0], together)
-    assert len(asked) == questions
-    run_to_end(by_seed["rslad", 0], together)
-    assert len(asked) == questions
+    with sharing(together, list(by_seed.values())):
+        run_to_end(by_seed["absld", 0], together)
+        assert len(asked) == questions
+        run_to_end(by_seed["rslad", 0], together)
+        assert len(asked) == questions
+        run_to_end(by_seed["rslad", 1], together)
+        assert len(asked) == 2 * questions  # another seed, other batches
+        size = sum(file.stat().st_size for file in shared_folder(together).iterdir())
     assert_same_weights(weights(alone, by_seed["rslad", 0]), weights(together, by_seed["rslad", 0]))
-    run_to_end(by_seed["rslad", 1], together)
-    assert len(asked) == 2 * questions  # another seed, other batches
-    size = sum(file.stat().st_size for file in (together / "work" / FOLDER).iterdir())
     assert size == 2 * 2 * (200 * 10 * 4 + 4 * 4)  # seeds x epochs x (images x classes x float32, a checksum a batch)
+    assert size == shared_bytes(list(by_seed.values()))
+    assert not shared_folder(together).exists()
     assert set(Store(together).statuses().values()) == {"done"}
+
+
+def test_only_trials_with_the_same_questions_share(tmp_path):
+    def specs(**changes):
+        return plan(load_suite(suite_file(tmp_path, **changes)))
+
+    assert shared_bytes(specs(methods=["at", "trades", "rslad"])) == 0  # only one asks
+    assert shared_bytes(specs(methods=["rslad"], seeds=[0, 1])) == 0  # each seed asks for itself
+    pair = shared_bytes(specs(methods=["rslad", "absld"]))
+    assert pair == 2 * (200 * 10 * 4 + 4 * 4)
+    assert shared_bytes(specs(methods=["rslad", "absld", "ard"], seeds=[0, 1])) == 2 * pair
+    with sharing(tmp_path / "store", specs(methods=["rslad"])):
+        assert not shared_folder(tmp_path / "store").exists()
+
+
+def test_a_run_says_what_sharing_takes_and_clears_up(tmp_path, asked):
+    suite = load_suite(suite_file(tmp_path, methods=["rslad", "absld"]))
+    events, root = [], tmp_path / "store"
+    outcome = run(plan(suite), Store(root), options=Options(serial=True), on_event=events.append)
+    assert outcome.exit_code == 0
+    assert len(asked) == 2 * 4
+    assert next(event for event in events if event["event"] == "plan")["shared_bytes"] == 2 * (200 * 10 * 4 + 4 * 4)
+    assert not shared_folder(root).exists()
