@@ -218,6 +218,9 @@ class RayLauncher:
                 left[name] = left.get(name, 0.0) - amount
         return fits(request_of(resources), left)
 
+    def has_nodes(self) -> bool:
+        return bool(_nodes())
+
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         job = self._make_job(spec.model_copy(update={"resources": resources}), assistant)
         task = self._on_gpu if resources.gpu else self._on_cpu

@@ -120,7 +120,10 @@ class Driver:
             self._idle_since = now
         elif now - self._idle_since > _STARVED_AFTER_S:
             self._idle_since = now
-            self.on_event({"event": "starved", "waiting": len(self.agenda.waiting)})
+            if self.launcher.has_nodes():
+                self.on_event({"event": "starved", "waiting": len(self.agenda.waiting)})
+            else:
+                self._begin_stop("Ray has no node left: its processes were ended")
 
     # Following
 

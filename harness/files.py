@@ -27,10 +27,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 def replacing(path: Path, attempt: int = 0) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on leaving it is fsynced and renamed, on an error it is removed.
 
-    The temporary name carries host, process and attempt, so two writers of one file never share it.
+    Two writers of one file never share it.
     """
-    name = f".{path.name}.{socket.gethostname()}.{os.getpid()}.{attempt}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary = path.with_name(name)
+    temporary = temporary_path(path, attempt)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -40,6 +39,11 @@ def replacing(path: Path, attempt: int = 0) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_path(path: Path, attempt: int = 0) -> Path:
+    """A hidden name beside `path` that carries host, process and attempt: `remove_leftovers` sees whose it was."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{attempt}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def write_bytes(path: Path, content: bytes, attempt: int = 0) -> None:

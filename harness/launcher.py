@@ -22,6 +22,9 @@ class Launcher(Protocol):
     def has_room(self, resources: Resources) -> bool:
         """Whether the cluster as a whole has that much left."""
 
+    def has_nodes(self) -> bool:
+        """Whether anything is left that trials could ever run on."""
+
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         """Runs one more trial, or an assistant of that name for it, whose events have its name for a trial id."""
 
@@ -50,6 +53,9 @@ class SerialLauncher:
 
     def has_room(self, resources: Resources) -> bool:
         return self._current is None
+
+    def has_nodes(self) -> bool:
+        return True
 
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         assert not assistant, "there is never room for one"

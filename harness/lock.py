@@ -185,7 +185,7 @@ def _newest(folder: Path) -> tuple[int, Path | None]:
 
 
 def _file_server_time(folder: Path) -> float:
-    probe = make_folder(folder) / f".now.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    probe = make_folder(folder) / f".now.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         probe.write_bytes(b"")
         return probe.stat().st_mtime

@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.errors import InputError
+from harness.files import remove_leftovers
+from harness.models import checkpoints
 from harness.models.build import build
 from harness.models.checkpoints import file_sha256, load_into, read_state, write_state
 
@@ -265,3 +267,18 @@ def test_a_sidecar_that_is_not_json_writes_nothing(tmp_path: Path):
     with pytest.raises(TypeError):
         write_state(tmp_path / "student.pt", {"weight": torch.ones(3)}, {"path": tmp_path})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_leaves_is_known_for_a_leftover(tmp_path, monkeypatch):
+    def die(path, content):
+        path.write_bytes(content[:10])
+        os._exit(9)
+
+    monkeypatch.setattr(checkpoints, "_write_through", die)
+    child = os.fork()
+    if child == 0:
+        write_state(tmp_path / "last.pt", {"weight": torch.zeros(2)}, {})
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    assert remove_leftovers(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -66,6 +66,27 @@ def assert_clean(root: Path, specs: Sequence[TrialSpec]) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), timeout=60)
 
 
+def test_a_local_ray_whose_processes_were_ended_ends_the_run(tmp_path: Path) -> None:
+    specs = fake_driver.long_trials()
+    driver = start_driver("plain", tmp_path)
+    wait_until(lambda: driver.poll() is not None or sum(steps_done(tmp_path, spec) >= 2 for spec in specs) >= 2)
+    (raylet,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.read_text().split("(", 1)[1].startswith("raylet)") and _parent(path) == driver.pid
+    ]
+    os.kill(raylet, signal.SIGKILL)
+    stopped = outcome_of(driver, timeout=120)
+    assert stopped["exit_code"] == 1
+    assert stopped["stop_reason"] == "Ray has no node left: its processes were ended"
+    outcome_of(start_driver("plain", tmp_path))
+    assert_clean(tmp_path, specs)
+
+
+def _parent(stat: Path) -> int:
+    return int(stat.read_text().rsplit(")", 1)[1].split()[1])
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_driver_that_was_killed_is_simply_started_again(number: signal.Signals, tmp_path: Path) -> None:
     specs = fake_driver.long_trials()

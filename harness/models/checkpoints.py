@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import InputError
+from harness.files import temporary_path
 
 State = dict[str, Tensor]
 
@@ -80,8 +80,7 @@ def write_state(path: Path, model_or_state: nn.Module | Mapping[str, Tensor], si
     weights = buffer.getvalue()
     record = json.dumps({**sidecar, "sha256": hashlib.sha256(weights).hexdigest()}, indent=2) + "\n"
     contents = {path.with_suffix(".json"): record.encode(), path: weights}
-    mark = f"{socket.gethostname()}-{os.getpid()}"
-    temporary = {final: final.with_name(f".{final.name}.{mark}.tmp") for final in contents}
+    temporary = {final: temporary_path(final) for final in contents}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         for final, content in contents.items():
