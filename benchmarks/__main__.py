@@ -15,7 +15,7 @@ from rich.table import Table
 
 from harness.memory import keep_freed_memory
 
-NAMES = ("train_step", "teacher_logits", "evaluate", "autoattack", "sweep", "report")
+NAMES = ("train_step", "teacher_logits", "evaluate", "autoattack", "calibration", "sweep", "report")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,6 +40,11 @@ SECTIONS = {
         "Each stage through the harness against the same `pyautoattack` call on the plain network, on one full batch; "
         "a beginning of the stage, whose every iteration costs the same.",
     ),
+    "calibration": (
+        "Calibration",
+        "What `run --dry-run --calibrate` expects of a trial of the quickstart at four epochs, in a store that has its "
+        "teacher, and what the trial then took. Error: of the expectation, as a share of what it took.",
+    ),
     "sweep": (
         "Sweep",
         "A suite serially with one thread against the same suite on Ray with one thread a trial, Ray's start and the "
@@ -65,6 +70,7 @@ TARGETS: tuple[tuple[str, dict[str, Any], str, str, float], ...] = (
     ("autoattack", {}, "ratio", ">=", 1.3),
     ("autoattack", {}, "verdicts_differ", "<=", 0.005),
     ("autoattack", {}, "accuracy_difference", "<=", 0.002),
+    ("calibration", {}, "error", "<=", 0.25),
     ("sweep", {}, "ratio", ">=", 1.7),
     ("sweep", {}, "overhead_s_per_trial", "<=", 2.0),
     ("sweep", {}, "share_of_60_s_trials", "<=", 0.03),

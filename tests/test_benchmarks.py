@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import autoattack, evaluate, plain_forms, report, results, robust, sweep, train_step
+from benchmarks import autoattack, calibration, evaluate, plain_forms, report, results, robust, sweep, train_step
 from benchmarks.evaluate import agreement
 from benchmarks.many_trials import many_trials, suite_file
 from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_process
@@ -128,7 +128,7 @@ def test_report_rows(tmp_path):
 def test_sweep_rows():
     suite, overhead = sweep.measure(1, epochs=1, sleep_s=0.2, cores=2)
     assert suite.keys() > PAIR | MEMORY | {"plain_trials_per_hour", "fast_trials_per_hour"}
-    assert overhead["torch_imports"] == overhead["workers"] == 2
+    assert overhead["torch_imports"] == overhead["workers"] >= 1  # once in each, however many Ray started
     extra = overhead["overhead_s_per_trial"]
     assert overhead["share_of_60_s_trials"] == pytest.approx(extra / (60 + extra))
 
@@ -188,3 +188,10 @@ def test_train_step_rows(monkeypatch):
         ("cnn", "float32", "absld", 4), ("cnn", "bfloat16", "absld", 4),
     ]  # fmt: skip
     assert all(row.keys() > PAIR | MEMORY | {"share_of_peak"} for row in rows)
+
+
+@pytest.mark.slow
+def test_calibration_rows():
+    for row in calibration.measure(1, epochs=1):
+        assert row["expected_s"] > 0
+        assert row["error"] == pytest.approx(row["expected_s"] / row["taken_s"] - 1)

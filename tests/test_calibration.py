@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import pytest
 import torch
@@ -149,27 +148,3 @@ def test_threads_of_a_suite_that_says_so_measure_nothing(tmp_path, monkeypatch):
 def test_a_gpu_that_is_not_there_cannot_be_calibrated(tmp_path):
     with pytest.raises(InputError, match="wants a GPU"):
         estimate(tmp_path, "resources.gpu=1")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["at", "absld"])
-def test_an_estimate_is_within_a_quarter_of_the_run(tmp_path, monkeypatch, variant):
-    """In processor time of one thread, which a busy machine changes little. Shares of survivors as in the run: they are
-    the store's after the first trials."""
-    overrides = ["training.epochs=4", "student.width=16", "dataset={name: digits}"]
-    specs = {spec.variant: spec for spec in plan_suite("quickstart", overrides=overrides).specs}
-    store = Store(tmp_path / "store").prepare()
-    monkeypatch.setattr(calibration, "_seconds", _processor_seconds)
-    for spec in (spec for spec in specs.values() if spec.trial_id in specs[variant].depends_on):
-        run_to_end(spec, store.root)
-    begun = time.process_time()
-    run_to_end(specs[variant], store.root)
-    taken = time.process_time() - begun
-    expected = Calibration(store).estimate(specs[variant]).total_s
-    assert expected == pytest.approx(taken, rel=0.25)
-
-
-def _processor_seconds(device, work) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun

@@ -58,7 +58,7 @@ ENTRIES = (
     ),
     Entry("temperatures", "fashion_mnist", "Which classes get sharper labels, and when?", ("absld",)),
     Entry("hyperparameter_response", "absld_temperature_rate", "How much does a hyper-parameter matter?"),
-    Entry("selection_gap", "absld_temperature_rate", "How much better would results look, chosen on the test set?"),
+    Entry("selection_gap", "absld_ablation", "How much better would results look, chosen on the test set?"),
 )
 HEAD = """# Gallery
 
