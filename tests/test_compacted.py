@@ -10,10 +10,12 @@ import fake_trials as fake
 import pandas as pd
 import pytest
 from small import small_specs, suite_file
+from synthetic_store import fill_store, trial_spec
 from test_cli import bench
 from test_scheduler import SERIAL, ids
 
 from harness import compaction
+from harness.report.write import write_report
 from harness.scheduler import COMPACT_FROM, run
 from harness.store import Store
 from harness.tables import TABLES
@@ -111,3 +113,13 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     keys = [name for name in known if name in frame]
     text = {name: str for name in frame if frame[name].dtype == "category"}
     return frame.astype(text).sort_values(keys, ignore_index=True)
+
+
+def test_a_page_of_some_of_a_compacted_stores_trials(tmp_path: Path) -> None:
+    """A part names all its trials, also those that were not asked for."""
+    specs = [trial_spec("rslad", seed, epochs=4) for seed in range(3)]
+    fill_store(tmp_path, specs, per_class=20)
+    store = Store(tmp_path)
+    assert store.compact() == 3
+    written = write_report(store, tmp_path / "report", html=True, trial_ids=[specs[1].trial_id])
+    assert tmp_path / "report" / "index.html" in written

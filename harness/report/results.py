@@ -91,7 +91,9 @@ class Results:
     def _with(self, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
         """Columns of the trial on its rows in another table."""
         trials = self.trials.set_index("trial_id")
-        ids = frame["trial_id"].astype("category")
+        ids = (
+            frame["trial_id"].astype("category").cat.remove_unused_categories()
+        )  # parts name more trials than are read
         known = trials.reindex(ids.cat.categories)
         return frame.assign(**{name: known[name].to_numpy()[ids.cat.codes] for name in columns})
 
