@@ -18,10 +18,13 @@ _NUMERIC = (
     "data",
     "models",
     "averaging.py",
+    "convolution.py",
     "engine.py",
     "evaluate.py",
     "metrics.py",
     "perturbation.py",
+    "shared_evaluation.py",
+    "teacher_logits.py",
     "train.py",
     "training.py",
 )
