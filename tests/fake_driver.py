@@ -109,8 +109,8 @@ def killer(root: Path) -> Outcome:
 
 
 def soak_of_real_trials(root: Path) -> list[TrialSpec]:
-    """So many short trials on digits as SOAK_TRIALS says, 24 by default."""
-    wanted = int(os.environ.get("SOAK_TRIALS", "24"))
+    """So many short trials on digits as SOAK_TRIALS says, 16 by default."""
+    wanted = int(os.environ.get("SOAK_TRIALS", "16"))
     overrides = ("training.epochs=3", f"seeds={list(range(wanted))}")
     specs = plan(load_suite(suite_file(root, methods=["at"]), overrides))
     return [spec for spec in specs if spec.role == "student"]
