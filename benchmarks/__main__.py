@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed pairs, after a warm-up")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as in every trial; the plain forms give little back and gain nothing by it
+    keep_freed_memory()  # as in every trial, in both forms
     found = {}
     for name in NAMES if options.name == "all" else [options.name]:
         found[name] = importlib.import_module(f"benchmarks.{name}").measure(options.rounds)

@@ -453,10 +453,11 @@ def _report_store(store: Any, which: dict[str, Any], into: Path | None, **form: 
     """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
     from harness.report.write import write_report
 
-    written = write_report(store, into or store.root / "report", console=out, **form, **which)
-    for path in [path for path in written if path.name == "figures.md" and form.get("figures")]:
-        for reason in [line for line in path.read_text("utf-8").splitlines() if line.startswith("- left out")]:
-            err.print(escape(reason.removeprefix("- ")), soft_wrap=True)
+    def left_out(text: str) -> None:
+        if form.get("figures"):  # asked for by name
+            err.print(escape(text), soft_wrap=True)
+
+    written = write_report(store, into or store.root / "report", console=out, left_out=left_out, **form, **which)
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.files import make_folder, write_bytes
 
+GRACE_S = 10.0  # from the first signal until trials that have not saved their state are ended
 _POLL_S = 0.5
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.fx import GraphModule, Node, symbolic_trace
 
-# oneDNN's convolution with a ReLU is slower than the two apart below so many input channels (images)
+# with the one or three channels of images, oneDNN's convolution with a ReLU is slower than the two apart
 _FEWEST_CHANNELS = 16
 # Few pixels to go over, much to sum up: the largest maps, by precision, on which the other forms win from so many
 # channels on.

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 
 from harness.agenda import Agenda
 from harness.assistants import Assistants
-from harness.control import StopRequest
+from harness.control import GRACE_S, StopRequest
 from harness.launcher import Launcher
 from harness.provenance import trial_columns
-from harness.retries import MAX_BARREN_ATTEMPTS, Kind, decide, kind_of
+from harness.retries import MAX_BARREN_ATTEMPTS, Kind, decide, disk_full, kind_of
 from harness.spec import Resources, TrialSpec
 from harness.store import Store
 from harness.worker import Event
 
-GRACE_S = 10.0  # from the first signal until trials that have not saved their state are killed
 _POLL_S = 0.25
 _PAUSE_S = 0.05
 _STARVED_AFTER_S = 30.0
@@ -210,7 +209,7 @@ class Driver:
         elif decision.action == "stop" or self.stop_reason is not None:
             self._interrupt(attempt)
             if decision.action == "stop":
-                self._begin_stop(_disk_full(error))
+                self._begin_stop(disk_full(error))
         else:
             if decision.action == "retry_whole_gpu":
                 self._whole_gpu.add(name)
@@ -255,7 +254,7 @@ class Driver:
         except OSError as error:
             if kind_of(error) != "disk":
                 raise
-            self._begin_stop(_disk_full(str(error)))
+            self._begin_stop(disk_full(str(error)))
 
     # Stopping
 
@@ -301,7 +300,3 @@ class Driver:
             if not attempt.timed_out and self._is_overdue(attempt):
                 attempt.timed_out = True
                 self.launcher.kill(name)
-
-
-def _disk_full(error: str) -> str:
-    return f"the disk is full ({error}); free some space and run again"

@@ -20,7 +20,7 @@ _NOT_OURS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL,
     errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}  # a full disk, as error numbers
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def check_writable(folder: Path) -> None:
         make_folder(folder)
         probe.write_bytes(bytes(4096))
     except OSError as error:
-        if error.errno in _NOT_OURS | _FULL:
+        if error.errno in _NOT_OURS | FULL:
             raise InputError(f"cannot write to {folder}: {error.strerror}") from error
         raise
     finally:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.files import FULL
+
 # method: the trial's own error.  gpu_memory: the GPU was too small or shared.  infrastructure: the machine's fault.
 # disk: no space left.  timeout: over the time limit per trial.
 Kind = Literal["method", "gpu_memory", "infrastructure", "disk", "timeout"]
@@ -14,7 +16,6 @@ Action = Literal["fail", "retry", "retry_whole_gpu", "stop"]
 
 MAX_BARREN_ATTEMPTS = 3  # attempts in a row that did not finish an epoch
 _LONGEST_PAUSE_S = 30.0
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FILE_SYSTEM_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 
 
@@ -41,6 +42,11 @@ def decide(kind: Kind, *, barren: int, gpu: float, had_whole_gpu: bool = False) 
     return Decision("fail")
 
 
+def disk_full(error: str) -> str:
+    """Why a run stops on a full disk, and what to do about it."""
+    return f"the disk is full ({error}); free some space and run again"
+
+
 def kind_of(error: BaseException) -> Kind:
     """Whose fault an exception is that a trial raised. Looks through its causes; knows torch's by name."""
     chain = list(_causes(error))
@@ -62,7 +68,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return True
     # torch.save reports a short write without an error number
     return "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error)

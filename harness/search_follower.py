@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.control import RunControl, StopRequest
+from harness.control import GRACE_S, RunControl, StopRequest
 from harness.lockstep import commit_unfinished
+from harness.retries import disk_full
 from harness.search import Tuning, setting_of
 from harness.search_journal import SETTLED, Journal, line
 from harness.training import training_folder
 
-GRACE_S = 10.0  # from a signal until settings that have not saved their state are ended
 Say = Callable[[str], None]
 
 
 class Follower:
-    """The driver's side: keeps the journal, stores what was stopped, and heeds signals."""
+    """What Ray Tune tells of a search, and what the search does about it."""
 
     def __init__(
         self, tuning: Tuning, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
@@ -48,7 +48,7 @@ class Follower:
         self.journal.note(live["entry"], report)
         self.journal.save()
         if report.get("kind") == "disk":
-            self._begin_stop(f"the disk is full ({report['failed']}); free some space and run again")
+            self._begin_stop(disk_full(report["failed"]))
         self._write_scalars(live["entry"], report)
 
     def ended(self, name: str, crash: str | None = None) -> None:

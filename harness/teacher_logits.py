@@ -49,21 +49,32 @@ def sharing(store_root: Path, specs: Sequence[TrialSpec]) -> Iterator[None]:
 
 def shared_bytes(specs: Sequence[TrialSpec]) -> int:
     """How much disk the logits take that at least two of the trials need, at most."""
-    users = Counter(facts for spec in specs if (facts := _common(spec)))
-    sizes = {facts: _bytes(spec) for spec in specs if (facts := _common(spec))}
+    asking = [spec for spec in specs if spec.training is not None and spec.teachers]
+    users = Counter(_text(_facts(spec)) for spec in asking)
+    sizes = {_text(_facts(spec)): _bytes(spec) for spec in asking}
     return sum(sizes[facts] for facts, count in users.items() if count > 1)
 
 
-def _common(spec: TrialSpec) -> str | None:
-    """What trials with the same questions have in common; None for those without a teacher to ask."""
-    if spec.training is None or not spec.teachers:
-        return None
-    facts = [spec.dataset, spec.student, spec.training.batch_size, spec.engine, spec.precision, spec.threads]
-    return repr([*facts, spec.split_seed, spec.seed, sorted(_weights(spec).items())])
+def epoch_facts(spec: TrialSpec, epoch: int, device: str) -> dict[str, Any]:
+    """Everything that decides the logits of one epoch, as plain values."""
+    import torch
+
+    return {**_facts(spec), "epoch": epoch, "where": [device, torch.__version__]}
 
 
-def _weights(spec: TrialSpec) -> dict[str, str | None]:
-    return {name: source.training or source.sha256 for name, source in spec.teachers.items()}
+def _facts(spec: TrialSpec) -> dict[str, Any]:
+    """What trials with the same questions have in common."""
+    assert spec.training is not None
+    return {
+        "batches": [spec.split_seed, spec.seed, spec.student.label, spec.training.batch_size],
+        "dataset": spec.dataset.model_dump(mode="json"),
+        "teachers": {name: source.training or source.sha256 for name, source in spec.teachers.items()},
+        "arithmetic": [spec.engine, spec.precision, spec.threads],
+    }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True)
 
 
 def _bytes(spec: TrialSpec) -> int:
@@ -72,19 +83,6 @@ def _bytes(spec: TrialSpec) -> int:
     classes = DATASETS[spec.dataset.name].num_classes or _MANY_CLASSES
     records = images * classes * 4 + _CHECKSUM_BYTES * -(-images // spec.training.batch_size)
     return spec.training.epochs * len(spec.teachers) * records
-
-
-def epoch_facts(spec: TrialSpec, coordinates: Sequence[int | str], epoch: int, device: str) -> dict[str, Any]:
-    """Everything that decides the logits of one epoch, as plain values."""
-    import torch
-
-    assert spec.training is not None
-    return {
-        "batches": [*coordinates, epoch, spec.training.batch_size],
-        "dataset": spec.dataset.model_dump(mode="json"),
-        "teachers": _weights(spec),
-        "arithmetic": [spec.engine, spec.precision, spec.threads, device, torch.__version__],
-    }
 
 
 class SharedLogits:
@@ -127,7 +125,7 @@ class SharedLogits:
 
     def _file(self, teacher: str) -> int | None:
         if teacher not in self._files:
-            facts = json.dumps([self._facts, teacher], sort_keys=True)
+            facts = _text({**self._facts, "teacher": teacher})
             name = hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
             try:
                 self._files[teacher] = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o644)

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,15 +237,13 @@ class _Run:
             self._learn_first()
             trainer.begin_epoch()
             self.batches = self._batches(number)
-        shared = self._shared_logits(self.batches)
-        for _ in trainer.train_steps(self.batches, self.batches.noise):
-            if should_stop():
-                shared.close()
-                self.interrupted = True
-                self.seconds += time.perf_counter() - started
-                self.save()
-                return
-        shared.close()
+        with closing(self._shared_logits(self.batches)):
+            for _ in trainer.train_steps(self.batches, self.batches.noise):
+                if should_stop():
+                    self.interrupted = True
+                    self.seconds += time.perf_counter() - started
+                    self.save()
+                    return
         held_out = self._held_out(number)
         loss = trainer.end_epoch(held_out)
         if trainer.average:
@@ -271,7 +270,7 @@ class _Run:
 
     def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
         """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""
-        facts = epoch_facts(self.spec, self.coordinates, self.trainer.epoch, str(self.device))
+        facts = epoch_facts(self.spec, self.trainer.epoch, str(self.device))
         folder = shared_folder(self.folder.parent.parent)
         shared = SharedLogits(folder, facts, self.training.batch_size, self.data.num_classes)
         self.trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)

@@ -91,9 +91,8 @@ class Results:
     def _with(self, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
         """Columns of the trial on its rows in another table."""
         trials = self.trials.set_index("trial_id")
-        ids = (
-            frame["trial_id"].astype("category").cat.remove_unused_categories()
-        )  # parts name more trials than are read
+        # a part of a compacted store names all its trials as categories, also those that were not read
+        ids = frame["trial_id"].astype("category").cat.remove_unused_categories()
         known = trials.reindex(ids.cat.categories)
         return frame.assign(**{name: known[name].to_numpy()[ids.cat.codes] for name in columns})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -51,13 +51,14 @@ def write_report(
     style: str = "pm",
     html: bool = False,
     console: Console | None = None,
+    left_out: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and the figures into `out_dir`; returns the paths, in that order.
 
     figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says
     why. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the LaTeX
-    tables, see `latex`. html: also the page. console: the leaderboard is printed there too. InputError for a name that
-    does not exist; a store without results gives tables that say so.
+    tables, see `latex`. html: also the page. console: the leaderboard is printed there too. left_out: told of every
+    figure without data. InputError for a name that does not exist; a store without results gives tables that say so.
     """
     check_names("format", formats, FORMATS)
     check_names("width", [width] if width else [], WIDTHS)
@@ -71,7 +72,7 @@ def write_report(
     make_folder(folder)
     written = _write_tables(board, folder, checkpoint, intervals, style)
     if figures is None or len(figures):
-        written += _write_figures(results, board, folder, figures, checkpoint, formats, width)
+        written += _write_figures(results, board, folder, figures, checkpoint, formats, width, left_out)
     if html:
         from harness.report.page import page
 
@@ -103,6 +104,7 @@ def _write_figures(
     checkpoint: str,
     formats: Sequence[str],
     width: str | None,
+    left_out: Callable[[str], object],
 ) -> list[Path]:
     from harness.report.figures import FIGURES, draw, figure_names
     from harness.report.style import save
@@ -116,6 +118,7 @@ def _write_figures(
         for name, figure in draw(part, names, checkpoint, width, board.baselines.get(setting)).items():
             if isinstance(figure, str):
                 lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))
+                left_out(lines[-1].removeprefix("- "))
                 continue
             paths = [folder / f"{name}{suffix}.{kind}" for kind in formats]
             for path in paths:
