@@ -1,5 +1,5 @@
-"""`python -m benchmarks NAME [--json] [--threads N] [--rounds N]`: train_step, teacher_logits, evaluate, autoattack,
-sweep, report; or `all`, which runs every one of them and writes benchmarks/RESULTS.md."""
+"""`python -m benchmarks NAME [--json] [--threads N] [--rounds N]`: train_step, compiled, teacher_logits, evaluate,
+autoattack, calibration, sweep, report; or `all`, which runs every one of them and writes benchmarks/RESULTS.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from harness.memory import keep_freed_memory
 
-NAMES = ("train_step", "teacher_logits", "evaluate", "autoattack", "calibration", "sweep", "report")
+NAMES = ("train_step", "compiled", "teacher_logits", "evaluate", "autoattack", "calibration", "sweep", "report")
 
 
 def main(arguments: list[str] | None = None) -> None:

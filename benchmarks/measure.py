@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,22 +83,38 @@ def peak_memory_mb(work: Callable[[], object]) -> float | None:
         return None
 
 
-def run_process(command: Sequence[str], environment: dict[str, str] | None = None) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a command in a process of its own. RuntimeError with its last words."""
+def run_python(
+    code: str, arguments: Sequence[str] = (), environment: dict[str, str] | None = None
+) -> tuple[float, float | None]:
+    """Wall seconds and peak resident MiB (None where the system does not tell) of Python code in a process of its own.
+
+    The process tells its own peak as it ends: what the system counts for it begins at the peak of its parent.
+    RuntimeError with its last words if it fails.
+    """
     begun = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
-    ) as process:
-        assert process.stderr is not None
-        words = process.stderr.read().decode(errors="replace")
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {words[-2000:]}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+    done = subprocess.run(
+        [sys.executable, "-c", f"{_TELL_PEAK}\n{code}", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+        check=False,
+    )
+    wall, words = time.perf_counter() - begun, done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise RuntimeError(f"Python ended with {done.returncode}: {words[-2000:]}")
+    peaks = re.findall(r"^VmHWM:\s+(\d+) kB$", words, re.MULTILINE)
+    return wall, int(peaks[-1]) / 1024 if peaks else None
 
 
-def peak_flops(dtype: torch.dtype, size: int = 2048, rounds: int = 5) -> float:
+_TELL_PEAK = """
+import atexit, pathlib, sys
+status = pathlib.Path("/proc/self/status")
+if status.exists():
+    atexit.register(lambda: sys.stderr.write(status.read_text()))
+"""
+
+
+def peak_flops(dtype: torch.dtype, size: int = 2048, rounds: int = 40) -> float:
     """Floating-point operations per second of this machine's best matrix product in one precision, with torch's
     current threads."""
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)

@@ -3,13 +3,12 @@ compacted and, for the pair, on one that is not."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.many_trials import many_trials, suite_file
-from benchmarks.measure import Pair, run_process
+from benchmarks.measure import Pair, run_python
 
 GROWTH = (1_000, 2_000, 5_000, 10_000)
 SEEDS = 20
@@ -42,9 +41,10 @@ def _rows(root: Path, trials: int, classes: int, seeds: int, rounds: int) -> lis
     store = root / f"store-{trials}-{classes}-{seeds}"
     many_trials(suite, store, classes)
     commands = {"report": _report(store, root), "status": _status(suite, store)}
+    alone = ", every trial a variant" if seeds == 1 else ""
     return [
         {
-            "command": name,
+            "command": name + alone,
             "trials": trials,
             "variants": -(-trials // seeds),
             "classes": classes,
@@ -63,9 +63,9 @@ def _paired_row(root: Path, trials: int, rounds: int) -> dict[str, Any]:
     memory = [0.0, 0.0]
     for _ in range(rounds):
         for form, times in enumerate((pair.plain, pair.fast)):
-            wall, peak = run_process(_report(stores[form], root))
+            wall, peak = run_python(_COMMAND, _report(stores[form], root))
             times.append(wall)
-            memory[form] = max(memory[form], peak)
+            memory[form] = max(memory[form], peak or 0.0)
     return {
         "command": "report, own files and compacted",
         "trials": trials,
@@ -82,16 +82,17 @@ def _paired_row(root: Path, trials: int, rounds: int) -> dict[str, Any]:
 
 def _median(command: list[str], rounds: int) -> dict[str, float]:
     """The median wall seconds and the peak resident MiB of a command."""
-    found = [run_process(command) for _ in range(rounds)]
-    return {"seconds": sorted(wall for wall, _ in found)[len(found) // 2], "peak_mb": max(peak for _, peak in found)}
+    found = [run_python(_COMMAND, command) for _ in range(rounds)]
+    walls, peaks = zip(*found, strict=True)
+    return {"seconds": sorted(walls)[len(walls) // 2], "peak_mb": max(peak or 0.0 for peak in peaks)}
 
 
 def _report(store: Path, root: Path) -> list[str]:
-    return [*_COMMAND, "report", str(store), "--figures", "", "--into", str(root / "report")]
+    return ["report", str(store), "--figures", "", "--into", str(root / "report")]
 
 
 def _status(suite: Path, store: Path) -> list[str]:
-    return [*_COMMAND, "status", str(suite), "--results", str(store)]
+    return ["status", str(suite), "--results", str(store)]
 
 
-_COMMAND = [sys.executable, "-c", "from harness.cli import main; main()"]
+_COMMAND = "from harness.cli import main; main()"

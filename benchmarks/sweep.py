@@ -4,7 +4,6 @@ thread; and what scheduler and store cost, by trials that only sleep."""
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.measure import Pair, run_process
+from benchmarks.measure import Pair, run_python
 from harness.run import plan_suite
 from harness.scheduler import Options, run
 from harness.store import Store
@@ -83,7 +82,7 @@ def _run_suite(suite: Path, store: Path, flags: list[str]) -> float:
         "sys.exit(outcome.exit_code)"
     )
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return run_process([sys.executable, "-c", code, str(suite), str(store), *flags], one)[0]
+    return run_python(code, [str(suite), str(store), *flags], one)[0]
 
 
 # Overhead

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from harness.metrics import Floats, average, class_counts, nsd, rates
 from harness.statistics import FEWEST_SEEDS, RESAMPLES, SAMPLES, SEEDS, Generator, Interval, seed_interval
@@ -86,12 +86,12 @@ def class_p_values(labels: ArrayLike, first: ArrayLike, second: ArrayLike, num_c
         change = _accuracies(labels, first, num_classes) - _accuracies(labels, second, num_classes)
         error = change.std(axis=0, ddof=1) / np.sqrt(len(change))
         ratio = np.divide(np.abs(change.mean(axis=0)), error, out=np.full(num_classes, np.inf), where=error > 0)
-        p_values = 2 * stats.t.sf(ratio, len(change) - 1)
+        p_values = 2 * special.stdtr(len(change) - 1, -ratio)
         return np.where(error > 0, p_values, np.where(change.mean(axis=0) == 0, 1.0, p_values)), SEEDS
     change = first.sum(axis=0, dtype=int) - second.sum(axis=0, dtype=int)
     better, worse = (np.bincount(labels[side], minlength=num_classes) for side in (change > 0, change < 0))
     fewer = np.minimum(better, worse)
-    p_values = np.minimum(1.0, 2 * stats.binom.cdf(fewer, better + worse, 0.5))
+    p_values = np.minimum(1.0, 2 * special.bdtr(fewer, better + worse, 0.5))
     return np.where(np.bincount(labels, minlength=num_classes) > 0, p_values, np.nan), SAMPLES
 
 
@@ -122,7 +122,7 @@ def _mean_differences(
     change = first.mean(axis=0) - second.mean(axis=0)
     n, total = np.bincount(labels, minlength=num_classes), np.bincount(labels, change, num_classes)
     squares = np.bincount(labels, change**2, num_classes)
-    present, z = max(1, int((n > 0).sum())), stats.norm.ppf((1 + level) / 2)
+    present, z = max(1, int((n > 0).sum())), special.ndtri((1 + level) / 2)
     middle = total / (n + 2)
     error = np.sqrt(((squares + 1) / (n + 2) - middle**2) / (n + 2))
     there = n > 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from harness.metrics import Floats, average, rates, worst, worst_class
 from harness.nsd import noise_nsd, true_nsd_quantiles
@@ -48,8 +48,8 @@ def class_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Int
     """
     correct, n = _counts(correct, n)
     tail = (1 - level) / 2
-    low = np.where(correct == 0, 0.0, stats.beta.ppf(tail, correct + 0.5, n - correct + 0.5))
-    high = np.where(correct == n, 1.0, stats.beta.ppf(1 - tail, correct + 0.5, n - correct + 0.5))
+    low = np.where(correct == 0, 0.0, special.betaincinv(correct + 0.5, n - correct + 0.5, tail))
+    high = np.where(correct == n, 1.0, special.betaincinv(correct + 0.5, n - correct + 0.5, 1 - tail))
     return _over_samples(rates(correct, n), _where_any(low, n), _where_any(high, n), n, level)
 
 
@@ -57,8 +57,8 @@ def exact_bounds(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Inter
     """Class accuracies (..., C) with Clopper-Pearson intervals: cover at least `level`, whatever the truth."""
     correct, n = _counts(correct, n)
     tail = (1 - level) / 2
-    low = np.where(correct == 0, 0.0, stats.beta.ppf(tail, np.maximum(correct, 1), n - correct + 1))
-    high = np.where(correct == n, 1.0, stats.beta.ppf(1 - tail, correct + 1, np.maximum(n - correct, 1)))
+    low = np.where(correct == 0, 0.0, special.betaincinv(np.maximum(correct, 1), n - correct + 1, tail))
+    high = np.where(correct == n, 1.0, special.betaincinv(correct + 1, np.maximum(n - correct, 1), 1 - tail))
     return _over_samples(rates(correct, n), _where_any(low, n), _where_any(high, n), n, level)
 
 
@@ -139,7 +139,7 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if count < FEWEST_SEEDS:
         nothing = np.full_like(mean, np.nan)
         return Interval(mean, nothing, nothing, SEEDS, count, level)
-    half = stats.t.ppf((1 + level) / 2, count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    half = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
     return Interval(mean, mean - half, mean + half, SEEDS, count, level)
 
 
@@ -160,7 +160,7 @@ def _over_samples(estimate: Floats, low: Floats, high: Floats, n: Floats, level:
 
 
 def _wilson(rate: Floats, n: Floats, level: float) -> tuple[Floats, Floats]:
-    z = stats.norm.ppf((1 + level) / 2)
+    z = special.ndtri((1 + level) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -10,10 +11,21 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import autoattack, calibration, evaluate, plain_forms, report, results, robust, sweep, train_step
+from benchmarks import (
+    autoattack,
+    calibration,
+    compiled,
+    evaluate,
+    plain_forms,
+    report,
+    results,
+    robust,
+    sweep,
+    train_step,
+)
 from benchmarks.evaluate import agreement
 from benchmarks.many_trials import many_trials, suite_file
-from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_process
+from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_python
 from harness.attacks.auto import Effort
 from harness.run import plan_suite
 from harness.show import trial_states
@@ -50,12 +62,19 @@ def test_peak_memory_is_of_the_work_alone():
     assert small == pytest.approx(8, abs=4)
 
 
-def test_a_command_that_fails_says_why():
+def test_code_that_fails_says_why():
     with pytest.raises(RuntimeError, match="no such luck"):
-        run_process([sys.executable, "-c", "raise SystemExit('no such luck')"])
-    wall, peak = run_process([sys.executable, "-c", "pass"])
+        run_python("raise SystemExit('no such luck')")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_peak_of_a_process_is_its_own():
+    held = torch.ones(300 * 2**20, dtype=torch.uint8)
+    wall, empty = run_python("pass")
+    _, full = run_python("import sys; x = b'1' * (int(sys.argv[1]) << 20)", ["100"])
     assert 0 < wall < 60
-    assert 1 < peak < 1000
+    assert 1 < empty < 100 < len(held) >> 20
+    assert full - empty == pytest.approx(100, abs=4)
 
 
 def test_the_plain_form_judges_as_the_harness_does(student):
@@ -119,7 +138,9 @@ def test_report_rows(tmp_path):
     rows = report.measure(1, growth=(4, 6), paired=3, many_classes=(2, 12), distinct=3)
     assert rows[0].keys() > PAIR | MEMORY
     assert [(row["command"], row["trials"], row["classes"], row["variants"]) for row in rows[1:]] == [
-        (name, *facts) for facts in ((4, 10, 1), (6, 10, 1), (2, 12, 1), (3, 10, 3)) for name in ("report", "status")
+        (name + alone, *facts)
+        for *facts, alone in ((4, 10, 1, ""), (6, 10, 1, ""), (2, 12, 1, ""), (3, 10, 3, ", every trial a variant"))
+        for name in ("report", "status")
     ]
     assert all(row["seconds"] > 0 and row["peak_mb"] > 1 for row in rows)
 
@@ -180,6 +201,22 @@ def test_the_command_prints_json(monkeypatch, capsys):
     before = torch.get_num_threads()
     command.main(["evaluate", "--json", "--rounds", "4", "--threads", str(before)])
     assert json.loads(capsys.readouterr().out) == [{"attack": "pgd20", "ratio": 4.0}]
+
+
+def test_compiled_rows(monkeypatch):
+    case = ("cnn", {"width": 4}, (1, 8, 8), 4, {"width": 2})
+    monkeypatch.setattr(compiled, "CASES", (case,))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: name)
+    parts = compiled.parts(*case[:4])
+    for ours, theirs in parts.values():
+        assert torch.equal(ours(), theirs())
+    rows = compiled.measure(1)
+    assert [(row["model"], row["part"]) for row in rows] == [("cnn", "attack gradient"), ("cnn", "update")]
+    for row in rows:
+        assert row["calls_to_pay"] is None or row["compiled_s"] < row["ours_s"]
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    assert compiled.measure(1) == []
 
 
 def test_train_step_rows(monkeypatch):

@@ -63,18 +63,18 @@ def selection_table(board: Leaderboard, setting: tuple, attack: str | None = Non
     chosen = part.scores[part.scores["attack"] == attack]
     scores = chosen.set_index(["row", "checkpoint", "metric"])["value"].to_dict()
     title = attack_title(attack) if attack else ""
-    found = []
+    checkpoints, peeks = part.checkpoints, {} if part.rows["peeked_score"].isna().all() else _PEEKED
+    was_tuned, found = part.rows["tuning_trials"].notna().any(), []
     for row, facts in zip(part.rows.index, records(part.rows), strict=True):
         pairs = {
             f"{checkpoint} {title}": " / ".join(
                 number(scores.get((row, checkpoint, name)), METRICS[name]) for name in MAIN[:2]
             )
-            for checkpoint in part.checkpoints
+            for checkpoint in checkpoints
         }
-        known = {} if part.rows["peeked_score"].isna().all() else _PEEKED
-        peeked = {name: number(facts[column], METRICS["average"]) for name, column in known.items()}
+        peeked = {name: number(facts[column], METRICS["average"]) for name, column in peeks.items()}
         seeds, _, memory = costs(facts)
-        tuning = {} if part.rows["tuning_trials"].isna().all() else {"tuning trials": _count(facts["tuning_trials"])}
+        tuning = {"tuning trials": _count(facts["tuning_trials"])} if was_tuned else {}
         cost = {
             "seeds": seeds,
             "train h": _hours(facts["train_hours"]),

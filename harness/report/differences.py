@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from harness import metrics
 from harness.comparison import Comparison, compare, holm
@@ -31,7 +31,7 @@ PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
 MOST_WORST_COUNTS = 200_000  # class counts; beyond, differences of worst classes have no bounds over samples
 RESAMPLES, RESAMPLE_SEED = 400, 0  # of the comparisons' bootstrap; a report makes hundreds of them
-Z = float(stats.norm.ppf(0.975))
+Z = float(special.ndtri(0.975))
 
 
 def pick_baselines(rows: pd.DataFrame, name: str | None = None) -> dict[tuple, str]:
@@ -163,9 +163,9 @@ def _classes_from_counts(mine: ClassCounts, theirs: ClassCounts) -> dict[str, An
     over_seeds = seeds >= FEWEST_SEEDS
     variance = change.var(axis=0, ddof=1) / seeds if over_seeds else (_variance(mine) + _variance(theirs)).mean(axis=0)
     freedom = seeds - 1 if over_seeds else np.inf
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    half = special.stdtrit(freedom, 0.975) * np.sqrt(variance)
     ratio = np.divide(np.abs(mean), np.sqrt(variance), out=np.where(mean == 0, 0.0, np.inf), where=variance > 0)
-    p = holm(np.where(np.isnan(mean), np.nan, 2 * stats.t.sf(ratio, freedom)))
+    p = holm(np.where(np.isnan(mean), np.nan, 2 * special.stdtr(freedom, -ratio)))
     source = SEEDS if over_seeds else f"{SAMPLES}, {UNPAIRED}"
     return {"difference": mean, "low": mean - half, "high": mean + half, "p": p, "source": source}
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from harness import metrics, statistics
 from harness.report.counts import ClassCounts
@@ -50,7 +50,7 @@ def seed_intervals(keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str]) 
     """
     groups = values.groupby([keys[name] for name in by], sort=False, observed=True)
     mean, count = groups.mean(), groups.count()
-    factor = stats.t.ppf(0.975, np.maximum(count - 1, 1)) / np.sqrt(np.maximum(count, 1))
+    factor = special.stdtrit(np.maximum(count - 1, 1), 0.975) / np.sqrt(np.maximum(count, 1))
     half = (groups.std() * factor).where(count >= statistics.FEWEST_SEEDS)
     tables = {"value": mean, "seeds": count, "seed_low": mean - half, "seed_high": mean + half}
     long = {name: table.rename_axis(columns="metric").stack(future_stack=True) for name, table in tables.items()}

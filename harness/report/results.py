@@ -16,7 +16,7 @@ SETTING = ["dataset", "student", "eps"]  # what results must share to stand in o
 ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
 ROLES = ("teacher", "student", "evaluation")
 _NOT_SETUP = ("seed", "variant", "resources", "keep")
-_CHUNK = 500  # trials whose class states are read at once
+_CHUNK = 2000  # trials whose class states are read at once
 
 
 class Readable(Protocol):

@@ -22,23 +22,27 @@ from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
 
 MOST_DETAILED = 100  # rows; a longer leaderboard has its intervals in the CSV file only
+MOST_PRINTED = 100  # rows of a table on the terminal
 DIGITS = 5  # characters of a number on the terminal: 100.0, 0.338
 EMPTY = "No results yet: the store has no trial of this report."
 
 
 def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int = 120) -> Group:
-    """The leaderboard for a terminal `width` columns wide: attacks that do not fit side by side go below."""
+    """The leaderboard for a terminal `width` columns wide: attacks that do not fit side by side go below, rows beyond
+    the first `MOST_PRINTED` are counted."""
     if board.rows.empty:
         return Group(Text(EMPTY), *[Text(escape.one_line(note)) for note in board.notes])
     parts: list[Any] = []
     for setting in board.settings:
         table = grid(board, setting, checkpoint)
-        name = max(len(escape.one_line(line.title)) for line in table.lines)
+        name = max(len(escape.one_line(line.title)) for line in table.lines[:MOST_PRINTED])
         room = max(1, (width - min(name, 40) - 18) // (7 * len(table.metrics)))
         parts.append(Text(escape.one_line(f"{setting_title(setting)} · {checkpoint}"), style="bold"))
         groups = [table.attacks[start : start + room] for start in range(0, len(table.attacks), room)] or [[]]
         for place, attacks in enumerate(groups):
             parts.append(_terminal_table(table, attacks, last=place == len(groups) - 1))
+        if len(table.lines) > MOST_PRINTED:
+            parts.append(Text(f"{len(table.lines) - MOST_PRINTED} more rows: `report` writes them all", style="yellow"))
         parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint)[1:3]]
         parts += [
             Text(escape.one_line(text), style="dim")
@@ -58,7 +62,7 @@ def _terminal_table(table: Grid, attacks: Sequence[str], last: bool) -> Table:
             drawn.add_column(head, no_wrap=True)  # digits below digits, with or without a mark behind them
     for title in ("seeds", "hours", "MiB") if last else ():
         drawn.add_column(f"\n{title}", justify="right", no_wrap=True)
-    for line in table.lines:
+    for line in table.lines[:MOST_PRINTED]:
         name = Text(escape.one_line(line.title))
         cells = [
             _terminal_cell(line.cells.get((attack, metric.name))) for attack in attacks for metric in table.metrics
