@@ -27,7 +27,7 @@ from harness.attacks.auto import STANDARD, Effort, attack_stage
 from harness.attacks.evaluation import attack_chunk, predict
 from harness.attacks.linf import Forward
 from harness.data.augment import to_float
-from harness.engine import evaluation_forward
+from harness.engine import evaluation_forward, exact_float32
 from harness.errors import InputError
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrialSpec
@@ -320,6 +320,7 @@ def _device(spec: TrialSpec) -> torch.device:
         raise InputError(
             f"trial {spec.trial_id} ({spec.variant}) wants a GPU and this machine has none: calibrate where it will run"
         )
+    exact_float32()  # as in the trial
     return torch.device("cuda" if spec.resources.gpu else "cpu")
 
 

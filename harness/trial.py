@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from harness.engine import exact_float32
 from harness.memory import keep_freed_memory
 from harness.provenance import processor, trial_columns
 from harness.shared_evaluation import SharedEvaluation
@@ -50,9 +51,7 @@ def run_trial(
     assistants included, over all attempts.
     """
     should_stop = should_stop or (lambda: False)
-    load_entry_points()
-    keep_freed_memory()
-    device = _device(spec)
+    device = _prepared(spec)
     started = time.time()
     yield {
         "event": "start",
@@ -101,14 +100,16 @@ def assist(
     Yields `assisted` events with the number of pieces `left`. The trial finds what was computed in its working folder,
     and needs none of it: see `harness.shared_evaluation`.
     """
-    load_entry_points()
-    keep_freed_memory()
-    device = _device(spec)
+    device = _prepared(spec)
     data = read_data(spec.dataset, spec.split_seed, device, second=False, root=data_root, download=download)
     yield from SharedEvaluation(spec, data, store_root, device).assist(should_stop or (lambda: False))
 
 
-def _device(spec: TrialSpec) -> torch.device:
+def _prepared(spec: TrialSpec) -> torch.device:
+    """The device of a trial, in a process made ready for it."""
+    load_entry_points()
+    keep_freed_memory()
+    exact_float32()
     return torch.device("cuda" if spec.resources.gpu > 0 and torch.cuda.is_available() else "cpu")
 
 

@@ -17,7 +17,7 @@ from harness.spec import CHECKPOINTS
 from harness.store import Store
 from harness.train import EpochBatches, NonFiniteLossError
 from harness.training import new_network, read_data
-from harness.trial import class_accuracy_rows
+from harness.trial import class_accuracy_rows, run_trial
 from tests.small import assert_same_weights, run_to_end, small_specs, weights
 
 TABLES = ("class_accuracy", "outcomes", "epochs", "class_state")
@@ -136,6 +136,13 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
     for checkpoint in CHECKPOINTS:
         assert_same_weights(weights(tmp_path, spec, checkpoint), weights(root, spec, checkpoint))
     assert not (tmp_path / "work" / spec.training_id / "state.pt").exists()
+
+
+def test_float32_means_float32_in_a_trial(tmp_path):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    assert next(run_trial(small_specs(tmp_path)["at"], tmp_path))["event"] == "start"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_an_interrupted_evaluation_goes_on_at_its_chunk(straight, tmp_path):
