@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from harness.errors import InputError, unknown
+from harness.terminal import (
+    conclude,
+    conclude_tuning,
+    err,
+    out,
+    print_calibration,
+    print_trials,
+    refuse,
+    report_store,
+    states_of,
+)
 from methods.settings import SettingsError
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 # typer brings a click of its own since 0.26, and used the installed one before: the class is found through typer
 CommandLineError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -48,17 +56,12 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (InputError, SettingsError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     except CommandLineError as error:
-        _refuse(error.format_message())
+        refuse(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _refuse(message: str) -> None:
-    err.print(f"error: {escape(' '.join(message.split()))}", soft_wrap=True)
-    sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
@@ -96,11 +99,11 @@ def run(
         raise InputError("--calibrate goes with --dry-run")
     planned = _plan(suite, sets, methods, seeds, results, plugin)
     if dry_run:
-        states = _states(planned)
-        _print_trials(planned, states)
+        states = states_of(planned)
+        print_trials(planned, states)
         if calibrate:
             left = [spec for spec in planned.specs if states[spec.trial_id][0] != "done"]
-            _print_calibration(left, planned.store, data, download)
+            print_calibration(left, planned.store, data, download)
         return 0
     from harness.progress import Progress
     from harness.run import run_planned
@@ -113,8 +116,8 @@ def run(
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
         outcome = run_planned(planned, options, progress)
-    _report_store(planned.store, _coordinates(planned), None)
-    return _conclude(outcome, planned, suite, results)
+    report_store(planned.store, _coordinates(planned), None)
+    return conclude(outcome, planned, suite, results)
 
 
 @app.command()
@@ -174,7 +177,7 @@ def tune(
         tuning, options, say=lambda text: err.print(escape(text), soft_wrap=True),
         follow=lambda specs: Progress(specs, err), tensorboard=tensorboard,
     )  # fmt: skip
-    return _conclude_tuning(tuned, tuning, suite)
+    return conclude_tuning(tuned, tuning, suite)
 
 
 @app.command()
@@ -188,7 +191,7 @@ def status(
 ) -> int:
     """Show what has become of each trial of a suite, with the error of those that failed."""
     planned = _plan(suite, sets, methods, seeds, results, plugin)
-    _print_trials(planned, _states(planned))
+    print_trials(planned, states_of(planned))
     return 0
 
 
@@ -230,7 +233,7 @@ def report(
     else:
         planned = _plan(suite, sets, methods, seeds, results, plugin)
         store, which = planned.store, _coordinates(planned)
-    _report_store(
+    report_store(
         store, which | {"baseline": baseline, "checkpoint": checkpoint}, into, figures=_split(figures), html=html,
         formats=_split(formats), width=width, intervals=intervals, style="brackets" if brackets else "pm",
     )  # fmt: skip
@@ -398,105 +401,5 @@ def _split(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
 
 
-def _states(planned: Any) -> dict[str, tuple[str, str]]:
-    from harness.show import trial_states
-
-    return trial_states(planned.store, planned.specs)
-
-
-def _print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
-    from harness.show import columns
-
-    rows = [
-        (spec.trial_id, spec.role, spec.variant, spec.student.label, str(spec.seed), *states[spec.trial_id])
-        for spec in planned.specs
-    ]
-    titles, *lines = columns([("trial", "role", "variant", "student", "seed", "status", ""), *rows])
-    out.out(titles, style="bold", highlight=False)
-    out.out("\n".join(lines), highlight=False)
-    counts: dict[str, int] = {}
-    for state, _ in states.values():
-        counts[state] = counts.get(state, 0) + 1
-    out.print(
-        f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    )
-    planned.store.look_for_foreign_files()
-    for problem in planned.store.problems:
-        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
-
-
-def _print_calibration(specs: list[Any], store: Any, data: Path | None, download: bool) -> None:
-    from harness.calibration import Calibration
-    from harness.provenance import processor
-    from harness.show import calibration_table
-
-    calibration = Calibration(store, data_root=data, download=download)
-    with err.status("measuring"):
-        estimates = {spec.trial_id: calibration.estimate(spec) for spec in specs}
-    out.print(calibration_table(specs, estimates))
-    hours = sum(each.total_s for each in estimates.values()) / 3600
-    for gpu in sorted({spec.resources.gpu for spec in specs}):
-        part = sum(estimates[spec.trial_id].total_s for spec in specs if spec.resources.gpu == gpu) / 3600
-        threads = ", ".join(sorted({f"{spec.threads} thread{'s' * (spec.threads > 1)}" for spec in specs}))
-        where = f"GPU x {gpu:g}" if gpu else f"{escape(processor())}, {threads} a trial"
-        out.print(f"{part:.3g} hours on {where}", soft_wrap=True)
-    cores = os.cpu_count() or 1
-    at_once = max(1, int(cores // max((spec.resources.cpu for spec in specs), default=1)))
-    out.print(f"on this machine, {at_once} at a time: about {hours / at_once:.3g} hours", soft_wrap=True)
-
-
 def _coordinates(planned: Any) -> dict[str, Any]:
     return {"trial_ids": planned.trial_ids, "variants": planned.variants}
-
-
-def _report_store(store: Any, which: dict[str, Any], into: Path | None, **form: Any) -> None:
-    """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
-    from harness.report.write import write_report
-
-    def left_out(text: str) -> None:
-        if form.get("figures"):  # asked for by name
-            err.print(escape(text), soft_wrap=True)
-
-    written = write_report(store, into or store.root / "report", console=out, left_out=left_out, **form, **which)
-    store.look_for_foreign_files()
-    for problem in store.problems:
-        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
-    for path in written:
-        out.print(str(path), soft_wrap=True)
-    out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
-
-
-def _conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> int:
-    variants = planned.variants
-    for kind, found in (("failed", outcome.failed), ("blocked", outcome.blocked)):
-        for trial_id, reason in found.items():
-            err.print(f"{kind}: {escape(variants[trial_id])} ({trial_id}): {escape(reason)}", soft_wrap=True)
-    if outcome.interrupted:
-        where = f" --results {results}" if results else ""
-        err.print(
-            f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, with the same options",
-            soft_wrap=True,
-        )
-    return outcome.exit_code
-
-
-def _conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
-    from harness.report.write import print_leaderboard, write_report
-    from harness.space import short
-
-    if tuned.best is not None:
-        out.print(f"best: {escape(short(tuned.best))}", soft_wrap=True)
-    written = list(tuned.written)
-    if tuned.compared:
-        variants = {spec.trial_id: spec.variant for spec in tuned.compared}
-        print_leaderboard(out, tuning.store, trial_ids=list(variants), variants=variants)
-        written += write_report(tuning.store, tuning.folder / "comparison", trial_ids=list(variants), variants=variants)
-    for path in written:
-        out.print(str(path), soft_wrap=True)
-    for trouble in tuned.trouble:
-        err.print(escape(trouble), soft_wrap=True)
-    if tuned.stop_reason:
-        err.print(
-            f"stopped ({tuned.stop_reason}); to go on: run-bench tune {suite}, with the same options", soft_wrap=True
-        )
-    return tuned.exit_code

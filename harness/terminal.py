@@ -1,0 +1,126 @@
+"""What the commands say on the terminal: states of trials, a calibration, a report, how a run or a search ended. What
+needs torch is imported where it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def refuse(message: str) -> None:
+    """Say in one line what is wrong with what the user asked for, and leave with exit code 2."""
+    err.print(f"error: {escape(' '.join(message.split()))}", soft_wrap=True)
+    sys.exit(2)
+
+
+def states_of(planned: Any) -> dict[str, tuple[str, str]]:
+    """See `harness.show.trial_states`."""
+    from harness.show import trial_states
+
+    return trial_states(planned.store, planned.specs)
+
+
+def print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
+    """A line per trial with its state, how many there are of each, and what of the store cannot be read."""
+    from harness.show import columns
+
+    rows = [
+        (spec.trial_id, spec.role, spec.variant, spec.student.label, str(spec.seed), *states[spec.trial_id])
+        for spec in planned.specs
+    ]
+    titles, *lines = columns([("trial", "role", "variant", "student", "seed", "status", ""), *rows])
+    out.out(titles, style="bold", highlight=False)
+    out.out("\n".join(lines), highlight=False)
+    counts: dict[str, int] = {}
+    for state, _ in states.values():
+        counts[state] = counts.get(state, 0) + 1
+    out.print(
+        f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    )
+    planned.store.look_for_foreign_files()
+    for problem in planned.store.problems:
+        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+
+
+def print_calibration(specs: list[Any], store: Any, data: Path | None, download: bool) -> None:
+    """Measure a batch of every distinct configuration; hours by trial, method and device."""
+    from harness.calibration import Calibration
+    from harness.provenance import processor
+    from harness.show import calibration_table
+
+    calibration = Calibration(store, data_root=data, download=download)
+    with err.status("measuring"):
+        estimates = {spec.trial_id: calibration.estimate(spec) for spec in specs}
+    out.print(calibration_table(specs, estimates))
+    hours = sum(each.total_s for each in estimates.values()) / 3600
+    for gpu in sorted({spec.resources.gpu for spec in specs}):
+        part = sum(estimates[spec.trial_id].total_s for spec in specs if spec.resources.gpu == gpu) / 3600
+        threads = ", ".join(sorted({f"{spec.threads} thread{'s' * (spec.threads > 1)}" for spec in specs}))
+        where = f"GPU x {gpu:g}" if gpu else f"{escape(processor())}, {threads} a trial"
+        out.print(f"{part:.3g} hours on {where}", soft_wrap=True)
+    cores = os.cpu_count() or 1
+    at_once = max(1, int(cores // max((spec.resources.cpu for spec in specs), default=1)))
+    out.print(f"on this machine, {at_once} at a time: about {hours / at_once:.3g} hours", soft_wrap=True)
+
+
+def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: Any) -> None:
+    """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
+    from harness.report.write import write_report
+
+    def left_out(text: str) -> None:
+        if form.get("figures"):  # asked for by name
+            err.print(escape(text), soft_wrap=True)
+
+    written = write_report(store, into or store.root / "report", console=out, left_out=left_out, **form, **which)
+    store.look_for_foreign_files()
+    for problem in store.problems:
+        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+    for path in written:
+        out.print(str(path), soft_wrap=True)
+    out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
+
+
+def conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> int:
+    """What failed, was blocked or stopped in a run, and how to go on; the exit code."""
+    variants = planned.variants
+    for kind, found in (("failed", outcome.failed), ("blocked", outcome.blocked)):
+        for trial_id, reason in found.items():
+            err.print(f"{kind}: {escape(variants[trial_id])} ({trial_id}): {escape(reason)}", soft_wrap=True)
+    if outcome.interrupted:
+        where = f" --results {results}" if results else ""
+        err.print(
+            f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, with the same options",
+            soft_wrap=True,
+        )
+    return outcome.exit_code
+
+
+def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
+    """What a search found and wrote, the comparison of its winner, and how to go on; the exit code."""
+    from harness.report.write import print_leaderboard, write_report
+    from harness.space import short
+
+    if tuned.best is not None:
+        out.print(f"best: {escape(short(tuned.best))}", soft_wrap=True)
+    written = list(tuned.written)
+    if tuned.compared:
+        variants = {spec.trial_id: spec.variant for spec in tuned.compared}
+        print_leaderboard(out, tuning.store, trial_ids=list(variants), variants=variants)
+        written += write_report(tuning.store, tuning.folder / "comparison", trial_ids=list(variants), variants=variants)
+    for path in written:
+        out.print(str(path), soft_wrap=True)
+    for trouble in tuned.trouble:
+        err.print(escape(trouble), soft_wrap=True)
+    if tuned.stop_reason:
+        err.print(
+            f"stopped ({tuned.stop_reason}); to go on: run-bench tune {suite}, with the same options", soft_wrap=True
+        )
+    return tuned.exit_code
