@@ -29,11 +29,12 @@ from harness.attacks.linf import Forward
 from harness.data.augment import to_float
 from harness.engine import evaluation_forward, exact_float32
 from harness.errors import InputError
+from harness.inputs import Data, new_network, read_data
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrialSpec
 from harness.store import Store
 from harness.train import EpochBatches, Trainer
-from harness.training import Data, new_network, read_data, wants_second_split
+from harness.training import wants_second_split
 from harness.validation import correct_under_pgd, held_out_statistics
 from harness.worker import torch_threads
 

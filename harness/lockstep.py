@@ -23,13 +23,14 @@ import torch
 
 from harness.control import StopSignal
 from harness.files import make_folder
+from harness.inputs import training_folder
 from harness.provenance import trial_columns
 from harness.retries import kind_of
 from harness.search import METRICS, Family
 from harness.space import Values, key_of
 from harness.spec import TrialSpec
 from harness.store import Store
-from harness.training import STATE, read_history, training_folder
+from harness.training import STATE, read_history
 from harness.trial import run_trial
 from harness.worker import load_plugins, torch_threads
 

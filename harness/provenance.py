@@ -21,12 +21,15 @@ _NUMERIC = (
     "convolution.py",
     "engine.py",
     "evaluate.py",
+    "inputs.py",
     "metrics.py",
     "perturbation.py",
+    "seeds.py",
     "shared_evaluation.py",
     "teacher_logits.py",
     "train.py",
     "training.py",
+    "validation.py",
 )
 _PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
 

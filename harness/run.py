@@ -102,7 +102,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> 
     specs = [spec for spec in specs if stored.get(spec.trial_id) != "done"]
     if all(spec.dataset.name == "digits" and not any(source.file for source in spec.sources) for spec in specs):
         return
-    from harness.training import check_readable
+    from harness.inputs import check_readable
 
     check_readable(specs, options.data_root, options.download)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.control import GRACE_S, RunControl, StopRequest
+from harness.inputs import training_folder
 from harness.lockstep import commit_unfinished
 from harness.retries import disk_full
 from harness.search import Tuning, setting_of
 from harness.search_journal import SETTLED, Journal, line
-from harness.training import training_folder
 
 Say = Callable[[str], None]
 

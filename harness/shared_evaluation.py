@@ -27,9 +27,9 @@ from harness.data.splits import stratified_subset
 from harness.engine import evaluation_forward
 from harness.evaluate import ChunkResult, Conditions, chunk_ranges, evaluate_chunk, gather
 from harness.files import make_folder, write_bytes
+from harness.inputs import Data, trained_network, training_folder
 from harness.models.checkpoints import file_sha256
 from harness.spec import AttackRequest, Source, TrialSpec
-from harness.training import Data, trained_network, training_folder
 
 Event = dict[str, Any]
 GIVEN = "given"  # the checkpoint column of a network that was trained elsewhere

@@ -1,33 +1,27 @@
-"""Training one network of a suite: data, teachers, epochs, validation, checkpoints. What it leaves in its folder is
-all that evaluation needs."""
+"""Training one network of a suite: epochs, validation, checkpoints. What it leaves in its folder is all that
+evaluation needs."""
 
 from __future__ import annotations
 
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 import methods
 from harness import metrics
-from harness.data import DATASETS
-from harness.data.sources import load
-from harness.data.splits import held_out_split, stratified_subset
 from harness.engine import evaluation_forward
-from harness.errors import InputError
 from harness.files import write_bytes
-from harness.models.build import build
-from harness.models.checkpoints import load_into, read_state, write_state
+from harness.inputs import Data, Images, new_network, trained_network, training_folder
+from harness.models.checkpoints import write_state
 from harness.seeds import derive_seed, seeded
-from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.spec import TrialSpec
 from harness.teacher_logits import SharedLogits, epoch_facts, shared_folder
 from harness.train import EpochBatches, Trainer
 from harness.validation import class_rates, correct_under_pgd, held_out_statistics
@@ -35,125 +29,6 @@ from methods.base import EpochEnd, HeldOut, Method
 
 Event = dict[str, Any]
 STATE, HISTORY = "state.pt", "training.json"
-
-
-@dataclass(frozen=True)
-class Images:
-    """uint8 images (N, C, H, W) and int64 labels (N,) on the training device."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The parts of a data set that a trial works with. test_index: positions of the test images in the whole test
-    set."""
-
-    train: Images
-    validation: Images
-    held_out: Images
-    test: Images
-    test_index: Tensor
-    class_names: tuple[str, ...]
-    flip: bool
-    crop_padding: int
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    @property
-    def channels(self) -> int:
-        return self.test.images.shape[1]
-
-
-def read_data(
-    spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool
-) -> Data:
-    """Load, split and subset. second: also the held-out part that methods learn from. Raises InputError."""
-    path = Path(spec.path).expanduser() if spec.path else None
-    whole, test = (load(spec.name, split, root=root, download=download, path=path) for split in ("train", "test"))
-    splits = held_out_split(whole.labels, split_seed, second)
-    chosen = splits.train
-    try:
-        if spec.train_images is not None:
-            chosen = chosen[stratified_subset(whole.labels[chosen], spec.train_images, split_seed)]
-        test_index = (
-            torch.arange(len(test.labels))
-            if spec.test_images is None
-            else stratified_subset(test.labels, spec.test_images, 0)
-        )
-    except ValueError as error:
-        raise InputError(f"dataset {spec.name}: {error}") from error
-
-    def part(source: Any, index: Tensor) -> Images:
-        return Images(
-            source.images[index].to(device, non_blocking=True), source.labels[index].to(device, non_blocking=True)
-        )
-
-    facts = DATASETS[spec.name]
-    return Data(
-        part(whole, chosen),
-        part(whole, splits.validation),
-        part(whole, splits.held_out),
-        part(test, test_index),
-        test_index,
-        whole.class_names,
-        bool(facts.flip),
-        int(facts.crop_padding or 0),
-    )
-
-
-def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
-    """A network with initial weights from `seed`, for the channels and classes of a data set."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(
-            network.name,
-            network.params,
-            in_channels=data.channels,
-            num_classes=data.num_classes,
-            mean=network.mean,
-            std=network.std,
-        )
-
-
-def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
-    """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
-    of another shape."""
-    if source.file is not None:
-        path = Path(source.file).expanduser()
-        state = read_state(path, source.sha256)
-    else:
-        path = training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
-        state = read_state(path)
-    network = new_network(source.network, data, 0)
-    load_into(network, state, source=str(path))
-    return network
-
-
-def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> None:
-    """Read every data set and checkpoint file that the trials name, once each. Raises InputError."""
-    for dataset in {spec.dataset: None for spec in specs}:
-        data = read_data(dataset, 0, torch.device("cpu"), second=False, root=root, download=download)
-        files = {
-            source.model_dump_json(): source
-            for spec in specs
-            if spec.dataset == dataset
-            for source in spec.sources
-            if source.file
-        }
-        for source in files.values():
-            trained_network(source, data, Path())
-
-
-def training_folder(store_root: Path, training_id: str) -> Path:
-    """Where a training works and leaves its weights."""
-    return store_root / "work" / training_id
 
 
 def wants_second_split(spec: TrialSpec) -> bool:

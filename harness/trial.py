@@ -14,20 +14,13 @@ import pandas as pd
 import torch
 
 from harness.engine import exact_float32
+from harness.inputs import Data, read_data, training_folder
 from harness.memory import keep_freed_memory
 from harness.provenance import processor, trial_columns
 from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
 from harness.store import Store
-from harness.training import (
-    Data,
-    peak_memory_mb,
-    read_data,
-    read_history,
-    train,
-    training_folder,
-    wants_second_split,
-)
+from harness.training import peak_memory_mb, read_history, train, wants_second_split
 from methods.registry import load_entry_points
 
 Event = dict[str, Any]

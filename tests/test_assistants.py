@@ -16,11 +16,11 @@ from harness.agenda import Agenda
 from harness.assistants import MAX_FAILURES, Assistants
 from harness.control import StopRequest
 from harness.driver import Driver
+from harness.inputs import read_data
 from harness.scheduler import Options, run
 from harness.shared_evaluation import Claims, SharedEvaluation
 from harness.spec import Resources, TrialSpec
 from harness.store import Store
-from harness.training import read_data
 
 Event = dict[str, Any]
 ONE = Resources(cpu=1)

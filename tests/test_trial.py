@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from harness import provenance
 from harness.errors import InputError
+from harness.inputs import Images, new_network, read_data
 from harness.models.checkpoints import write_state
 from harness.spec import CHECKPOINTS
 from harness.store import Store
 from harness.train import EpochBatches, NonFiniteLossError
-from harness.training import new_network, read_data
 from harness.trial import class_accuracy_rows, run_trial
 from tests.small import assert_same_weights, run_to_end, small_specs, weights
 
@@ -138,6 +139,10 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
     assert not (tmp_path / "work" / spec.training_id / "state.pt").exists()
 
 
+def test_the_fingerprint_of_the_code_reads_every_file_it_names():
+    assert [name for name in provenance._NUMERIC if not (provenance._ROOT / "harness" / name).exists()] == []
+
+
 def test_float32_means_float32_in_a_trial(tmp_path):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     assert next(run_trial(small_specs(tmp_path)["at"], tmp_path))["event"] == "start"
@@ -190,13 +195,10 @@ def test_two_methods_with_one_seed_see_the_same_batches(straight, tmp_path):
 def test_the_test_set_never_moves_a_checkpoint(straight, tmp_path, monkeypatch):
     """With the test images replaced by noise, training, selection and weights are the same."""
     root, specs, _ = straight
-    import harness.training as training
-
-    read = training.read_data
 
     def with_noise(*arguments, **options):
-        data = read(*arguments, **options)
-        noise = training.Images(torch.randint(0, 256, data.test.images.shape, dtype=torch.uint8), data.test.labels)
+        data = read_data(*arguments, **options)
+        noise = Images(torch.randint(0, 256, data.test.images.shape, dtype=torch.uint8), data.test.labels)
         return type(data)(**{**vars(data), "test": noise})
 
     monkeypatch.setattr("harness.trial.read_data", with_noise)
