@@ -69,8 +69,9 @@ class Stage:
 
 def _row(robust: Robust, name: str, effort: Effort, rounds: int) -> dict[str, Any]:
     stage = Stage(robust, name, effort)
-    plain_mb, fast_mb = peak_memory_mb(stage.plain), peak_memory_mb(stage.fast)  # these are the warm-up too
+    plain, fast, other_seed = stage.plain(), stage.fast(), stage.plain(seed=1)  # the warm-up too
     flops = stage.forward.passes * forward_flops(robust.student, stage.x[0])
+    plain_mb, fast_mb = peak_memory_mb(stage.plain), peak_memory_mb(stage.fast)
     pair = in_turn(stage.plain, stage.fast, rounds, warm_up=0)
     return {
         "model": f"cnn(width={robust.recipe.width})",
@@ -82,5 +83,5 @@ def _row(robust: Robust, name: str, effort: Effort, rounds: int) -> dict[str, An
         "plain_mb": plain_mb,
         "fast_mb": fast_mb,
         "share_of_peak": flops / pair.fast_s / peak_flops(torch.float32),
-        **agreement(stage.plain(), stage.fast(), stage.plain(seed=1)),
+        **agreement(plain, fast, other_seed),
     }

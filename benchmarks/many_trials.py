@@ -25,6 +25,7 @@ ATTACKS = ("clean", "fgsm", "pgd20", "cw20", "aa_short", "aa_standard")
 CHECKPOINTS = ("best_validation", "last")
 IMAGES = 1000  # a class
 EPOCHS = 5
+QUANTITIES = ("val_robust", "val_clean", "temperature_adversarial", "temperature_clean")
 
 
 def suite_file(folder: Path, trials: int, seeds: int) -> Path:
@@ -70,7 +71,7 @@ def many_trials(suite: Path, root: Path, classes: int, *, compacted: bool = True
     rows = {
         "class_accuracy": len(CHECKPOINTS) * len(ATTACKS) * classes,
         "epochs": EPOCHS,
-        "class_state": EPOCHS * classes,
+        "class_state": EPOCHS * classes * len(QUANTITIES),
     }
     if compacted:
         publish(store, dict.fromkeys(planned.trial_ids, (drawn, rows)))  # type: ignore[arg-type]
@@ -131,11 +132,11 @@ def _epochs(ids: Sequence[str], random: np.random.Generator) -> pa.Table:
 
 
 def _class_state(ids: Sequence[str], classes: int, random: np.random.Generator) -> pa.Table:
-    shape = (len(ids), EPOCHS, classes)
-    trial, epoch, index = np.indices(shape, dtype=np.int32).reshape(3, -1)
+    shape = (len(ids), EPOCHS, len(QUANTITIES), classes)
+    trial, epoch, quantity, index = np.indices(shape, dtype=np.int32).reshape(4, -1)
     columns = {"trial_id": _coded(trial, ids), "epoch": epoch + 1, "class_index": index}
-    quantity = _coded(np.zeros(len(trial), np.int32), ["val_robust"])
-    return _in_order("class_state", {**columns, "quantity": quantity, "value": random.uniform(0.2, 0.6, len(trial))})
+    values = {"quantity": _coded(quantity, QUANTITIES), "value": random.uniform(0.2, 0.6, len(trial))}
+    return _in_order("class_state", columns | values)
 
 
 def _coded(codes: np.ndarray, values: Sequence[Any]) -> pa.Array:

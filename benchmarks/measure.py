@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -64,10 +66,10 @@ def in_turn(plain: Callable[[], object], fast: Callable[[], object], rounds: int
     return pair
 
 
-def peak_memory_mb(work: Callable[[], object]) -> float | None:
-    """MiB that a piece of work needs on top of what this process holds: on the GPU where there is one, else resident
-    memory. None where the system does not tell."""
-    if torch.cuda.is_available():
+def peak_memory_mb(work: Callable[[], object], device: torch.device = CPU) -> float | None:
+    """MiB that a piece of work needs on top of what this process holds: of a GPU's memory, or resident memory. None
+    where the system does not tell. The work should have run before: what is loaded and built once is not its need."""
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         work()
@@ -114,10 +116,10 @@ if status.exists():
 """
 
 
-def peak_flops(dtype: torch.dtype, size: int = 2048, rounds: int = 40) -> float:
+def peak_flops(dtype: torch.dtype, device: torch.device = CPU, size: int = 2048, rounds: int = 40) -> float:
     """Floating-point operations per second of this machine's best matrix product in one precision, with torch's
     current threads."""
-    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     left @ right
     return 2 * size**3 / min(seconds(lambda: left @ right) for _ in range(rounds))
 

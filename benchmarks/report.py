@@ -4,6 +4,7 @@ compacted and, for the pair, on one that is not."""
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,20 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         rows = [_paired_row(root, paired, rounds)]
-        for trials in growth:
-            rows += _rows(root, trials, 10, SEEDS, rounds)
+        grown = [row for trials in growth for row in _rows(root, trials, 10, SEEDS, rounds)]
+        rows += grown
         rows += _rows(root, *many_classes, SEEDS, rounds)
         rows += _rows(root, distinct or growth[-1], 10, 1, rounds)
-        return rows
+        return [*rows, _growth(grown)]
+
+
+def _growth(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of the largest store over those of the smallest, over the same of their trials: 1 is linear."""
+    ratios = {}
+    for command in ("report", "status"):
+        first, *_, last = [row for row in rows if row["command"] == command]
+        ratios[f"{command}_over_trials"] = last["seconds"] / first["seconds"] * first["trials"] / last["trials"]
+    return {"what": "growth", **ratios}
 
 
 def _rows(root: Path, trials: int, classes: int, seeds: int, rounds: int) -> list[dict[str, Any]]:
@@ -60,31 +70,34 @@ def _paired_row(root: Path, trials: int, rounds: int) -> dict[str, Any]:
     stores = [root / "own-files", root / "compacted"]
     for store in stores:
         many_trials(suite, store, 10, compacted=store.name == "compacted")
-    memory = [0.0, 0.0]
+    memory: list[list[float | None]] = [[], []]
     for _ in range(rounds):
         for form, times in enumerate((pair.plain, pair.fast)):
             wall, peak = run_python(_COMMAND, _report(stores[form], root))
             times.append(wall)
-            memory[form] = max(memory[form], peak or 0.0)
+            memory[form].append(peak)
     return {
         "command": "report, own files and compacted",
         "trials": trials,
         "variants": -(-trials // SEEDS),
         "classes": 10,
         "class_rows": trials * 120,
-        "seconds": pair.fast_s,
-        "peak_mb": memory[1],
         **pair.columns,
-        "plain_mb": memory[0],
-        "fast_mb": memory[1],
+        "plain_mb": _largest(memory[0]),
+        "fast_mb": _largest(memory[1]),
     }
 
 
-def _median(command: list[str], rounds: int) -> dict[str, float]:
+def _largest(peaks: Sequence[float | None]) -> float | None:
+    known = [peak for peak in peaks if peak is not None]
+    return max(known, default=None)
+
+
+def _median(command: list[str], rounds: int) -> dict[str, float | None]:
     """The median wall seconds and the peak resident MiB of a command."""
     found = [run_python(_COMMAND, command) for _ in range(rounds)]
     walls, peaks = zip(*found, strict=True)
-    return {"seconds": sorted(walls)[len(walls) // 2], "peak_mb": max(peak or 0.0 for peak in peaks)}
+    return {"seconds": sorted(walls)[len(walls) // 2], "peak_mb": _largest(peaks)}
 
 
 def _report(store: Path, root: Path) -> list[str]:

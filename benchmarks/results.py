@@ -21,8 +21,10 @@ SECTIONS = {
     "train_step": (
         "Training step",
         "A whole step, attack of ten steps and update. Plain: float32, batch norm in the graph, default layout, as the "
-        "papers' scripts. Fast: `engine: fast` in the precision named. The share of the peak counts the plain form's "
-        "work at the machine's matrix-product peak in the fast form's precision.",
+        "papers' scripts, which take the gradient of the images alone. Fast: `engine: fast` in the precision named. "
+        "The share of the peak counts the plain form's work at the machine's matrix-product peak in the fast form's "
+        "precision. Memory: what a step needs beyond the networks. instructions: what the processor was limited to, "
+        "for one without bfloat16 units.",
     ),
     "compiled": (
         "torch.compile",
@@ -33,18 +35,20 @@ SECTIONS = {
     "teacher_logits": (
         "Shared teacher logits",
         "Six distillation methods with one seed, each asking its teacher against sharing the teacher's clean logits; "
-        "the teacher costs a quarter of a student's step. Saved: the share of the sweep's time.",
+        "the teacher costs about a quarter of a student's step. Saved: the share of these training steps' time; "
+        "validation and evaluation come on top in both forms.",
     ),
     "evaluate": (
         "Evaluation",
-        "Float32, robust on every iterate in both forms. Plain: unfolded, default layout, no image leaves the batch. "
+        "Float32, robust on every iterate in both forms. Plain: unfolded, default layout, no image leaves the batch; "
+        "kinder than the scripts, whose `backward` computes the gradients of the parameters too. "
         "Verdicts: the share of images that the two forms judge differently and the difference in robust accuracy; "
         "beside it the same between two seeds of the plain form.",
     ),
     "autoattack": (
         "AutoAttack",
         "Each stage through the harness against the same `pyautoattack` call on the plain network, on one full batch; "
-        "a beginning of the stage, whose every iteration costs the same.",
+        "a beginning of the stage, whose every iteration costs the same. Verdicts are those after that beginning.",
     ),
     "calibration": (
         "Calibration",
@@ -54,21 +58,24 @@ SECTIONS = {
     "sweep": (
         "Sweep",
         "A suite serially with one thread against the same suite on Ray with one thread a trial, Ray's start and the "
-        "import of torch included in both. Overhead: trials that sleep and store what real ones would; its share of "
-        "60-second trials is computed from the seconds a trial, which do not depend on its length.",
+        "import of torch included in both. Overhead: trials that sleep and store what real ones would. Its share of a "
+        "suite of so many 60-second trials counts all that the run took beyond the sleep, Ray's start included.",
     ),
     "report": (
         "Store and report",
         "Commands in processes of their own, from start to end, on drawn results: 2 checkpoints x 6 attacks x classes "
-        "for every trial, five epochs. Only the first row is a pair: a file for each trial and table, and compacted.",
+        "for every trial, five epochs of four quantities by class. Only the first row is a pair: a file for each trial "
+        "and table, and compacted. The targets are for 20 seeds of each variant; growth is the seconds of the largest "
+        "of those stores over the smallest's, over the same ratio of trials.",
     ),
 }
 # What was aimed at: benchmark, which rows, column, at least or at most.
 TARGETS: tuple[tuple[str, dict[str, Any], str, str, float], ...] = (
-    ("train_step", {"model": "cnn", "precision": "bfloat16"}, "ratio", ">=", 4.5),
-    ("train_step", {"model": "resnet18", "precision": "bfloat16"}, "ratio", ">=", 4.0),
-    ("train_step", {"model": "cnn", "precision": "float32"}, "ratio", ">=", 1.25),
-    ("train_step", {"model": "resnet18", "precision": "float32"}, "ratio", ">=", 1.2),
+    ("train_step", {"model": "cnn", "precision": "bfloat16", "instructions": "all"}, "ratio", ">=", 4.5),
+    ("train_step", {"model": "resnet18", "precision": "bfloat16", "instructions": "all"}, "ratio", ">=", 4.0),
+    ("train_step", {"model": "cnn", "precision": "float32", "instructions": "all"}, "ratio", ">=", 1.25),
+    ("train_step", {"model": "resnet18", "precision": "float32", "instructions": "all"}, "ratio", ">=", 1.2),
+    ("train_step", {"instructions": "AVX2"}, "ratio", ">=", 1.0),
     ("teacher_logits", {}, "saved", ">=", 0.15),
     ("evaluate", {"attack": "pgd20"}, "ratio", ">=", 1.7),
     ("evaluate", {}, "verdicts_differ", "<=", 0.005),
@@ -83,7 +90,9 @@ TARGETS: tuple[tuple[str, dict[str, Any], str, str, float], ...] = (
     ("report", {"command": "report"}, "seconds", "<=", 6.0),
     ("report", {"command": "report"}, "peak_mb", "<=", 1500.0),
     ("report", {"command": "status"}, "seconds", "<=", 3.0),
+    ("report", {"what": "growth"}, "report_over_trials", "<=", 1.0),
 )
+_EITHER_WAY = ("accuracy_difference", "error")  # as bad below zero as above
 
 
 def write(found: dict[str, Rows], threads: int, rounds: int, folder: Path = FOLDER) -> Path:
@@ -119,11 +128,10 @@ def target_rows(found: dict[str, Rows]) -> Rows:
     """Each target with the value furthest from it, and whether it was met."""
     rows = []
     for name, which, column, sign, limit in TARGETS:
-        chosen = [row for row in found.get(name, []) if column in row and which.items() <= row.items()]
-        if not chosen:
-            continue
-        values = [abs(row[column]) for row in chosen]
-        worst = min(values) if sign == ">=" else max(values)
+        chosen = [row for row in found.get(name, []) if which.items() <= row.items()]
+        values = [abs(row[column]) if column in _EITHER_WAY else row[column] for row in chosen if column in row]
+        known = [value for value in values if value is not None]
+        worst = (min if sign == ">=" else max)(known) if known and len(known) == len(values) else None
         rows.append(
             {
                 "benchmark": name,
@@ -131,10 +139,14 @@ def target_rows(found: dict[str, Rows]) -> Rows:
                 "what": column,
                 "target": f"{sign} {limit:g}",
                 "measured": worst,
-                "met": "yes" if (worst >= limit if sign == ">=" else worst <= limit) else "no",
+                "met": "not measured" if worst is None else "yes" if _met(worst, sign, limit) else "no",
             }
         )
     return rows
+
+
+def _met(value: float, sign: str, limit: float) -> bool:
+    return value >= limit if sign == ">=" else value <= limit
 
 
 def pipe_table(rows: Rows) -> str:
@@ -166,9 +178,9 @@ def machine(threads: int, rounds: int) -> dict[str, str]:
 def growth_plot(rows: Rows, path: Path) -> bool:
     """Seconds against trials of both commands, with a line of proportional growth from the first point; False where
     there are too few points."""
-    kinds = {row["command"]: [] for row in rows if row["command"] in ("report", "status")}  # type: dict[str, Rows]
+    kinds = {row["command"]: [] for row in rows if row.get("command") in ("report", "status")}  # type: dict[str, Rows]
     for row in rows:
-        if row["command"] in kinds and row["classes"] == 10:
+        if row.get("command") in kinds and row["classes"] == 10:
             kinds[row["command"]].append(row)
     if not kinds or any(len(points) < 2 for points in kinds.values()):
         return False

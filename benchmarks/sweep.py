@@ -31,7 +31,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Two rows: the suite, serially and on Ray, Ray's start included; the overhead of scheduler and store."""
     cores = cores or os.cpu_count() or 1
-    return [_suite_row(max(1, rounds // 3), epochs, cores), overhead_row(sleep_s, cores)]
+    return [_suite_row(max(1, rounds - 1), epochs, cores), overhead_row(sleep_s, cores)]
 
 
 def _suite_row(rounds: int, epochs: int, cores: int) -> dict[str, Any]:
@@ -108,9 +108,8 @@ class Clock:
 
 
 def overhead_row(sleep_s: float, cores: int, trials_a_core: int = 8) -> dict[str, Any]:
-    """Scheduler and store, by trials that sleep: seconds a trial with everything warm, and the share of 60-second
-    trials that this would be. What is added to a trial does not depend on its length, so short ones will do.
-    """
+    """Scheduler and store, by trials that sleep: seconds a trial with everything warm; and the share of the wall time
+    of as many 60-second trials. What is added does not depend on a trial's length, so short ones will do."""
     with tempfile.TemporaryDirectory() as folder:
         suite = _write_suite(Path(folder), cores * trials_a_core, 1)
         planned = plan_suite(str(suite), results=Path(folder) / "store")
@@ -122,13 +121,14 @@ def overhead_row(sleep_s: float, cores: int, trials_a_core: int = 8) -> dict[str
         outcome = run(specs, planned.store, options=options, on_event=clock)
         wall = time.perf_counter() - clock.began
     assert len(outcome.done) == len(specs), outcome
-    extra = median(clock.gaps()) - sleep_s
+    rows = len(specs) / cores
+    added = wall - rows * sleep_s
     return {
         "what": f"{len(specs)} trials that sleep {sleep_s:g} s on {cores} cores",
         "wall_s": wall,
         "start_s": min(min(times) for times in clock.launches.values()) - clock.began,
-        "overhead_s_per_trial": extra,
-        "share_of_60_s_trials": extra / (NOTED_TRIAL_S + extra),
+        "overhead_s_per_trial": median(clock.gaps()) - sleep_s,
+        "share_of_60_s_trials": added / (rows * NOTED_TRIAL_S + added),
         "workers": len(clock.launches),
         "torch_imports": sum(seconds > 0 for seconds in clock.imports),
         "torch_import_s": max(clock.imports),

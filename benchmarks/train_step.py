@@ -7,6 +7,11 @@ peak in the fast form's precision.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +21,7 @@ import methods
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from harness.engine import DTYPES
 from harness.models.build import build
+from harness.provenance import processor_precision
 from harness.spec import TrainingSpec
 from harness.train import Trainer
 
@@ -26,16 +32,43 @@ CASES: tuple[tuple[str, dict[str, int], tuple[int, int, int], int, dict[str, int
 )
 METHODS = ("absld",)
 STEPS = 10
+OLDER = "AVX2"  # the instructions of a processor without bfloat16 units
+Rows = list[dict[str, Any]]
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """One row per network, method and precision of the fast form."""
-    rows = []
-    for model, params, shape, batch, teacher in CASES:
-        for method in METHODS:
-            for precision in ("float32", "bfloat16"):
-                rows.append(_row(model, params, shape, batch, teacher, method, precision, rounds))
-    return rows
+    """One row per network, method and precision of the fast form, on the GPU where there is one; on a processor with
+    bfloat16 units also float32 rows for one without, in a process that may not use them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = rows(rounds, ("float32", "bfloat16"), device)
+    if device.type == "cpu" and processor_precision() == "bfloat16":
+        found += _rows_without_units(rounds)
+    return found
+
+
+def rows(rounds: int, precisions: Sequence[str], device: torch.device, instructions: str = "all") -> Rows:
+    """instructions: what to say of the processor."""
+    return [
+        _row(*case, method, precision, device, rounds) | {"instructions": instructions}
+        for case in CASES
+        for method in METHODS
+        for precision in precisions
+    ]
+
+
+def _rows_without_units(rounds: int) -> Rows:
+    code = (
+        "import json, sys, torch; from harness.memory import keep_freed_memory; from benchmarks import train_step;"
+        "torch.set_num_threads(int(sys.argv[1])); keep_freed_memory(); train_step.CASES = json.loads(sys.argv[2]);"
+        "found = train_step.rows(int(sys.argv[3]), ['float32'], torch.device('cpu'), sys.argv[4]);"
+        "print(json.dumps(found))"
+    )
+    given = [str(torch.get_num_threads()), json.dumps(CASES), str(rounds), OLDER]
+    limits = {"ONEDNN_MAX_CPU_ISA": OLDER, "MKL_ENABLE_INSTRUCTIONS": OLDER, "ATEN_CPU_CAPABILITY": OLDER.lower()}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], env=os.environ | limits, capture_output=True, check=True
+    )
+    return json.loads(done.stdout)
 
 
 def _row(
@@ -46,11 +79,12 @@ def _row(
     teacher: dict[str, int],
     method: str,
     precision: str,
+    device: torch.device,
     rounds: int,
 ) -> dict[str, Any]:
     torch.manual_seed(0)
-    images, labels = torch.rand(batch, *shape), torch.randint(0, 10, (batch,))
-    noise = torch.randn(images.shape)
+    images, labels = torch.rand(batch, *shape).to(device), torch.randint(0, 10, (batch,)).to(device)
+    noise = torch.randn(images.shape).to(device)
 
     def trainer(engine: str, precision: str) -> Trainer:
         torch.manual_seed(1)
@@ -64,15 +98,15 @@ def _row(
             eps=8 / 255,
             engine=engine,
             precision=precision,
+            device=device,
         )
         built.begin_epoch()
         return built
 
     plain, fast = trainer("plain", "float32"), trainer("fast", precision)
     plain_step, fast_step = (partial(form.step, images, labels, lambda kind, x: noise) for form in (plain, fast))
-    plain_mb, fast_mb = peak_memory_mb(plain_step), peak_memory_mb(fast_step)
     pair = in_turn(plain_step, fast_step, rounds)
-    forward = batch * forward_flops(build(model, params, in_channels=shape[0], num_classes=10), images[0])
+    forward = batch * forward_flops(build(model, params, in_channels=shape[0], num_classes=10), images[0].cpu())
     # the attack's backward to the images costs a forward again; each of the update's two forwards has a backward of two
     work = forward * (2 * STEPS + 2 * 3)
     return {
@@ -81,8 +115,8 @@ def _row(
         "method": method,
         "batch": batch,
         **pair.columns,
-        "plain_mb": plain_mb,
-        "fast_mb": fast_mb,
-        "share_of_peak": work / pair.fast_s / peak_flops(DTYPES[precision]),
+        "plain_mb": peak_memory_mb(plain_step, device),
+        "fast_mb": peak_memory_mb(fast_step, device),
+        "share_of_peak": work / pair.fast_s / peak_flops(DTYPES[precision], device),
         "engine": fast.attacked.description,
     }

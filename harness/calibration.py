@@ -30,6 +30,7 @@ from harness.data.augment import to_float
 from harness.engine import evaluation_forward, exact_float32
 from harness.errors import InputError
 from harness.inputs import Data, new_network, read_data
+from harness.memory import keep_freed_memory
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrialSpec
 from harness.store import Store
@@ -161,6 +162,8 @@ def epoch_seconds(spec: TrialSpec, data: Data, device: torch.device) -> float:
 
 def step_seconds(trainer: Trainer, data: Data, batch_size: int) -> float:
     """The median of some training steps on whole batches; the first, which allocates, does not count."""
+    awp = trainer.training.weight_perturbation
+    trainer.epoch = min(awp.start_epoch, trainer.training.epochs - 1) if awp else 0  # when its steps cost more
     trainer.begin_epoch()
     times: list[float] = []
     for images, labels, noise in _whole_batches(data, batch_size):
@@ -303,13 +306,14 @@ def _thread_counts(cores: int) -> list[int]:
 
 
 def _training_facts(spec: TrialSpec) -> tuple[object, ...]:
-    """What decides the cost of an epoch; settings of methods and policies do not."""
+    """What decides the cost of an epoch; most settings of methods and policies do not."""
     assert spec.training is not None
     assert spec.method is not None
     policies = [spec.method[kind]["name"] for kind in ("labels", "weights", "margins")]
     training = spec.training.model_dump(exclude={"epochs", "lr", "milestones", "decay", "momentum", "weight_decay"})
     teachers = {name: source.network for name, source in spec.teachers.items()}
-    return spec.method["name"], policies, training, teachers, spec.precision, spec.split_seed
+    mode = spec.method["settings"].get("attack_mode")
+    return spec.method["name"], mode, policies, training, teachers, spec.precision, spec.split_seed
 
 
 def _device_facts(spec: TrialSpec) -> tuple[object, ...]:
@@ -321,7 +325,8 @@ def _device(spec: TrialSpec) -> torch.device:
         raise InputError(
             f"trial {spec.trial_id} ({spec.variant}) wants a GPU and this machine has none: calibrate where it will run"
         )
-    exact_float32()  # as in the trial
+    keep_freed_memory()  # both as in the trial
+    exact_float32()
     return torch.device("cuda" if spec.resources.gpu else "cpu")
 
 

@@ -52,6 +52,8 @@ def print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
 
 def print_calibration(specs: list[Any], store: Any, data: Path | None, download: bool) -> None:
     """Measure a batch of every distinct configuration; hours by trial, method and device."""
+    import torch
+
     from harness.calibration import Calibration
     from harness.provenance import processor
     from harness.show import calibration_table
@@ -66,8 +68,9 @@ def print_calibration(specs: list[Any], store: Any, data: Path | None, download:
         threads = ", ".join(sorted({f"{spec.threads} thread{'s' * (spec.threads > 1)}" for spec in specs}))
         where = f"GPU x {gpu:g}" if gpu else f"{escape(processor())}, {threads} a trial"
         out.print(f"{part:.3g} hours on {where}", soft_wrap=True)
-    cores = os.cpu_count() or 1
-    at_once = max(1, int(cores // max((spec.resources.cpu for spec in specs), default=1)))
+    here = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count()}
+    wanted = {kind: max((getattr(spec.resources, kind) for spec in specs), default=0) for kind in here}
+    at_once = max(1, int(min((here[kind] / amount for kind, amount in wanted.items() if amount), default=1)))
     out.print(f"on this machine, {at_once} at a time: about {hours / at_once:.3g} hours", soft_wrap=True)
 
 

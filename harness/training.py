@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -270,13 +271,22 @@ class _Run:
         write_state(self.folder / f"{checkpoint}.pt", self.validated, sidecar)
 
     def _engine_note(self) -> str:
-        return f"{self.spec.engine}, {self.spec.precision} attack and update, {self.trainer.attacked.description}"
+        """What ran how: a train-mode attack takes the network as it is, whatever the engine."""
+        engine, precision = self.spec.engine, self.spec.precision
+        if self.trainer.train_mode_attack:
+            return f"{engine}, {precision} update, float32 attack in train mode on the unfolded network"
+        return f"{engine}, {precision} attack and update, {self.trainer.attacked.description}"
 
 
 def peak_memory_mb(device: torch.device) -> float:
     """The largest memory this process has used, in MiB: of the GPU where there is one, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # begins at the peak of the parent process on Linux, and counts bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""Every benchmark runs at a tiny size and gives its rows; the page is made of them."""
+"""The benchmarks run at a tiny size and give their rows; the page is made of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from benchmarks import (
     results,
     robust,
     sweep,
+    teacher_logits,
     train_step,
 )
 from benchmarks.evaluate import agreement
@@ -96,9 +97,7 @@ def test_agreement_by_hand():
 def test_evaluate_rows(student):
     rows = evaluate.measure(1, student)
     assert [row["attack"] for row in rows] == ["pgd20", "cw20"]
-    for row in rows:
-        assert row.keys() > PAIR | MEMORY | AGREEMENT | {"share_of_peak"}
-        assert row["ratio"] == pytest.approx(row["plain_s"] / row["fast_s"])
+    assert all(row.keys() > PAIR | MEMORY | AGREEMENT | {"share_of_peak"} for row in rows)
 
 
 def test_autoattack_rows(student):
@@ -137,12 +136,22 @@ def test_drawn_stores_are_real_ones(tmp_path, compacted):
 def test_report_rows(tmp_path):
     rows = report.measure(1, growth=(4, 6), paired=3, many_classes=(2, 12), distinct=3)
     assert rows[0].keys() > PAIR | MEMORY
-    assert [(row["command"], row["trials"], row["classes"], row["variants"]) for row in rows[1:]] == [
+    assert [(row["command"], row["trials"], row["classes"], row["variants"]) for row in rows[1:-1]] == [
         (name + alone, *facts)
         for *facts, alone in ((4, 10, 1, ""), (6, 10, 1, ""), (2, 12, 1, ""), (3, 10, 3, ", every trial a variant"))
         for name in ("report", "status")
     ]
-    assert all(row["seconds"] > 0 and row["peak_mb"] > 1 for row in rows)
+    assert all(row["seconds"] > 0 and row["peak_mb"] > 1 for row in rows[1:-1])
+
+
+def test_growth_by_hand():
+    points = ((1000, 2.0, 1.0), (2000, 2.5, 1.1), (10_000, 5.0, 20.0))
+    rows = [
+        {"command": name, "trials": trials, "seconds": seconds}
+        for trials, *both in points
+        for name, seconds in zip(("report", "status"), both, strict=True)
+    ]
+    assert report._growth(rows) == {"what": "growth", "report_over_trials": 0.25, "status_over_trials": 2.0}
 
 
 @pytest.mark.slow
@@ -151,8 +160,7 @@ def test_sweep_rows():
     assert suite.keys() > PAIR | MEMORY | {"plain_trials_per_hour", "fast_trials_per_hour"}
     # once in each, however many Ray starts; not at all in those that a Ray of earlier tests has warm
     assert 0 <= overhead["torch_imports"] <= overhead["workers"]
-    extra = overhead["overhead_s_per_trial"]
-    assert overhead["share_of_60_s_trials"] == pytest.approx(extra / (60 + extra))
+    assert 0 < overhead["share_of_60_s_trials"] < overhead["wall_s"] / (8 * 60)
 
 
 def test_gaps_leave_out_the_first_trial_of_a_worker():
@@ -194,6 +202,18 @@ def test_the_page_of_results(tmp_path):
 def test_a_missed_target_is_said():
     rows = {(row["benchmark"], row["what"]): row for row in results.target_rows(rows_of_everything(1.2))}
     assert rows["evaluate", "ratio"]["met"] == "no"
+    assert rows["autoattack", "ratio"]["met"] == rows["report", "report_over_trials"]["met"] == "not measured"
+
+
+def test_a_loss_is_not_a_gain():
+    """Only a difference from what was expected counts either way."""
+    rows = {row["what"]: row["met"] for row in results.target_rows({
+        "teacher_logits": [{"saved": -0.2}], "calibration": [{"error": -0.3}], "report": [
+            {"command": "report", "seconds": 1.0, "peak_mb": None}, {"what": "growth", "report_over_trials": 0.5},
+        ],
+    })}  # fmt: skip
+    assert (rows["saved"], rows["error"], rows["peak_mb"]) == ("no", "no", "not measured")
+    assert rows["report_over_trials"] == "yes"
 
 
 def test_the_command_prints_json(monkeypatch, capsys):
@@ -213,19 +233,30 @@ def test_compiled_rows(monkeypatch):
         assert torch.equal(ours(), theirs())
     rows = compiled.measure(1)
     assert [(row["model"], row["part"]) for row in rows] == [("cnn", "attack gradient"), ("cnn", "update")]
-    for row in rows:
-        assert row["calls_to_pay"] is None or row["compiled_s"] < row["ours_s"]
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     assert compiled.measure(1) == []
 
 
+@pytest.mark.slow
 def test_train_step_rows(monkeypatch):
     monkeypatch.setattr(train_step, "CASES", (("cnn", {"width": 4}, (1, 8, 8), 4, {"width": 2}),))
+    monkeypatch.setattr(train_step, "processor_precision", lambda: "bfloat16")
     rows = train_step.measure(1)
-    assert [(row["model"], row["precision"], row["method"], row["batch"]) for row in rows] == [
-        ("cnn", "float32", "absld", 4), ("cnn", "bfloat16", "absld", 4),
-    ]  # fmt: skip
+    assert [(row["model"], row["precision"], row["method"], row["batch"], row["instructions"]) for row in rows] == [
+        ("cnn", "float32", "absld", 4, "all"),
+        ("cnn", "bfloat16", "absld", 4, "all"),
+        ("cnn", "float32", "absld", 4, "AVX2"),
+    ]
     assert all(row.keys() > PAIR | MEMORY | {"share_of_peak"} for row in rows)
+
+
+@pytest.mark.slow
+def test_teacher_logits_rows():
+    rows = teacher_logits.measure(1, steps=1)
+    assert [row["precision"] for row in rows] == ["float32", "bfloat16"]
+    for row in rows:
+        assert row["bytes_per_image"] >= 4 * 10
+        assert row["saved"] < 1
 
 
 @pytest.mark.slow

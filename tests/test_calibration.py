@@ -1,9 +1,10 @@
-"""Estimates of running time: what they grow with, and one real run beside its estimate."""
+"""Estimates of running time: what they are made of and grow with."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -72,8 +73,18 @@ def test_one_measurement_for_trials_that_differ_in_seed_epochs_or_settings(tmp_p
     before = clock.calls
     assert all(shared.estimate(spec) == first for spec in specs.values())
     assert clock.calls == before
-    shared.estimate(small_specs(tmp_path, "training.batch_size=40")["at"])
-    assert clock.calls > before
+    for override in ("training.batch_size=40", 'methods=[{"method": "at", "attack_mode": "train", "variant": "at"}]'):
+        before = clock.calls
+        shared.estimate(small_specs(tmp_path, override)["at"])
+        assert clock.calls > before
+
+
+@pytest.mark.usefixtures("clock")
+def test_weight_perturbation_is_measured_in_an_epoch_that_has_it(tmp_path, monkeypatch):
+    entered = []
+    monkeypatch.setattr("harness.train.perturbed", lambda *arguments: entered.append(1) or nullcontext())
+    estimate(tmp_path, "training.weight_perturbation={gamma: 0.01, start_epoch: 1}")
+    assert len(entered) == 1 + calibration.MOST
 
 
 def test_the_store_knows_how_many_images_survive(tmp_path):

@@ -111,7 +111,7 @@ def test_a_teacher_from_a_file_is_evaluated_and_not_trained(suite_file):
 
 @pytest.mark.parametrize("name", suite_names())
 def test_every_shipped_suite_plans(name):
-    assert specs(name, *(PAPER if name == "cifar10_paper" else []))
+    assert specs(name, *(PAPER if name == "cifar10_paper" else PAPER[:1]))
 
 
 def test_the_paper_suite_is_the_published_protocol():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 import methods
 from harness.attacks.linf import ascend, normal_start, uniform_start
+from harness.convolution import FusedConvolution
 from harness.data.augment import to_float
 from harness.data.sources import load
 from harness.engine import FoldedTwin, PlainForward, evaluation_forward, frozen, mode
@@ -42,6 +43,32 @@ def network(name: str, **facts) -> torch.nn.Module:
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
     return model
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_a_network_with_small_maps_answers_as_the_plain_one_also_with_new_weights(dtype, tolerance):
+    """ResNet-18 in its usual width: the maps of its last stages are done in another form."""
+    torch.manual_seed(0)
+    model, x = build("resnet18", {"width": 64}, in_channels=3, num_classes=5).eval(), torch.rand(2, 3, 32, 32)
+    twin = FoldedTwin(model, dtype)
+    rearranged = [layer for layer in twin.forward.modules() if isinstance(layer, FusedConvolution) and layer.small_maps]
+    taken = [
+        layer.small_maps.take(torch.zeros(1, 1, size, size, dtype=dtype)) for layer in rearranged for size in (4, 8)
+    ]
+    assert len(rearranged) == 6
+    assert taken == [True, dtype == torch.float32] * 6
+    for _ in range(2):
+        results = []
+        for forward in (twin, PlainForward(model)):
+            point = x.clone().requires_grad_()
+            logits = forward(point)
+            results.append((logits, torch.autograd.grad(logits.logsumexp(1).sum(), point)[0]))
+        for ours, plain in zip(*results, strict=True):
+            assert (ours - plain).norm() <= tolerance * plain.norm()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
+        twin.refresh()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -139,6 +139,19 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
     assert not (tmp_path / "work" / spec.training_id / "state.pt").exists()
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_note_says_in_which_precision_the_attack_ran(tmp_path, mode):
+    methods = f'methods=[{{"method": "at", "attack_mode": "{mode}", "variant": "at"}}]'
+    spec = small_specs(tmp_path, methods, "precision=bfloat16", "training.epochs=1")["at"]
+    run_to_end(spec, tmp_path)
+    notes = Store(tmp_path).read("notes", [spec.trial_id])
+    expected = {
+        "eval": "fast, bfloat16 attack and update, 6 of 6 batch norms folded",
+        "train": "fast, bfloat16 update, float32 attack in train mode on the unfolded network",
+    }
+    assert list(notes[notes.source == "engine"].text) == [expected[mode]]
+
+
 def test_the_fingerprint_of_the_code_reads_every_file_it_names():
     assert [name for name in provenance._NUMERIC if not (provenance._ROOT / "harness" / name).exists()] == []
 
