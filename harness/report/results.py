@@ -16,7 +16,9 @@ SETTING = ["dataset", "student", "eps"]  # what results must share to stand in o
 ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
 ROLES = ("teacher", "student", "evaluation")
 _NOT_SETUP = ("seed", "variant", "resources", "keep")
-_CHUNK = 2000  # trials whose class states are read at once
+_STATES = 10_000_000  # rows of class states to read at once, some 400 MB
+_QUANTITIES = 6  # by class, that a trial keeps of each epoch
+_UNKNOWN = 500  # trials to read at once where their length is not known
 
 
 class Readable(Protocol):
@@ -68,8 +70,10 @@ class Results:
         A name that ends in `*` stands for every quantity that starts so. at: only these trial_id and epoch pairs.
         """
         parts = [self.store.read("class_state", [])]
-        for start in range(0, len(self._wanted), _CHUNK):
-            frame = self.store.read("class_state", self._wanted[start : start + _CHUNK])
+        rows = _QUANTITIES * self.done["epochs"].max() * (self.class_accuracy["class_index"].max() + 1)  # of a trial
+        count = max(1, int(_STATES / rows)) if rows > 0 else _UNKNOWN  # NaN where nothing was attacked
+        for start in range(0, len(self._wanted), count):
+            frame = self.store.read("class_state", self._wanted[start : start + count])
             kept = frame[_matches(frame["quantity"], quantities)].astype({"quantity": str, "trial_id": str})
             parts.append(kept if at is None else kept.merge(at.drop_duplicates(), on=["trial_id", "epoch"]))
         return self._with(
