@@ -12,6 +12,7 @@ import pytest
 from small import small_specs, suite_file
 from synthetic_store import fill_store, trial_spec
 from test_cli import bench
+from test_page import embedded, row_of
 from test_scheduler import SERIAL, ids
 
 from harness import compaction
@@ -121,5 +122,9 @@ def test_a_page_of_some_of_a_compacted_stores_trials(tmp_path: Path) -> None:
     fill_store(tmp_path, specs, per_class=20)
     store = Store(tmp_path)
     assert store.compact() == 3
-    written = write_report(store, tmp_path / "report", html=True, trial_ids=[specs[1].trial_id])
-    assert tmp_path / "report" / "index.html" in written
+    write_report(store, tmp_path / "report", html=True, trial_ids=[specs[1].trial_id])
+    shown = row_of(embedded((tmp_path / "report" / "index.html").read_text()), "rslad")
+    accuracy = store.read("class_accuracy", [specs[1].trial_id])
+    rows = accuracy[(accuracy.attack == "pgd20") & (accuracy.checkpoint == "last")].sort_values("class_index")
+    assert [trial["seed"] for trial in shown["trials"]] == [1]
+    assert [triple[0] for triple in shown["classes"]["last"]["pgd20"]] == [round(v * 10_000) for v in rows.accuracy]
