@@ -7,6 +7,7 @@ import argparse
 import importlib
 import json
 import os
+import sys
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from harness.memory import keep_freed_memory
 
+WIDE = 200  # columns of a table in a file
 NAMES = ("train_step", "compiled", "teacher_logits", "evaluate", "autoattack", "calibration", "sweep", "report")
 
 
@@ -43,12 +45,13 @@ def show(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     for kind in dict.fromkeys(tuple(row) for row in rows):
         table = Table(*kind, title=name, title_justify="left")
         for row in rows:
             if tuple(row) == kind:
                 table.add_row(*(text(value) for value in row.values()))
-        Console().print(table)
+        console.print(table)
 
 
 def text(value: Any) -> str:

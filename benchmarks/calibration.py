@@ -17,9 +17,9 @@ from harness.worker import torch_threads
 VARIANTS = ("at", "rslad", "absld")
 
 
-def measure(rounds: int, epochs: int = 4) -> list[dict[str, Any]]:
-    """One row per method; a single run of each, whatever `rounds`."""
-    overrides = [f"training.epochs={epochs}", "student.width=16"]
+def measure(rounds: int, epochs: int | None = None) -> list[dict[str, Any]]:
+    """One row per method and their sum; a single run of each, whatever `rounds`. epochs: the suite's by default."""
+    overrides = ["student.width=16", *([f"training.epochs={epochs}"] if epochs else [])]
     specs = {spec.variant: spec for spec in plan_suite("quickstart", overrides=overrides).specs}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder)).prepare()
@@ -29,7 +29,10 @@ def measure(rounds: int, epochs: int = 4) -> list[dict[str, Any]]:
         for variant in VARIANTS:
             with torch_threads(specs[variant].threads):
                 expected[variant] = calibration.estimate(specs[variant]).total_s
-        return [_row(specs[variant], store, expected[variant]) for variant in VARIANTS]
+        rows = [_row(specs[variant], store, expected[variant]) for variant in VARIANTS]
+    total = {name: sum(row[name] for row in rows) for name in ("expected_s", "taken_s")}
+    error = total["expected_s"] / total["taken_s"] - 1
+    return [*rows, {"method": "total", "threads": rows[0]["threads"], **total, "error": error}]
 
 
 def _row(spec: TrialSpec, store: Store, expected: float) -> dict[str, Any]:

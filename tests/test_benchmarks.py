@@ -208,7 +208,7 @@ def test_a_missed_target_is_said():
 def test_a_loss_is_not_a_gain():
     """Only a difference from what was expected counts either way."""
     rows = {row["what"]: row["met"] for row in results.target_rows({
-        "teacher_logits": [{"saved": -0.2}], "calibration": [{"error": -0.3}], "report": [
+        "teacher_logits": [{"saved": -0.2}], "calibration": [{"method": "total", "error": -0.3}], "report": [
             {"command": "report", "seconds": 1.0, "peak_mb": None}, {"what": "growth", "report_over_trials": 0.5},
         ],
     })}  # fmt: skip
@@ -261,6 +261,8 @@ def test_teacher_logits_rows():
 
 @pytest.mark.slow
 def test_calibration_rows():
-    for row in calibration.measure(1, epochs=1):
+    *rows, total = calibration.measure(1, epochs=1)
+    assert total["expected_s"] == pytest.approx(sum(row["expected_s"] for row in rows))
+    for row in (*rows, total):
         assert row["expected_s"] > 0
         assert row["error"] == pytest.approx(row["expected_s"] / row["taken_s"] - 1)
