@@ -52,8 +52,8 @@ SECTIONS = {
     ),
     "calibration": (
         "Calibration",
-        "What `run --dry-run --calibrate` expects of trials of the quickstart (student of width 16) in a store that has "
-        "their teacher alone, and what they then took. Error: of the expectation, as a share of what they took.",
+        "What `run --dry-run --calibrate` expects of trials of the quickstart (student of width 16) in a store that "
+        "has their teacher alone, and what they then took. Error: of the expectation, as a share of what they took.",
     ),
     "sweep": (
         "Sweep",
