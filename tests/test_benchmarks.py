@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import sys
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import (
@@ -28,6 +30,7 @@ from benchmarks.evaluate import agreement
 from benchmarks.many_trials import many_trials, suite_file
 from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_python
 from harness.attacks.auto import Effort
+from harness.report.write import write_report
 from harness.run import plan_suite
 from harness.show import trial_states
 
@@ -131,6 +134,17 @@ def test_drawn_stores_are_real_ones(tmp_path, compacted):
     assert len(store.read("class_accuracy")) == 6 * 2 * 6 * 4
     assert store.verify() == {}
     assert len(store.compacted()) == (6 if compacted else 0)
+
+
+def test_a_long_leaderboard_is_printed_in_part_and_written_whole(tmp_path):
+    store = many_trials(suite_file(tmp_path, 102, seeds=1), tmp_path / "store", 4)
+    console = Console(file=io.StringIO(), width=100)
+    write_report(store, tmp_path / "report", figures=[], console=console)
+    printed, written = console.file.getvalue(), (tmp_path / "report" / "leaderboard.md").read_text()
+    assert "2 more rows" in printed
+    assert "trades-00099" in printed
+    assert "trades-00100" not in printed
+    assert "trades-00101" in written
 
 
 def test_report_rows(tmp_path):
