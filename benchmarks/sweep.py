@@ -121,14 +121,14 @@ def overhead_row(sleep_s: float, cores: int, trials_a_core: int = 8) -> dict[str
         outcome = run(specs, planned.store, options=options, on_event=clock)
         wall = time.perf_counter() - clock.began
     assert len(outcome.done) == len(specs), outcome
-    rows = len(specs) / cores
-    added = wall - rows * sleep_s
+    waves = len(specs) / cores
+    added = wall - waves * sleep_s
     return {
         "what": f"{len(specs)} trials that sleep {sleep_s:g} s on {cores} cores",
         "wall_s": wall,
         "start_s": min(min(times) for times in clock.launches.values()) - clock.began,
         "overhead_s_per_trial": median(clock.gaps()) - sleep_s,
-        "share_of_60_s_trials": added / (rows * NOTED_TRIAL_S + added),
+        "share_of_60_s_trials": added / (waves * NOTED_TRIAL_S + added),
         "workers": len(clock.launches),
         "torch_imports": sum(seconds > 0 for seconds in clock.imports),
         "torch_import_s": max(clock.imports),

@@ -13,8 +13,7 @@ def keep_freed_memory() -> None:
 
     A training step allocates the same large maps again and again. glibc's defaults return many of them each time, and
     fresh pages cost: 8,000 to 14,000 faults and between a twentieth and a fifth of the time of a 32-wide cnn's bfloat16
-    step, on different days.
-    Without effect on other C libraries.
+    step, on different days. Without effect on other C libraries.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
