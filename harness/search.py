@@ -81,8 +81,8 @@ class Family:
 
     def default(self, key: str) -> Any:
         """What the method's own entry has for a key of the space; None where it says nothing."""
-        base = self.bases[0].method
-        assert base is not None
+        assert self.bases[0].method is not None
+        base = methods.completed(self.bases[0].method)
         kind, dot, name = key.rpartition(".")
         parts = [base[kind]] if dot else [base["settings"], *(base[each] for each in KINDS), base]
         return next((part[name] for part in parts if name in part), None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,8 +21,25 @@ Checkpoint = Literal["best_validation", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
 
 
+@dataclass(frozen=True)
+class Introduced:
+    """Marks a field that records got after specifications had been stored, with the default it had then:
+    `flip: Annotated[bool, Introduced(False)] = False`. At that value it is no part of the identity, so that a new
+    field changes no id, and a later change of its default changes only ids of trials that have the new default."""
+
+    default: Any  # as JSON has it: a list, never a tuple
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """Marks a field that decides no number and is never part of the identity: names, places, resources."""
+
+
+ASIDE = _Aside()
+
+
 class Frozen(BaseModel):
-    """A read-only record that refuses unknown keys."""
+    """A read-only record that refuses unknown keys. Fields added from now on are marked `Introduced` or `ASIDE`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +51,7 @@ class DatasetSpec(Frozen):
     name: str
     train_images: int | None = Field(None, ge=1)
     test_images: int | None = Field(None, ge=1)
-    path: str | None = None
+    path: Annotated[str | None, ASIDE] = None
     sha256: str | None = None
 
 
@@ -57,10 +76,10 @@ class Source(Frozen):
     with its hash."""
 
     network: NetworkSpec
-    trial: str | None = None
+    trial: Annotated[str | None, ASIDE] = None
     training: str | None = None
     checkpoint: Checkpoint = "best_validation"
-    file: str | None = None
+    file: Annotated[str | None, ASIDE] = None
     sha256: str | None = None
 
     @property
@@ -157,7 +176,7 @@ class TrialSpec(Frozen):
     """One network: trained by one method (or read from a file) and evaluated."""
 
     role: Role
-    variant: str
+    variant: Annotated[str, ASIDE]
     dataset: DatasetSpec
     student: NetworkSpec
     teachers: dict[str, Source] = {}
@@ -172,22 +191,20 @@ class TrialSpec(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["fast", "plain"] = "fast"
     threads: int = Field(1, ge=1)
-    resources: Resources = Resources()
-    keep: tuple[Checkpoint, ...] = CHECKPOINTS
+    resources: Annotated[Resources, ASIDE] = Resources()
+    keep: Annotated[tuple[Checkpoint, ...], ASIDE] = CHECKPOINTS
 
     @cached_property
     def trial_id(self) -> str:
         """16 hexadecimal digits of everything that decides the rows: no paths, no names given by the user, no
         resources."""
-        return _digest(self._canonical())
+        return trial_id(self._canonical)
 
     @cached_property
     def training_id(self) -> str:
         """The same without the evaluation: trials that differ only in their attacks share one training and its
         weights."""
-        canonical = self._canonical()
-        canonical.pop("evaluation")
-        return _digest(canonical)
+        return training_id(self._canonical)
 
     @property
     def depends_on(self) -> list[str]:
@@ -206,14 +223,59 @@ class TrialSpec(Frozen):
             return 0.0
         return (self.dataset.train_images or 50_000) * self.training.epochs * (self.training.attack_steps + 2.0)
 
+    @cached_property
     def _canonical(self) -> dict[str, Any]:
-        values = self.model_dump(mode="json", exclude={"variant", "resources", "keep"})
-        values["dataset"].pop("path")
-        for source in [*values["teachers"].values(), values["init"]]:
-            if source:
-                source.pop("trial")
-                source.pop("file")
-        return values | {"numerics_version": NUMERICS_VERSION}
+        return canonical(self.model_dump(mode="json"), type(self))
+
+
+def canonical(values: Mapping[str, Any], kind: type[Frozen] = TrialSpec) -> dict[str, Any]:
+    """What decides the numbers in a record written as JSON values, such as the `spec` column of a stored trial: without
+    its `ASIDE` fields, and without `Introduced` ones that are absent or as they were introduced. Specifications are
+    compared in this form."""
+    markers = _markers(kind)
+    return {
+        name: _inner(value, kind.model_fields[name].annotation) if name in kind.model_fields else value
+        for name, value in values.items()
+        if name not in markers or (markers[name] is not ASIDE and Introduced(value) != markers[name])
+    }
+
+
+def trial_id(canonical: Mapping[str, Any], numerics_version: int = NUMERICS_VERSION) -> str:
+    """The identity of a trial in canonical form, as of any numerics version."""
+    return _digest({**canonical, "numerics_version": numerics_version})
+
+
+def training_id(canonical: Mapping[str, Any], numerics_version: int = NUMERICS_VERSION) -> str:
+    """The identity of its training, as of any numerics version."""
+    return trial_id({key: value for key, value in canonical.items() if key != "evaluation"}, numerics_version)
+
+
+def _inner(value: Any, annotation: Any) -> Any:
+    """The records inside a field, one or several, in canonical form."""
+    kind = _record(annotation)
+    if kind is None:
+        return value
+    if isinstance(value, list):
+        return [_inner(item, kind) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if get_origin(annotation) is dict:
+        return {name: _inner(item, kind) for name, item in value.items()}
+    return canonical(value, kind)
+
+
+@cache
+def _markers(kind: type[Frozen]) -> dict[str, Introduced | _Aside]:
+    fields = kind.model_fields.items()
+    return {name: mark for name, field in fields for mark in field.metadata if isinstance(mark, (Introduced, _Aside))}
+
+
+@cache
+def _record(annotation: Any) -> type[Frozen] | None:
+    """The record type in an annotation such as `tuple[AttackRequest, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _record(part))), None)
 
 
 def _digest(values: dict[str, Any]) -> str:

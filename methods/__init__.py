@@ -21,7 +21,7 @@ from methods import (
     trades,
     wat,
 )
-from methods.registry import METHODS, POLICIES, build, held_out_of, load_plugin, resolve, teachers_of
+from methods.registry import METHODS, POLICIES, build, completed, held_out_of, load_plugin, resolve, teachers_of
 from methods.settings import SettingsError, resolve_epoch
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "bat",
     "build",
     "cfa",
+    "completed",
     "dafa",
     "faal",
     "fair_ard",

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from methods.base import LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
-from methods.settings import SettingsError, read_settings, unknown_name
+from methods.settings import SettingsError, introduced, read_settings, unknown_name
 
 KINDS: dict[str, type[Part]] = {"labels": LabelPolicy, "weights": WeightPolicy, "margins": MarginPolicy}
 METHODS: dict[str, type[Method]] = {}
@@ -47,7 +47,7 @@ def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """A suite's method entry, `absld` or `{method: absld, temperature_rate: 0.3, weights: kappa}`, as a full
     specification in plain values: {"name", "settings", "labels": {"name", ...}, "weights": {...}, "margins": {...}}.
     Presets filled in, types and ranges checked, fractions of training turned into epochs; combinations without a
-    meaning refused. Raises SettingsError.
+    meaning refused. Left out are settings that stand as they were introduced (`completed`). Raises SettingsError.
     """
     given = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
     name = given.pop("method", None)
@@ -57,18 +57,28 @@ def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
     policies = {kind: _policy_entry(kind, given.pop(kind, None), getattr(cls, kind)) for kind in KINDS}
     own = {key: given.pop(key) for key in list(given) if key in _fields(cls)}
     _route_flat_keys(name, given, policies)
-    resolved = {"name": name, "settings": read_settings(cls.Settings, own, f"method {name}", epochs)}
+    resolved: dict[str, Any] = {"name": name, "settings": read_settings(cls.Settings, own, f"method {name}", epochs)}
     for kind, values in policies.items():
         policy = POLICIES[kind][values.pop("name")]
         resolved[kind] = {"name": policy.name} | read_settings(
             policy.Settings, values, f"{kind} policy {policy.name}", epochs
         )
     _check_combination(cls, resolved)
-    return resolved
+    later = _introduced(resolved)
+    return resolved | {
+        part: {key: value for key, value in resolved[part].items() if key not in values or value != values[key]}
+        for part, values in later.items()
+    }
+
+
+def completed(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved specification with the settings that it leaves out."""
+    return {**resolved, **{part: values | resolved[part] for part, values in _introduced(resolved).items()}}
 
 
 def build(resolved: Mapping[str, Any], num_classes: int) -> Method:
     """The method that a resolved specification describes, in its first state."""
+    resolved = completed(resolved)
     parts = [
         POLICIES[kind][resolved[kind]["name"]](
             {key: value for key, value in resolved[kind].items() if key != "name"}, num_classes
@@ -109,6 +119,13 @@ def load_plugin(path: str) -> None:
     except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
         sys.modules.pop(name, None)
         raise SettingsError(f"plugin {path}: {type(error).__name__}: {error}") from error
+
+
+def _introduced(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a specification of these parts leaves out (`settings.introduced`), by part."""
+    policies = {kind: POLICIES[kind][resolved[kind]["name"]].Settings for kind in KINDS}
+    kinds = {"settings": METHODS[resolved["name"]].Settings, **policies}
+    return {part: introduced(kind) for part, kind in kinds.items()}
 
 
 def _policy_entry(kind: str, entry: Any, preset: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,18 @@ def setting(
     high: float | None = None,
     choices: Iterable[str] | None = None,
     epoch: bool = False,
+    introduced: Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field with its meaning and its inclusive range. `epoch` marks a point in training: a fraction of it
-    below 1, or a number of epochs."""
+    below 1, or a number of epochs.
+
+    introduced: of a setting that came after specifications had been stored, the default it had then (a list for a
+    tuple). Specifications leave it out at that value, so that it changes no trial's identity.
+    """
+    if epoch and introduced is not dataclasses.MISSING and introduced != resolve_epoch(introduced, 1_000_000):
+        raise ValueError(f"a point in training is introduced as a number of epochs, not {introduced}")
     facts = {"help": help, "low": low, "high": high, "choices": tuple(choices) if choices else None, "epoch": epoch}
+    facts |= {} if introduced is dataclasses.MISSING else {"introduced": introduced}
     return dataclasses.field(default=default, metadata=facts)
 
 
@@ -55,6 +63,12 @@ def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int
         _check_range(value, field, f"{where}: {name}")
         resolved[name] = resolve_epoch(value, epochs) if field.metadata.get("epoch") else value
     return resolved
+
+
+def introduced(kind: type) -> dict[str, Any]:
+    """The settings of `kind` that specifications leave out, with the value that they stand at then."""
+    fields = dataclasses.fields(kind)
+    return {field.name: field.metadata["introduced"] for field in fields if "introduced" in field.metadata}
 
 
 def resolve_epoch(value: float, epochs: int) -> int:

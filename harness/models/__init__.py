@@ -10,11 +10,16 @@ from harness.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false)."""
+    """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
+
+    introduced: of settings that came after specifications had been stored, the default they had then. Specifications
+    leave them out at that value, so that a new setting changes neither identity nor name.
+    """
 
     name: str
     description: str
     params: dict[str, int | bool] = field(default_factory=dict)
+    introduced: dict[str, int | bool] = field(default_factory=dict)
 
 
 _ALL = (
@@ -33,7 +38,8 @@ MODELS: dict[str, ModelInfo] = {info.name: info for info in _ALL}
 
 
 def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | bool]:
-    """All settings of a network, the given ones over the defaults. InputError for a wrong name, type or range."""
+    """The settings of a network, the given ones over the defaults, without those that stand as they were introduced.
+    InputError for a wrong name, type or range."""
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     resolved = dict(MODELS[name].params)
@@ -47,7 +53,8 @@ def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | b
         resolved[key] = _checked(name, key, value, wants_bool=isinstance(resolved[key], bool))
     if name == "wrn" and (resolved["depth"] < 10 or resolved["depth"] % 6 != 4):
         raise InputError(f"model wrn: depth must be 6n+4 (10, 16, 22, 28, 34, ...), not {resolved['depth']}")
-    return resolved
+    later = MODELS[name].introduced
+    return {key: value for key, value in resolved.items() if key not in later or value != later[key]}
 
 
 def _checked(name: str, key: str, value: object, wants_bool: bool) -> int | bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import InputError
-from harness.models import resolve_params
+from harness.models import MODELS, resolve_params
 from harness.models.cnn import CNN
 from harness.models.layers import Network
 from harness.models.mobilenet import MobileNetV2
@@ -36,7 +36,8 @@ def build(
     mean, std: the normalisation inside it, one number per channel, pixel scale [0, 1]; both None for none.
     InputError for a wrong name, setting or normalisation.
     """
-    resolved = resolve_params(name, params)
+    later = MODELS[name].introduced if name in MODELS else {}  # where params leave them out
+    resolved = later | resolve_params(name, {**later, **params})
     if (mean is None) != (std is None):
         raise InputError(f"model {name}: normalisation needs both mean and std")
     network = _NETWORKS[name](in_channels, num_classes, **resolved)

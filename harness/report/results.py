@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import pandas as pd
 
 from harness.errors import unknown
+from harness.spec import canonical
 
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
 ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
 ROLES = ("teacher", "student", "evaluation")
-_NOT_SETUP = ("seed", "variant", "resources", "keep")
 _STATES = 10_000_000  # rows of class states to read at once, some 400 MB
 _QUANTITIES = 6  # by class, that a trial keeps of each epoch
 _UNKNOWN = 500  # trials to read at once where their length is not known
@@ -210,13 +210,9 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _setup(text: Any) -> str:
-    """Everything in a specification but the seed and what does not decide numbers."""
-    spec = {key: value for key, value in read_spec(text).items() if key not in _NOT_SETUP}
-    for source in [*(spec.get("teachers") or {}).values(), spec.get("init")]:
-        if isinstance(source, dict):
-            source.pop("trial", None)
-            source.pop("file", None)
-    return json.dumps(spec, sort_keys=True)
+    """What decides the numbers in a specification, without the seed."""
+    setup = {key: value for key, value in canonical(read_spec(text)).items() if key != "seed"}
+    return json.dumps(setup, sort_keys=True)
 
 
 def _suffixes(setups: Sequence[str]) -> list[str]:
