@@ -31,7 +31,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions
 CommandLineError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 SuiteName = Annotated[str, typer.Argument(help="a suite's name (`list suites`) or the path of a YAML file")]
-Results = Annotated[Path | None, typer.Option("--results", help="the result store; results/runs/SUITE by default")]
+
+
+def _path(text: str | Path) -> Path:
+    if not str(text).strip():  # a default comes as a path
+        raise typer.BadParameter("an empty path")
+    return Path(text)
+
+
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", parser=_path, help="the result store; results/runs/SUITE by default"),
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="override a key of the suite: training.epochs=20; repeatable")
 ]
@@ -41,7 +52,10 @@ Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", help="a file that registers methods of your own; repeatable")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data", help="the data directory; $ROBUST_FAIRNESS_DATA or the user's cache by default")
+    Path | None,
+    typer.Option(
+        "--data", parser=_path, help="the data directory; $ROBUST_FAIRNESS_DATA or the user's cache by default"
+    ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="fetch data sets that are missing")]
 Workers = Annotated[int | None, typer.Option("--workers", help="at most so many trials at once")]
@@ -142,12 +156,15 @@ def tune(
     search_seed: Annotated[int | None, typer.Option("--search-seed", help="of what is drawn; 0 by default")] = None,
     sets: Sets = None,
     results: Annotated[
-        Path | None, typer.Option("--results", help="the result store; results/runs/SUITE/tuning by default")
+        Path | None,
+        typer.Option("--results", parser=_path, help="the result store; results/runs/SUITE/tuning by default"),
     ] = None,
     workers: Workers = None,
     address: Address = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the settings again that failed")] = False,
-    tensorboard: Annotated[Path | None, typer.Option("--tensorboard", help="also write TensorBoard scalars")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", parser=_path, help="also write TensorBoard scalars")
+    ] = None,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
@@ -203,7 +220,7 @@ def report(
     seeds: Seeds = None,
     results: Results = None,
     into: Annotated[
-        Path | None, typer.Option("--into", help="where tables and figures go; STORE/report by default")
+        Path | None, typer.Option("--into", parser=_path, help="where tables and figures go; STORE/report by default")
     ] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best_validation or last")] = "best_validation",
     baseline: Annotated[
@@ -233,11 +250,30 @@ def report(
     else:
         planned = _plan(suite, sets, methods, seeds, results, plugin)
         store, which = planned.store, _coordinates(planned)
+        _check_seeds(planned, _numbers(seeds))
+    _check_something_to_report(store, which.get("trial_ids"))
     report_store(
         store, which | {"baseline": baseline, "checkpoint": checkpoint}, into, figures=_split(figures), html=html,
         formats=_split(formats), width=width, intervals=intervals, style="brackets" if brackets else "pm",
     )  # fmt: skip
     return 0
+
+
+def _check_seeds(planned: Any, seeds: list[int]) -> None:
+    """Seeds that neither the suite lists nor the store has are a slip of the pen."""
+    stored = planned.store.statuses()
+    known = {spec.seed for spec in planned.specs if spec.trial_id in stored} | set(planned.suite.seeds)
+    for entry in planned.suite.methods:
+        known |= set(entry.get("seeds", [])) if isinstance(entry, dict) else set()
+    for seed in seeds:
+        if seed not in known:
+            raise unknown("seed", seed, {str(one) for one in known})
+
+
+def _check_something_to_report(store: Any, trial_ids: list[str] | None) -> None:
+    stored = store.statuses()
+    if not (stored if trial_ids is None else stored.keys() & set(trial_ids)):
+        raise InputError(f"nothing to report: none of these trials is in {store.root} (`status` lists them)")
 
 
 def _part_of(store: Any, sets: list[str] | None, methods: str | None, seeds: str | None) -> dict[str, Any]:
@@ -248,7 +284,7 @@ def _part_of(store: Any, sets: list[str] | None, methods: str | None, seeds: str
         raise InputError("--set changes a suite; a result store is reported as it is")
     if methods is None and seeds is None:
         return {}
-    return {"trial_ids": some_trials(store, _split(methods) or [], _numbers(seeds))}
+    return {"trial_ids": some_trials(store, _names(methods, "--methods"), _numbers(seeds))}
 
 
 @app.command()
@@ -266,7 +302,7 @@ def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning"
 @app.command()
 def merge(
     stores: Annotated[list[Path], typer.Argument(help="result stores to join")],
-    into: Annotated[Path, typer.Option("--into", help="the store that receives them")],
+    into: Annotated[Path, typer.Option("--into", parser=_path, help="the store that receives them")],
 ) -> int:
     """Join result stores from several machines; the same trial with other numbers is refused, a failure never
     replaces a result."""
@@ -324,7 +360,9 @@ def evaluate(
     eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
     images: Annotated[int | None, typer.Option("--images", help="a stratified subset of the test images")] = None,
     name: Annotated[str | None, typer.Option("--name", help="what tables call it; the file's name by default")] = None,
-    results: Annotated[Path, typer.Option("--results", help="the result store")] = Path("results/runs/evaluations"),
+    results: Annotated[Path, typer.Option("--results", parser=_path, help="the result store")] = Path(
+        "results/runs/evaluations"
+    ),
     address: Address = None,
     serial: Serial = False,
     data: DataRoot = None,
@@ -344,7 +382,7 @@ def evaluate(
         parameter or [],
         dataset,
         normalization,
-        _split(attacks) or [],
+        _names(attacks, "--attacks"),
         eps,
         images,
         name or checkpoint.stem,
@@ -375,13 +413,14 @@ def _plan(
     from harness.run import plan_suite
 
     _load_methods(plugins)
-    only, numbers = _split(methods) or (), _numbers(seeds)
+    only, numbers = _names(methods, "--methods"), _numbers(seeds)
     return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
 
 
 def _numbers(seeds: str | None) -> list[int]:
+    names = _names(seeds, "--seeds")
     try:
-        numbers = [int(seed) for seed in _split(seeds) or []]
+        numbers = [int(seed) for seed in names]
     except ValueError:
         raise InputError(f"--seeds must be whole numbers separated by commas, not '{seeds}'") from None
     if any(number < 0 for number in numbers):
@@ -395,6 +434,14 @@ def _load_methods(plugins: list[str] | None) -> None:
     load_entry_points()
     for path in plugins or ():
         load_plugin(os.path.abspath(path))
+
+
+def _names(text: str | None, option: str) -> list[str]:
+    """The names in an option that is not empty; none where it is not given."""
+    names = _split(text)
+    if names == []:
+        raise InputError(f"{option} is empty: write names separated by commas, or leave it out")
+    return names or []
 
 
 def _split(text: str | None) -> list[str] | None:

@@ -20,3 +20,17 @@ def unknown(what: str, name: object, allowed: Iterable[str]) -> InputError:
         hint += f"allowed: {', '.join(names)}"
     hint = hint.strip()
     return InputError(f"unknown {what} '{name}': {hint}")
+
+
+def named(what: str, names: Iterable[str], entries: Iterable[tuple[str, str]]) -> dict[int, None]:
+    """Positions of the entries (variant, method) that some names mean, in the order of the names: a variant's exact
+    name means that variant alone, a method's name all its variants. InputError for a name that means none."""
+    listed = list(entries)
+    found: dict[int, None] = {}
+    for name in names:
+        meant = [place for place, (variant, _) in enumerate(listed) if variant == name]
+        meant = meant or [place for place, (_, method) in enumerate(listed) if method == name]
+        if not meant:
+            raise unknown(what, name, {each for entry in listed for each in entry})
+        found.update(dict.fromkeys(meant))
+    return found

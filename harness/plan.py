@@ -21,23 +21,21 @@ from harness.blocks import (
     training_spec,
 )
 from harness.config import Suite
-from harness.errors import InputError, unknown
+from harness.errors import InputError, named, unknown
 from harness.spec import NetworkSpec, Source, TrialSpec
 
 
 def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[TrialSpec]:
     """Every trial of a suite, teachers and starting networks first, each once.
 
-    only: variants or methods to keep (with what they depend on). seeds: instead of the suite's. Raises InputError for
-    anything that could not run.
+    only: variants or methods to keep (with what they depend on), in this order. seeds: instead of the suite's. Raises
+    InputError for anything that could not run.
     """
     assert "auto" not in (suite.precision, suite.threads), "for_this_machine comes before plan"
     entries = [_method_entry(entry, suite) for entry in suite.methods]
     _check_variants([entry.variant for entry in entries])
-    for name in only:
-        if not any(name in (entry.variant, entry.resolved["name"]) for entry in entries):
-            raise unknown("variant", name, [entry.variant for entry in entries])
-    chosen = [entry for entry in entries if not only or entry.variant in only or entry.resolved["name"] in only]
+    places = named("method or variant", only, [(entry.variant, entry.resolved["name"]) for entry in entries])
+    chosen = [entries[place] for place in places] if only else entries
     specs: dict[str, TrialSpec] = {}
     for network in _students(suite):
         for entry in chosen:

@@ -139,6 +139,17 @@ def test_dry_run_lists_every_trial_and_starts_nothing(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_report_of_part_of_a_suite_or_a_store(finished):
+    """In the order asked for; what is not there is refused and writes nothing."""
+    for what in (["small.yaml", "--results", "store"], ["store"]):
+        done = bench("report", *what, "--methods", "rslad,absld_reweight", "--into", "part", cwd=finished)
+        assert done.stdout.index("rslad ") < done.stdout.index("absld_reweight")
+        done = bench("report", *what, "--methods", "absld_reweight,rslad", "--into", "part", cwd=finished)
+        assert done.stdout.index("absld_reweight") < done.stdout.index("rslad ")
+        assert "unknown seed '7': allowed: 0" in refused("report", *what, "--seeds", "0,7", cwd=finished)
+        assert "did you mean rslad" in refused("report", *what, "--methods", "rslat", cwd=finished)
+
+
 def test_show_prints_a_trial_by_the_beginning_of_its_id(finished):
     trial = Store(finished / "store").trials().iloc[0]
     shown = bench("show", trial["trial_id"][:6], "--results", "store", cwd=finished).stdout
@@ -256,6 +267,10 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path):
         (["run", "quickstart", "--workers", "x"], "workers"),
         (["run", "quickstart", "--workers", "0"], "at least 1"),
         (["report", "quickstart", "--checkpoint", "best"], "best_validation"),
+        (["report", "quickstart"], "nothing to report"),
+        (["report", "quickstart", "--methods", ""], "--methods is empty"),
+        (["run", "quickstart", "--seeds", ","], "--seeds is empty"),
+        (["status", "quickstart", "--results", ""], "--results"),
         (["list", "method"], "did you mean methods"),
         (["stauts"], "status"),
         (["run", "quickstart", "--plugin", "absent.py"], "absent.py"),

@@ -102,6 +102,21 @@ def test_selection_of_methods_and_seeds(suite_file):
     assert [s.seed for s in specs(path, only=["rslad"], seeds=[7]) if s.role == "student"] == [7]
 
 
+def test_a_variant_s_exact_name_selects_it_alone_and_the_order_is_kept(suite_file):
+    faster = {"method": "rslad", "coef_adv": 0.5, "variant": "fast"}
+    path = suite_file(methods=["at", "rslad", faster, {"method": "absld", "variant": "one"}, "absld_reweight"])
+
+    def chosen(*names):
+        return [spec.variant for spec in specs(path, only=names) if spec.role == "student"]
+
+    assert chosen("rslad") == ["rslad"]
+    assert chosen("fast", "at") == ["fast", "at"]
+    assert chosen("absld") == ["one"], "a method's name where no variant has it"
+    assert chosen("at", "absld", "at") == ["at", "one"]
+    with pytest.raises(InputError, match="did you mean fast"):
+        chosen("fasd")
+
+
 def test_a_teacher_from_a_file_is_evaluated_and_not_trained(suite_file):
     teacher = {"model": {"name": "cnn", "width": 6}, "file": "t.pt", "sha256": "ab" * 32}
     first, student = specs(suite_file(teacher=teacher, methods=["rslad"]))

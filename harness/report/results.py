@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from harness.errors import unknown
+from harness.errors import named, unknown
 from harness.spec import canonical
 
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
@@ -123,20 +123,17 @@ def read_results(
 def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """Ids of the trials of some methods or variants and some seeds, all where none is named; and of every teacher.
 
-    In the order of `names`, as the report has them then. InputError with the nearest for a name that is not there.
+    In the order of `names`, as the report has them then. InputError for a name or a seed that is not there.
     """
     trials = store.trials(["role", "method", "variant", "seed"]).astype({"method": str, "variant": str})
-    known = {*trials["method"], *trials["variant"]}
-    for name in names:
-        if name not in known:
-            raise unknown("method or variant", name, known)
-    place = {name: place for place, name in reversed(list(enumerate(names)))}
-    order = trials["variant"].map(place).fillna(trials["method"].map(place))
-    wanted = (order.notna() | (not names)) & (trials["seed"].isin(list(seeds)) | (not seeds))
-    teachers = trials["role"] == "teacher"
-    places = trials.assign(order=order, other=~trials["variant"].isin(names))  # a variant of that name before others
-    chosen = places[wanted | teachers].sort_values(["order", "other", "variant"], kind="stable")
-    return list(chosen["trial_id"])
+    pupils = trials[trials["role"] != "teacher"]
+    for seed in seeds:
+        if seed not in set(pupils["seed"]):
+            raise unknown("seed", seed, {str(one) for one in pupils["seed"]})
+    places = named("method or variant", names, zip(pupils["variant"], pupils["method"], strict=True))
+    chosen = pupils.iloc[list(places)] if names else pupils.sort_values("variant", kind="stable")
+    wanted = chosen[chosen["seed"].isin(list(seeds))] if seeds else chosen
+    return [*trials.loc[trials["role"] == "teacher", "trial_id"], *wanted["trial_id"]]
 
 
 def settings_of(rows: pd.DataFrame) -> list[tuple]:
