@@ -27,6 +27,7 @@ from harness.attacks.auto import STANDARD, Effort, attack_stage
 from harness.attacks.evaluation import attack_chunk, predict
 from harness.attacks.linf import Forward
 from harness.data.augment import to_float
+from harness.data.splits import wants_second_split
 from harness.engine import evaluation_forward, exact_float32
 from harness.errors import InputError
 from harness.inputs import Data, new_network, read_data
@@ -35,7 +36,6 @@ from harness.seeds import seeded
 from harness.spec import AttackRequest, TrialSpec
 from harness.store import Store
 from harness.train import EpochBatches, Trainer
-from harness.training import wants_second_split
 from harness.validation import correct_under_pgd, held_out_statistics
 from harness.worker import torch_threads
 
@@ -86,7 +86,7 @@ class Calibration:
         return Estimate(train_s, eval_s)
 
     def _data(self, spec: TrialSpec) -> Data:
-        second = spec.training is not None and wants_second_split(spec)
+        second = wants_second_split(spec)
         facts = (spec.dataset, spec.split_seed, second, _device_facts(spec))
         return self._once(
             facts,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.data import DATASETS
 from harness.data.sources import load
-from harness.data.splits import held_out_split, stratified_subset
+from harness.data.splits import split, stratified_subset, wants_second_split
 from harness.errors import InputError
 from harness.models.build import build
 from harness.models.checkpoints import load_into, read_state
@@ -56,14 +56,12 @@ class Data:
 def read_data(
     spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool
 ) -> Data:
-    """Load, split and subset. second: also the held-out part that methods learn from. Raises InputError."""
+    """Load, split and subset. second: some training images are held out for the method to learn from. Raises
+    InputError, also where those would be fewer than two of a class."""
     path = Path(spec.path).expanduser() if spec.path else None
-    whole, test = (load(spec.name, split, root=root, download=download, path=path) for split in ("train", "test"))
-    splits = held_out_split(whole.labels, split_seed, second)
-    chosen = splits.train
+    whole, test = (load(spec.name, half, root=root, download=download, path=path) for half in ("train", "test"))
     try:
-        if spec.train_images is not None:
-            chosen = chosen[stratified_subset(whole.labels[chosen], spec.train_images, split_seed)]
+        splits = split(whole.labels, split_seed, train_images=spec.train_images, second=second)
         test_index = (
             torch.arange(len(test.labels))
             if spec.test_images is None
@@ -79,7 +77,7 @@ def read_data(
 
     facts = DATASETS[spec.name]
     return Data(
-        part(whole, chosen),
+        part(whole, splits.train),
         part(whole, splits.validation),
         part(whole, splits.held_out),
         part(test, test_index),
@@ -119,13 +117,14 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
 
 
 def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> None:
-    """Read every data set and checkpoint file that the trials name, once each. Raises InputError."""
-    for dataset in {spec.dataset: None for spec in specs}:
-        data = read_data(dataset, 0, torch.device("cpu"), second=False, root=root, download=download)
+    """Read every data set and checkpoint file that the trials name, once each, and split as the trials will. Raises
+    InputError."""
+    for dataset, second in {(spec.dataset, wants_second_split(spec)): None for spec in specs}:
+        data = read_data(dataset, 0, torch.device("cpu"), second=second, root=root, download=download)
         files = {
             source.model_dump_json(): source
             for spec in specs
-            if spec.dataset == dataset
+            if (spec.dataset, wants_second_split(spec)) == (dataset, second)
             for source in spec.sources
             if source.file
         }

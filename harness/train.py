@@ -262,8 +262,8 @@ class Trainer:
 
 class EpochBatches:
     """The batches of one epoch: order, augmentation and start noise from generators seeded by the trial's coordinates
-    and the epoch, so that
-    two methods with one seed see the same images. A state in the middle of the epoch can be saved and restored.
+    and the epoch, so that two methods with one seed and the same training images see the same batches. A state in the
+    middle of the epoch can be saved and restored.
 
     images: uint8 (N, C, H, W) on the training device; labels: (N,) int64 there.
     """

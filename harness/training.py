@@ -32,14 +32,6 @@ Event = dict[str, Any]
 STATE, HISTORY = "state.pt", "training.json"
 
 
-def wants_second_split(spec: TrialSpec) -> bool:
-    """Whether the method, or the averaging of its weights, learns from held-out statistics."""
-    assert spec.training is not None
-    assert spec.method is not None
-    average = spec.training.weight_average
-    return bool(methods.held_out_of(spec.method)) or (average is not None and average.kind == "fawa")
-
-
 def train(
     spec: TrialSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
 ) -> Iterator[Event]:

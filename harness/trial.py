@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from harness.data.splits import wants_second_split
 from harness.engine import exact_float32
 from harness.inputs import Data, read_data, training_folder
 from harness.memory import keep_freed_memory
@@ -20,7 +21,7 @@ from harness.provenance import processor, trial_columns
 from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
 from harness.store import Store
-from harness.training import peak_memory_mb, read_history, train, wants_second_split
+from harness.training import peak_memory_mb, read_history, train
 from methods.registry import load_entry_points
 
 Event = dict[str, Any]
@@ -58,7 +59,7 @@ def run_trial(
         spec.dataset,
         spec.split_seed,
         device,
-        second=trains and wants_second_split(spec),
+        second=wants_second_split(spec),
         root=data_root,
         download=download,
     )

@@ -188,6 +188,20 @@ def test_a_failing_trial_is_a_stored_failure_and_the_others_go_on(tmp_path):
     assert "NonFiniteLossError" in listed
 
 
+@pytest.mark.parametrize(
+    "entry", ["frl_reweight", "frl_remargin", "wat", "cfa_at", {"method": "absld", "weights": "frl"}], ids=str
+)
+def test_too_few_images_to_learn_from_are_refused_before_anything_is_written(tmp_path, entry):
+    """A class with one held-out image or none: no error rate to learn from, a division by zero, an empty slice."""
+    small = {"name": "digits", "train_images": 100, "test_images": 30}
+    path = suite_file(tmp_path, methods=[entry], dataset=small, init={"method": "at"})
+    done = bench("run", path, "--serial", "--results", "store", cwd=tmp_path, check=2)
+    assert "needs 2 of each class" in done.stderr
+    assert done.stderr.strip().endswith("train_images must be at least 110")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "store").exists()
+
+
 def test_evaluate_a_network_trained_elsewhere(tmp_path):
     torch.manual_seed(0)
     write_state(tmp_path / "mine.pt", build("cnn", {"width": 4}, in_channels=1, num_classes=10), {})

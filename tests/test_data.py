@@ -27,7 +27,7 @@ from harness.data import DATASETS, decoded, sources
 from harness.data.augment import augment, to_float
 from harness.data.readers import DEBIAN_FASHION_MNIST
 from harness.data.sources import data_root, load, pixel_statistics
-from harness.data.splits import held_out_split, stratified_subset
+from harness.data.splits import split, split_sizes, stratified_subset
 from harness.errors import InputError
 
 needs_fashion_mnist = pytest.mark.skipif(
@@ -416,38 +416,94 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path):
 UNEQUAL = torch.tensor([0] * 6000 + [2] * 730 + [3] * 45 + [4] * 3 + [5] * 2 + [6])
 
 
-@pytest.mark.parametrize("second", [False, True])
-def test_the_held_out_parts_have_the_right_sizes_and_partition_the_data(second: bool):
+def digest(indices: torch.Tensor) -> str:
+    return hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def test_validation_has_the_right_sizes_and_partitions_the_data_with_the_rest():
     shuffled = UNEQUAL[torch.randperm(len(UNEQUAL), generator=torch.Generator().manual_seed(0))]
-    splits = held_out_split(shuffled, 0, second)
+    splits = split(shuffled, 0)
     # 2 % of 6000; ten per cent of 730 is under 100; the smallest classes keep what they have.
     assert shuffled[splits.validation].bincount(minlength=7).tolist() == [120, 0, 73, 5, 1, 0, 0]
-    assert shuffled[splits.held_out].bincount(minlength=7).tolist() == ([120, 0, 73, 5, 1, 0, 0] if second else [0] * 7)
-    parts = (splits.train, splits.validation, splits.held_out)
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(shuffled)))
+    assert not len(splits.held_out)
+    assert torch.equal(torch.cat([splits.train, splits.validation]).sort().values, torch.arange(len(shuffled)))
+
+
+@pytest.mark.parametrize("train_images", [None, 3000])
+def test_the_second_part_is_taken_out_of_what_other_methods_train_on(train_images: int | None):
+    labels = torch.tensor([0] * 6000 + [2] * 730 + [3] * 45)
+    plain, learning = (split(labels, 0, train_images=train_images, second=second) for second in (False, True))
+    assert torch.equal(learning.validation, plain.validation)
+    assert torch.equal(torch.cat([learning.train, learning.held_out]).sort().values, plain.train)
+    chosen = labels[plain.train].bincount().tolist()
+    assert chosen == ([5880, 0, 657, 40] if train_images is None else [2682, 0, 300, 18])
+    held_out = [118, 0, 66, 4] if train_images is None else [100, 0, 30, 2]
+    assert labels[learning.held_out].bincount().tolist() == held_out
+    parts = (learning.train, learning.validation, learning.held_out)
     assert all(torch.equal(part, part.sort().values) and part.dtype == torch.int64 for part in parts)
+    sizes = split_sizes(labels.bincount(), train_images=train_images, second=True)
+    for part, size in zip(parts, (sizes.train, sizes.validation, sizes.held_out), strict=True):
+        assert labels[part].bincount().tolist() == size.tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "train_images", "says"),
+    [
+        ([600, 600], 20, "class 0 has 10: train_images must be at least 22"),
+        ([900, 12], None, "class 1 has 10"),
+        ([900, 0, 140], 60, "class 2 has 8: train_images must be at least 79"),
+    ],
+)
+def test_a_second_part_that_would_teach_nothing_is_refused_with_the_number_needed(counts, train_images, says):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    split(labels, 0, train_images=train_images)
+    with pytest.raises(ValueError, match="needs 2 of each class, so 11 training images of each") as caught:
+        split(labels, 0, train_images=train_images, second=True)
+    assert str(caught.value).endswith(says)
+    if "at least" in says:
+        needed = int(says.split()[-1])
+        sizes = split_sizes(counts, train_images=needed, second=True)
+        assert (sizes.held_out[sizes.train > 0] >= 2).all()
+        with pytest.raises(ValueError, match="at least"):
+            split_sizes(counts, train_images=needed - 1, second=True)
 
 
 def test_cifar10_and_fashion_mnist_hold_out_what_the_protocol_says():
     for per_class, expected in ((5000, 100), (6000, 120), (500, 50), (1000, 100), (1001, 100), (20_000, 400)):
         labels = torch.arange(2).repeat_interleave(per_class)
-        assert held_out_split(labels, 0, second=False).validation.numel() == 2 * expected
+        assert split(labels, 0).validation.numel() == 2 * expected
 
 
 def test_validation_depends_on_the_split_seed_alone():
-    first = held_out_split(UNEQUAL, 0, second=False)
-    assert torch.equal(first.validation, held_out_split(UNEQUAL, 0, second=True).validation)
+    first = split(UNEQUAL, 0)
     torch.manual_seed(99)
     np.random.seed(99)
-    assert torch.equal(first.validation, held_out_split(UNEQUAL, 0, second=False).validation)
-    assert not torch.equal(first.validation, held_out_split(UNEQUAL, 1, second=False).validation)
+    assert torch.equal(first.validation, split(UNEQUAL, 0).validation)
+    assert torch.equal(first.validation, split(UNEQUAL, 0, train_images=100).validation)
+    assert not torch.equal(first.validation, split(UNEQUAL, 1).validation)
 
 
-def test_splits_are_the_same_for_ever():
+@pytest.mark.parametrize(
+    ("labels", "train_images", "seed", "digests"),
+    [
+        ("digits", 200, 0, ("e43a2c4f84f20aea", "37f61e92e2760422", "040d1a7cc3ca65b5")),
+        ("digits", 200, 1, ("98ed2fee3b83d58d", "d98cba90c3361ea1", "6b09e90db4633d3a")),
+        ("fashion_mnist", 6000, 0, ("f676d8d8bb30a1b6", "f0e39f9a7355378c", "ee5aea3aed784fad")),
+        ("fashion_mnist", 6000, 1, ("32362da618f1697c", "35a563fcf8e907a1", "b4a678bd14b88e91")),
+    ],
+)
+def test_splits_are_the_same_for_ever(labels, train_images, seed, digests):
+    """Validation images, the others, and a subset of those; Fashion-MNIST by its sizes."""
+    values = load("digits", "train").labels if labels == "digits" else torch.arange(60_000) % 10
+    whole, subset = split(values, seed), split(values, seed, train_images=train_images)
+    assert (digest(whole.validation), digest(whole.train), digest(subset.train)) == digests
+
+
+def test_the_draw_is_the_documented_one():
     labels = torch.arange(40) % 2
     order = np.argsort(np.random.PCG64(int(hashlib.sha256(b"held-out:7").hexdigest()[:32], 16)).random_raw(40))
     expected = sorted(int(i) for c in (0, 1) for i in [i for i in order if i % 2 == c][:2])
-    assert held_out_split(labels, 7, second=True).validation.tolist() == expected == [0, 15, 22, 37]
+    assert split(labels, 7, second=True).validation.tolist() == expected == [0, 15, 22, 37]
 
 
 def test_a_held_out_split_is_a_fair_draw():
@@ -455,7 +511,7 @@ def test_a_held_out_split_is_a_fair_draw():
     labels = torch.arange(100) % 2
     drawn = torch.zeros(100)
     for seed in range(400):
-        drawn[held_out_split(labels, seed, second=False).validation] += 1
+        drawn[split(labels, seed).validation] += 1
     assert drawn.sum() == 400 * 10
     assert ((drawn - 40).abs() < 5 * 6).all()  # five standard deviations of a binomial (400, 0.1)
 

@@ -26,7 +26,7 @@ COMBINATIONS = {
 }
 ENTRIES = {**{name: {"method": name} for name in methods.METHODS}, **COMBINATIONS}
 SUITE = {
-    "dataset": {"name": "digits", "train_images": 60, "test_images": 20},
+    "dataset": {"name": "digits", "train_images": 120, "test_images": 20},
     "natural_teacher": {"model": {"name": "cnn", "width": 4}, "method": "natural"},
     "init": {"method": "at", "training": {"epochs": 1}},
     "evaluation": {"attacks": ["clean"]},
@@ -38,7 +38,7 @@ SUITE = {
 def prepared(tmp_path_factory):
     """A store in which the teachers and the starting network are done."""
     root = tmp_path_factory.mktemp("prepared")
-    specs = small_specs(root, "training.batch_size=20", **SUITE)
+    specs = small_specs(root, "training.batch_size=40", **SUITE)
     for spec in specs.values():
         if spec.role == "teacher":
             run_to_end(spec, root)

@@ -1,38 +1,81 @@
-"""Which images are held out and which are drawn: functions of the labels and a split seed, never of a trial's seed."""
+"""Which images are held out and which are drawn: functions of the labels and a split seed, never of a trial's seed.
+Sizes follow from class counts alone and are computed without torch, for plans."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
+
+import methods
+from harness.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FEWEST = 2  # images of a class from which a method can learn its errors
+_FEWEST_CHOSEN = 11  # images of a class of which so many are held out
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images of each class in the parts of `Splits`: (C,) int64."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    held_out: np.ndarray
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint parts of the training data that together are all of it: sorted int64 indices."""
+    """Three disjoint parts of the training data: sorted int64 indices."""
 
     train: Tensor
     validation: Tensor
     held_out: Tensor
 
 
-def held_out_split(labels: Tensor, split_seed: int, second: bool) -> Splits:
+def wants_second_split(spec: TrialSpec) -> bool:
+    """Whether the trial trains, and its method or the averaging of its weights learns from held-out statistics."""
+    if spec.training is None or spec.method is None:
+        return False
+    average = spec.training.weight_average
+    return bool(methods.held_out_of(spec.method)) or (average is not None and average.kind == "fawa")
+
+
+def split_sizes(counts: ArrayLike, *, train_images: int | None = None, second: bool = False) -> Sizes:
+    """How many images of each class `split` gives to each part, from the images of each class in the whole data set
+    (C,). ValueError as there.
+    """
+    whole = np.asarray(counts, dtype=np.int64)
+    validation = _held_out_size(whole)
+    rest = whole - validation
+    chosen = rest if train_images is None else _subset_sizes(rest, train_images)
+    held_out = _held_out_size(chosen) if second else np.zeros_like(chosen)
+    if second and (held_out < _FEWEST)[chosen > 0].any():
+        raise ValueError(_too_few(rest, chosen))
+    return Sizes(chosen - held_out, validation, held_out)
+
+
+def split(labels: Tensor, split_seed: int, *, train_images: int | None = None, second: bool = False) -> Splits:
     """Set images of every class aside: `validation` to select checkpoints on, `held_out` (if `second`) to learn from.
 
-    Each takes at least 100 images of a class or 10 % of it, whichever is less, and 2 % where that is more. The
-    validation part does not depend on `second`. A class of one or two images keeps them all for training.
+    Validation is taken from all images; of the others, `train_images` are drawn in proportion (all if None); the second
+    part is taken out of those. So neither validation nor the drawn images depend on `second`. Each part takes at least
+    100 images of a class or 10 % of it, whichever is less, and 2 % where that is more; of one or two images none.
+    ValueError where `train_images` is fewer than the classes present or more than the images, and where the second part
+    would hold fewer than two images of a class.
     """
     values = labels.cpu().numpy()
-    counts = np.bincount(values)
-    size = np.minimum(np.maximum(100, (counts + 25) // 50), -(-counts // 10))
-    size = np.where(counts > 2, size, 0)
-    rank, own = _rank_in_class(values, _order(len(values), "held-out", split_seed)), size[values]
-    validation = rank < own
-    held_out = ~validation & (rank < 2 * own) if second else np.zeros_like(validation)
-    return Splits(_indices(~validation & ~held_out), _indices(validation), _indices(held_out))
+    sizes = split_sizes(np.bincount(values), train_images=train_images, second=second)
+    validation = _drawn(values, sizes.validation, "held-out", split_seed)
+    rest = np.flatnonzero(~validation)
+    chosen = rest[_drawn(values[rest], sizes.train + sizes.held_out, "subset", split_seed)]
+    held_out = _drawn(values[chosen], sizes.held_out, "second held-out", split_seed)
+    return Splits(_tensor(chosen[~held_out]), _tensor(np.flatnonzero(validation)), _tensor(chosen[held_out]))
 
 
 def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -42,12 +85,36 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
     classes present or more than the images.
     """
     values = labels.cpu().numpy()
-    counts = np.bincount(values)
+    return _tensor(np.flatnonzero(_drawn(values, _subset_sizes(np.bincount(values), count), "subset", seed)))
+
+
+def _held_out_size(counts: np.ndarray) -> np.ndarray:
+    size = np.minimum(np.maximum(100, (counts + 25) // 50), -(-counts // 10))
+    return np.where(counts > 2, size, 0)
+
+
+def _too_few(rest: np.ndarray, chosen: np.ndarray) -> str:
+    """Why the second part cannot be, and what it takes. rest: the images of each class beside validation."""
+    present = np.flatnonzero(chosen)
+    least = int(present[np.argmin(chosen[present])])
+    reason = (
+        f"a method that learns from held-out training images needs {_FEWEST} of each class, so {_FEWEST_CHOSEN} "
+        f"training images of each, and class {least} has {chosen[least]}"
+    )
+    fewest = int(rest[rest > 0].min())
+    if fewest < _FEWEST_CHOSEN:
+        return reason
+    needed = min(-(-_FEWEST_CHOSEN * int(rest.sum()) // fewest), int(rest.sum()))
+    while (_subset_sizes(rest, needed - 1) >= _FEWEST_CHOSEN)[rest > 0].all():  # rounding may be kind
+        needed -= 1
+    return f"{reason}: train_images must be at least {needed}"
+
+
+def _subset_sizes(counts: np.ndarray, count: int) -> np.ndarray:
     present = int((counts > 0).sum())
-    if not present <= count <= len(values):
-        raise ValueError(f"a stratified subset of {count} images needs {present} to {len(values)}: {present} classes")
-    size = _proportional(counts, count)
-    return _indices(_rank_in_class(values, _order(len(values), "subset", seed)) < size[values])
+    if not present <= count <= counts.sum():
+        raise ValueError(f"a stratified subset of {count} images needs {present} to {counts.sum()}: {present} classes")
+    return _proportional(counts, count)
 
 
 def _proportional(counts: np.ndarray, count: int) -> np.ndarray:
@@ -79,5 +146,12 @@ def _rank_in_class(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _indices(chosen: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(chosen))
+def _drawn(values: np.ndarray, size: np.ndarray, purpose: str, seed: int) -> np.ndarray:
+    """Which samples are drawn (N,) where `size` (C,) of each class are."""
+    return _rank_in_class(values, _order(len(values), purpose, seed)) < size[values]
+
+
+def _tensor(indices: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(indices)
