@@ -288,6 +288,19 @@ def _part_of(store: Any, sets: list[str] | None, methods: str | None, seeds: str
 
 
 @app.command()
+def quote(
+    files: Annotated[list[Path], typer.Argument(help="Markdown files with quotations from result stores")],
+) -> int:
+    """Write the passages of Markdown files anew that quote result stores: `<!-- from STORE: scores attack=pgd20 -->`
+    to `<!-- end -->`."""
+    from harness.report.quotations import quote as quote_file
+
+    for path in files:
+        out.print(f"{path}: {'written anew' if quote_file(path) else 'as the stores have it'}", soft_wrap=True)
+    return 0
+
+
+@app.command()
 def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning")], results: Results = None) -> int:
     """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
     from harness.show import show_trial

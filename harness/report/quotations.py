@@ -1,0 +1,199 @@
+"""Numbers in prose that a store proves: passages of Markdown files that are computed from the result stores they name.
+
+A passage stands between `<!-- from STORE: KIND key=value ... -->` and `<!-- end -->`, the store's path relative to the
+file. `quote` writes every passage anew; what stands there by hand is lost, so text claims only what the store proves.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import InputError, unknown
+from harness.files import write_bytes
+from harness.report import escape
+from harness.report.captions import attack_title
+from harness.report.counts import class_counts, mean_counts
+from harness.report.grid import MAIN, number
+from harness.report.intervals import METRICS
+from harness.report.leaderboard import Leaderboard, leaderboard
+from harness.report.results import Results, read_results, records
+from harness.report.tables import markdown_table
+from harness.store import Store
+
+_PASSAGE = re.compile(r"(<!-- from (?P<store>\S+): (?P<words>.*?) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
+Options = dict[str, str]
+
+
+def quote(path: Path) -> bool:
+    """Write the passages of a Markdown file anew; whether that changed the file. Raises InputError for a passage that
+    cannot be computed."""
+    try:
+        before = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    after = quoted(before, path.parent)
+    if after != before:
+        write_bytes(path, after.encode())
+    return after != before
+
+
+def quoted(text: str, folder: Path) -> str:
+    """The text with every passage as its store has it now. folder: what the stores' paths are relative to."""
+
+    def passage(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{_passage(folder / match['store'], match['words'])}\n\n{match[5]}"
+
+    return _PASSAGE.sub(passage, text)
+
+
+def _passage(root: Path, words: str) -> str:
+    kind, *pairs = shlex.split(words)
+    where = f"quotation '{words}' from {root}"
+    if kind not in KINDS:
+        raise unknown(f"kind of {where}", kind, KINDS)
+    if not (root / "trials").is_dir():
+        raise InputError(f"{where}: there is no result store")
+    options = dict(pair.partition("=")[::2] for pair in pairs)
+    needed, write = KINDS[kind]
+    for name in options:
+        if name not in needed:
+            raise unknown(f"option of {where}", name, needed)
+    try:
+        return write(root, options)
+    except KeyError as error:
+        raise InputError(f"{where}: {error.args[0]} is missing or not in the store") from error
+
+
+def scores(root: Path, options: Options) -> str:
+    """A line per row of the leaderboard: average, worst class and NSD under one attack, 95 % over seeds in brackets."""
+    board, attack = _board(root), options["attack"]
+    titles = ["variant", *[METRICS[name].title for name in MAIN], "seeds", "images"]
+    found = board.scores[(board.scores["attack"] == attack) & board.scores["checkpoint"].isin(_CHECKPOINTS)]
+    by_cell = {(score["row"], score["metric"]): score for score in records(found)}
+    lines = []
+    for row in _rows(board, options):
+        cells = [by_cell[row, name] for name in MAIN]
+        texts = [_with_seeds(cell) for cell in cells]
+        facts = board.rows.loc[row]
+        lines.append([escape.markdown(facts["variant"]), *texts, str(facts["seed_list"]), f"{cells[0]['images']:,}"])
+    return f"{attack_title(attack)}, in percent:\n\n{markdown_table(titles, lines)}"
+
+
+def differences(root: Path, options: Options) -> str:
+    """Variants against one other under an attack: difference, 95 % over seeds and over test samples, verdict."""
+    board, attack, against = _board(root, options["against"]), options["attack"], options["against"]
+    found = board.scores[(board.scores["attack"] == attack) & board.scores["checkpoint"].isin(_CHECKPOINTS)]
+    by_cell = {(score["row"], score["metric"]): score for score in records(found)}
+    titles = ["variant", "", f"minus {against}", "95% over seeds", "95% over test samples", "verdict"]
+    lines = []
+    for row in _rows(board, options):
+        if board.rows.loc[row, "variant"] == against:
+            continue
+        for name in options.get("metrics", ",".join(MAIN)).split(","):
+            score, metric = by_cell[row, name], METRICS[name]
+            spans = [_span(score, source, name) for source in ("seed", "sample")]
+            stands = "no interval" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
+            variant = escape.markdown(board.rows.loc[row, "variant"])
+            lines.append([variant, metric.title, _signed(score["difference"], name), *spans, stands])
+    return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"
+
+
+def classes(root: Path, options: Options) -> str:
+    """Class-wise accuracy under an attack, mean over seeds, the classes in the order of their mean over the rows."""
+    results = _results(root)
+    board, attack = _board(root), options["attack"]
+    part = results.class_accuracy
+    part = part[(part["attack"] == attack) & part["checkpoint"].isin(_CHECKPOINTS)]
+    means = mean_counts(class_counts(part, ["trial_id", "row", "seed"]), ["row"])
+    names = part.drop_duplicates("class_index").set_index("class_index")["class_name"].astype(str).to_dict()
+    rows = _rows(board, options)
+    place = {row: line for line, row in enumerate(means.keys["row"])}
+    accuracy = means.accuracy[[place[row] for row in rows]]
+    order = accuracy.mean(axis=0).argsort(kind="stable")
+    titles = ["class", *[escape.markdown(board.rows.loc[row, "variant"]) for row in rows]]
+    lines = [
+        [escape.markdown(names[index]), *[_number(value, "average") for value in accuracy[:, index]]] for index in order
+    ]
+    return f"{attack_title(attack)} accuracy of each class, in percent, mean over seeds:\n\n" + markdown_table(
+        titles, lines
+    )
+
+
+def facts(root: Path, options: Options) -> str:
+    """What made the rows: trials, seeds, commits, processors, hours."""
+    trials = _results(root).done
+    students = trials[trials["role"] == "student"]
+    hours = trials[["train_s", "eval_s"]].sum() / 3600
+    said = {
+        "trials": f"{len(trials)}, of them {len(students)} students",
+        "seeds": ", ".join(str(seed) for seed in sorted(set(students["seed"]))),
+        "epochs": _listed(students["epochs"].dropna().astype(int)),
+        "training images": _listed(f"{count:,.0f}" for count in students["train_images"].dropna()),
+        "precision": _listed(trials["precision"]),
+        "processor": _listed(trials["device"]),
+        "code": _listed(str(commit)[:7] for commit in trials["git_commit"].dropna()),
+        "hours": f"{hours['train_s']:.1f} of training and {hours['eval_s']:.1f} of evaluation, summed over trials",
+    }
+    return "\n".join(f"- {name}: {escape.markdown(text)}" for name, text in said.items())
+
+
+# A kind's options and what writes it.
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path, Options], str]]] = {
+    "scores": (("attack", "variants"), scores),
+    "differences": (("attack", "variants", "against", "metrics"), differences),
+    "classes": (("attack", "variants"), classes),
+    "facts": ((), facts),
+}
+_CHECKPOINTS = ("best_validation", "given")
+
+
+@cache
+def _results(root: Path) -> Results:
+    return read_results(Store(root))
+
+
+@cache
+def _board(root: Path, baseline: str | None = None) -> Leaderboard:
+    return leaderboard(_results(root), baseline=baseline)
+
+
+def _rows(board: Leaderboard, options: Options) -> list[int]:
+    """The rows of the variants asked for, in that order; of all students where none is named."""
+    students = board.rows[board.rows["role"] != "teacher"]
+    if "variants" not in options:
+        return list(students.index)
+    by_name = dict(zip(students["variant"], students.index, strict=True))
+    return [by_name[name] for name in options["variants"].split(",")]
+
+
+def _with_seeds(score: dict[str, Any]) -> str:
+    metric = METRICS[score["metric"]]
+    text, span = _number(score["value"], metric.name), _span(score, "", metric.name)
+    return text if span == "–" else f"{text} {span}"
+
+
+def _span(score: dict[str, Any], source: str, name: str) -> str:
+    """[low, high] of a number over seeds (no source) or of a difference over `seed` or `sample`."""
+    prefix = f"difference_{source}" if source else "seed"
+    low, high = score[f"{prefix}_low"], score[f"{prefix}_high"]
+    return "–" if pd.isna(low) else f"[{_number(low, name)}, {_number(high, name)}]"
+
+
+def _signed(value: float, name: str) -> str:
+    return ("+" if value > 0 else "") + _number(value, name)
+
+
+def _number(value: float, name: str) -> str:
+    """Percent with one digit, NSD with three."""
+    return number(value, METRICS[name], 1 if METRICS[name].percent else 2)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values)) or "none"
