@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 import methods
 from harness.attacks import ATTACKS, check_request
-from harness.data import DATASETS
+from harness.data import DATASETS, OWN
+from harness.data.folder import folder_sha256
 from harness.errors import InputError, unknown
 from harness.models import MODELS, resolve_params
 from harness.spec import AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, TrainingSpec
@@ -32,16 +33,34 @@ def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:
 
 
 def dataset_spec(entry: Entry) -> DatasetSpec:
-    """A data set from `digits` or `{name: npz, path: mine.npz, train_images: 1000}`."""
+    """A data set from `digits` or `{name: npz, path: mine.npz, train_images: 1000}`.
+
+    A hash that is given is trusted here: `own_data` compares it with the content, and so does whoever reads the data.
+    """
     values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     if values.get("name") not in DATASETS:
         raise unknown("dataset", values.get("name"), DATASETS)
     spec = read(DatasetSpec, values, "dataset")
-    if (spec.name == "npz") != (spec.path is not None):
-        raise InputError("dataset: 'path' goes with 'name: npz', and npz needs it")
-    if spec.path is None or spec.sha256:
-        return spec
-    return spec.model_copy(update={"sha256": file_sha256(spec.path, "dataset: path")})
+    if (spec.name in OWN) != (spec.path is not None):
+        raise InputError(f"dataset: 'path' goes with 'name: {' or '.join(OWN)}', and they need it")
+    if spec.path is None and spec.sha256 is not None:
+        raise InputError(f"dataset: 'sha256' goes with 'name: {' or '.join(OWN)}', not with {spec.name}")
+    return spec if spec.path is None or spec.sha256 else read(DatasetSpec, own_data(values, Path()), "dataset")
+
+
+def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The entry of a data set of the user's own with its path in full, taken from `folder`, and its content's hash.
+
+    A hash that the entry names is compared with the content where that is there. InputError where it differs, and
+    where there is neither.
+    """
+    path, named = folder.absolute() / Path(values["path"]).expanduser(), values.get("sha256")
+    if named is not None and not path.exists():
+        return {**values, "path": str(path)}
+    found = folder_sha256(path) if values["name"] == "folder" else file_sha256(str(path), "dataset: path")
+    if named is not None and named != found:
+        raise InputError(f"dataset: {path} has the sha256 {found}, the suite names {named}")
+    return {**values, "path": str(path), "sha256": found}
 
 
 def evaluation_spec(values: Mapping[str, Any]) -> EvaluationSpec:

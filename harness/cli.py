@@ -364,7 +364,7 @@ def list_names(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="a PyTorch state dict or .safetensors file")],
     model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
-    dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file")],
+    dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file or folder")],
     parameter: Annotated[
         list[str] | None, typer.Option("--param", help="a parameter of the network: width=16; repeatable")
     ] = None,

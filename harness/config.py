@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.blocks import Entry, number, read
+from harness.blocks import Entry, number, own_data, read
+from harness.data import OWN
 from harness.errors import InputError, unknown
 from harness.files import write_bytes
 from harness.provenance import processor_precision
@@ -61,7 +62,10 @@ def suite_names() -> dict[str, str]:
 
 
 def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
-    """The suite of that name, or of that YAML file, with `key.path=value` overrides applied. Raises InputError."""
+    """The suite of that name, or of that YAML file, with `key.path=value` overrides applied. Raises InputError.
+
+    The path of a data set is taken from the folder of the suite's file, that of an override from the current folder.
+    """
     where, text = _suite_text(name_or_path)
     try:
         values = yaml.safe_load(text)
@@ -70,8 +74,11 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a mapping of keys, such as dataset, student, methods")
     values.setdefault("name", Path(where).stem)
+    _place_data(values, Path(where).parent)
     for override in overrides:
         _apply(values, override)
+    if _is_own(values.get("dataset")):
+        values["dataset"] = own_data(values["dataset"], Path())
     if "eps" in values:
         values["eps"] = number(values["eps"], f"{where}: eps")
     return read(Suite, values, where)
@@ -129,6 +136,17 @@ def _suite_text(name_or_path: str) -> tuple[str, str]:
     if name_or_path not in suite_names():
         raise unknown("suite", name_or_path, suite_names())
     return f"suite {name_or_path}", (resources.files("harness.suites") / f"{name_or_path}.yaml").read_text()
+
+
+def _is_own(dataset: Any) -> bool:
+    """Whether a suite's entry names data of the user's own; whatever else is wrong with it is told later."""
+    return isinstance(dataset, dict) and dataset.get("name") in OWN and isinstance(dataset.get("path"), str)
+
+
+def _place_data(values: dict[str, Any], folder: Path) -> None:
+    dataset = values.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
+        dataset["path"] = str(folder.absolute() / Path(dataset["path"]).expanduser())
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -59,7 +59,10 @@ def read_data(
     """Load, split and subset. second: some training images are held out for the method to learn from. Raises
     InputError, also where those would be fewer than two of a class."""
     path = Path(spec.path).expanduser() if spec.path else None
-    whole, test = (load(spec.name, half, root=root, download=download, path=path) for half in ("train", "test"))
+    whole, test = (
+        load(spec.name, half, root=root, download=download, path=path, sha256=spec.sha256, split_seed=split_seed)
+        for half in ("train", "test")
+    )
     try:
         splits = split(whole.labels, split_seed, train_images=spec.train_images, second=second)
         test_index = (

@@ -21,6 +21,7 @@ from harness.blocks import (
     training_spec,
 )
 from harness.config import Suite
+from harness.data import DATASETS
 from harness.errors import InputError, named, unknown
 from harness.spec import NetworkSpec, Source, TrialSpec
 
@@ -63,7 +64,7 @@ def evaluation_trial(
         if not sign:
             raise InputError(f"--param {parameter}: write key=value, such as width=16")
         params[key] = yaml.safe_load(value)
-    data = dataset_spec({"name": "npz", "path": dataset} if dataset.endswith(".npz") else dataset)
+    data = dataset_spec(_dataset_entry(dataset))
     network = network_spec({"name": model, **params, "normalization": normalization}, "--model", data)
     source = Source(network=network, file=str(checkpoint.absolute()), sha256=file_sha256(str(checkpoint), "checkpoint"))
     evaluation = evaluation_spec({"attacks": list(attacks), "images": images})
@@ -76,6 +77,14 @@ def evaluation_trial(
         evaluation=evaluation,
         eps=number(eps, "--eps"),
     )
+
+
+def _dataset_entry(dataset: str) -> Entry:
+    """What `evaluate --dataset` means: the path of a folder or of an .npz file, else a data set's name."""
+    if dataset.endswith(".npz"):
+        return {"name": "npz", "path": dataset}
+    is_folder = "/" in dataset or (dataset not in DATASETS and Path(dataset).is_dir())
+    return {"name": "folder", "path": dataset} if is_folder else dataset
 
 
 def _students(suite: Suite) -> list[NetworkSpec]:

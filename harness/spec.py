@@ -45,8 +45,8 @@ class Frozen(BaseModel):
 
 
 class DatasetSpec(Frozen):
-    """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256 are for
-    `npz` files."""
+    """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256, of the
+    content, are of data of the user's own."""
 
     name: str
     train_images: int | None = Field(None, ge=1)

@@ -68,6 +68,12 @@ _ALL = (
         "npz", "your own arrays: x_train, y_train, x_test, y_test, optional class_names, in one .npz file",
         None, None, None, False, 0, None, None, None,
     ),
+    DatasetInfo(
+        "folder", "your own PNG or JPEG images: train/CLASS/ and test/CLASS/ below one folder, or CLASS/ alone",
+        None, None, None, False, 0, None, None, None,
+    ),
 )  # fmt: skip
 
 DATASETS: dict[str, DatasetInfo] = {info.name: info for info in _ALL}
+
+OWN = ("npz", "folder")  # the user's own: they come with a path and are known by the hash of their content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -27,23 +29,24 @@ class OwnArrays:
     class_names: tuple[str, ...]
 
 
-def read_npz(path: Path) -> OwnArrays:
+def read_npz(path: Path, sha256: str | None = None) -> OwnArrays:
     """Both splits of an .npz file with x_train, y_train, x_test, y_test and, if wanted, class_names.
 
     Images: uint8, (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels. Labels: integers 0..K-1, where K is the
-    number of class names, or else the largest label plus one. Nothing pickled is ever loaded. InputError on any fault.
+    number of class names, or else the largest label of both plus one. Nothing pickled is ever loaded. sha256: what the
+    file must have, if given. InputError on any fault.
     """
     path = path.expanduser().absolute()
     if not path.is_file():
         raise InputError(f"npz: there is no file {path}")
     status = path.stat()
-    return _read(path, status.st_mtime_ns, status.st_size)
+    return _read(path, sha256, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, _modified: int, _size: int) -> OwnArrays:
+def _read(path: Path, sha256: str | None, _modified: int, _size: int) -> OwnArrays:
     """`read_npz`, once per version of a file (the two numbers tell versions apart)."""
-    arrays = _open(path)
+    arrays = _open(path, sha256)
     train, test = (_split(path, arrays, split) for split in ("train", "test"))
     if train[0].shape[1:] != test[0].shape[1:]:
         shapes = " and ".join("x".join(map(str, images.shape[1:])) for images, _ in (train, test))
@@ -55,9 +58,13 @@ def _read(path: Path, _modified: int, _size: int) -> OwnArrays:
     return OwnArrays(train, test, _class_names(path, names, largest))
 
 
-def _open(path: Path) -> dict[str, np.ndarray]:
+def _open(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
     try:
-        file = np.load(path, allow_pickle=False)
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != (sha256 or found):
+            raise InputError(f"npz: {path} has the sha256 {found}, not {sha256} as planned")
+        file = np.load(io.BytesIO(content), allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise InputError(f"npz: {path} is one array, not an .npz archive with {', '.join(_REQUIRED)}")
         with file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -16,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data import DATASETS, decoded
+from harness.data import DATASETS, OWN, decoded
 from harness.data.arrays import read_npz
-from harness.data.decoded import Arrays
+from harness.data.decoded import Arrays, data_root
+from harness.data.folder import folder_sha256, list_images
+from harness.data.pictures import decode
 from harness.data.readers import SOURCES
 from harness.data.splits import stratified_subset
 from harness.errors import InputError, unknown
@@ -27,6 +28,7 @@ Split = Literal["train", "test"]
 
 _DIGITS_TEST_IMAGES = 450  # a quarter of 1,797
 _DIGITS_TEST_SEED = 0
+FOLDER_TEST_SHARE = 6  # one image in so many is a test image where a folder has no test/
 # What readers and decompressors raise on files that are not what they claim to be.
 _DAMAGE = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError, OSError, zlib.error)
 
@@ -51,30 +53,36 @@ class ImageSet:
         return self.images.shape[1]
 
 
-def data_root(root: Path | None = None) -> Path:
-    """The data directory: the given one, else $ROBUST_FAIRNESS_DATA, else a folder in the user's cache."""
-    named = root or os.environ.get("ROBUST_FAIRNESS_DATA")
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(named or Path(cache, "robust-fairness-bench")).expanduser().absolute()
-
-
 def load(
-    name: str, split: Split, *, root: Path | None = None, download: bool = False, path: Path | None = None
+    name: str,
+    split: Split,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    path: Path | None = None,
+    sha256: str | None = None,
+    resize: int | None = None,
+    split_seed: int = 0,
 ) -> ImageSet:
     """One split of a data set, on the CPU; a second call in this process shares the same memory.
 
-    root: the data directory, see `data_root`. download: fetch what is missing into it. path: the file of `npz`.
-    InputError if the data is missing (where it looked, how to get it), damaged, or not what `npz` asks for.
+    root: the data directory, see `data_root`. download: fetch what is missing into it. path: of a data set of `OWN`;
+    sha256: what its content must have. resize, split_seed: of `folder`, see `pictures.decode`; the seed draws a sixth
+    of each class as test images where the folder has no test/. InputError if the data is missing (where it looked, how
+    to get it), damaged, or not what `npz` and `folder` ask for.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     if split not in ("train", "test"):
         raise ValueError(f"split must be train or test, not {split!r}")
-    if (name == "npz") != (path is not None):
-        raise InputError(f"the data set {name} " + ("needs the path of a file" if name == "npz" else "takes no path"))
+    if (name in OWN) != (path is not None):
+        raise InputError(f"the data set {name} " + ("needs a path" if name in OWN else "takes no path"))
     if path is None:
         return _load(name, split, data_root(root), download)
-    own = read_npz(Path(path))
+    if name == "folder":
+        path = path.expanduser().absolute()
+        return _folder_split(path, sha256 or folder_sha256(path), resize, data_root(root), split, split_seed)
+    own = read_npz(path, sha256)
     return _image_set(own.train if split == "train" else own.test, own.class_names)
 
 
@@ -104,10 +112,55 @@ def _read_digits(split: Split) -> Arrays:
     source = load_digits()
     images = np.rint(source.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = source.target.astype(np.int64)
-    test = np.zeros(len(labels), dtype=bool)
-    test[stratified_subset(torch.from_numpy(labels), _DIGITS_TEST_IMAGES, _DIGITS_TEST_SEED).numpy()] = True
+    test = _test_images(labels, _DIGITS_TEST_IMAGES, _DIGITS_TEST_SEED)
     chosen = test if split == "test" else ~test
     return images[chosen], labels[chosen]
+
+
+def _test_images(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Which images of a data set without test images of its own are drawn as such: a mask, classes in proportion."""
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[stratified_subset(torch.from_numpy(labels), count, seed).numpy()] = True
+    return chosen
+
+
+@lru_cache(maxsize=4)
+def _folder_split(path: Path, sha256: str, resize: int | None, root: Path, split: Split, split_seed: int) -> ImageSet:
+    parts, class_names = _read_folder(path, sha256, resize, root)
+    if split in parts:
+        return _image_set(parts[split], class_names)
+    images, labels = parts["all"]
+    chosen = _test_images(labels, len(labels) // FOLDER_TEST_SHARE, split_seed)
+    chosen = chosen if split == "test" else ~chosen
+    return _image_set((images[chosen], labels[chosen]), class_names)
+
+
+@lru_cache(maxsize=2)
+def _read_folder(path: Path, sha256: str, resize: int | None, root: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """The parts of a folder and its classes, decoded by the first process of a node for all others.
+
+    The decoded copy is named by the content: where it is there, the folder itself is not looked at.
+    """
+    name = f"folder-{sha256[:32]}" + (f"-{resize}" if resize else "")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a data directory that cannot be written to is merely slower
+            stack.enter_context(_locked(root, name))
+        if found := _decoded_folder(root, name):
+            return found
+        listing = list_images(path)
+        parts = decode(listing, sha256, resize)
+        with contextlib.suppress(OSError):
+            for part, arrays in parts.items():
+                decoded.write(root, name, part, arrays)
+            decoded.write_class_names(root, name, listing.class_names)
+        return _decoded_folder(root, name) or (parts, listing.class_names)
+
+
+def _decoded_folder(root: Path, name: str) -> tuple[dict[str, Arrays], tuple[str, ...]] | None:
+    class_names = decoded.read_class_names(root, name)
+    found = {part: decoded.read(root, name, part) for part in ("train", "test", "all")}
+    parts = {part: arrays for part, arrays in found.items() if arrays is not None}
+    return (parts, class_names) if class_names and tuple(parts) in (("train", "test"), ("all",)) else None
 
 
 def _read_stored(name: str, split: Split, root: Path, download: bool) -> Arrays:

@@ -1,0 +1,93 @@
+"""The images of a folder, decoded by Pillow: of one size and one mode, bounded before they are decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.data.decoded import Arrays
+from harness.data.folder import Listing, combined_sha256, read_file, threads
+from harness.errors import InputError
+
+MOST_PIXELS = 50_000_000  # of one image: a camera's; more is a mistake or an attack on memory
+CHANNELS = {"L": 1, "RGB": 3}
+_AT_ONCE = 1000  # files whose decoded images wait in memory
+# What Pillow raises on files that are not what they claim to be.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    digest: str
+    mode: str
+    pixels: np.ndarray  # (C, H, W) uint8
+
+
+def decode(listing: Listing, sha256: str, resize: int | None) -> dict[str, Arrays]:
+    """Images (N, C, H, W) uint8 and labels (N,) int64 of each part, in the listing's order.
+
+    resize: the pixels a side to which every image is brought, whole, by Pillow's bilinear filter; null: all images have
+    one size. InputError, which names the file, for what is no PNG or JPEG, neither grey nor RGB, too large, or unlike
+    the first; and where the content does not have the hash.
+    """
+    digests: list[str] = []
+    images: np.ndarray | None = None
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's bomb warning comes before our own bound, which is lower
+        for start in range(0, len(listing.names), _AT_ONCE):
+            names = listing.names[start : start + _AT_ONCE]
+            for place, picture in enumerate(pool.map(lambda name: _picture(listing, name, resize), names), start):
+                if images is None:
+                    first = picture
+                    images = np.empty((len(listing.names), *first.pixels.shape), np.uint8)
+                _check_alike(listing, first, picture, place)
+                images[place] = picture.pixels
+                digests.append(picture.digest)
+    assert images is not None  # a listing has images
+    found = combined_sha256(listing, digests)
+    if found != sha256:
+        raise InputError(f"folder: {listing.root} has the sha256 {found}, not {sha256} as planned")
+    labels = np.array(listing.labels, np.int64)
+    parts = np.array([listing.part_of(name) for name in listing.names])
+    return {part: (images[parts == part], labels[parts == part]) for part in listing.parts}
+
+
+def _picture(listing: Listing, name: str, resize: int | None) -> _Picture:
+    from PIL import Image
+
+    content, path = read_file(listing, name), listing.root / name
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise InputError(f"folder: {path} has {width} x {height} pixels; {MOST_PIXELS:,} are the most")
+            if image.mode not in CHANNELS:
+                raise InputError(f"folder: {path} is of mode {image.mode}; grey (L) and RGB are read: convert it")
+            if resize is not None:
+                image = image.resize((resize, resize), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+            return _Picture(hashlib.sha256(content).hexdigest(), image.mode, pixels)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"folder: {path} has more than {MOST_PIXELS:,} pixels, the most that are read") from error
+    except _DAMAGE as error:
+        raise InputError(f"folder: {path} is damaged or neither PNG nor JPEG") from error
+
+
+def _check_alike(listing: Listing, first: _Picture, picture: _Picture, place: int) -> None:
+    if picture.mode != first.mode:
+        fault = f"{picture.mode} and {listing.names[0]} is {first.mode}; all are grey (L) or all RGB"
+    elif picture.pixels.shape != first.pixels.shape:
+        sizes = [f"{one.pixels.shape[2]} x {one.pixels.shape[1]}" for one in (picture, first)]
+        fault = f"{sizes[0]} pixels and {listing.names[0]} {sizes[1]}; `resize: 32` brings all to one size"
+    else:
+        return
+    raise InputError(f"folder: {listing.root / listing.names[place]} is {fault}")
