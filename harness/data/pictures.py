@@ -70,9 +70,8 @@ def _picture(listing: Listing, name: str, resize: int | None) -> _Picture:
                 raise InputError(f"folder: {path} has {width} x {height} pixels; {MOST_PIXELS:,} are the most")
             if image.mode not in CHANNELS:
                 raise InputError(f"folder: {path} is of mode {image.mode}; grey (L) and RGB are read: convert it")
-            if resize is not None:
-                image = image.resize((resize, resize), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+            whole = image if resize is None else image.resize((resize, resize), Image.Resampling.BILINEAR)
+            pixels = np.asarray(whole).reshape(whole.height, whole.width, -1).transpose(2, 0, 1)
             return _Picture(hashlib.sha256(content).hexdigest(), image.mode, pixels)
     except InputError:
         raise
