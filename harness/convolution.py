@@ -105,7 +105,7 @@ class FusedConvolution(nn.Module):
         conv = self.convolution
         if self.small_maps is not None and self.small_maps.take(x):
             out = self.small_maps(x)
-        elif self.relu and residual is None and conv.groups == 1 and conv.in_channels >= _FEWEST_CHANNELS:
+        elif self.relu and residual is None and _relu_joins(conv, x.dtype):
             return torch.ops.mkldnn._convolution_pointwise(
                 x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
             )
@@ -175,6 +175,13 @@ class _Trained(torch.autograd.Function):
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
         at_weight = (rows.t() @ _neighbours(x)).view(weight.shape[0], 3, 3, weight.shape[1]).permute(0, 3, 1, 2)
         return at_x, at_weight
+
+
+def _relu_joins(convolution: nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Whether oneDNN does the convolution with its ReLU, and faster than the two apart. It has bfloat16 on processors
+    with AVX-512 or AVX-NE-CONVERT only; PyTorch's own convolution, without a ReLU, has it on all."""
+    known = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return known and convolution.groups == 1 and convolution.in_channels >= _FEWEST_CHANNELS
 
 
 def _where_positive(gradient: Tensor, out: Tensor) -> Tensor:

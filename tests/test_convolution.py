@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
+import rounding
 import torch
 import torch.nn.functional as F
-from torch import nn
+from rounding import relative_error
+from torch import Tensor, nn
 
-from harness.convolution import FusedConvolution, SmallMaps, fuse, trained
-from harness.engine import FoldedTwin, training_forward
+from harness.convolution import FusedConvolution, SmallMaps, TrainedConvolution, fuse, trained
+from harness.engine import FoldedTwin, training_forward, update_precision
 from harness.models import MODELS
 from harness.models.build import build
 
@@ -25,6 +33,14 @@ def convolution(channels: int, out_channels: int, dtype: torch.dtype, bias: bool
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, out_channels, 3, padding=1, bias=bias, **how).requires_grad_(False)
     return layer.to(dtype).to(memory_format=torch.channels_last)
+
+
+def answers(form: nn.Module, x: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    """The output at x, and what `gradient` at it gives at x and at the parameters in training."""
+    point = x.clone().requires_grad_()
+    out = form(point)
+    at = [point, *(parameter for parameter in form.parameters() if parameter.requires_grad)]
+    return out, *torch.autograd.grad(out, at, gradient)
 
 
 def maps(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
@@ -82,28 +98,39 @@ def test_a_block_ends_in_one_operation():
     assert " + " not in code
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 6e-3)])
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (2, 4), (2, 2)])
-def test_small_maps_are_the_convolution(dtype, tolerance, height, width):
-    layer, x = convolution(256, 320, dtype), maps(3, 256, height, width, dtype)
-    form = SmallMaps(layer)
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the library's levels are those of x86")
+def test_bfloat16_is_the_same_on_processors_where_the_library_lacks_it():
+    program = """
+import sys, torch
+from torch.nn.functional import relu
+from harness.convolution import FusedConvolution
+layer = torch.nn.Conv2d(16, 24, 3, padding=1).requires_grad_(False).bfloat16().to(memory_format=torch.channels_last)
+x = torch.randn(4, 16, 8, 8).bfloat16().to(memory_format=torch.channels_last)
+assert not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+assert torch.equal(FusedConvolution(layer, relu=True)(x), relu(layer(x)))
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("channels", "height", "width"), [(256, 4, 4), (256, 2, 4), (256, 2, 2), (512, 4, 4)])
+@pytest.mark.parametrize("training", [False, True])
+def test_small_maps_are_as_exact_as_the_convolution(dtype, channels, height, width, training):
+    """Also by Winograd's filtering: its intermediate values are larger, but it adds up fewer."""
+    layer = convolution(channels, 320, dtype, bias=not training).requires_grad_(training)
+    x, gradient = maps(3, channels, height, width, dtype), maps(3, 320, height, width, dtype)
+    form = TrainedConvolution(layer) if training else FusedConvolution(layer, relu=False)
     assert SmallMaps.apply_to(layer)
-    assert form.take(x)
-    exact = x.double().requires_grad_()
-    expected = F.conv2d(exact, layer.weight.double(), layer.bias.double(), padding=1)
-    gradient = maps(3, 320, height, width, dtype)
-    (expected_gradient,) = torch.autograd.grad(expected, exact, gradient.double())
-    for ours, theirs in ((form(x), expected), (form.transposed(gradient), expected_gradient)):
+    assert SmallMaps(layer).take(x)
+    exact = answers(copy.deepcopy(layer).double(), x.double(), gradient.double())
+    terms = (9 * channels, 9 * 320, x.shape[0] * height * width)
+    both = zip(answers(form, x, gradient), answers(layer, x, gradient), strict=True)
+    for (ours, theirs), expected, summed in zip(both, exact, terms[: len(exact)], strict=True):
         assert ours.dtype == dtype
         assert ours.is_contiguous(memory_format=torch.channels_last)
-        assert (ours.double() - theirs).abs().max() <= tolerance * theirs.abs().max()
-
-
-def test_winograd_is_at_least_as_exact_as_the_direct_convolution():
-    layer, x = convolution(512, 512, torch.float32), maps(8, 512, 4, 4, torch.float32)
-    exact = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
-    errors = [(form(x).double() - exact).abs().max() for form in (SmallMaps(layer), layer)]
-    assert errors[0] <= 1.5 * errors[1]
+        assert relative_error(ours, expected) <= max(relative_error(theirs, expected), rounding.of_sums(summed, dtype))
 
 
 @pytest.mark.parametrize("change", ["channels", "stride", "kernel", "odd map", "large map"])
@@ -120,31 +147,40 @@ def test_other_convolutions_stay_with_the_library(change):
 def test_new_weights_are_taken_at_the_next_refresh():
     layer, x = convolution(256, 256, torch.float32), maps(2, 256, 4, 4, torch.float32)
     fused = FusedConvolution(layer, relu=False)
-    before = fused(x)
-    layer.weight.mul_(2)
-    torch.testing.assert_close(fused(x), before)
+    exact, allowed = copy.deepcopy(layer).double(), rounding.of_sums(9 * 256, torch.float32)
+    before = exact(x.double())
+    assert relative_error(fused(x), before) <= allowed
+    for network in (layer, exact):
+        network.weight.mul_(2)
+    assert relative_error(fused(x), before) <= allowed
     fused.refresh()
-    torch.testing.assert_close(fused(x), layer(x), rtol=1e-4, atol=1e-4)
+    assert relative_error(fused(x), exact(x.double())) <= allowed
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-5), ("bfloat16", 2e-2)])
-def test_training_on_small_maps_has_the_gradients_of_the_network(precision, tolerance):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_on_small_maps_has_the_gradients_of_the_network(precision, monkeypatch):
+    """Against float64. The activation is smooth here: at ReLU's kink the last bit of a sum decides about a gradient,
+    and no size of rounding says how far two networks are apart then."""
+    monkeypatch.setattr(F, "relu", F.silu)
     torch.manual_seed(0)
     network = build("resnet18", {"width": 32}, in_channels=3, num_classes=5).train()
     network.to(memory_format=torch.channels_last)
     x = torch.rand(4, 3, 32, 32)
-    gradients = []
-    for form in (training_forward(network, "fast"), training_forward(network, "plain")):
+
+    def gradients(network: nn.Module, engine: str, x: Tensor, precision: str = "float32") -> dict[str, Tensor]:
         network.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = form(x)
-        logits.float().logsumexp(1).sum().backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in network.named_parameters()})
-    wide = [name for name, gradient in gradients[0].items() if gradient.shape[:2] == (256, 256) and gradient.dim() == 4]
-    assert len(wide) == 6 / 2
-    for name in (*wide, "conv1.weight"):
-        ours, theirs = gradients[0][name], gradients[1][name]
-        assert (ours - theirs).norm() <= tolerance * theirs.norm(), name
+        with update_precision(x.device, precision):
+            logits = training_forward(network, engine)(x)
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(1).sum().backward()
+        return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+    exact = gradients(copy.deepcopy(network).double(), "plain", x.double())
+    fast, plain = (gradients(network, engine, x, precision) for engine in ("fast", "plain"))
+    graph = training_forward(network, "fast")
+    assert sum(isinstance(module, TrainedConvolution) for module in graph.modules()) == 3
+    for name in (name for name, parameter in network.named_parameters() if parameter.dim() == 4):
+        # 17 of 20 convolutions round alike in both; a fifth more than the plain form's is what chance may add
+        assert relative_error(fast[name], exact[name]) <= 1.2 * relative_error(plain[name], exact[name]), name
 
 
 def test_the_graph_in_training_shares_the_networks_modules():
