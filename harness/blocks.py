@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from harness.data import DATASETS, OWN
 from harness.data.folder import folder_sha256
 from harness.errors import InputError, unknown
 from harness.models import MODELS, resolve_params
+from harness.notation import number
 from harness.spec import AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, TrainingSpec
 
 Entry = str | dict[str, Any]
@@ -111,17 +110,6 @@ def training_spec(values: Mapping[str, Any]) -> TrainingSpec:
                 "start_epoch": methods.resolve_epoch(values[option]["start_epoch"], epochs),
             }
     return read(TrainingSpec, values, "training")
-
-
-def number(value: Any, where: str) -> float:
-    """A non-negative number, written as 0.1 or as a fraction, 8/255."""
-    try:
-        result = float(Fraction(str(value).replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"{where} must be a number or a fraction such as 8/255, not '{value}'") from None
-    if not math.isfinite(result) or result < 0:
-        raise InputError(f"{where} must be a finite number of at least 0, not '{value}'")
-    return result
 
 
 def file_sha256(path: str, where: str) -> str:

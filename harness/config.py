@@ -8,13 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.blocks import Entry, number, own_data, read
+from harness.blocks import Entry, own_data, read
 from harness.data import OWN
 from harness.errors import InputError, unknown
 from harness.files import write_bytes
+from harness.notation import number, read_text, read_yaml
 from harness.provenance import processor_precision
 from harness.spec import CHECKPOINTS, Checkpoint, Resources
 
@@ -56,7 +56,7 @@ def suite_names() -> dict[str, str]:
     folder = resources.files("harness.suites")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
     return {
-        entry.name[:-5]: str(yaml.safe_load(entry.read_text()).get("description", "")).strip().split("\n")[0]
+        entry.name[:-5]: str(read_yaml(entry.read_text(), entry.name).get("description", "")).strip().split("\n")[0]
         for entry in files
     }
 
@@ -67,10 +67,7 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     The path of a data set is taken from the folder of the suite's file, that of an override from the current folder.
     """
     where, text = _suite_text(name_or_path)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(text, where)
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a mapping of keys, such as dataset, student, methods")
     values.setdefault("name", Path(where).stem)
@@ -129,10 +126,7 @@ def _machine(root: Path) -> dict[str, Any]:
 def _suite_text(name_or_path: str) -> tuple[str, str]:
     path = Path(name_or_path).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
-            return str(path), path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read suite '{path}': {error}") from error
+        return str(path), read_text(path, f"suite '{path}'")
     if name_or_path not in suite_names():
         raise unknown("suite", name_or_path, suite_names())
     return f"suite {name_or_path}", (resources.files("harness.suites") / f"{name_or_path}.yaml").read_text()
@@ -154,10 +148,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not sign or not all(keys):
         raise InputError(f"--set {override}: write key.path=value, such as training.epochs=20")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+    value = read_yaml(text, f"--set {override}: the value")
     inner = values
     for key in keys[:-1]:
         if isinstance(inner.get(key), str):

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 import methods
 from harness.blocks import (
     Entry,
@@ -16,13 +14,13 @@ from harness.blocks import (
     evaluation_spec,
     file_sha256,
     network_spec,
-    number,
     read,
     training_spec,
 )
 from harness.config import Suite
 from harness.data import DATASETS
 from harness.errors import InputError, named, unknown
+from harness.notation import number, read_yaml
 from harness.spec import NetworkSpec, Source, TrialSpec
 
 
@@ -63,7 +61,7 @@ def evaluation_trial(
         key, sign, value = parameter.partition("=")
         if not sign:
             raise InputError(f"--param {parameter}: write key=value, such as width=16")
-        params[key] = yaml.safe_load(value)
+        params[key] = read_yaml(value, f"--param {parameter}: the value")
     data = dataset_spec(_dataset_entry(dataset))
     network = network_spec({"name": model, **params, "normalization": normalization}, "--model", data)
     source = Source(network=network, file=str(checkpoint.absolute()), sha256=file_sha256(str(checkpoint), "checkpoint"))

@@ -16,15 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from harness.errors import InputError, unknown
+from harness.notation import read_yaml
 
 Values = dict[str, Any]  # one setting: a value for each key of the space
 
 _EXAMPLE = "write key=loguniform(0.01, 1), uniform(a, b), randint(a, b) or choice([...])"
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
-_SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # YAML takes 1e-3 for text
 _DIGITS = 6  # significant digits of a drawn number, so that it can be written down and typed again
 _FRUITLESS = 1000  # draws in a row that were there already: the space is exhausted
 
@@ -186,20 +184,7 @@ def _choice(where: str, text: str, arguments: list[Any]) -> Choice:
 
 
 def _arguments(where: str, text: str) -> list[Any]:
-    try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: cannot read '{text}' ({' '.join(str(error).split())[:80]})") from error
-    return _numbers(values)
-
-
-def _numbers(value: Any) -> Any:
-    """The same with 1e-3 as a number."""
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+    return read_yaml(f"[{text}]", f"{where}: '{text}'")
 
 
 def _bounds(where: str, arguments: list[Any], whole: bool) -> tuple[float, float]:
