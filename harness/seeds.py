@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +20,17 @@ def derive_seed(*coordinates: int | str) -> int:
 def seeded(*coordinates: int | str, device: torch.device | None = None) -> torch.Generator:
     """A generator seeded by its coordinates, on the CPU unless told otherwise."""
     return torch.Generator(device=device or torch.device("cpu")).manual_seed(derive_seed(*coordinates))
+
+
+@contextmanager
+def globally_seeded(*coordinates: int | str, device: torch.device | None = None) -> Iterator[None]:
+    """Inside, the process's own generators (and those of `device`) are seeded by the coordinates, so that what draws
+    from them unasked, as dropout does, draws the same in every process; outside, they are as they were."""
+    seed = derive_seed(*coordinates)
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed is twenty times slower
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield

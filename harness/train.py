@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.averaging import WeightAverage
 from harness.data.augment import augment
 from harness.engine import evaluation_forward, frozen, training_forward, update_precision
 from harness.perturbation import perturbed
-from harness.seeds import seeded
+from harness.seeds import globally_seeded, seeded
 from harness.spec import TrainingSpec
 from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
 
@@ -35,7 +35,7 @@ class Trainer:
     """A student in training: the state between two steps, and the step.
 
     teachers: frozen networks by name. engine: `fast` (folded twin, channels last, target once) or `plain` (what the
-    papers' scripts do).
+    papers' scripts do). coordinates: of the trial; with epoch and batch they decide what a method draws at random.
     """
 
     def __init__(
@@ -49,8 +49,10 @@ class Trainer:
         engine: str = "fast",
         precision: str = "float32",
         device: torch.device | None = None,
+        coordinates: tuple[int | str, ...] = (),
     ) -> None:
         self.device = device or torch.device("cpu")
+        self.coordinates = coordinates
         self.student = student.to(self.device)
         if engine == "fast":
             self.student.to(memory_format=torch.channels_last)
@@ -84,13 +86,16 @@ class Trainer:
         self.losses = []
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.lr_factor(self.epoch)
-        self.method.start_epoch(self.device)
+        with self._seeded("begin"):
+            self.method.start_epoch(self.device)
 
     def train_steps(self, batches: Batches, noise: Noise) -> Iterator[int]:
         """Train on each batch of (images float32 in [0, 1], labels); yields the number of steps done, so that the
         caller can stop in between."""
         for images, labels in batches:
-            self.losses.append(self.step(images, labels, noise))
+            with self._seeded("step"):
+                loss = self.step(images, labels, noise)
+            self.losses.append(loss)
             yield len(self.losses)
 
     def end_epoch(self, held_out: HeldOut | None = None) -> float:
@@ -101,7 +106,9 @@ class Trainer:
             raise NonFiniteLossError(
                 f"the loss is not finite: epoch {self.epoch + 1}, step {int(bad[0]) + 1} of {len(losses)}"
             )
-        self.method.finish_epoch(EpochEnd(self.epoch, self.training.epochs, self.lr_factor(self.epoch + 1), held_out))
+        end = EpochEnd(self.epoch, self.training.epochs, self.lr_factor(self.epoch + 1), held_out)
+        with self._seeded("end"):
+            self.method.finish_epoch(end)
         self.epoch += 1
         return float(losses.mean())
 
@@ -144,7 +151,7 @@ class Trainer:
         def record() -> Step:
             with update_precision(self.device, self.precision):
                 logits = {name: self.updated(points[name]).float() for name in method.forwards}
-            return Step(labels, self.epoch, logits, answers, ascent.correct_iterates)
+            return Step(labels, self.epoch, logits, answers, ascent.correct_iterates, self._generators())
 
         self.optimizer.zero_grad(set_to_none=True)
         step = record()
@@ -179,7 +186,7 @@ class Trainer:
 
     def _attack(self, images: Tensor, labels: Tensor, teacher: Mapping[str, Tensor], noise: Noise) -> Ascent:
         self.attacked.refresh()
-        view = View(labels, self.epoch, teacher, self._student_clean(images))
+        view = View(labels, self.epoch, teacher, self._student_clean(images), self._generators())
         adversary = self.method.adversary(view)
         if adversary is None or not self.method.attacks:
             return Ascent(images)
@@ -229,6 +236,17 @@ class Trainer:
             return lambda logits, _: adversary.objective(logits, recompute())
         target = adversary.target()
         return lambda logits, _: adversary.objective(logits, target)
+
+    # Randomness
+
+    def _generators(self) -> Callable[[str], torch.Generator]:
+        """What `View` and `Step` of the next batch carry; the losses of the epoch count the batches before it."""
+        moment = (*self.coordinates, self.epoch, len(self.losses))
+        return lambda purpose: seeded("method", purpose, *moment)
+
+    def _seeded(self, part: str) -> AbstractContextManager[None]:
+        """For what draws without being handed a generator: a network's dropout, or a method against the rules."""
+        return globally_seeded("global", part, *self.coordinates, self.epoch, len(self.losses), device=self.device)
 
     # State
 

@@ -21,7 +21,7 @@ from harness.engine import evaluation_forward
 from harness.files import write_bytes
 from harness.inputs import Data, Images, new_network, trained_network, training_folder
 from harness.models.checkpoints import write_state
-from harness.seeds import derive_seed, seeded
+from harness.seeds import derive_seed, globally_seeded, seeded
 from harness.spec import TrialSpec
 from harness.teacher_logits import SharedLogits, epoch_facts, shared_folder
 from harness.train import EpochBatches, Trainer
@@ -73,7 +73,8 @@ class _Run:
         if spec.init is not None:
             student.load_state_dict(trained_network(spec.init, data, store_root).state_dict())
         teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
-        method: Method = methods.build(spec.method, data.num_classes)
+        with globally_seeded("method", *self.coordinates):
+            method: Method = methods.build(spec.method, data.num_classes)
         self.trainer = Trainer(
             student,
             method,
@@ -83,6 +84,7 @@ class _Run:
             engine=spec.engine,
             precision=spec.precision,
             device=device,
+            coordinates=self.coordinates,
         )
         self.validated = new_network(spec.student, data, 0).to(device)
         self.validation_forward = evaluation_forward(self.validated, spec.engine)
@@ -147,7 +149,8 @@ class _Run:
     def _learn_first(self) -> None:
         method, epoch = self.trainer.method, self.trainer.epoch
         if epoch == 0 and any(part.held_out_first for part in method.parts):
-            method.learn_before_training(EpochEnd(-1, self.epochs, 1.0, self._held_out(-1)))
+            with globally_seeded("first", *self.coordinates):
+                method.learn_before_training(EpochEnd(-1, self.epochs, 1.0, self._held_out(-1)))
 
     def _held_out(self, epoch: int) -> HeldOut | None:
         if not self.held_out_wanted:

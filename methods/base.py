@@ -2,8 +2,8 @@
 
 A method answers four questions: what the adversary maximises (`adversary`), which forwards the update needs
 (`forwards`, `teacher_forwards`), what the student minimises (`terms`), and what it learns about the classes
-(`observe`, `end_epoch`). It never touches the optimiser, the loader, the device, the attack loop, the disk or a seed.
-The training loop does, for every method alike.
+(`observe`, `end_epoch`). It never touches the optimiser, the loader, the device, the attack loop, the disk or a seed:
+the training loop does, for every method alike. What it draws at random comes from the generator of the batch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,17 @@ from methods.statistics import ClassSums
 
 ADVERSARIAL, CLEAN, CLEAN_AGAIN = "adversarial", "clean", "clean_again"
 TEACHER, NATURAL_TEACHER = "teacher", "natural_teacher"
+
+
+def no_generator(purpose: str) -> torch.Generator:
+    """A source of random numbers for one purpose of a method on one batch, the only one that methods draw from.
+
+    The loop hands over generators on the CPU that are seeded by the trial's data, split, seed and student, the epoch,
+    the batch and the purpose: the same in every run, wherever a training is taken up again, and for every method.
+    Asked twice for one purpose, also by `View` and by `Step` of one batch, it begins again. This one, of a view or step
+    made by hand, has none.
+    """
+    raise RuntimeError(f"there are no random numbers for '{purpose}': this batch was not made by the training loop")
 
 
 @dataclass(frozen=True)
@@ -46,13 +57,14 @@ class View:
 
     labels (B,); teacher[name]: that teacher's logits on the clean images (B, C), no gradient, where
     `teacher_forwards` lists them; student_clean(): the student's own logits on them in evaluation mode, no gradient,
-    computed when asked.
+    computed when asked; generator(purpose): random numbers, see `no_generator`.
     """
 
     labels: torch.Tensor
     epoch: int
     teacher: Mapping[str, torch.Tensor]
     student_clean: Callable[[], torch.Tensor]
+    generator: Callable[[str], torch.Generator] = no_generator
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class Step:
 
     student[forward]: logits (B, C) with gradient, one per name in `Method.forwards`; teacher["name:clean"],
     teacher["name:adversarial"]: logits without gradient; correct_iterates (B,): see `harness.attacks.linf.Ascent`;
-    epoch counts from 0.
+    epoch counts from 0; generator(purpose): random numbers, see `no_generator`.
     """
 
     labels: torch.Tensor
@@ -69,6 +81,7 @@ class Step:
     student: Mapping[str, torch.Tensor]
     teacher: Mapping[str, torch.Tensor] = field(default_factory=dict)
     correct_iterates: torch.Tensor | None = None
+    generator: Callable[[str], torch.Generator] = no_generator
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ have a meaning."""
 
 from __future__ import annotations
 
+import random as random_state
 import re
 import subprocess
 import sys
@@ -153,6 +154,22 @@ def _epoch(method: Method, epoch: int) -> None:
         method.see(step)
         method.loss(step)
     method.finish_epoch(end_of(epoch))
+
+
+@pytest.mark.parametrize("entry", [*ALL, *CELLS], ids=str)
+def test_draws_from_no_generator_of_the_process(entry: Any) -> None:
+    torch.manual_seed(5)
+    random_state.seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), random_state.getstate(), str(np.random.get_state())
+    method = made(entry)
+    method.learn_before_training(end_of(-1))
+    for epoch in range(2):
+        method.adversary(View(LABELS, epoch, {"teacher": random(4, 6, CLASSES)}, lambda: random(3, 6, CLASSES)))
+        method.margin_policy.radius(LABELS, 0.1, 0.02)
+        _epoch(method, epoch)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random_state.getstate(), str(np.random.get_state())) == before[1:]
 
 
 @pytest.mark.parametrize("entry", CELLS, ids=str)
