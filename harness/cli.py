@@ -442,7 +442,7 @@ def _numbers(seeds: str | None) -> list[int]:
 
 
 def _load_methods(plugins: list[str] | None) -> None:
-    from methods.registry import load_entry_points, load_plugin
+    from methods.plugins import load_entry_points, load_plugin
 
     load_entry_points()
     for path in plugins or ():

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Something the user wrote cannot be used: what is wrong, where, what is allowed. The command exits with 2."""
 
 
+class InfrastructureError(RuntimeError):
+    """The process that a trial runs in is not what was planned; another one may do."""
+
+
 def unknown(what: str, name: object, allowed: Iterable[str]) -> InputError:
     """An InputError for a name that is not in a list: the nearest valid names, or all of them where few are or none
     is near."""

@@ -108,15 +108,18 @@ def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
 def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
     of another shape."""
-    if source.file is not None:
-        path = Path(source.file).expanduser()
-        state = read_state(path, source.sha256)
-    else:
-        path = training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
-        state = read_state(path)
+    path = weights_path(source, store_root)
+    state = read_state(path, source.sha256)
     network = new_network(source.network, data, 0)
     load_into(network, state, source=str(path))
     return network
+
+
+def weights_path(source: Source, store_root: Path) -> Path:
+    """The file with a source's trained weights."""
+    if source.file is not None:
+        return Path(source.file).expanduser()
+    return training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
 
 
 def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> None:

@@ -220,6 +220,7 @@ def _trial(
             "teachers": teachers or {},
             "init": init,
             "method": resolved,
+            "code": methods.code_of(resolved) if resolved else {},
             "training": training_spec(training) if training is not None else None,
             "evaluation": evaluation_spec(suite.evaluation),
             "eps": suite.eps,

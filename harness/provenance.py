@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from functools import cache
@@ -10,27 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.fingerprint import code_fingerprint
 from harness.spec import NUMERICS_VERSION, TrialSpec
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NUMERIC = (
-    "attacks",
-    "data",
-    "models",
-    "averaging.py",
-    "convolution.py",
-    "engine.py",
-    "evaluate.py",
-    "inputs.py",
-    "metrics.py",
-    "perturbation.py",
-    "seeds.py",
-    "shared_evaluation.py",
-    "teacher_logits.py",
-    "train.py",
-    "training.py",
-    "validation.py",
-)
 _PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
 
 
@@ -83,20 +65,6 @@ def git_commit() -> str | None:
 def _git(*words: str) -> str:
     done = subprocess.run(["git", "-C", str(_ROOT), *words], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
-
-
-@cache
-def code_fingerprint() -> str:
-    """12 hexadecimal digits of the source of everything that computes: methods, attacks, data, models, training,
-    evaluation."""
-    folders = [_ROOT / "methods", *(_ROOT / "harness" / name for name in _NUMERIC)]
-    files = sorted(
-        path for entry in folders for path in ([entry] if entry.suffix else entry.rglob("*.py")) if path.is_file()
-    )
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
 
 
 @cache

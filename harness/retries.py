@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.errors import InfrastructureError
 from harness.files import FULL
 
 # method: the trial's own error.  gpu_memory: the GPU was too small or shared.  infrastructure: the machine's fault.
@@ -81,4 +82,4 @@ def _is_gpu_memory(error: BaseException) -> bool:
 def _is_infrastructure(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FILE_SYSTEM_TROUBLE
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (InfrastructureError, MemoryError)) or "can't allocate memory" in str(error)

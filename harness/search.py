@@ -98,7 +98,11 @@ class Family:
         if set(methods.teachers_of(resolved)) != set(methods.teachers_of(base)):
             raise InputError(f"space: {short(values)} learns from other teachers than the method's other settings")
         names = [short({key: value}) for key, value in values.items()]
-        change = {"method": resolved, "variant": "-".join([self.entry["method"], *names])}
+        change = {
+            "method": resolved,
+            "code": methods.code_of(resolved),
+            "variant": "-".join([self.entry["method"], *names]),
+        }
         return [TrialSpec.model_validate({**spec.model_dump(), **change}) for spec in self.bases]
 
 

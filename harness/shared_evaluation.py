@@ -9,9 +9,10 @@ could claim it goes through all of them, claimed or not, and computes what the c
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from harness.evaluate import ChunkResult, Conditions, chunk_ranges, evaluate_chu
 from harness.files import make_folder, write_bytes
 from harness.inputs import Data, trained_network, training_folder
 from harness.models.checkpoints import file_sha256
+from harness.provenance import cpu_seconds, origin
 from harness.spec import AttackRequest, Source, TrialSpec
 
 Event = dict[str, Any]
@@ -52,7 +54,7 @@ class Piece:
 
 
 class Claims:
-    """Who works on what: a file per piece that somebody has begun, with the seconds in it that the piece took."""
+    """Who works on what: a file per piece that somebody has begun, with a record (JSON) in it once it is finished."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,8 +62,7 @@ class Claims:
     def open(self) -> None:
         """Makes room for claims; those of processes that did not finish their piece are dropped."""
         make_folder(self.folder)
-        finished = self.seconds()
-        for name in self.taken() - finished.keys():
+        for name in self.taken() - self.records().keys():
             (self.folder / name).unlink(missing_ok=True)
 
     def take(self, name: str) -> bool:
@@ -72,24 +73,24 @@ class Claims:
             return False
         return True
 
-    def finish(self, name: str, seconds: float) -> None:
-        """Notes what the piece took, unless somebody was quicker or the trial is over."""
-        if name not in self.seconds(name):
+    def finish(self, name: str, record: Mapping[str, Any]) -> None:
+        """Notes how the piece was computed, unless somebody was quicker or the trial is over."""
+        if name not in self.records(name):
             with suppress(FileNotFoundError):
-                write_bytes(self.folder / name, f"{seconds:.6f}".encode())
+                write_bytes(self.folder / name, json.dumps(record).encode())
 
     def taken(self) -> set[str]:
         with suppress(FileNotFoundError):
             return {name for name in os.listdir(self.folder) if not name.startswith(".")}
         return set()
 
-    def seconds(self, *names: str) -> dict[str, float]:
-        """The seconds of the finished pieces, of all or of `names`."""
+    def records(self, *names: str) -> dict[str, dict[str, Any]]:
+        """The records of the finished pieces, of all or of `names`."""
         found = {}
         for name in names or self.taken():
             with suppress(FileNotFoundError, ValueError):  # an empty claim is not finished
-                found[name] = float((self.folder / name).read_text())
-        return found
+                found[name] = json.loads((self.folder / name).read_text())
+        return {name: record for name, record in found.items() if isinstance(record, dict)}
 
 
 class SharedEvaluation:
@@ -104,10 +105,16 @@ class SharedEvaluation:
         self._loaded: tuple[str, Any] = ("", None)
         self._keys: dict[str, str] = {}
 
-    @property
-    def seconds(self) -> float:
-        """Spent on the pieces by all who took part, in all attempts: what one process alone would have needed."""
-        return sum(self.claims.seconds().values())
+    def costs(self) -> dict[str, Any]:
+        """Of the pieces by all who took part, in all attempts: `seconds` and `cpu_seconds`, what one process alone
+        would have needed, and `origins`, where they were computed."""
+        records = [record for _, record in sorted(self.claims.records().items())]
+        origins: list[dict[str, Any]] = []
+        for record in records:
+            if record["origin"] not in origins:
+                origins.append(record["origin"])
+        totals = {name: sum(record[name] for record in records) for name in ("seconds", "cpu_seconds")}
+        return {**totals, "origins": origins}
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Yields an `evaluation` event, then an `attack` event per piece. `left` says how many are nobody's yet."""
@@ -161,7 +168,7 @@ class SharedEvaluation:
 
     def _compute(self, piece: Piece) -> ChunkResult:
         """The piece's outcomes, from the cache if they are there."""
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), cpu_seconds()
         span = self._ranges(piece.attack)[piece.chunk]
         rows = self._chosen(piece.attack)[span.start : span.stop]
         key, evaluation, test = self._key(piece.checkpoint), self.spec.evaluation, self.data.test
@@ -177,7 +184,8 @@ class SharedEvaluation:
             piece.chunk,
             self.folder / "evaluations" / key[:12],
         )
-        self.claims.finish(piece.name, time.perf_counter() - started)
+        seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - started_cpu}
+        self.claims.finish(piece.name, {**seconds, "origin": origin(self.device)})
         return result
 
     def _gather(self, results: dict[Piece, ChunkResult]) -> None:

@@ -18,9 +18,9 @@ from harness.attacks import ATTACKS
 from harness.config import suite_names
 from harness.data import DATASETS
 from harness.errors import InputError
+from harness.fingerprint import code_fingerprint
 from harness.lock import holder
 from harness.models import MODELS
-from harness.provenance import code_fingerprint
 from harness.spec import TrialSpec
 from harness.store import Store
 

@@ -173,7 +173,11 @@ class Resources(Frozen):
 
 
 class TrialSpec(Frozen):
-    """One network: trained by one method (or read from a file) and evaluated."""
+    """One network: trained by one method (or read from a file) and evaluated.
+
+    code: of a method or policy from outside this package, the hash of the code that defines it
+    (`methods.registry.code_of`).
+    """
 
     role: Role
     variant: Annotated[str, ASIDE]
@@ -182,6 +186,7 @@ class TrialSpec(Frozen):
     teachers: dict[str, Source] = {}
     init: Source | None = None
     method: dict[str, Any] | None = None
+    code: Annotated[dict[str, str], Introduced({})] = {}
     training: TrainingSpec | None = None
     evaluation: EvaluationSpec
     eps: float = Field(ge=0)

@@ -19,8 +19,9 @@ import methods
 from harness import metrics
 from harness.engine import evaluation_forward
 from harness.files import write_bytes
-from harness.inputs import Data, Images, new_network, trained_network, training_folder
-from harness.models.checkpoints import write_state
+from harness.inputs import Data, Images, new_network, trained_network, training_folder, weights_path
+from harness.models.checkpoints import file_sha256, write_state
+from harness.provenance import cpu_seconds, origin
 from harness.seeds import derive_seed, globally_seeded, seeded
 from harness.spec import TrialSpec
 from harness.teacher_logits import SharedLogits, epoch_facts, shared_folder
@@ -38,7 +39,8 @@ def train(
     """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
     told to stop.
 
-    Leaves best_validation.pt, last.pt and training.json (the rows of `epochs` and `class_state`, seconds, peak memory).
+    Leaves best_validation.pt, last.pt and training.json: the rows of `epochs` and `class_state`, seconds, peak memory,
+    the hashes of the teachers' weights, and where it ran (`origins`, one or, after a move, several).
     """
     run = _Run(spec, data, store_root, device)
     run.resume()
@@ -94,14 +96,18 @@ class _Run:
         )
         self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
         self.best = -np.inf
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
+        self.origins = [origin(device)]
+        self.teacher_sha256 = {
+            name: file_sha256(weights_path(source, store_root)) for name, source in spec.teachers.items()
+        }
         self.peak_memory_mb = 0.0
         self.batches: EpochBatches | None = None
         self.interrupted = False
 
     def epoch(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """One epoch from its start or from where it was interrupted."""
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), cpu_seconds()
         trainer, number = self.trainer, self.trainer.epoch
         if self.batches is None:
             self._learn_first()
@@ -112,6 +118,7 @@ class _Run:
                 if should_stop():
                     self.interrupted = True
                     self.seconds += time.perf_counter() - started
+                    self.cpu_seconds += cpu_seconds() - started_cpu
                     self.save()
                     return
         held_out = self._held_out(number)
@@ -122,6 +129,7 @@ class _Run:
         row = self._validate(number, loss)
         row["seconds"] = time.perf_counter() - started
         self.seconds += row["seconds"]
+        self.cpu_seconds += cpu_seconds() - started_cpu
         self.history["epochs"].append(row)
         self.batches = None
         self.save()
@@ -224,6 +232,9 @@ class _Run:
             "history": self.history,
             "best": float(self.best),
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "origins": self.origins,
+            "teacher_sha256": self.teacher_sha256,
             "peak_memory_mb": self.peak_memory_mb,
         }
         buffer = io.BytesIO()
@@ -231,14 +242,19 @@ class _Run:
         write_bytes(self.folder / STATE, buffer.getvalue())
 
     def resume(self) -> None:
-        """Take up the saved state, if there is one."""
+        """Take up the saved state, if there is one; not one that learnt from teachers with other weights."""
         try:
             state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return
+        if state.get("teacher_sha256", self.teacher_sha256) != self.teacher_sha256:
+            return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]
         self.seconds, self.peak_memory_mb = state["seconds"], state["peak_memory_mb"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
+        earlier = state.get("origins", [])
+        self.origins = earlier + [here for here in self.origins if here not in earlier]
         if state["batches"] is not None:
             self.batches = self._batches(self.trainer.epoch)
             self.batches.load_state_dict(state["batches"])
@@ -250,6 +266,9 @@ class _Run:
         record = {
             **self.history,
             "train_s": self.seconds,
+            "train_cpu_s": self.cpu_seconds,
+            "origins": self.origins,
+            "teacher_sha256": self.teacher_sha256,
             "peak_memory_mb": self.peak_memory_mb,
             "engine": self._engine_note(),
         }

@@ -13,16 +13,17 @@ from typing import Any
 import pandas as pd
 import torch
 
+import methods
 from harness.data.splits import wants_second_split
 from harness.engine import exact_float32
+from harness.errors import InfrastructureError
 from harness.inputs import Data, read_data, training_folder
 from harness.memory import keep_freed_memory
-from harness.provenance import processor, trial_columns
+from harness.provenance import joined, origin, trial_columns
 from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
 from harness.store import Store
 from harness.training import peak_memory_mb, read_history, train
-from methods.registry import load_entry_points
 
 Event = dict[str, Any]
 
@@ -42,7 +43,7 @@ def run_trial(
     `should_stop()` turns true it saves its state, yields `interrupted` and returns. Raises whatever stops it: the
     caller stores the failure. In the row, started and finished are the times of the attempt that finished the trial;
     train_s are seconds of training over all attempts; eval_s are seconds spent on the evaluation by all who took part,
-    assistants included, over all attempts.
+    assistants included, over all attempts. columns: more of the `trials` table.
     """
     should_stop = should_stop or (lambda: False)
     device = _prepared(spec)
@@ -100,11 +101,27 @@ def assist(
 
 
 def _prepared(spec: TrialSpec) -> torch.device:
-    """The device of a trial, in a process made ready for it."""
-    load_entry_points()
+    """The device of a trial, in a process made ready for it and that has the code the trial was planned with."""
+    methods.load_entry_points()
+    _check_code(spec)
     keep_freed_memory()
     exact_float32()
     return torch.device("cuda" if spec.resources.gpu > 0 and torch.cuda.is_available() else "cpu")
+
+
+def _check_code(spec: TrialSpec) -> None:
+    """Raises InfrastructureError where this process loaded other plugin code than the trial was planned with."""
+    try:
+        here = methods.code_of(spec.method) if spec.method else {}
+    except KeyError as error:
+        raise InfrastructureError(f"{error} is not registered in this process: its plugin was not loaded") from error
+    for role in sorted(here.keys() | spec.code):
+        planned, loaded = (codes.get(role, "none")[:12] for codes in (spec.code, here))
+        if planned != loaded:
+            raise InfrastructureError(
+                f"{role} was planned with code {planned} and this process loaded {loaded}: the plugin was edited, or "
+                "differs between machines; nothing was computed"
+            )
 
 
 def _is_trained(spec: TrialSpec, folder: Path) -> bool:
@@ -127,15 +144,21 @@ def _commit(
         "train_s": 0.0,
         "peak_memory_mb": 0.0,
     }
+    costs = evaluation.costs()
+    trained = joined(history["origins"]) if "origins" in history else {}
     notes = [*evaluation.notes, *([{"source": "engine", "text": history["engine"]}] if "engine" in history else [])]
     trial = {
         **trial_columns(spec),
         "train_images": len(data.train) if spec.training else None,
-        "device": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        **joined(costs["origins"] or [origin(device)]),
+        **{f"train_{name}": value for name, value in trained.items()},
+        "teacher_sha256": "+".join(history.get("teacher_sha256", {}).values()) or None,
         "attempts": max(1, store.attempts(spec.trial_id)),
         "status": "done",
         "train_s": history["train_s"],
-        "eval_s": evaluation.seconds,
+        "train_cpu_s": history.get("train_cpu_s"),
+        "eval_s": costs["seconds"],
+        "eval_cpu_s": costs["cpu_seconds"],
         "peak_memory_mb": max(history["peak_memory_mb"], peak_memory_mb(device)),
         "finished": time.time(),
         **columns,

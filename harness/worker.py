@@ -95,7 +95,7 @@ def resolve(path: str) -> Callable[..., Iterator[Event]]:
 
 def load_plugins(paths: tuple[str, ...]) -> None:
     """Runs the users' method files; each process runs each of them once."""
-    from methods.registry import load_plugin
+    from methods.plugins import load_plugin
 
     for path in paths:
         load_plugin(path)

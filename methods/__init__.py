@@ -21,7 +21,8 @@ from methods import (
     trades,
     wat,
 )
-from methods.registry import METHODS, POLICIES, build, completed, held_out_of, load_plugin, resolve, teachers_of
+from methods.plugins import load_entry_points, load_plugin
+from methods.registry import METHODS, POLICIES, build, code_of, completed, held_out_of, resolve, teachers_of
 from methods.settings import SettingsError, resolve_epoch
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "bat",
     "build",
     "cfa",
+    "code_of",
     "completed",
     "dafa",
     "faal",
@@ -42,6 +44,7 @@ __all__ = [
     "frl",
     "held_out_of",
     "iad",
+    "load_entry_points",
     "load_plugin",
     "mart",
     "mtard",

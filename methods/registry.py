@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from methods import plugins
 from methods.base import LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
 from methods.settings import SettingsError, introduced, read_settings, unknown_name
 
@@ -31,6 +28,7 @@ def register(name: str) -> Callable[[AnyPart], AnyPart]:
             raise SettingsError(f"'{name}' is registered already, by {table[name].__module__}")
         cls.name = name
         table[name] = cls
+        plugins.remember(cls)
         return cls
 
     return add
@@ -98,27 +96,19 @@ def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     return needed
 
 
+def code_of(resolved: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of the code from outside this package that defines a resolved method and its policies, by role such as
+    `method:mine` (`plugins.code_of`); empty where all of it is this package's own. KeyError for a name that is not
+    registered."""
+    parts = {"method": METHODS[resolved["name"]], **{kind: POLICIES[kind][resolved[kind]["name"]] for kind in KINDS}}
+    found = {f"{role}:{cls.name}": plugins.code_of(cls) for role, cls in parts.items()}
+    return {role: code for role, code in found.items() if code}
+
+
 def held_out_of(resolved: Mapping[str, Any]) -> frozenset[str]:
     """The held-out statistics that a resolved method learns from: none, "pgd", "trades" (see `Part.held_out`)."""
     parts = [METHODS[resolved["name"]], *(POLICIES[kind][resolved[kind]["name"]] for kind in KINDS)]
     return frozenset().union(*(part.held_out for part in parts))
-
-
-def load_plugin(path: str) -> None:
-    """Run a user's method file, once per process; it registers what it defines. Raises SettingsError naming the file
-    when it cannot."""
-    name = f"plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    try:
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
-        sys.modules.pop(name, None)
-        raise SettingsError(f"plugin {path}: {type(error).__name__}: {error}") from error
 
 
 def _introduced(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -188,12 +178,3 @@ def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
         )
     if margin.stop_points and "clean" not in cls.forwards:
         raise SettingsError(f"margins: {margin.name} trains on two points, and method {name} uses only one")
-
-
-def load_entry_points() -> None:
-    """Import the installed packages that offer methods under the entry point `robust_fairness_bench.methods`."""
-    for entry in importlib.metadata.entry_points(group="robust_fairness_bench.methods"):
-        try:
-            entry.load()
-        except Exception as error:  # a foreign package may fail in any way; all of them are the same mistake to report
-            raise SettingsError(f"entry point {entry.name} ({entry.value}): {type(error).__name__}: {error}") from error
