@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
+import shlex
 import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.fingerprint import code_fingerprint
 from harness.spec import NUMERICS_VERSION, TrialSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
@@ -49,6 +58,68 @@ def trial_columns(spec: TrialSpec) -> dict[str, Any]:
         "code_fingerprint": code_fingerprint(),
         "versions": versions(),
     }
+
+
+def origin(device: torch.device) -> dict[str, Any]:
+    """What computes here, as the `trials` table has it: `git_commit`, `code_fingerprint`, `versions`, `device`."""
+    return {
+        "git_commit": git_commit(),
+        "code_fingerprint": code_fingerprint(),
+        "versions": versions(),
+        "device": device_name(device),
+    }
+
+
+def joined(origins: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several origins as one: what they do not share stands side by side, separated by commas."""
+    origins = list(origins)
+    packages = dict.fromkeys(name for each in origins for name in each["versions"])
+    plain = ("git_commit", "code_fingerprint", "device")
+    return {
+        **{name: _listed(each[name] for each in origins) for name in plain},
+        "versions": {name: _listed(each["versions"].get(name) for each in origins) for name in packages},
+    }
+
+
+def _listed(values: Iterable[str | None]) -> str | None:
+    return ", ".join(dict.fromkeys(value for value in values if value is not None)) or None
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's or the GPU's name."""
+    if device.type == "cpu":
+        return processor()
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def cpu_seconds() -> float:
+    """Processor seconds that this process has used so far, and its children that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def command(words: Sequence[str] | None = None) -> str:
+    """This process's command line, or `words`, for a shell; every path is shortened to its last component."""
+    return shlex.join(_shortened(word) for word in (sys.argv if words is None else words))
+
+
+# what can be a path inside of a longer word, such as --set 'teacher={file: /home/me/a.pt}'
+_PATH = re.compile(r"[^\s'\"=,;:{}\[\]()]*/[^\s'\"=,;:{}\[\]()]*")
+_FRACTION = re.compile(r"[\d.]+/[\d.]+")
+
+
+def _shortened(word: str) -> str:
+    """A word whose paths have lost their folders: whole ones (spaces included), and those inside of it."""
+    start, sign, value = word.partition("=")
+    if value.startswith(("/", "~", "./", "../")):
+        return start + sign + _last(value)
+    return _last(word) if word.startswith(("/", "~", "./", "../")) else _PATH.sub(lambda found: _last(found[0]), word)
+
+
+def _last(path: str) -> str:
+    return path if _FRACTION.fullmatch(path) else path.rstrip("/").rpartition("/")[2]
 
 
 @cache

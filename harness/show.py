@@ -27,16 +27,18 @@ from harness.store import Store
 
 def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[str, str]]:
     """For each trial its state and a remark: done, failed (its error's last line), interrupted, stopped, running,
-    resumable, missing."""
+    resumable, missing. Finished ones of other numeric code are named where a run would add rows to their table."""
     rows = store.read(
-        "trials", [spec.trial_id for spec in specs], columns=["status", "error", "code_fingerprint", "attempts"]
+        "trials", [spec.trial_id for spec in specs], columns=["status", "error", "attempts", *_CODES]
     ).set_index("trial_id")
     stored = rows.to_dict("index")
+    left = [spec for spec in specs if stored.get(spec.trial_id, {}).get("status") != "done"]
+    growing = {(spec.dataset.name, spec.eps) for spec in left}  # the tables of a report
     driven = holder(store.root) is not None
     states = {}
     for spec in specs:
         if spec.trial_id in stored:
-            states[spec.trial_id] = _stored_state(stored[spec.trial_id])
+            states[spec.trial_id] = _stored_state(stored[spec.trial_id], (spec.dataset.name, spec.eps) in growing)
         elif (store.root / "work" / spec.training_id).exists():
             states[spec.trial_id] = (
                 ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
@@ -46,12 +48,16 @@ def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[st
     return states
 
 
-def _stored_state(row: dict) -> tuple[str, str]:
+_CODES = ("train_code_fingerprint", "code_fingerprint")
+
+
+def _stored_state(row: dict, growing: bool) -> tuple[str, str]:
     if row["status"] == "failed":
         lines = str(row["error"] or "").strip().splitlines()
         return "failed", f"{lines[-1] if lines else 'no message'} (attempts: {row['attempts']:.0f})"
-    other = isinstance(row["code_fingerprint"], str) and row["code_fingerprint"] != code_fingerprint()
-    return row["status"], "made by other code" if other else ""
+    codes = [row[name] for name in _CODES if isinstance(row[name], str)]
+    other = row["status"] == "done" and growing and any(code != code_fingerprint() for code in codes)
+    return row["status"], "made by other numeric code than the rest would be" if other else ""
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -152,10 +152,6 @@ def test_the_note_says_in_which_precision_the_attack_ran(tmp_path, mode):
     assert list(notes[notes.source == "engine"].text) == [expected[mode]]
 
 
-def test_the_fingerprint_of_the_code_reads_every_file_it_names():
-    assert [name for name in provenance._NUMERIC if not (provenance._ROOT / "harness" / name).exists()] == []
-
-
 def test_float32_means_float32_in_a_trial(tmp_path):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     assert next(run_trial(small_specs(tmp_path)["at"], tmp_path))["event"] == "start"

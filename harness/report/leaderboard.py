@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -226,10 +227,35 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
         listed = ", ".join(f"{name} ({count})" for name, count in names.items())
         notes.append(f"Not in the store yet, {len(results.absent)} trials: {listed}.")
-    prints = results.done["code_fingerprint"].dropna().nunique()
-    if prints > 1:
-        notes.append(f"The rows were made by {prints} versions of the numeric code; `status` says which.")
+    notes += _codes(results)
     nsd = scores[scores["metric"] == "nsd"]
     if len(nsd) and nsd["sample_low"].isna().all() and nsd["value"].notna().any():
         notes.append("Intervals of NSD over test samples are left out: they would take long for so many rows.")
     return notes
+
+
+def _codes(results: Results) -> list[str]:
+    """A note for every table whose rows were trained or evaluated by different numeric code."""
+    notes = []
+    for setting in settings_of(results.rows):
+        trials = results.done[results.done["row"].isin(in_setting(results.rows, setting).index)]
+        variants: dict[str, dict[str, None]] = {}
+        for trial in records(trials):
+            for code in _distinct(trial.get("train_code_fingerprint"), trial["code_fingerprint"]):
+                variants.setdefault(code, {})[trial["variant"]] = None
+        if len(variants) > 1:
+            listed = "; ".join(f"{code}: {_some(names)}" for code, names in variants.items())
+            notes.append(
+                f"{setting[0]}, {setting[1]}: {len(variants)} versions of the numeric code made these rows ({listed})."
+            )
+    return notes
+
+
+def _distinct(*codes: object) -> list[str]:
+    """The fingerprints in some columns: one holds several, separated by commas, where a trial changed code midway."""
+    return sorted({code for text in codes if isinstance(text, str) for code in text.split(", ")})
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"

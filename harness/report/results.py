@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -217,5 +218,10 @@ def _suffixes(setups: Sequence[str]) -> list[str]:
     parts = [setup.rsplit("\n", 1) for setup in setups]
     flats = [flat(json.loads(spec) | {"numerics_version": version}) for spec, version in parts]
     keys = sorted({key for one in flats for key in one if any(other.get(key) != one[key] for other in flats)})
-    texts = ["[" + ", ".join(f"{key}={one.get(key)}" for key in keys) + "]" for one in flats]
+    texts = ["[" + ", ".join(f"{key}={_short(one.get(key))}" for key in keys) + "]" for one in flats]
     return [text if len(text) <= 60 else f"#{place}" for place, text in enumerate(texts, 1)]
+
+
+def _short(value: Any) -> Any:
+    """The beginning of a hash, anything else as it is."""
+    return value[:8] if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else value
