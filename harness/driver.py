@@ -14,7 +14,7 @@ from harness.agenda import Agenda
 from harness.assistants import Assistants
 from harness.control import GRACE_S, StopRequest
 from harness.launcher import Launcher
-from harness.provenance import trial_columns
+from harness.provenance import command, trial_columns
 from harness.retries import MAX_BARREN_ATTEMPTS, Kind, decide, disk_full, kind_of
 from harness.spec import Resources, TrialSpec
 from harness.store import Store
@@ -242,6 +242,7 @@ class Driver:
             "attempts": max(self._starts.get(spec.trial_id, 0), self.store.attempts(spec.trial_id)),
             "status": status,
             "error": error,
+            "command": command(),
             "started": attempt.started,
             "finished": time.time(),
         }

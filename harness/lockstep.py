@@ -24,7 +24,7 @@ import torch
 from harness.control import StopSignal
 from harness.files import make_folder
 from harness.inputs import training_folder
-from harness.provenance import trial_columns
+from harness.provenance import command, training_columns, trial_columns
 from harness.retries import kind_of
 from harness.search import METRICS, Family
 from harness.space import Values, key_of
@@ -36,7 +36,7 @@ from harness.worker import load_plugins, torch_threads
 
 Report = dict[str, Any]
 Row = Mapping[str, Any]
-NOTHING: Mapping[str, Any] = {"epochs": [], "class_state": [], "train_s": None, "peak_memory_mb": None}
+NOTHING: Mapping[str, Any] = {"epochs": [], "class_state": []}
 # What a searcher is told of a setting that failed or whose metric is undefined: worse than any real one, and finite.
 WORST = {"max": 0.0, "min": 100.0}
 
@@ -45,8 +45,8 @@ WORST = {"max": 0.0, "min": 100.0}
 class SettingJob:
     """All that a worker needs to know to run any setting of a search.
 
-    control, nonce: see `StopSignal`. settled: what earlier drivers of this search have decided, by `key_of`: an entry
-    of the journal with its `status`, `epochs` and `reason`.
+    control, nonce: see `StopSignal`. command: see `Job`. settled: what earlier drivers of this search have decided, by
+    `key_of`: an entry of the journal with its `status`, `epochs` and `reason`.
     """
 
     family: Family
@@ -60,6 +60,7 @@ class SettingJob:
     download: bool = False
     plugins: tuple[str, ...] = ()
     settled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    command: str = field(default_factory=command)
 
 
 def setting_reports(job: SettingJob, values: Values, should_stop: Callable[[], bool] | None = None) -> Iterator[Report]:
@@ -121,7 +122,7 @@ class _Seed:
         self._store_root = job.store_root
         self._events = run_trial(
             spec, job.store_root, data_root=job.data_root, download=job.download, should_stop=should_stop,
-            columns={"tuning_id": job.tuning_id},
+            columns={"tuning_id": job.tuning_id, "command": job.command},
         )  # fmt: skip
 
     def look(self) -> None:
@@ -160,12 +161,20 @@ def history(folder: Path) -> Mapping[str, Any]:
         return finished
     with suppress(FileNotFoundError):
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        return {**state["history"], "train_s": state["seconds"], "peak_memory_mb": state["peak_memory_mb"]}
+        known = {name: state[name] for name in ("origins", "teacher_sha256", "peak_memory_mb") if name in state}
+        return {**state["history"], **known, "train_s": state["seconds"], "train_cpu_s": state.get("cpu_seconds")}
     return NOTHING
 
 
 def commit_unfinished(
-    store: Store, spec: TrialSpec, status: str, *, tuning_id: str, reason: str | None = None, error: str | None = None
+    store: Store,
+    spec: TrialSpec,
+    status: str,
+    *,
+    tuning_id: str,
+    command: str,
+    reason: str | None = None,
+    error: str | None = None,
 ) -> None:
     """Store a trial that did not reach its end (`stopped`, `failed`) with the epochs it has; its state stays, so that
     it can be gone on with. A done trial is left as it is."""
@@ -181,8 +190,8 @@ def commit_unfinished(
         "stop_reason": reason,
         "error": error,
         "tuning_id": tuning_id,
-        "train_s": found["train_s"],
-        "peak_memory_mb": found["peak_memory_mb"],
+        "command": command,
+        **training_columns(found),
         "finished": time.time(),
     }
     store.commit(row, {name: pd.DataFrame(found[name]) for name in ("epochs", "class_state")})
@@ -195,12 +204,11 @@ def _failure(job: SettingJob, seeds: Sequence[_Seed], failed: _Seed, error: Exce
     if kind != "disk":
         store = Store(job.store_root)
         trace = f"{text}\n\n{traceback.format_exc()}"
-        commit_unfinished(store, failed.spec, "failed", tuning_id=job.tuning_id, error=trace)
+        row = {"tuning_id": job.tuning_id, "command": job.command}
+        commit_unfinished(store, failed.spec, "failed", error=trace, **row)
         for seed in seeds:
             if seed is not failed and not seed.done:
-                commit_unfinished(
-                    store, seed.spec, "stopped", tuning_id=job.tuning_id, reason=f"{reason} (failed)"[:300]
-                )
+                commit_unfinished(store, seed.spec, "stopped", reason=f"{reason} (failed)"[:300], **row)
     return {"failed": reason, "kind": kind}
 
 

@@ -60,6 +60,17 @@ def trial_columns(spec: TrialSpec) -> dict[str, Any]:
     }
 
 
+def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
+    """What the `trials` table says of a training, from what it recorded (`training.json`); of an older one less."""
+    places = joined(history["origins"]) if "origins" in history else {}
+    teachers = history.get("teacher_sha256") or {}
+    return {
+        **{name: history.get(name) for name in ("train_s", "train_cpu_s", "peak_memory_mb")},
+        **{f"train_{name}": value for name, value in places.items()},
+        "teacher_sha256": "+".join(teachers.values()) or None,
+    }
+
+
 def origin(device: torch.device) -> dict[str, Any]:
     """What computes here, as the `trials` table has it: `git_commit`, `code_fingerprint`, `versions`, `device`."""
     return {

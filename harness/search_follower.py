@@ -10,6 +10,7 @@ from typing import Any
 from harness.control import GRACE_S, RunControl, StopRequest
 from harness.inputs import training_folder
 from harness.lockstep import commit_unfinished
+from harness.provenance import command
 from harness.retries import disk_full
 from harness.search import Tuning, setting_of
 from harness.search_journal import SETTLED, Journal, line
@@ -95,7 +96,7 @@ class Follower:
         for spec in self.tuning.family.specs(entry["values"]):
             begun = training_folder(store.root, spec.training_id).exists()
             if not store.has(spec.trial_id) and (begun or status == "failed"):
-                commit_unfinished(store, spec, status, tuning_id=self.tuning.tuning_id, **columns)
+                commit_unfinished(store, spec, status, tuning_id=self.tuning.tuning_id, command=command(), **columns)
 
     def _tell(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
         place = sum(other["status"] != "open" for other in self.journal.entries)

@@ -19,13 +19,16 @@ from harness.engine import exact_float32
 from harness.errors import InfrastructureError
 from harness.inputs import Data, read_data, training_folder
 from harness.memory import keep_freed_memory
-from harness.provenance import joined, origin, trial_columns
+from harness.provenance import joined, origin, training_columns, trial_columns
 from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
 from harness.store import Store
 from harness.training import peak_memory_mb, read_history, train
 
 Event = dict[str, Any]
+_NOT_TRAINED: dict[str, Any] = {
+    "epochs": [], "class_state": [], "train_s": 0.0, "train_cpu_s": 0.0, "peak_memory_mb": 0.0
+}  # fmt: skip
 
 
 def run_trial(
@@ -138,25 +141,16 @@ def _commit(
     device: torch.device,
     columns: Mapping[str, Any],
 ) -> None:
-    history = read_history(evaluation.folder) or {
-        "epochs": [],
-        "class_state": [],
-        "train_s": 0.0,
-        "peak_memory_mb": 0.0,
-    }
+    history = read_history(evaluation.folder) or _NOT_TRAINED
     costs = evaluation.costs()
-    trained = joined(history["origins"]) if "origins" in history else {}
     notes = [*evaluation.notes, *([{"source": "engine", "text": history["engine"]}] if "engine" in history else [])]
     trial = {
         **trial_columns(spec),
         "train_images": len(data.train) if spec.training else None,
         **joined(costs["origins"] or [origin(device)]),
-        **{f"train_{name}": value for name, value in trained.items()},
-        "teacher_sha256": "+".join(history.get("teacher_sha256", {}).values()) or None,
+        **training_columns(history),
         "attempts": max(1, store.attempts(spec.trial_id)),
         "status": "done",
-        "train_s": history["train_s"],
-        "train_cpu_s": history.get("train_cpu_s"),
         "eval_s": costs["seconds"],
         "eval_cpu_s": costs["cpu_seconds"],
         "peak_memory_mb": max(history["peak_memory_mb"], peak_memory_mb(device)),

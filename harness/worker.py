@@ -9,11 +9,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.control import StopSignal
+from harness.provenance import command
 from harness.retries import kind_of
 from harness.spec import TrialSpec
 
@@ -26,7 +27,7 @@ class Job:
 
     run_trial: `module:function`, the generator of `harness.trial`. control, nonce: where `StopSignal` looks, and for
     which run. plugins: method files to run first, once per process. assistant: what the driver calls the task, where
-    it is not the trial itself.
+    it is not the trial itself. command: of the process that made the job, for the trial's row.
     """
 
     spec: TrialSpec
@@ -38,6 +39,7 @@ class Job:
     download: bool = False
     plugins: tuple[str, ...] = ()
     assistant: str = ""
+    command: str = field(default_factory=command)
 
     @property
     def name(self) -> str:
@@ -58,8 +60,10 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
         run = resolve(job.run_trial)
         with torch_threads(job.spec.threads):
             stop = should_stop or StopSignal(job.control, job.nonce)
-            events = run(job.spec, job.store_root, data_root=job.data_root, download=job.download, should_stop=stop)
-            for event in events:
+            options: dict[str, Any] = {"data_root": job.data_root, "download": job.download, "should_stop": stop}
+            if not job.assistant:  # which writes no row
+                options["columns"] = {"command": job.command}
+            for event in run(job.spec, job.store_root, **options):
                 yield {**event, **common}
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,13 @@ def make(
 
 
 def run(
-    spec: TrialSpec, store_root: Path, *, data_root: Path | None, download: bool, should_stop: Callable[[], bool]
+    spec: TrialSpec,
+    store_root: Path,
+    *,
+    data_root: Path | None,
+    download: bool,
+    should_stop: Callable[[], bool],
+    columns: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """As `harness.trial.run_trial`."""
     assert spec.method is not None

@@ -17,7 +17,10 @@ from harness.spec import TrialSpec
 from harness.store import Store
 from harness.tables import TABLES
 
-TIMES = ["train_s", "eval_s", "seconds", "peak_memory_mb", "attempts", "started", "finished"]
+TIMES = [
+    "train_s", "eval_s", "train_cpu_s", "eval_cpu_s", "seconds", "peak_memory_mb", "attempts", "started", "finished",
+    "command",
+]  # fmt: skip
 
 
 def assert_same_numbers(one: Path, other: Path) -> None:

@@ -185,9 +185,9 @@ def test_a_claim_is_one_processs_and_says_in_the_end_what_it_took(tmp_path: Path
     assert one.take("a")
     assert not other.take("a")
     assert other.take("b")
-    other.finish("b", 1.5)
-    one.finish("b", 9.0)  # it found the piece in the cache
-    assert (one.taken(), one.seconds()) == ({"a", "b"}, {"b": 1.5})
+    other.finish("b", {"seconds": 1.5})
+    one.finish("b", {"seconds": 9.0})  # it found the piece in the cache
+    assert (one.taken(), one.records()) == ({"a", "b"}, {"b": {"seconds": 1.5}})
     one.open()  # the next attempt: who held `a` is dead, or will compute it beside us
     assert one.taken() == {"b"}
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import provenance
 from harness.errors import InputError
 from harness.inputs import Images, new_network, read_data
 from harness.models.checkpoints import write_state

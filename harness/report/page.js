@@ -336,7 +336,7 @@
       ["method", row.method], ["network", row.student], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, hours a trial", row.train_hours], ["evaluation, hours a trial", row.eval_hours],
       ["peak memory, MiB", row.peak_memory_mb], ["tuning trials", row.tuning_trials],
       ["robust test score at the honest epoch", row.honest_score], ["at the last epoch", row.last_score], ["peeked: at the epoch best on the test set", row.peeked_score],
-      ["device", trial.device], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],
+      ["trained on", trial.train_device], ["evaluated on", trial.device], ["sha256 of its teacher's weights", trial.teacher_sha256], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],
       ["trials", (row.trials || []).map((one) => one.trial_id).join(", ")], ["missing", row.missing],
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
     const lines = rows.map(([name, value]) => [name, element("span", {}, typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value))]);

@@ -129,7 +129,8 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
 
 
 _TRIAL = (
-    "trial_id", "seed", "status", "error", "device", "git_commit", "code_fingerprint", "started", "finished",
+    "trial_id", "seed", "status", "error", "train_device", "device", "git_commit", "code_fingerprint", "teacher_sha256",
+    "started", "finished",
     "attempts", "train_s", "eval_s", "peak_memory_mb",
 )  # fmt: skip
 
