@@ -49,7 +49,8 @@ Sets = Annotated[
 Methods = Annotated[str | None, typer.Option("--methods", help="only these methods or variants, separated by commas")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="these seeds instead of the suite's, separated by commas")]
 Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", help="a file that registers methods of your own; repeatable")
+    list[str] | None,
+    typer.Option("--plugin", help="a file or package folder that registers methods of your own; repeatable"),
 ]
 DataRoot = Annotated[
     Path | None,
