@@ -75,7 +75,7 @@ def evaluation_spec(values: Mapping[str, Any]) -> EvaluationSpec:
         if not name.startswith(("clean", "fgsm", "pgd", "cw")):
             request.setdefault("checkpoints", ["best_validation"])  # AutoAttack is the longest job of a trial
         if request.get("step_size") is not None:
-            request["step_size"] = number(request["step_size"], f"evaluation: {name}: step_size")
+            request["step_size"] = radius(request["step_size"], f"evaluation: {name}: step_size")
         read_request = read(AttackRequest, {"images": images} | request, f"evaluation: {name}")
         check_request(read_request.overrides)
         attacks.append(read_request)
@@ -87,29 +87,53 @@ def evaluation_spec(values: Mapping[str, Any]) -> EvaluationSpec:
     return read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
 
 
-def training_spec(values: Mapping[str, Any]) -> TrainingSpec:
+def training_spec(values: Mapping[str, Any], where: str = "training") -> TrainingSpec:
     """The training block; milestones and start epochs below 1 are fractions of training."""
     values = dict(values)
-    epochs = values.get("epochs")
-    if not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"training: epochs must be a whole number of at least 1, not {epochs!r}")
+    epochs = epochs_of(values, where)
     if values.get("step_size") is not None:
-        values["step_size"] = number(values["step_size"], "training: step_size")
+        values["step_size"] = radius(values["step_size"], f"{where}: step_size")
     milestones = values.get("milestones", [])
-    if not isinstance(milestones, (list, tuple)) or any(
-        not isinstance(point, (int, float)) or point < 0 for point in milestones
-    ):
+    if not isinstance(milestones, (list, tuple)):
         raise InputError(
-            f"training: milestones must be a list of epochs or of fractions of training, not {milestones!r}"
+            f"{where}: milestones must be a list of epochs or of fractions of training, not {milestones!r}"
         )
-    values["milestones"] = tuple(methods.resolve_epoch(point, epochs) for point in milestones)
+    values["milestones"] = tuple(_epoch(point, epochs, f"{where}: milestones") for point in milestones)
     for option in ("weight_average", "weight_perturbation"):
-        if isinstance(values.get(option), Mapping) and isinstance(values[option].get("start_epoch"), float):
-            values[option] = {
-                **values[option],
-                "start_epoch": methods.resolve_epoch(values[option]["start_epoch"], epochs),
-            }
-    return read(TrainingSpec, values, "training")
+        if isinstance(values.get(option), Mapping) and "start_epoch" in values[option]:
+            start = _epoch(values[option]["start_epoch"], epochs, f"{where}: {option}: start_epoch")
+            values[option] = {**values[option], "start_epoch": start}
+    return read(TrainingSpec, values, where)
+
+
+def epochs_of(training: Mapping[str, Any], where: str) -> int:
+    """How long a training block trains."""
+    epochs = training.get("epochs")
+    if type(epochs) is not int or epochs < 1:
+        raise InputError(f"{where}: epochs must be a whole number of at least 1, not {epochs!r}")
+    return epochs
+
+
+def _epoch(value: Any, epochs: int, where: str) -> int:
+    """A point in training, written as a number of epochs or as a fraction of training: 215, 0.7 or 215/300."""
+    point = number(value, where)
+    if point >= 1 and point != int(point):
+        raise InputError(f"{where}: {value} is neither a whole number of epochs nor a fraction of training below 1")
+    if point > epochs:
+        raise InputError(
+            f"{where}: epoch {value} is after the end of a training of {epochs} epochs; a fraction such as 0.7 moves "
+            f"with the length"
+        )
+    return methods.resolve_epoch(point, epochs)
+
+
+def radius(value: Any, where: str) -> float:
+    """An L-inf radius or step on pixels in [0, 1], written as 0.1 or as a fraction, 8/255."""
+    result = number(value, where)
+    if result >= 1:
+        meant = f": {result:g}/255?" if result == int(result) < 255 else ""
+        raise InputError(f"{where} must be below 1, since pixels are in [0, 1], not {result:g}{meant}")
+    return result
 
 
 def file_sha256(path: str, where: str) -> str:

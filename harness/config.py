@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from harness.blocks import Entry, own_data, read
 from harness.data import OWN
@@ -21,13 +22,30 @@ from harness.spec import CHECKPOINTS, Checkpoint, Resources
 CountThreads = Callable[["Suite"], int]
 
 
+class PrimaryComparison(BaseModel):
+    """A comparison of two variants that is registered before their results are known, on some metrics under the
+    strongest attack. Part of no trial's identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: str
+    against: str
+    metrics: tuple[Literal["average", "worst", "nsd"], ...] = Field(min_length=1)
+
+
+def _one_component(name: str) -> str:
+    if name != name.strip() or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise PydanticCustomError("name", "must be one path component, since it names the suite's folder")
+    return name
+
+
 class Suite(BaseModel):
     """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in
     `harness/suites`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
+    name: Annotated[str, AfterValidator(_one_component)]
     description: str = ""
     dataset: Entry
     student: Entry | None = None
@@ -49,6 +67,7 @@ class Suite(BaseModel):
     keep: list[Checkpoint] = list(CHECKPOINTS)
     time_limit_hours: float | None = Field(None, gt=0)
     tune: dict[str, Any] | None = None
+    primary: list[PrimaryComparison] = []
 
 
 def suite_names() -> dict[str, str]:
@@ -108,9 +127,37 @@ def remember_machine(suite: Suite, root: Path, facts: Mapping[str, Any] | None =
         write_bytes(root / "machine.json", json.dumps({**facts, **known}).encode())
 
 
+def remember_comparisons(suite: Suite, root: Path) -> None:
+    """Write down the comparisons that a suite registers, in the store's `primary.json`, by the suite's name."""
+    known = _recorded(root / "primary.json", "registered comparisons")
+    found = {**known, suite.name: [comparison.model_dump(mode="json") for comparison in suite.primary]}
+    if found != known and (suite.primary or suite.name in known):
+        write_bytes(root / "primary.json", json.dumps(found, indent=1).encode())
+
+
+def adopt_comparisons(sources: Iterable[Path], root: Path) -> None:
+    """Add what other stores have registered to the store at `root`; what it has itself stays."""
+    known = found = _recorded(root / "primary.json", "registered comparisons")
+    for source in sources:
+        found = {**_recorded(source / "primary.json", "registered comparisons"), **found}
+    if found != known:
+        write_bytes(root / "primary.json", json.dumps(found, indent=1).encode())
+
+
+def registered_comparisons(root: Path) -> list[PrimaryComparison]:
+    """The comparisons that the suites run into the store at `root` have registered."""
+    path = root / "primary.json"
+    known = _recorded(path, "registered comparisons")
+    return [read(PrimaryComparison, each, str(path)) for found in known.values() for each in found]
+
+
 def _machine(root: Path) -> dict[str, Any]:
     """What the store at `root` was planned for; empty for a new one."""
-    path = root / "machine.json"
+    return _recorded(root / "machine.json", "the precision and the threads this store was planned for")
+
+
+def _recorded(path: Path, what: str) -> dict[str, Any]:
+    """A small record that stands beside the tables of a store; empty where there is none."""
     try:
         known = json.loads(path.read_text())
         if not isinstance(known, dict):
@@ -119,8 +166,7 @@ def _machine(root: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        reason = f"it records the precision and the threads this store was planned for ({error})"
-        raise InputError(f"{path} is damaged; {reason}") from error
+        raise InputError(f"{path} is damaged; it records {what} ({error})") from error
 
 
 def _suite_text(name_or_path: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.compaction import COMPACTED, publish
+from harness.config import adopt_comparisons
 from harness.errors import InputError
 from harness.files import make_folder, replacing
 from harness.lock import StoreLock
@@ -25,7 +26,7 @@ def merge(sources: Iterable[Path | str], into: Path | str) -> dict[str, int]:
 
     The same trial with the same numbers is one row. With other numbers everything is refused before anything is
     written, in an InputError that names both origins. A done trial replaces a failed one, never the other way round.
-    Kept weights come along, and so do outcomes that one store has and another left out.
+    Kept weights come along, and so do outcomes that one store has and another left out, and registered comparisons.
     """
     target = Store(into)
     stores = [_existing(Path(source)) for source in sources]
@@ -44,6 +45,7 @@ def merge(sources: Iterable[Path | str], into: Path | str) -> dict[str, int]:
             _commit_copy(chosen[trial_id][0], trial_id, target)
         for store in stores:
             _copy_weights(store, target, chosen)
+        adopt_comparisons((store.root for store in stores), target.root)
     taken = {*done, *unfinished}
     return {
         "added": len(taken - set(before)),

@@ -11,17 +11,19 @@ import methods
 from harness.blocks import (
     Entry,
     dataset_spec,
+    epochs_of,
     evaluation_spec,
     file_sha256,
     network_spec,
+    radius,
     read,
     training_spec,
 )
 from harness.config import Suite
 from harness.data import DATASETS
 from harness.errors import InputError, named, unknown
-from harness.notation import number, read_yaml
-from harness.spec import NetworkSpec, Source, TrialSpec
+from harness.notation import read_yaml
+from harness.spec import NetworkSpec, Source, TrainingSpec, TrialSpec
 
 
 def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[TrialSpec]:
@@ -33,14 +35,16 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     assert "auto" not in (suite.precision, suite.threads), "for_this_machine comes before plan"
     entries = [_method_entry(entry, suite) for entry in suite.methods]
     _check_variants([entry.variant for entry in entries])
+    _check_primary(suite, [entry.variant for entry in entries])
     places = named("method or variant", only, [(entry.variant, entry.resolved["name"]) for entry in entries])
     chosen = [entries[place] for place in places] if only else entries
     specs: dict[str, TrialSpec] = {}
     for network in _students(suite):
         for entry in chosen:
             for seed in seeds or entry.seeds:
-                for spec in _student_and_sources(suite, network, entry.variant, entry.resolved, seed):
-                    specs.setdefault(spec.trial_id, spec)
+                for one in _by_teacher_seed(suite):
+                    for spec in _student_and_sources(one, network, entry, seed):
+                        specs.setdefault(spec.trial_id, spec)
     return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
 
 
@@ -73,7 +77,7 @@ def evaluation_trial(
         student=network,
         init=source,
         evaluation=evaluation,
-        eps=number(eps, "--eps"),
+        eps=radius(eps, "--eps"),
     )
 
 
@@ -95,26 +99,42 @@ def _students(suite: Suite) -> list[NetworkSpec]:
 class _MethodEntry(NamedTuple):
     variant: str
     resolved: dict[str, Any]
+    training: TrainingSpec
     seeds: list[int]
 
 
 def _method_entry(entry: Entry, suite: Suite) -> _MethodEntry:
-    """A method entry: what `methods.resolve` reads, a `variant`, and `seeds` of its own."""
+    """A method entry: what `methods.resolve` reads, a `variant`, and `training` (over the suite's) and `seeds` of its
+    own."""
     values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
-    variant, seeds = values.pop("variant", None), values.pop("seeds", suite.seeds)
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise InputError(f"methods: seeds of {values.get('method')} must be a list of whole numbers, not {seeds!r}")
-    epochs = suite.training.get("epochs", 1)
-    try:
-        resolved = methods.resolve(values, epochs if isinstance(epochs, int) else 1)
-    except methods.SettingsError as error:
-        raise InputError(f"methods: {error}") from error
+    name, variant = values.get("method"), values.pop("variant", None)
+    own: Any = values.pop("training", {})
+    seeds = _seeds(values.pop("seeds", suite.seeds), f"methods: seeds of {name}")
+    where = f"methods: training of {name}" if own else "training"
+    if not isinstance(own, Mapping):
+        raise InputError(f"{where} must be a mapping such as {{lr: 0.2}}, not {own!r}")
+    given = {**suite.training, **own}
+    resolved = _resolved(values, epochs_of(given, where), "methods")
+    training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, where)
     if variant is None:
-        differs = [f"{key}={_short(value)}" for key, value in values.items() if key != "method"]
-        variant = "-".join([values["method"], *differs])
+        differs = [f"{key}={_short(value)}" for key, value in {**values, **own}.items() if key != "method"]
+        variant = "-".join([resolved["name"], *differs])
     if not isinstance(variant, str) or not variant.strip():
-        raise InputError(f"methods: variant of {values['method']} must be a name, not {variant!r}")
-    return _MethodEntry(variant, resolved, seeds)
+        raise InputError(f"methods: variant of {name} must be a name, not {variant!r}")
+    return _MethodEntry(variant, resolved, training, seeds)
+
+
+def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
+    try:
+        return methods.resolve(entry, epochs)
+    except methods.SettingsError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _seeds(seeds: Any, where: str) -> list[int]:
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InputError(f"{where} must be a list of whole numbers of at least 0, not {seeds!r}")
+    return seeds
 
 
 def _short(value: Any) -> str:
@@ -129,9 +149,30 @@ def _check_variants(variants: list[str]) -> None:
         raise InputError(f"methods: two entries are called '{twice[0]}'; give each a 'variant' of its own")
 
 
-def _student_and_sources(
-    suite: Suite, network: NetworkSpec, variant: str, resolved: dict[str, Any], seed: int
-) -> Iterator[TrialSpec]:
+def _check_primary(suite: Suite, variants: list[str]) -> None:
+    for comparison in suite.primary:
+        for name in (comparison.variant, comparison.against):
+            if name not in variants:
+                raise unknown("variant in primary", name, variants)
+        if comparison.variant == comparison.against:
+            raise InputError(f"primary: '{comparison.variant}' is compared with itself")
+
+
+def _by_teacher_seed(suite: Suite) -> list[Suite]:
+    """The suite once for each of its teacher's seeds."""
+    block = suite.teacher or {}
+    if "seeds" not in block:
+        return [suite]
+    for key in ("seed", "file"):
+        if key in block:
+            raise InputError(f"teacher: 'seeds' are of a teacher to train; it does not go with '{key}'")
+    rest = {key: value for key, value in block.items() if key != "seeds"}
+    seeds = _seeds(block["seeds"], "teacher: seeds")
+    return [suite.model_copy(update={"teacher": {**rest, "seed": seed}}) for seed in seeds]
+
+
+def _student_and_sources(suite: Suite, network: NetworkSpec, entry: _MethodEntry, seed: int) -> Iterator[TrialSpec]:
+    resolved = entry.resolved
     teachers = {}
     for name in methods.teachers_of(resolved):
         block = suite.teacher if name == "teacher" else suite.natural_teacher
@@ -153,8 +194,7 @@ def _student_and_sources(
         init, trial = _source(suite, {"model": _network_entry(network), **suite.init}, "init")
         if trial:
             yield trial
-    training = {**methods.METHODS[resolved["name"]].training, **suite.training}
-    yield _trial(suite, "student", variant, network, resolved, training, seed, teachers=teachers, init=init)
+    yield _trial(suite, "student", entry.variant, network, resolved, entry.training, seed, teachers=teachers, init=init)
 
 
 def _network_entry(network: NetworkSpec) -> dict[str, Any]:
@@ -173,29 +213,33 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
                 f"{where}: a file needs its sha256, so that every result names the network it came from; "
                 f"compute it with sha256sum {file}"
             )
-        variant = str(block.pop("variant", where))
-        source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **block}, where)
+        variant, sha256 = str(block.pop("variant", where)), block.pop("sha256")
+        _check_keys(block, where, ["model", "file", "sha256", "variant"])
+        path = os.path.abspath(os.path.expanduser(file))
+        source = read(Source, {"network": network, "file": path, "sha256": sha256}, where)
         return source, _trial(suite, "teacher", variant, network, None, None, 0, init=source)
     variant = block.pop("variant", where)
     entry = block.pop("method", "at")
     training = {**suite.training, **block.pop("training", {})}
     seed = block.pop("seed", 0)
-    if block:
-        raise unknown(
-            f"key in {where}", next(iter(block)), ["model", "method", "training", "seed", "variant", "file", "sha256"]
-        )
-    epochs = training.get("epochs", 1)
-    try:
-        resolved = methods.resolve(entry, epochs if isinstance(epochs, int) else 1)
-    except methods.SettingsError as error:
-        raise InputError(f"{where}: {error}") from error
+    _check_keys(block, where, [*_TEACHER_KEYS, "file", "sha256"])
+    resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where)
     if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
         raise InputError(
             f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, "
             f"such as at, trades or natural"
         )
-    trial = _trial(suite, "teacher", variant, network, resolved, training, seed)
-    return Source(network=network, trial=trial.trial_id, training=trial.training_id), trial
+    trial = _trial(suite, "teacher", variant, network, resolved, training_spec(training, f"{where}: training"), seed)
+    return Source(network=network, trial=trial.trial_id, training=trial.training_id, seed=seed), trial
+
+
+_TEACHER_KEYS = ("model", "method", "training", "seed", "variant")
+
+
+def _check_keys(left: Mapping[str, Any], where: str, allowed: Sequence[str]) -> None:
+    """Refuse what is left of a block once its keys are read."""
+    if left:
+        raise unknown(f"key in {where}", next(iter(left)), allowed)
 
 
 def _trial(
@@ -204,7 +248,7 @@ def _trial(
     variant: str,
     network: NetworkSpec,
     resolved: dict[str, Any] | None,
-    training: Mapping[str, Any] | None,
+    training: TrainingSpec | None,
     seed: int,
     *,
     teachers: dict[str, Source] | None = None,
@@ -221,9 +265,9 @@ def _trial(
             "init": init,
             "method": resolved,
             "code": methods.code_of(resolved) if resolved else {},
-            "training": training_spec(training) if training is not None else None,
+            "training": training,
             "evaluation": evaluation_spec(suite.evaluation),
-            "eps": suite.eps,
+            "eps": radius(suite.eps, f"suite {suite.name}: eps"),
             "norm": suite.norm,
             "seed": seed,
             "split_seed": suite.split_seed,

@@ -50,6 +50,7 @@ def trial_columns(spec: TrialSpec) -> dict[str, Any]:
         "eps": spec.eps,
         "seed": spec.seed,
         "split_seed": spec.split_seed,
+        "teacher_seed": spec.teachers["teacher"].seed if "teacher" in spec.teachers else None,
         "epochs": spec.training.epochs if spec.training else None,
         "precision": spec.precision,
         "spec": spec.model_dump(mode="json"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import Suite, for_this_machine, load_suite, remember_machine
+from harness.config import Suite, for_this_machine, load_suite, remember_comparisons, remember_machine
 from harness.data.splits import wants_second_split
 from harness.plan import plan
 from harness.scheduler import Options, Outcome, run
@@ -87,9 +87,10 @@ def run_suite(
 def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
     """Run a plan."""
     check_inputs(planned.specs, planned.store, options)
+    planned.store.prepare()
     if planned.machine:
-        planned.store.prepare()
         remember_machine(planned.suite, planned.store.root, planned.machine)
+    remember_comparisons(planned.suite, planned.store.root)
     return run(planned.specs, planned.store, options=options, on_event=on_event)
 
 

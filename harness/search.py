@@ -90,7 +90,9 @@ class Family:
     def specs(self, values: Values) -> list[TrialSpec]:
         """The trials of a setting, one per seed. Raises InputError for a setting that the method does not take."""
         try:
-            resolved = methods.resolve(self.at(values), self.epochs)
+            entry = self.at(values)
+            entry.pop("training", None)  # the bases have it
+            resolved = methods.resolve(entry, self.epochs)
         except methods.SettingsError as error:
             raise InputError(f"space: {error}") from error
         base = self.bases[0].method
@@ -243,6 +245,8 @@ def _family(suite: Suite, entry: dict[str, Any], seeds: int) -> tuple[Family, li
     students = [spec for spec in specs if spec.role == "student"]
     if len({spec.student.label for spec in students}) > 1:
         raise InputError(f"suite {suite.name} has several students; tune one of them: --set students=[]")
+    if len(students) > seeds:
+        raise InputError(f"suite {suite.name} has several teachers; tune with one: --set teacher.seeds=[0]")
     needed = {name for spec in students for name in spec.depends_on}
     bases = tuple(without_tests(spec) for spec in students)
     return Family(entry, bases), [spec for spec in specs if spec.trial_id in needed]

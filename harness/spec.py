@@ -72,14 +72,15 @@ class NetworkSpec(Frozen):
 
 
 class Source(Frozen):
-    """Trained weights: of a trial (its id, and the id of its training, which alone decides the weights), or of a file
-    with its hash."""
+    """Trained weights: of a trial (its id and seed, and the id of its training, which alone decides the weights), or of
+    a file with its hash."""
 
     network: NetworkSpec
     trial: Annotated[str | None, ASIDE] = None
     training: str | None = None
     checkpoint: Checkpoint = "best_validation"
     file: Annotated[str | None, ASIDE] = None
+    seed: Annotated[int | None, ASIDE] = None
     sha256: str | None = None
 
     @property
@@ -189,7 +190,7 @@ class TrialSpec(Frozen):
     code: Annotated[dict[str, str], Introduced({})] = {}
     training: TrainingSpec | None = None
     evaluation: EvaluationSpec
-    eps: float = Field(ge=0)
+    eps: float = Field(ge=0, lt=1)
     norm: Literal["linf"] = "linf"
     seed: int = Field(0, ge=0)
     split_seed: int = Field(0, ge=0)

@@ -61,7 +61,7 @@ def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int
     for name, field in fields.items():
         value = _typed(values.get(name, field.default), hints[name], f"{where}: {name}")
         _check_range(value, field, f"{where}: {name}")
-        resolved[name] = resolve_epoch(value, epochs) if field.metadata.get("epoch") else value
+        resolved[name] = _point(value, epochs, f"{where}: {name}") if field.metadata.get("epoch") else value
     return resolved
 
 
@@ -74,6 +74,16 @@ def introduced(kind: type) -> dict[str, Any]:
 def resolve_epoch(value: float, epochs: int) -> int:
     """A point in training as a number of completed epochs: a fraction (below 1) of `epochs`, or that number itself."""
     return round(value * epochs) if 0 < value < 1 else int(value)
+
+
+def _point(value: float, epochs: int, where: str) -> int:
+    point = resolve_epoch(value, epochs)
+    if point > epochs:
+        raise SettingsError(
+            f"{where}: epoch {point} is after the end of a training of {epochs} epochs; a fraction such as 0.7 moves "
+            f"with the length"
+        )
+    return point
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

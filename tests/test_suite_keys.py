@@ -1,0 +1,113 @@
+"""Suite keys that multiply or single out trials: training settings of one method, teacher seeds, registered
+comparisons."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from harness.config import PrimaryComparison, load_suite, registered_comparisons, remember_comparisons
+from harness.errors import InputError
+from harness.merge import merge
+from harness.plan import plan
+from harness.provenance import trial_columns
+from harness.search import plan_tuning
+from harness.spec import TrialSpec
+from harness.store import Store
+from harness.tables import TABLES
+
+SUITE = {
+    "name": "small",
+    "dataset": "digits",
+    "student": {"name": "cnn", "width": 4},
+    "teacher": {"model": {"name": "cnn", "width": 6}, "seeds": [0, 1]},
+    "eps": 0.1,
+    "training": {"epochs": 10, "lr": 0.1, "milestones": ["5/10", 0.8]},
+    "methods": ["at", "rslad"],
+    "seeds": [0, 1],
+    "evaluation": {"attacks": ["clean"]},
+}
+
+
+@pytest.fixture
+def planned(tmp_path):
+    def specs(*overrides: str, **changes) -> list[TrialSpec]:
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump({**SUITE, **changes}))
+        return plan(load_suite(str(path), overrides))
+
+    return specs
+
+
+def test_training_settings_of_one_entry_are_its_own(planned):
+    entries = [{"method": "rslad", "training": {"lr": 0.2}}, {"method": "rslad", "training": {"epochs": 20}}, "rslad"]
+    specs = planned("seeds=[0]", "teacher.seeds=[0]", methods=entries)
+    trainings = {spec.variant: spec.training for spec in specs}
+    assert list(trainings) == ["teacher", "rslad-lr=0.2", "rslad-epochs=20", "rslad"]
+    assert trainings["rslad-lr=0.2"] == trainings["rslad"].model_copy(update={"lr": 0.2})
+    assert (trainings["rslad-epochs=20"].epochs, trainings["rslad-epochs=20"].milestones) == (20, (10, 16))
+    assert trainings["teacher"] == trainings["rslad"]
+    weighed = planned("methods=[{method: rslad, weights: {name: kappa, start_epoch: 0.5}, training: {epochs: 20}}]")
+    assert weighed[-1].method["weights"]["start_epoch"] == 10
+
+
+def test_fractions_of_training_keep_a_schedules_shape():
+    paper = ["teacher.sha256=" + "ab" * 32, "precision=float32"]
+    assert plan(load_suite("cifar10_paper", paper))[-1].training.milestones == (215, 260, 285)
+    assert plan(load_suite("cifar10_paper", [*paper, "training.epochs=50"]))[-1].training.milestones == (36, 43, 48)
+
+
+def test_every_student_is_trained_from_every_teacher_seed(planned):
+    specs = planned()
+    teachers = {spec.seed: spec for spec in specs if spec.role == "teacher"}
+    assert {seed: spec.variant for seed, spec in teachers.items()} == {0: "teacher", 1: "teacher"}
+    students = [spec for spec in specs if spec.role == "student"]
+    coordinates = [(spec.variant, spec.seed, trial_columns(spec)["teacher_seed"]) for spec in students]
+    assert sorted(coordinates, key=str) == sorted(
+        [("at", 0, None), ("at", 1, None), ("rslad", 0, 0), ("rslad", 0, 1), ("rslad", 1, 0), ("rslad", 1, 1)], key=str
+    )
+    for spec in students:
+        assert all(source.training == teachers[source.seed].training_id for source in spec.teachers.values())
+    assert "teacher_seed" in TABLES["trials"].names
+
+
+def test_another_teacher_seed_adds_trials_and_changes_none(planned):
+    both = {spec.trial_id for spec in planned()}
+    assert {spec.trial_id for spec in planned("teacher.seeds=[0]")} < both
+    second = {spec.trial_id for spec in planned("teacher.seeds=[1]")}
+    assert second < both
+    assert len(second & {spec.trial_id for spec in planned("teacher.seeds=[0]")}) == 2  # those without a teacher
+    one = planned(teacher={"model": {"name": "cnn", "width": 6}, "seed": 1})
+    assert {spec.trial_id for spec in one} == second
+
+
+def test_a_search_has_one_teacher(planned, tmp_path):
+    planned()
+    given = {"method": "rslad", "space": {"alpha": "uniform(0.1, 0.9)"}, "seeds": 2, "trials": 2}
+    with pytest.raises(InputError, match="several teachers; tune with one"):
+        plan_tuning(str(tmp_path / "small.yaml"), given, results=tmp_path / "store")
+
+
+PRIMARY = [{"variant": "rslad", "against": "at", "metrics": ["nsd", "average"]}]
+
+
+def test_registered_comparisons_change_no_id_and_stand_in_the_store(planned, tmp_path):
+    plain = planned()
+    assert [spec.trial_id for spec in planned(primary=PRIMARY)] == [spec.trial_id for spec in plain]
+    suite = load_suite(str(tmp_path / "small.yaml"))
+    comparison = PrimaryComparison(variant="rslad", against="at", metrics=("nsd", "average"))
+    assert suite.primary == [comparison]
+    first, second, joined = (Store(tmp_path / name).prepare().root for name in ("first", "second", "joined"))
+    for root in (first, second, joined):
+        (root / "trials").mkdir()
+    remember_comparisons(suite.model_copy(update={"primary": []}), first)
+    assert (registered_comparisons(first), list(first.glob("*.json"))) == ([], [])
+    for _ in range(2):
+        remember_comparisons(suite, first)
+    remember_comparisons(suite.model_copy(update={"name": "other"}), first)
+    assert registered_comparisons(first) == [comparison, comparison]
+    merge([first, second], joined)
+    assert registered_comparisons(joined) == [comparison, comparison]
+    (first / "primary.json").write_text("{")
+    with pytest.raises(InputError, match="damaged; it records registered comparisons"):
+        registered_comparisons(first)
