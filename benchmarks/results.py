@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.__main__ import text
-from harness.provenance import git_commit, processor, processor_precision, versions
+from harness.provenance import bfloat16_units, git_commit, processor, versions
 
 FOLDER = Path(__file__).parent
 PLOT = "growth.svg"
@@ -162,7 +162,8 @@ def machine(threads: int, rounds: int) -> dict[str, str]:
     """What the figures were measured on."""
     known = versions()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    matrix = "bfloat16 matrix units (AMX)" if processor_precision() == "bfloat16" else "no bfloat16 matrix units"
+    units = bfloat16_units()
+    matrix = f"bfloat16 units ({units})" if units else "no bfloat16 units"
     about = {
         "processor": f"{processor()}, {os.cpu_count()} cores, {matrix}, {memory:.0f} GiB",
         "software": f"{platform.system()}, " + ", ".join(f"{name} {known[name]}" for name in known),

@@ -174,9 +174,19 @@ def processor() -> str:
 
 
 def processor_precision() -> str:
-    """The precision that pays on this machine's CPU: bfloat16 where it has matrix units for it (AMX), else float32."""
+    """The precision that pays on this machine's CPU: bfloat16 where it has units for it, else float32."""
+    return "bfloat16" if bfloat16_units() else "float32"
+
+
+# Flags of /proc/cpuinfo, the fastest first: Intel's tiles, vectors (Intel and AMD), Arm's.
+_BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "Arm"}
+
+
+def bfloat16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The processor's fastest units for bfloat16, `AMX`, `AVX-512` or `Arm`; None where none are known."""
     try:
-        with open("/proc/cpuinfo") as file:
-            return "bfloat16" if "amx_bf16" in file.read() else "float32"
+        lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return "float32"
+        return None
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return next((units for flag, units in _BFLOAT16_UNITS.items() if flag in flags), None)

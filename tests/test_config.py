@@ -12,7 +12,7 @@ import yaml
 from harness.config import for_this_machine, load_suite, remember_machine, suite_names
 from harness.errors import InputError
 from harness.plan import plan
-from harness.provenance import processor_precision
+from harness.provenance import bfloat16_units, processor_precision
 from harness.spec import TrialSpec
 from methods import SettingsError
 
@@ -127,6 +127,27 @@ def test_a_teacher_from_a_file_is_evaluated_and_not_trained(suite_file):
 @pytest.mark.parametrize("name", suite_names())
 def test_every_shipped_suite_plans(name):
     assert specs(name, *(PAPER if name == "cifar10_paper" else PAPER[:1]))
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_no_shipped_suite_leaves_what_changes_numbers_to_the_machine(name):
+    suite = load_suite(name)
+    assert "auto" not in (suite.precision, suite.threads)
+
+
+@pytest.mark.parametrize(
+    ("flags", "units"),
+    [
+        ("flags : fpu avx512_bf16 amx_bf16", "AMX"),
+        ("flags : fpu avx512_bf16", "AVX-512"),
+        ("Features : fp asimd bf16 i8mm", "Arm"),
+        ("flags : fpu avx512f\nbugs : bf16", None),
+    ],
+)
+def test_precision_auto_knows_every_kind_of_bfloat16_units(tmp_path, flags, units):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert bfloat16_units(tmp_path / "cpuinfo") == units
+    assert bfloat16_units(tmp_path / "absent") is None
 
 
 def test_the_paper_suite_is_the_published_protocol():
