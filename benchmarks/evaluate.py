@@ -20,7 +20,6 @@ from harness.attacks import ascent_settings
 from harness.data.augment import to_float
 from harness.engine import evaluation_forward, frozen
 from harness.evaluate import evaluate_attack
-from harness.seeds import derive_seed
 
 ATTACKS = ("pgd20", "cw20")
 IMAGES = 1000
@@ -43,9 +42,8 @@ class Verdicts:
 
     def plain(self, seed: int = 0) -> np.ndarray:
         settings = ascent_settings({"name": self.attack})
-        noise_seed = derive_seed(seed, self.attack, 0)
         found = plain_forms.pgd(
-            self.robust.student, self.x, self.robust.labels, settings, eps=self.robust.recipe.eps, seed=noise_seed
+            self.robust.student, self.x, self.robust.labels, settings, eps=self.robust.recipe.eps, seed=seed
         )
         return found.numpy()
 

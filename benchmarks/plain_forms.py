@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from harness.attacks import AscentSettings
 from harness.attacks.auto import Effort
-from harness.attacks.evaluation import OBJECTIVES, draw_noise
+from harness.attacks.evaluation import OBJECTIVES, seeded_noise
 
 BATCH = 128  # of the scripts; about the fastest for this form on a CPU
 
 
 def pgd(network: nn.Module, x: Tensor, labels: Tensor, settings: AscentSettings, *, eps: float, seed: int) -> Tensor:
-    """Which images (N, C, H, W) in [0, 1] the network classifies right on every iterate of PGD or CW, (N,)."""
-    noise = draw_noise(x, settings, torch.Generator().manual_seed(seed))
+    """Which images (N, C, H, W) in [0, 1] the network classifies right on every iterate of PGD or CW, (N,), from
+    the starts of the evaluation's first chunk."""
+    noise = seeded_noise(x, settings, seed, 0)(0)
     parts = zip(x.split(BATCH), labels.split(BATCH), noise.split(BATCH), strict=True)
     return torch.cat([_batch(network, *part, settings, eps) for part in parts])
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 import methods
-from harness.attacks import ATTACKS, check_request
+from harness.attacks import attack_info, attack_place, canonical_request
 from harness.data import DATASETS, OWN
 from harness.data.folder import folder_sha256
 from harness.errors import InputError, unknown
 from harness.models import MODELS, resolve_params
 from harness.notation import number
-from harness.spec import AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, TrainingSpec
+from harness.spec import CHECKPOINTS, AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, TrainingSpec
 
 Entry = str | dict[str, Any]
 
@@ -62,29 +63,50 @@ def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "path": str(path), "sha256": found}
 
 
-def evaluation_spec(values: Mapping[str, Any]) -> EvaluationSpec:
-    """The evaluation block: attacks as names or mappings, `images` as their common default."""
+def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec) -> EvaluationSpec:
+    """The evaluation block: attacks as names or mappings, `images` as their common default.
+
+    However they are written, and in whichever order: the same attacks at this eps, on these images, make the same
+    specification.
+    """
     values = dict(values)
     images = values.pop("images", None)
-    attacks = []
-    for entry in values.pop("attacks", []):
-        request = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-        name = request.get("name")
-        if name not in ATTACKS:
-            raise unknown("attack", name, ATTACKS)
-        if not name.startswith(("clean", "fgsm", "pgd", "cw")):
-            request.setdefault("checkpoints", ["best_validation"])  # AutoAttack is the longest job of a trial
-        if request.get("step_size") is not None:
-            request["step_size"] = radius(request["step_size"], f"evaluation: {name}: step_size")
-        read_request = read(AttackRequest, {"images": images} | request, f"evaluation: {name}")
-        check_request(read_request.overrides)
-        attacks.append(read_request)
+    attacks = [_attack(entry, images, eps, dataset) for entry in values.pop("attacks", [])]
     if not attacks:
         raise InputError("evaluation: attacks must name at least one attack")
-    names = [attack.name for attack in attacks]
-    if len(set(names)) < len(names):
-        raise InputError("evaluation: attacks: each attack can be listed once")
+    attacks.sort(key=lambda attack: attack_place(attack.name))
+    for first, second in pairwise(attacks):
+        if first.name == second.name:
+            raise InputError(f"evaluation: attacks: {_twice(first, second)}; each attack can be listed once")
     return read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
+
+
+def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) -> AttackRequest:
+    """One attack in its canonical form."""
+    values: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    info = attack_info(values.get("name"))
+    where = f"evaluation: {info.name}"
+    if info.stages:
+        values.setdefault("checkpoints", ["best_validation"])  # AutoAttack is the longest job of a trial
+    if values.get("step_size") is not None:
+        values["step_size"] = radius(values["step_size"], f"{where}: step_size")
+    request = read(AttackRequest, {"images": images} | values, where)
+    if not request.checkpoints:
+        raise InputError(f"{where}: checkpoints must name at least one of {', '.join(CHECKPOINTS)}")
+    checkpoints = tuple(name for name in CHECKPOINTS if name in request.checkpoints)
+    classes, images = DATASETS[dataset.name].num_classes, request.images
+    if images is not None and classes is not None and images < classes:
+        raise InputError(f"{where}: images must be at least {classes}, one of each class, not {images}")
+    if images is not None and dataset.test_images is not None and images >= dataset.test_images:
+        images = None
+    return AttackRequest(images=images, checkpoints=checkpoints, **canonical_request(request.overrides, eps))
+
+
+def _twice(first: AttackRequest, second: AttackRequest) -> str:
+    """What two requests of one name have in common and where they differ."""
+    pairs = zip(first, second, strict=True)
+    differs = [f"{key} {one} and {other}" for (key, one), (_, other) in pairs if one != other]
+    return f"{first.name} is asked for twice" + (f", with {', '.join(differs)}" if differs else "")
 
 
 def training_spec(values: Mapping[str, Any], where: str = "training") -> TrainingSpec:

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 import methods
-from harness.attacks import ATTACKS, AUTOATTACK_STAGES, ascent_settings, stage_names
+from harness.attacks import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
 from harness.attacks.auto import STANDARD, Effort, attack_stage
-from harness.attacks.evaluation import attack_chunk, predict
+from harness.attacks.evaluation import attack_chunk, predict, seeded_noise
 from harness.attacks.linf import Forward
 from harness.data.augment import to_float
 from harness.data.splits import wants_second_split
@@ -223,12 +223,12 @@ def attack_cost(attack: AttackRequest, spec: TrialSpec, data: Data, device: torc
     x = _piece(forward, to_float(data.test.images[: int(ROBUST * images)]))
     labels = predict(forward, x, len(x))
     clean_s = _forward_seconds(forward, x)
-    if ATTACKS[attack.name].ascent:
+    if attack_info(attack.name).ascent:
         settings = ascent_settings(attack.overrides)
         short = replace(settings, steps=min(SHORT, settings.steps))
         work = partial(
-            attack_chunk, forward, x, labels, labels, short, eps=NO_RADIUS, generator=seeded("calibration"),
-            batch_size=len(x),
+            attack_chunk, forward, x, labels, labels, short, eps=NO_RADIUS,
+            noise=seeded_noise(x, short, "calibration"), batch_size=len(x),
         )  # fmt: skip
         work()
         return AttackCost(

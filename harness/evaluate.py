@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from harness.attacks import ATTACKS, AUTOATTACK_STAGES, ascent_settings, check_request, stage_names
+from harness.attacks import AUTOATTACK_STAGES, ascent_settings, attack_info, check_request, stage_names
 from harness.attacks.auto import attack_stage, few_classes, one_of_each, square_warnings
-from harness.attacks.evaluation import attack_chunk, predict
+from harness.attacks.evaluation import attack_chunk, predict, seeded_noise
 from harness.attacks.linf import Forward
 from harness.data.augment import to_float
 from harness.errors import InputError
@@ -47,10 +47,9 @@ class Conditions:
         return stage_names(check_request(self.attack).name, self.num_classes)
 
     def canonical(self) -> dict[str, Any]:
-        """The conditions with the attack's overrides resolved, as JSON values."""
-        name = self.attack["name"]
-        settings = asdict(ascent_settings(self.attack)) if ATTACKS[name].ascent else {}
-        return {**asdict(self), "attack": {"name": name, **settings}}
+        """What decides the outcomes after every stage, as JSON values: what the attack does, not what it is called."""
+        does = asdict(ascent_settings(self.attack)) if attack_info(self.attack["name"]).ascent else {}
+        return {**asdict(self), "attack": does}
 
 
 @dataclass(frozen=True)
@@ -125,22 +124,24 @@ def evaluate_chunk(
     """The outcomes of chunk number `chunk`, from its own images, labels and sample indices: nothing outside it matters.
 
     Each stage is stored as it finishes; work goes on after the last one that `cache_dir` has under the same conditions.
+    What counts are the stages so far, not the attack that asks for them: aa_short is the beginning of aa_standard.
     """
     stages = conditions.stages
-    key = _key(conditions, chunk, indices, labels, images)
-    prefix = f"{conditions.attack['name']}-{chunk:05d}"
-    paths = [cache_dir / f"{prefix}-{stage}-{key[:12]}.parquet" if cache_dir else None for stage in stages]
-    done, result = _latest(paths, key)
-    if result is not None and done == len(stages):
-        return result
-    x, labels = to_float(images), labels.to(images.device)
-    if result is None:
-        result = _unattacked(forward, x, labels, indices, conditions)
-    for stage, path in zip(stages[done:], paths[done:], strict=True):
-        result = _attacked(stage, result, forward, x, labels, conditions, chunk)
-        if path:
-            _write(path, key, result)
-    return result
+    keys = _keys(conditions, chunk, indices, labels, images)
+    files = [
+        _StageFile(cache_dir / f"{stage}-{chunk:05d}-{key[:12]}.parquet" if cache_dir else None, key)
+        for stage, key in zip(stages, keys, strict=True)
+    ]
+    done, result = _latest(files)
+    if result is None or done < len(stages):
+        x, labels = to_float(images), labels.to(images.device)
+        if result is None:
+            result = _unattacked(forward, x, labels, indices, conditions)
+        for stage, file in zip(stages[done:], files[done:], strict=True):
+            result = _attacked(stage, result, forward, x, labels, conditions, chunk)
+            file.write(result)
+    remarks = few_classes(stages, conditions.num_classes) if stages[0] in AUTOATTACK_STAGES else []
+    return replace(result, warnings=remarks + result.warnings)
 
 
 def gather(results: Sequence[ChunkResult], note: Callable[..., None] | None = None) -> pd.DataFrame:
@@ -158,73 +159,82 @@ def gather(results: Sequence[ChunkResult], note: Callable[..., None] | None = No
 
 def _unattacked(forward: Forward, x: Tensor, labels: Tensor, indices: Tensor, conditions: Conditions) -> ChunkResult:
     prediction = predict(forward, x, conditions.batch_size)
-    autoattack = bool(ATTACKS[conditions.attack["name"]].stages)
-    warnings = few_classes(conditions.stages, conditions.num_classes) if autoattack else []
     columns = {"sample_index": indices, "label": labels, "prediction": prediction, "robust": prediction == labels}
     outcomes = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
-    return ChunkResult(outcomes, {"clean": int(outcomes["robust"].sum())}, warnings)
+    return ChunkResult(outcomes, {"clean": int(outcomes["robust"].sum())}, [])
 
 
 def _attacked(
     stage: str, before: ChunkResult, forward: Forward, x: Tensor, labels: Tensor, conditions: Conditions, chunk: int
 ) -> ChunkResult:
-    """The chunk's result after one more stage."""
-    name, eps, batch_size = conditions.attack["name"], conditions.eps, conditions.batch_size
-    seed = derive_seed(conditions.seed, name, chunk)
+    """The chunk's result after one more stage. What is random in it follows from the stage or the kind of start."""
+    eps, batch_size = conditions.eps, conditions.batch_size
     prediction = torch.tensor(before.outcomes["prediction"].to_numpy(), device=labels.device)
     warnings: list[str] = []
     if stage in AUTOATTACK_STAGES:
         prediction, warnings = attack_stage(
-            stage, forward, x, labels, prediction, eps=eps, seed=seed, batch_size=batch_size,
-            num_classes=conditions.num_classes,
+            stage, forward, x, labels, prediction, eps=eps, seed=derive_seed(conditions.seed, stage, chunk),
+            batch_size=batch_size, num_classes=conditions.num_classes,
         )  # fmt: skip
-    elif ATTACKS[name].ascent:
-        settings, generator = ascent_settings(conditions.attack), torch.Generator().manual_seed(seed)
-        prediction = attack_chunk(
-            forward, x, labels, prediction, settings, eps=eps, generator=generator, batch_size=batch_size
-        )
+    elif attack_info(stage).ascent:
+        settings = ascent_settings(conditions.attack)
+        noise = seeded_noise(x, settings, conditions.seed, chunk)
+        prediction = attack_chunk(forward, x, labels, prediction, settings, eps=eps, noise=noise, batch_size=batch_size)
     robust = (prediction == labels).cpu().numpy()
     outcomes = before.outcomes.assign(prediction=prediction.cpu().numpy(), robust=robust)
     survivors = {**before.survivors, stage: int(robust.sum())}
     return ChunkResult(outcomes, survivors, before.warnings + warnings)
 
 
-def _key(conditions: Conditions, chunk: int, *data: Tensor) -> str:
-    """A digest of all that decides the chunk's outcomes, the images included."""
+def _keys(conditions: Conditions, chunk: int, *data: Tensor) -> list[str]:
+    """For each stage a digest of all that decides the chunk's outcomes after it, the images included."""
     digest = hashlib.blake2b(json.dumps([conditions.canonical(), chunk], sort_keys=True).encode(), digest_size=16)
     for tensor in data:
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    keys = []
+    for stage in conditions.stages:
+        digest.update((stage if stage in AUTOATTACK_STAGES else "").encode() + b"\0")
+        keys.append(digest.hexdigest())
+    return keys
 
 
-def _latest(paths: Sequence[Path | None], key: str) -> tuple[int, ChunkResult | None]:
-    """How many stages are done and the result after them, from the last stage file that is whole and has the key."""
-    for position in reversed(range(len(paths))):
-        path = paths[position]
-        result = _read(path, key) if path else None
+@dataclass(frozen=True)
+class _StageFile:
+    """Where a chunk's result after a stage is kept, if anywhere, and the key that makes it this one's."""
+
+    path: Path | None
+    key: str
+
+    def read(self) -> ChunkResult | None:
+        """The stored result; None if there is none, or it is damaged, or it belongs to other conditions."""
+        if self.path is None:
+            return None
+        try:
+            table = pq.read_table(self.path)
+            facts = json.loads(table.schema.metadata[METADATA])
+            if facts["key"] != self.key:
+                return None
+            outcomes = table.to_pandas()[["sample_index", "label", "prediction", "robust"]]
+            return ChunkResult(outcomes, facts["survivors"], facts["warnings"])
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+            return None
+
+    def write(self, result: ChunkResult) -> None:
+        """Store atomically: whoever reads the name finds a whole file or none."""
+        if self.path is None:
+            return
+        make_folder(self.path.parent)
+        facts = {"key": self.key, "survivors": result.survivors, "warnings": result.warnings}
+        table = pa.Table.from_pandas(result.outcomes, preserve_index=False)
+        table = table.replace_schema_metadata({METADATA: json.dumps(facts)})
+        with replacing(self.path) as temporary:
+            pq.write_table(table, temporary)
+
+
+def _latest(files: Sequence[_StageFile]) -> tuple[int, ChunkResult | None]:
+    """How many stages are done and the result after them, from the last stage file that is whole and has its key."""
+    for position in reversed(range(len(files))):
+        result = files[position].read()
         if result is not None:
             return position + 1, result
     return 0, None
-
-
-def _read(path: Path, key: str) -> ChunkResult | None:
-    """A stored result; None if there is none, or it is damaged, or it belongs to other conditions."""
-    try:
-        table = pq.read_table(path)
-        facts = json.loads(table.schema.metadata[METADATA])
-        if facts["key"] != key:
-            return None
-        outcomes = table.to_pandas()[["sample_index", "label", "prediction", "robust"]]
-        return ChunkResult(outcomes, facts["survivors"], facts["warnings"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
-
-
-def _write(path: Path, key: str, result: ChunkResult) -> None:
-    """Store atomically: whoever reads the name finds a whole file or none."""
-    make_folder(path.parent)
-    facts = {"key": key, "survivors": result.survivors, "warnings": result.warnings}
-    table = pa.Table.from_pandas(result.outcomes, preserve_index=False)
-    table = table.replace_schema_metadata({METADATA: json.dumps(facts)})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)

@@ -69,7 +69,8 @@ def evaluation_trial(
     data = dataset_spec(_dataset_entry(dataset))
     network = network_spec({"name": model, **params, "normalization": normalization}, "--model", data)
     source = Source(network=network, file=str(checkpoint.absolute()), sha256=file_sha256(str(checkpoint), "checkpoint"))
-    evaluation = evaluation_spec({"attacks": list(attacks), "images": images})
+    size = radius(eps, "--eps")
+    evaluation = evaluation_spec({"attacks": list(attacks), "images": images}, size, data)
     return TrialSpec(
         role="evaluation",
         variant=variant,
@@ -77,7 +78,7 @@ def evaluation_trial(
         student=network,
         init=source,
         evaluation=evaluation,
-        eps=radius(eps, "--eps"),
+        eps=size,
     )
 
 
@@ -254,20 +255,21 @@ def _trial(
     teachers: dict[str, Source] | None = None,
     init: Source | None = None,
 ) -> TrialSpec:
+    dataset, eps = dataset_spec(suite.dataset), radius(suite.eps, f"suite {suite.name}: eps")
     return read(
         TrialSpec,
         {
             "role": role,
             "variant": variant,
-            "dataset": dataset_spec(suite.dataset),
+            "dataset": dataset,
             "student": network,
             "teachers": teachers or {},
             "init": init,
             "method": resolved,
             "code": methods.code_of(resolved) if resolved else {},
             "training": training,
-            "evaluation": evaluation_spec(suite.evaluation),
-            "eps": radius(suite.eps, f"suite {suite.name}: eps"),
+            "evaluation": evaluation_spec(suite.evaluation, eps, dataset),
+            "eps": eps,
             "norm": suite.norm,
             "seed": seed,
             "split_seed": suite.split_seed,

@@ -3,8 +3,9 @@
 The trial walks its pieces in order. Assistants, tasks that the driver starts where there is room, compute pieces of the
 same trial into the same cache. A piece's outcomes depend on nothing but the piece (`harness.evaluate`), so it does not
 matter who computed it, and a piece computed twice is the same piece. Claims only keep two from doing the same work:
-whoever creates the piece's claim file has it. The trial needs nothing from its assistants: after the pieces that it
-could claim it goes through all of them, claimed or not, and computes what the cache does not hold.
+whoever creates the claim file of a piece has it, with the pieces that begin alike. The trial needs nothing from its
+assistants: after the pieces that it could claim it goes through all of them, claimed or not, and computes what the
+cache does not hold.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from harness.data.splits import stratified_subset
+from harness.attacks import AUTOATTACK_STAGES, stage_names
+from harness.data.splits import stratified_order
 from harness.engine import evaluation_forward
 from harness.evaluate import ChunkResult, Conditions, chunk_ranges, evaluate_chunk, gather
 from harness.files import make_folder, write_bytes
@@ -160,11 +162,23 @@ class SharedEvaluation:
             found += [Piece(checkpoint, request, attack, chunk, chunks) for chunk in range(chunks)]
         return found
 
+    @cached_property
+    def jobs(self) -> dict[str, list[Piece]]:
+        """The pieces by the name of the first of those that begin with the same work: aa_short and aa_standard on the
+        same images. One process does them one after the other, and finds that work in the cache."""
+        groups: dict[tuple[Any, ...], list[Piece]] = {}
+        for piece in self.pieces:
+            stage = stage_names(piece.attack.name, self.data.num_classes)[0]
+            shared = stage if stage in AUTOATTACK_STAGES else piece.request
+            span = self._ranges(piece.attack)[piece.chunk]
+            groups.setdefault((piece.checkpoint, span, shared), []).append(piece)
+        return {pieces[0].name: pieces for pieces in groups.values()}
+
     def _claimed(self) -> Iterator[Piece]:
-        return (piece for piece in self.pieces if self.claims.take(piece.name))
+        return chain.from_iterable(pieces for name, pieces in self.jobs.items() if self.claims.take(name))
 
     def _left(self) -> int:
-        return len({piece.name for piece in self.pieces} - self.claims.taken())
+        return len(self.jobs.keys() - self.claims.taken())
 
     def _compute(self, piece: Piece) -> ChunkResult:
         """The piece's outcomes, from the cache if they are there."""
@@ -195,14 +209,17 @@ class SharedEvaluation:
             groups.setdefault((piece.checkpoint, piece.request, piece.attack.name), []).append(results[piece])
         for (checkpoint, _, attack), found in groups.items():
             rows = gather(found, lambda source, text: self.notes.append({"source": source, "text": text}))
+            rows = rows.sort_values("sample_index", ignore_index=True)
             self.outcomes.append(rows.assign(checkpoint=checkpoint, attack=attack))
 
+    @cached_property
+    def _order(self) -> Tensor:
+        return stratified_order(self.data.test.labels, 0)
+
     def _chosen(self, attack: AttackRequest) -> Tensor:
-        """The positions of the test images that the attack is asked for."""
-        test = self.data.test
-        if attack.images is None or attack.images >= len(test):
-            return torch.arange(len(test))
-        return stratified_subset(test.labels, attack.images, 0)
+        """The positions of the test images that the attack is asked for: those of fewer images begin those of more, so
+        that attacks on different numbers of images have their first chunks in common."""
+        return self._order[: attack.images]
 
     def _ranges(self, attack: AttackRequest) -> list[range]:
         return chunk_ranges(len(self._chosen(attack)), self.spec.evaluation.chunk_size)

@@ -136,8 +136,8 @@ class TrainingSpec(Frozen):
 
 
 class AttackRequest(Frozen):
-    """One attack of the evaluation. images: size of a stratified test subset, all where null. Below `checkpoints`,
-    what differs from the attack's
+    """One attack of the evaluation, as `harness.blocks.evaluation_spec` writes it: the steps of PGD and CW are in the
+    name. images: size of a stratified test subset, all where null. Below `checkpoints`, what differs from the attack's
     own settings (`harness.attacks.AscentSettings`)."""
 
     name: str
@@ -161,7 +161,7 @@ class EvaluationSpec(Frozen):
     the identity."""
 
     attacks: tuple[AttackRequest, ...]
-    chunk_size: int = Field(1000, ge=1)
+    chunk_size: int = Field(500, ge=1)
     batch_size: int = Field(500, ge=1)
 
 

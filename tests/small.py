@@ -28,7 +28,7 @@ SUITE: dict[str, Any] = {
         "validation_steps": 2,
     },
     "methods": ["at", "rslad", "absld_reweight"],
-    "evaluation": {"attacks": ["clean", {"name": "pgd20", "steps": 3}], "chunk_size": 25},
+    "evaluation": {"attacks": ["clean", "pgd3"], "chunk_size": 25},
 }
 
 

@@ -14,6 +14,7 @@ from small import run_to_end, small_specs
 
 from harness.agenda import Agenda
 from harness.assistants import MAX_FAILURES, Assistants
+from harness.attacks import auto
 from harness.control import StopRequest
 from harness.driver import Driver
 from harness.inputs import read_data
@@ -217,6 +218,32 @@ def test_stale_claims_cost_nothing(tmp_path: Path) -> None:
     assert left == [12, 11, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0][: len(left)]
     real_trials.assert_same_numbers(alone, tmp_path / "two")
     assert not (evaluation.folder / "evaluations").exists()
+
+
+def test_attacks_that_begin_alike_are_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aa_standard on the first 25 of aa_short's 50 images: those two stages are run once, and the images are nested."""
+    stages: list[str] = []
+    attack_stage = auto.attack_stage
+
+    def counted(stage: str, *arguments: Any, **options: Any) -> Any:
+        stages.append(stage)
+        return attack_stage(stage, *arguments, **options, effort=auto.Effort(iterations=5, queries=10))
+
+    monkeypatch.setattr("harness.evaluate.attack_stage", counted)
+    attacks = ["clean", {"name": "aa_standard", "images": 25}, {"name": "aa_short", "images": 50}]
+    spec = small_specs(tmp_path, evaluation={"attacks": attacks, "chunk_size": 25})["at"]
+    run_to_end(spec, tmp_path / "store")
+    assert sorted(stages) == ["apgd-ce"] * 2 + ["apgd-t"] * 2 + ["fab-t", "square"]
+    rows = Store(tmp_path / "store").read("outcomes").query("checkpoint == 'best_validation'")
+    short, standard = (rows[rows.attack == name].set_index("sample_index") for name in ("aa_short", "aa_standard"))
+    assert (len(short), len(standard)) == (50, 25)
+    assert set(standard.index) < set(short.index)
+    assert not (standard["robust"] & ~short["robust"]).any()
+    data = read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=None, download=False)
+    jobs = SharedEvaluation(spec, data, tmp_path / "store", torch.device("cpu")).jobs
+    assert [[piece.attack.name for piece in pieces] for pieces in jobs.values()] == [
+        ["clean"], ["clean"], ["clean"], ["aa_short", "aa_standard"], ["aa_short"], ["clean"], ["clean"], ["clean"],
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -10,8 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.attacks import ATTACKS, AscentSettings, ascent_settings, check_request, stage_names
-from harness.attacks.evaluation import attack_chunk, cross_entropy, decide, draw_noise, margin, predict, start_point
+from harness.attacks import (
+    ATTACKS,
+    AscentSettings,
+    ascent_settings,
+    attack_info,
+    attack_place,
+    canonical_request,
+    check_request,
+    stage_names,
+)
+from harness.attacks.evaluation import (
+    attack_chunk,
+    cross_entropy,
+    decide,
+    draw_noise,
+    margin,
+    predict,
+    seeded_noise,
+    start_point,
+)
 from harness.errors import InputError
 
 EPS = 0.02
@@ -20,6 +38,11 @@ GRADIENT_ATTACKS = ["fgsm", "pgd20", "pgd20_last", "cw20"]
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def noise_of(x: Tensor, settings: AscentSettings, seed: int = 0):
+    """Start noise by number of restart."""
+    return seeded_noise(x, settings, seed)
 
 
 def linear_problem(shape: tuple[int, ...], count: int = 40) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,10 +86,8 @@ def test_linear_network_is_judged_at_its_worst_point(name: str, shape: tuple[int
         seen.append(point.detach().clone())
         return point.flatten(1) @ weight.T
 
-    clean = predict(forward, x, 64)
-    found = attack_chunk(
-        forward, x, labels, clean, ascent_settings({"name": name}), eps=eps, generator=generator(), batch_size=64
-    )
+    clean, settings = predict(forward, x, 64), ascent_settings({"name": name})
+    found = attack_chunk(forward, x, labels, clean, settings, eps=eps, noise=noise_of(x, settings), batch_size=64)
     worst = worst_point(x, labels, weight, eps)
     right = clean == labels
     expected = torch.where(right, (worst.flatten(1) @ weight.T).argmax(1), clean)
@@ -82,7 +103,8 @@ def test_dropping_broken_images_changes_nothing(name: str) -> None:
     x, labels = curved_problem()
     network, settings = curved_network(), ascent_settings({"name": name})
     clean = network(x).argmax(1)
-    found = attack_chunk(network, x, labels, clean, settings, eps=EPS, generator=generator(7), batch_size=13)
+    noise = draw_noise(x, settings, generator(7))
+    found = attack_chunk(network, x, labels, clean, settings, eps=EPS, noise=lambda restart: noise, batch_size=13)
 
     start = (x + EPS * (2 * torch.rand(x.shape, generator=generator(7)) - 1)).clamp(0, 1)
     assert torch.equal(found, plain_any_iterate(network, x, labels, clean, start, name == "cw20"))
@@ -114,8 +136,8 @@ def test_the_last_iterate_counts_too() -> None:
     clean = network(x).argmax(1)
     one_step = {"name": "pgd20", "steps": 1, "step_size": EPS, "start": "clean"}
     one, fgsm = (
-        attack_chunk(network, x, labels, clean, ascent_settings(request), eps=EPS, generator=generator(), batch_size=64)
-        for request in (one_step, {"name": "fgsm"})
+        attack_chunk(network, x, labels, clean, settings, eps=EPS, noise=noise_of(x, settings), batch_size=64)
+        for settings in (ascent_settings(one_step), ascent_settings({"name": "fgsm"}))
     )
     assert torch.equal(one, fgsm)
     assert (fgsm == labels).sum() < (clean == labels).sum()
@@ -128,7 +150,7 @@ def test_surviving_every_iterate_is_harder_than_surviving_the_last() -> None:
     every, last = (  # steps so large that the attack jumps back into the right region
         attack_chunk(
             network, x, labels, clean, AscentSettings(step_size=0.5, every_iterate=every_iterate), eps=0.05,
-            generator=generator(), batch_size=50,
+            noise=noise_of(x, AscentSettings()), batch_size=50,
         )
         == labels
         for every_iterate in (True, False)
@@ -146,7 +168,9 @@ def test_broken_images_leave_the_batch() -> None:
         return network(point)
 
     clean = network(x).argmax(1)
-    found = attack_chunk(forward, x, labels, clean, AscentSettings(), eps=EPS, generator=generator(), batch_size=len(x))
+    found = attack_chunk(
+        forward, x, labels, clean, AscentSettings(), eps=EPS, noise=noise_of(x, AscentSettings()), batch_size=len(x)
+    )
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == (clean == labels).sum()
     assert sizes[0] > sizes[-1] >= (found == labels).sum() > 0
@@ -158,8 +182,8 @@ def test_restarts_only_break_more() -> None:
     clean = network(x).argmax(1)
     one, five = (
         attack_chunk(
-            network, x, labels, clean, AscentSettings(steps=2, restarts=restarts), eps=EPS, generator=generator(),
-            batch_size=64,
+            network, x, labels, clean, AscentSettings(steps=2, restarts=restarts), eps=EPS,
+            noise=noise_of(x, AscentSettings()), batch_size=64,
         )
         == labels
         for restarts in (1, 5)
@@ -199,7 +223,7 @@ def test_a_start_that_is_no_image_breaks_nothing() -> None:
     def broken(**changes: bool) -> int:
         settings = AscentSettings(steps=1, **changes)
         found = attack_chunk(
-            below_zero_is_one, x, labels, labels, settings, eps=0.1, generator=generator(), batch_size=8
+            below_zero_is_one, x, labels, labels, settings, eps=0.1, noise=noise_of(x, settings), batch_size=8
         )
         return int((found != labels).sum())
 
@@ -222,7 +246,11 @@ def test_step_sizes() -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"name": "pgd2"}, "pgd20"),
+        ({"name": "pdg50"}, "did you mean pgd50"),
+        ({"name": "pgd{N}"}, "did you mean pgd20"),
+        ({"name": "pgd0"}, "did you mean pgd20"),
+        ({"name": "pgd020"}, "did you mean pgd20"),
+        ({"name": "cw20_last"}, "pgd20_last"),
         ({}, "unknown attack"),
         ({"name": "pgd20", "step": 5}, "steps"),
         ({"name": "pgd20", "norm": "L2"}, "norm"),
@@ -251,6 +279,75 @@ def test_overrides_that_are_null_are_not_given() -> None:
     assert ascent_settings({"name": "pgd20", **nothing}) == AscentSettings()
 
 
+@pytest.mark.parametrize(
+    ("name", "title", "steps", "every_iterate", "objective"),
+    [
+        ("pgd20", "PGD-20", 20, True, "cross_entropy"),
+        ("pgd7", "PGD-7", 7, True, "cross_entropy"),
+        ("pgd100_last", "PGD-100 (last)", 100, False, "cross_entropy"),
+        ("cw30", "CW-30", 30, True, "margin"),
+        ("fgsm", "FGSM", 1, False, "cross_entropy"),
+    ],
+)
+def test_the_number_of_steps_is_in_the_name(
+    name: str, title: str, steps: int, every_iterate: bool, objective: str
+) -> None:
+    info, settings = attack_info(name), ascent_settings({"name": name})
+    assert (info.name, info.title) == (name, title)
+    assert (settings.steps, settings.every_iterate, settings.objective) == (steps, every_iterate, objective)
+
+
+def test_attacks_are_sorted_by_kind_and_steps() -> None:
+    names = ["mine", "square", "cw20", "pgd100", "aa_short", "pgd20_last", "pgd20", "clean", "fgsm"]
+    assert sorted(names, key=attack_place) == [
+        "clean", "fgsm", "pgd20", "pgd100", "pgd20_last", "cw20", "aa_short", "square", "mine",
+    ]  # fmt: skip
+
+
+CANONICAL = [
+    ({"name": "pgd20"}, {"name": "pgd20"}),
+    ({"name": "pgd20", "steps": 20}, {"name": "pgd20"}),
+    ({"name": "pgd20", "step_size": "2/255", "restarts": 1, "start": "uniform"}, {"name": "pgd20"}),
+    ({"name": "pgd20", "clamp_start": True, "every_iterate": True}, {"name": "pgd20"}),
+    ({"name": "pgd20", "steps": 50}, {"name": "pgd50"}),
+    ({"name": "pgd50", "steps": 20}, {"name": "pgd20"}),
+    ({"name": "pgd20", "every_iterate": False}, {"name": "pgd20_last"}),
+    ({"name": "pgd20_last", "every_iterate": True, "steps": 7}, {"name": "pgd7"}),
+    ({"name": "cw20", "steps": 100, "step_size": 8 / 255 / 4}, {"name": "cw100"}),
+    ({"name": "cw20", "every_iterate": False}, {"name": "cw20", "every_iterate": False}),
+    ({"name": "pgd20", "step_size": 0.01}, {"name": "pgd20", "step_size": 0.01}),
+    ({"name": "pgd20", "restarts": 5, "steps": 30}, {"name": "pgd30", "restarts": 5}),
+    ({"name": "fgsm", "step_size": "8/255", "clamp_start": False}, {"name": "fgsm"}),
+    (
+        {"name": "pgd20_last", "steps": 1, "step_size": "8/255", "start": "clean", "clamp_start": False},
+        {"name": "fgsm"},
+    ),
+    ({"name": "fgsm", "start": "normal"}, {"name": "fgsm", "start": "normal"}),
+    ({"name": "aa_short", "steps": None}, {"name": "aa_short"}),
+]
+
+
+@pytest.mark.parametrize(("request_", "canonical"), CANONICAL)
+def test_a_request_in_other_words_is_the_same_request(request_: dict, canonical: dict) -> None:
+    found = canonical_request(request_, 8 / 255)
+    assert found == canonical
+    assert canonical_request(found, 8 / 255) == found
+    if "aa_short" not in found.values():
+        before, after = ascent_settings(request_), ascent_settings(found)
+        assert after.step(8 / 255) == before.step(8 / 255)
+        assert (after.steps, after.start, after.every_iterate) == (before.steps, before.start, before.every_iterate)
+
+
+def test_what_starts_alike_starts_at_the_same_points() -> None:
+    x = torch.rand(5, 1, 3, 3, generator=generator())
+    uniform = ascent_settings({"name": "pgd20"})
+    first = noise_of(x, uniform)(0)
+    for name in ("pgd50", "pgd20_last", "cw20"):
+        assert torch.equal(noise_of(x, ascent_settings({"name": name}))(0), first)
+    assert not torch.equal(noise_of(x, uniform)(1), first)
+    assert not torch.equal(noise_of(x, uniform, 1)(0), first)
+
+
 def test_stage_names() -> None:
     assert stage_names("pgd20", 2) == ("pgd20",)
     assert stage_names("aa_standard", 10) == ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -263,4 +360,4 @@ def test_stage_names() -> None:
 def test_names_need_no_torch() -> None:
     code = "import harness.attacks, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert list(ATTACKS)[:7] == ["clean", "fgsm", "pgd20", "pgd20_last", "cw20", "aa_short", "aa_standard"]
+    assert list(ATTACKS)[:7] == ["clean", "fgsm", "pgd{N}", "pgd{N}_last", "cw{N}", "aa_short", "aa_standard"]

@@ -61,7 +61,7 @@ def test_estimates_grow_with_epochs_images_and_checkpoints(tmp_path):
     one = estimate(tmp_path)
     assert estimate(tmp_path, "training.epochs=6").train_s == pytest.approx(3 * one.train_s)
     for change in ({"images": 30}, {"checkpoints": ["last"]}):
-        attacks = [{"name": "clean", **change}, {"name": "pgd20", "steps": 3, **change}]
+        attacks = [{"name": "clean", **change}, {"name": "pgd3", **change}]
         assert estimate(tmp_path, f"evaluation.attacks={json.dumps(attacks)}").eval_s == pytest.approx(one.eval_s / 2)
 
 
@@ -93,7 +93,7 @@ def test_the_store_knows_how_many_images_survive(tmp_path):
     run_to_end(spec, store.root)
     rows = store.read("class_accuracy")
     shares = Calibration(store).shares
-    for attack in ("clean", "pgd20"):
+    for attack in ("clean", "pgd3"):
         assert shares["digits", 0.1, attack] == pytest.approx(rows[rows["attack"] == attack]["accuracy"].mean())
 
 

@@ -262,6 +262,55 @@ def test_the_precision_of_a_machine_is_decided_once_per_store(tmp_path, suite_fi
         for_this_machine(suite, tmp_path)
 
 
+WRITTEN = [
+    ["clean", "pgd20", "cw20", "aa_short"],
+    ["aa_short", "cw20", "pgd20", "clean"],
+    ["clean", {"name": "pgd20", "steps": 20}, {"name": "cw50", "steps": 20}, "aa_short"],
+    ["clean", {"name": "pgd20", "restarts": 1, "start": "uniform", "step_size": 0.025}, "cw20", "aa_short"],
+    [{"name": "clean", "checkpoints": ["last", "best_validation"]}, {"name": "pgd7", "steps": 20}, "cw20", "aa_short"],
+    ["clean", {"name": "pgd20_last", "every_iterate": True}, "cw20", {"name": "aa_short", "steps": None}],
+    ["clean", "pgd20", "cw20", {"name": "aa_short", "checkpoints": ["best_validation"]}],
+    [{"name": "clean", "images": 30}, {"name": "pgd20", "images": 300}, "cw20", "aa_short"],
+]
+
+
+@pytest.mark.parametrize("attacks", WRITTEN)
+def test_the_same_evaluation_in_other_words_is_the_same_trial(suite_file, attacks):
+    dataset = {"name": "digits", "test_images": 30}
+    first, found = (
+        specs(suite_file(eps=0.1, dataset=dataset, evaluation={"attacks": each})) for each in (WRITTEN[0], attacks)
+    )
+    assert [spec.trial_id for spec in found] == [spec.trial_id for spec in first]
+    assert found[0].evaluation == first[0].evaluation
+
+
+def test_other_attacks_are_other_trials(suite_file):
+    pgd = [{"steps": 50}, {"step_size": 0.01}, {"restarts": 2}, {"start": "clean"}, {"clamp_start": False}]
+    pgd += [{"every_iterate": False}, {"images": 100}, {"checkpoints": ["last"]}, {}]
+    found = [specs(suite_file(evaluation={"attacks": [{"name": "pgd20", **change}]}))[0] for change in pgd]
+    assert len({spec.trial_id for spec in found}) == len(pgd)
+    assert [spec.evaluation.attacks[0].name for spec in found[:2]] == ["pgd50", "pgd20"]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "says"),
+    [
+        (["pgd20", "pgd20"], "pgd20 is asked for twice; each attack can be listed once"),
+        (["pgd50", "clean", {"name": "pgd20", "steps": 50}], "pgd50 is asked for twice; each"),
+        (
+            [{"name": "pgd20", "images": 100}, {"name": "pgd20_last", "every_iterate": True, "images": 200}],
+            "pgd20 is asked for twice, with images 100 and 200;",
+        ),
+        ([{"name": "pgd20", "restarts": 5}, "pgd20"], "pgd20 is asked for twice, with restarts 5 and None;"),
+        ([{"name": "pgd20", "checkpoints": []}], "pgd20: checkpoints must name at least one"),
+        ([{"name": "pgd20", "images": 9}], "pgd20: images must be at least 10, one of each class, not 9"),
+    ],
+)
+def test_attacks_that_cannot_stand_beside_each_other(suite_file, attacks, says):
+    with pytest.raises(InputError, match=says):
+        specs(suite_file(evaluation={"attacks": attacks}))
+
+
 def test_planning_imports_neither_torch_nor_ray():
     code = "import sys; from harness.config import *; from harness.plan import *; plan(load_suite('quickstart')); "
     code += "import harness.cli, harness.store, harness.show; "

@@ -27,7 +27,7 @@ from harness.data import DATASETS, OWN, decoded, sources
 from harness.data.augment import augment, to_float
 from harness.data.readers import DEBIAN_FASHION_MNIST
 from harness.data.sources import data_root, load, pixel_statistics
-from harness.data.splits import split, split_sizes, stratified_subset
+from harness.data.splits import split, split_sizes, stratified_order, stratified_subset
 from harness.errors import InputError
 
 needs_fashion_mnist = pytest.mark.skipif(
@@ -536,6 +536,20 @@ def test_subset_sizes_follow_the_largest_remainder():
     assert labels[stratified_subset(labels, 10, 0)].bincount().tolist() == [5, 3, 2]
     equal = torch.arange(30) % 3
     assert equal[stratified_subset(equal, 10, 0)].bincount().tolist() == [4, 3, 3]
+
+
+def test_every_beginning_of_the_order_is_a_stratified_subset():
+    """Smaller subsets are parts of larger ones, in proportion to within an image, with every class from the first."""
+    order = stratified_order(UNEQUAL, 3)
+    assert torch.equal(order.sort().values, torch.arange(len(UNEQUAL)))
+    counts = UNEQUAL.bincount()
+    for count in (6, 7, 10, 100, 777, 6780):
+        drawn = UNEQUAL[order[:count]].bincount(minlength=7)
+        assert ((drawn > 0) == (counts > 0)).all()
+        assert ((drawn - counts * count / len(UNEQUAL)).abs() < 5).all()
+    equal = torch.arange(300) % 3
+    for count in (3, 10, 100, 299):
+        assert torch.equal(stratified_order(equal, 5)[:count].sort().values, stratified_subset(equal, count, 5))
 
 
 def test_a_subset_repeats_with_its_seed_and_differs_with_another():

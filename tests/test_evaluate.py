@@ -106,6 +106,49 @@ def test_seed_and_chunk_decide_the_noise() -> None:
     assert len({derive_seed(seed, name, chunk) for seed in (0, 1) for name in "ab" for chunk in (0, 1)}) == 8
 
 
+@pytest.mark.parametrize("eps", [0.02, 0.05, 0.1])
+def test_noise_never_lifts_every_iterate_above_the_last(eps: float) -> None:
+    """Same starts, so the same iterates: who survives them all survives the last."""
+    for seed in range(5):
+        every, last = run("pgd20", eps=eps, seed=seed), run("pgd20_last", eps=eps, seed=seed)
+        assert not (every["robust"] & ~last["robust"]).any()
+        assert not (run("pgd50", eps=eps, seed=seed)["robust"] & ~every["robust"]).any()
+    assert 0 < every["robust"].sum() < COUNT
+
+
+def test_aa_short_is_the_beginning_of_aa_standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image by image what survives its second stage; and each stage is computed once for all who ask for it."""
+    stage_itself, ran = auto.attack_stage, []
+
+    def stage(name: str, *arguments: Any, **options: Any):
+        ran.append(name)
+        return stage_itself(name, *arguments, **options, effort=auto.Effort(iterations=10, queries=20))
+
+    monkeypatch.setattr(evaluate, "attack_stage", stage)
+    whole = run("aa_standard", cache_dir=tmp_path)
+    assert len(ran) == 3 * 4
+    fresh = run("aa_short")
+    assert 0 < whole["robust"].sum() <= fresh["robust"].sum() < run("clean")["robust"].sum()
+    ran.clear()
+    assert_frame_equal(run("aa_short", cache_dir=tmp_path), fresh)
+    assert_frame_equal(run("apgd-ce", cache_dir=tmp_path), run("apgd-ce"))
+    assert ran == ["apgd-ce"] * 3, "only the one without a cache"
+    assert_frame_equal(run("aa_short", cache_dir=tmp_path, indices=range(20)), fresh[:20])
+    assert ran == ["apgd-ce"] * 3, "the first chunk is the same"
+    run("apgd-t", cache_dir=tmp_path)
+    assert ran == ["apgd-ce"] * 3 + ["apgd-t"] * 3, "a stage after another is not the stage alone"
+
+
+def test_a_stage_in_the_cache_keeps_no_remark_of_the_attack_that_asked_for_it(tmp_path: Path) -> None:
+    notes: dict[str, list[str]] = {"aa_short": [], "apgd-ce": []}
+    for attack, texts in notes.items():
+        run(attack, num_classes=3, cache_dir=tmp_path, note=lambda source, text, texts=texts: texts.append(text))
+    assert all(len(texts) == 1 and texts[0].endswith("ran apgd-ce (3 chunks)") for texts in notes.values())
+    ran: list[str] = []
+    run("aa_standard", num_classes=3, indices=range(4), note=lambda source, text: ran.append(text))
+    assert ran[0].endswith("ran apgd-ce, fab-t, square")
+
+
 def test_chunk_ranges() -> None:
     assert chunk_ranges(5, 2) == [range(0, 2), range(2, 4), range(4, 5)]
     assert chunk_ranges(4, 4) == [range(0, 4)]

@@ -19,7 +19,7 @@ TEXT = (Path(__file__).resolve().parent.parent / "docs" / "results.md").read_tex
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
-    for spec in small_specs(root).values():
+    for spec in small_specs(root, "evaluation.attacks=[clean, pgd20]").values():
         run_to_end(spec, root)
     return Store(root)
 

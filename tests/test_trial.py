@@ -65,7 +65,7 @@ def test_rows_agree_with_each_other(straight):
             assert row["accuracy"] == row["correct"] / row["n"]
     clean, robust = (
         outcomes[outcomes.attack == name].set_index(["checkpoint", "sample_index"])["robust"]
-        for name in ("clean", "pgd20")
+        for name in ("clean", "pgd3")
     )
     assert not (robust & ~clean.reindex(robust.index)).any()  # nobody is robust who is wrong unattacked
 

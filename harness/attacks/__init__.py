@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -47,12 +48,23 @@ class AscentSettings:
 
 @dataclass(frozen=True)
 class AttackInfo:
-    """An attack of the vocabulary: gradient ascent has `ascent`, AutoAttack has `stages`, clean has neither."""
+    """An attack of the vocabulary: gradient ascent has `ascent`, AutoAttack has `stages`, clean has neither.
+
+    name: with `{N}` in it, of every number of steps: pgd{N} declares pgd20 and pgd50. title: how tables call it.
+    """
 
     name: str
+    title: str
     description: str
     ascent: AscentSettings | None = None
     stages: tuple[str, ...] = ()
+
+    def with_steps(self, steps: int) -> AttackInfo:
+        """The attack of so many steps; itself where the name has no `{N}`."""
+        if self.ascent is None or "{N}" not in self.name:
+            return self
+        name, title = (text.replace("{N}", str(steps)) for text in (self.name, self.title))
+        return replace(self, name=name, title=title, ascent=replace(self.ascent, steps=steps))
 
 
 _FGSM = AscentSettings(steps=1, step_share=1.0, start="clean", every_iterate=False)
@@ -60,21 +72,61 @@ _FGSM = AscentSettings(steps=1, step_share=1.0, start="clean", every_iterate=Fal
 ATTACKS: dict[str, AttackInfo] = {
     info.name: info
     for info in (
-        AttackInfo("clean", "no attack: accuracy on the images as they are"),
-        AttackInfo("fgsm", "one signed gradient step of eps from the image", _FGSM),
+        AttackInfo("clean", "Clean", "no attack: accuracy on the images as they are"),
+        AttackInfo("fgsm", "FGSM", "one signed gradient step of eps from the image", _FGSM),
         AttackInfo(
-            "pgd20", "PGD, 20 steps of eps/4, robust only if every iterate is classified right", AscentSettings()
+            "pgd{N}",
+            "PGD-{N}",
+            "PGD, N steps of eps/4, such as pgd20: robust only if every iterate is classified right",
+            AscentSettings(),
         ),
-        AttackInfo("pgd20_last", "PGD-20 judged on the last iterate only", AscentSettings(every_iterate=False)),
-        AttackInfo("cw20", "PGD-20 on the margin, every iterate (CW-inf)", AscentSettings(objective="margin")),
-        AttackInfo("aa_short", "AutoAttack's apgd-ce and apgd-t", stages=AUTOATTACK_STAGES[:2]),
-        AttackInfo("aa_standard", "AutoAttack standard: all four stages", stages=AUTOATTACK_STAGES),
-        AttackInfo("apgd-ce", "AutoAttack stage: APGD on cross-entropy", stages=("apgd-ce",)),
-        AttackInfo("apgd-t", "AutoAttack stage: targeted APGD on the DLR loss", stages=("apgd-t",)),
-        AttackInfo("fab-t", "AutoAttack stage: targeted FAB", stages=("fab-t",)),
-        AttackInfo("square", "AutoAttack stage: Square, 5000 queries", stages=("square",)),
+        AttackInfo(
+            "pgd{N}_last",
+            "PGD-{N} (last)",
+            "the same, such as pgd20_last, judged on the last iterate only",
+            AscentSettings(every_iterate=False),
+        ),
+        AttackInfo(
+            "cw{N}",
+            "CW-{N}",
+            "PGD on the margin, N steps, such as cw20: every iterate (CW-inf)",
+            AscentSettings(objective="margin"),
+        ),
+        AttackInfo("aa_short", "AA (short)", "AutoAttack's apgd-ce and apgd-t", stages=AUTOATTACK_STAGES[:2]),
+        AttackInfo("aa_standard", "AA", "AutoAttack standard: all four stages", stages=AUTOATTACK_STAGES),
+        AttackInfo("apgd-ce", "APGD-CE", "AutoAttack stage: APGD on cross-entropy", stages=("apgd-ce",)),
+        AttackInfo("apgd-t", "APGD-T", "AutoAttack stage: targeted APGD on the DLR loss", stages=("apgd-t",)),
+        AttackInfo("fab-t", "FAB-T", "AutoAttack stage: targeted FAB", stages=("fab-t",)),
+        AttackInfo("square", "Square", "AutoAttack stage: Square, 5000 queries", stages=("square",)),
     )
 }
+
+_NUMBER = re.compile(r"[1-9][0-9]*")
+
+
+def declared(name: object) -> str | None:
+    """The name under which an attack is declared in `ATTACKS`: pgd{N} for pgd20; None for what is no attack."""
+    text = str(name)
+    if "{N}" not in text and (found := _NUMBER.sub("{N}", text, count=1)) in ATTACKS:
+        return found
+    return None
+
+
+def attack_info(name: object) -> AttackInfo:
+    """The attack of that name, with the steps that are in it. InputError: an unknown name."""
+    family, found = declared(name), _NUMBER.search(str(name))
+    steps = int(found[0]) if found else AscentSettings.steps
+    if family is None:
+        raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()])
+    return ATTACKS[family].with_steps(steps)
+
+
+def attack_place(name: str) -> tuple[int, int, str]:
+    """Sorts attacks as tables list them: clean, fgsm, pgd, cw, AutoAttack; fewer steps first; unknown ones last."""
+    family = declared(name)
+    place = list(ATTACKS).index(family) if family else len(ATTACKS)
+    steps = _NUMBER.search(name) if family else None
+    return place, int(steps[0]) if steps else 0, name
 
 
 def check_request(request: Mapping[str, Any]) -> AttackInfo:
@@ -82,9 +134,7 @@ def check_request(request: Mapping[str, Any]) -> AttackInfo:
 
     InputError: an unknown name, a key the attack does not have, a bad value.
     """
-    info = ATTACKS.get(request.get("name", ""))
-    if info is None:
-        raise unknown("attack", request.get("name"), ATTACKS)
+    info = attack_info(request.get("name"))
     allowed = ("name", "images", "checkpoints", *(OVERRIDES if info.ascent else ()))
     for key, value in request.items():
         if key not in allowed and not (key in OVERRIDES and value is None):
@@ -102,12 +152,41 @@ def ascent_settings(request: Mapping[str, Any]) -> AscentSettings:
     return _overridden(info, request)
 
 
+def canonical_request(request: Mapping[str, Any], eps: float) -> dict[str, Any]:
+    """The one way to write a request, whatever its words: the name that fits best, and the overrides left beside it.
+
+    It follows from what the attack does with this eps: {"name": "pgd20", "steps": 50} is {"name": "pgd50"}. InputError
+    as `check_request`.
+    """
+    info = check_request(request)
+    if info.ascent is None:
+        return {"name": info.name}
+    wanted = _overridden(info, request)
+    if wanted.start != "uniform":  # nothing else is clamped
+        wanted = replace(wanted, clamp_start=AscentSettings.clamp_start)
+    forms = []
+    for each in ATTACKS.values():
+        form = each.with_steps(wanted.steps)
+        if form.ascent and form.ascent.objective == wanted.objective:
+            forms.append({"name": form.name, **_differences(form.ascent, wanted, eps)})
+    return min(forms, key=len)
+
+
+def _differences(own: AscentSettings, wanted: AscentSettings, eps: float) -> dict[str, Any]:
+    """The overrides that make `wanted` of `own`."""
+    keys = [key for key in OVERRIDES if key != "step_size" and getattr(own, key) != getattr(wanted, key)]
+    changes = {key: getattr(wanted, key) for key in keys}
+    if own.step(eps) != wanted.step(eps):
+        changes["step_size"] = wanted.step(eps)
+    return changes
+
+
 def stage_names(name: str, num_classes: int) -> tuple[str, ...]:
     """The stages that the attack runs one by one: AutoAttack's own, otherwise the attack itself.
 
     The targeted DLR loss needs four logits, so with fewer classes apgd-t is left out; alone it is an InputError.
     """
-    stages = ATTACKS[name].stages or (name,)
+    stages = attack_info(name).stages or (name,)
     possible = tuple(stage for stage in stages if stage != "apgd-t" or num_classes > 3)
     if not possible:
         raise InputError(f"attack {name} needs at least 4 classes, the data has {num_classes}")

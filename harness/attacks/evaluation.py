@@ -5,12 +5,15 @@ An image is robust exactly when that prediction is its label; a broken one has t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attacks import AscentSettings
 from harness.attacks.linf import Forward, Objective, ascend, normal_start, uniform_start
+from harness.seeds import seeded
 
 NO_DECISION = -1
 
@@ -59,6 +62,12 @@ def draw_noise(x: Tensor, settings: AscentSettings, generator: torch.Generator) 
     return noise.to(x.device)
 
 
+def seeded_noise(x: Tensor, settings: AscentSettings, *coordinates: int | str) -> Callable[[int], Tensor]:
+    """The start noise of x by number of restart. It follows from the kind of start, the restart and the coordinates:
+    attacks that start alike start at the same points, whatever they do then."""
+    return lambda restart: draw_noise(x, settings, seeded("start", settings.start, restart, *coordinates))
+
+
 def start_point(x: Tensor, noise: Tensor, settings: AscentSettings, eps: float) -> Tensor:
     """Where the ascent from x begins, given the noise that `draw_noise` describes."""
     if settings.start == "uniform":
@@ -85,18 +94,19 @@ def attack_chunk(
     settings: AscentSettings,
     *,
     eps: float,
-    generator: torch.Generator,
+    noise: Callable[[int], Tensor],
     batch_size: int,
 ) -> Tensor:
     """`prediction` (N,) with the attack's in place where it was right: only images still classified right are attacked.
 
-    Noise is drawn for the whole chunk and goes with the image: neither batch size nor who is still alive changes it.
+    noise: by number of restart, for the whole chunk (see `seeded_noise`). It goes with the image: neither batch size
+    nor who is still alive changes it.
     """
     prediction = prediction.clone()
-    for _ in range(settings.restarts):
-        noise = draw_noise(x, settings, generator)
+    for restart in range(settings.restarts):
+        drawn = noise(restart)
         for part in (prediction == labels).nonzero().flatten().split(batch_size):
-            start = start_point(x[part], noise[part], settings, eps)
+            start = start_point(x[part], drawn[part], settings, eps)
             prediction[part] = attack_from(forward, x[part], labels[part], start, settings, eps)
     return prediction
 

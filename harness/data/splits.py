@@ -117,6 +117,19 @@ def _subset_sizes(counts: np.ndarray, count: int) -> np.ndarray:
     return _proportional(counts, count)
 
 
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """All positions, ordered so that every beginning is a stratified subset: a smaller subset is the beginning of a
+    larger one, which the largest remainders of `stratified_subset` do not promise where classes are unequal.
+
+    First one image of each class, then always the class that lacks most (Webster's method, ties to the lower class).
+    With equal classes the beginnings are the images of `stratified_subset`.
+    """
+    values = labels.cpu().numpy()
+    rank = _rank_in_class(values, _order(len(values), "subset", seed))
+    due = np.where(rank == 0, 0, (rank + 0.5) / np.bincount(values)[values])
+    return _tensor(np.lexsort((values, due)))
+
+
 def _proportional(counts: np.ndarray, count: int) -> np.ndarray:
     """`count` shared out in proportion to `counts`, whole numbers, one at least where `counts` is not zero."""
     total = int(counts.sum())

@@ -7,21 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.attacks import ATTACKS
+from harness.attacks import attack_info, declared
 from harness.report.leaderboard import Leaderboard
 from harness.report.results import read_spec
 from harness.report.selection import RULES
 
-ATTACK_TITLES = {
-    "clean": "Clean", "fgsm": "FGSM", "pgd20": "PGD-20", "pgd20_last": "PGD-20 (last)", "cw20": "CW-20",
-    "aa_short": "AA (short)", "aa_standard": "AA", "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T",
-    "square": "Square",
-}  # fmt: skip
-
 
 def attack_title(name: object) -> str:
     """How tables and figures call an attack."""
-    return ATTACK_TITLES.get(str(name), str(name))
+    return attack_info(name).title if declared(name) else str(name)
 
 
 def eps_text(eps: float) -> str:
@@ -125,7 +119,7 @@ def images_text(images: Sequence[int]) -> str:
 
 
 def _ascent(name: str, request: Mapping[str, Any]) -> list[str]:
-    info = ATTACKS.get(name)
+    info = attack_info(name) if declared(name) else None
     if info is None or info.ascent is None:
         return [info.description.split(": ")[-1]] if info and info.stages else []
     steps, share = request.get("steps") or info.ascent.steps, info.ascent.step_share

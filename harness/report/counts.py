@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.attacks import ATTACKS
+from harness.attacks import attack_place
 
 CHECKPOINT_ORDER = ("best_validation", "last", "given")
 
@@ -78,8 +78,7 @@ def mean_counts(counts: ClassCounts, by: Sequence[str]) -> ClassCounts:
 
 def attack_order(names: Sequence[str]) -> list[str]:
     """Attacks as tables list them: clean, fgsm, pgd, cw, AutoAttack, then others by name."""
-    known = list(ATTACKS)
-    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
+    return sorted(set(names), key=attack_place)
 
 
 def checkpoint_order(names: Sequence[str]) -> list[str]:

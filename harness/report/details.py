@@ -6,12 +6,15 @@ from typing import Any
 
 import pandas as pd
 
+from harness.attacks import declared
 from harness.report.captions import attack_title
 from harness.report.differences import BOUNDS
 from harness.report.grid import MAIN, Cell, costs, grid, number
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
 from harness.report.results import records
+
+SELECTED_UNDER = ("pgd{N}", "aa_standard", "aa_short")  # the attacks that checkpoints are compared under
 
 
 def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
@@ -59,7 +62,7 @@ def selection_table(board: Leaderboard, setting: tuple, attack: str | None = Non
     What no row has (a checkpoint, peeked scores, tuning trials) has no column.
     """
     part = board.of(setting)
-    attack = attack or next((name for name in ("pgd20", "aa_standard", "aa_short") if name in part.attacks), None)
+    attack = attack or next((name for name in part.attacks if declared(name) in SELECTED_UNDER), None)
     chosen = part.scores[part.scores["attack"] == attack]
     scores = chosen.set_index(["row", "checkpoint", "metric"])["value"].to_dict()
     title = attack_title(attack) if attack else ""

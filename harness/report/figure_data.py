@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.attacks import declared
 from harness.report.captions import attack_title
 from harness.report.counts import attack_order, class_counts, mean_counts
 from harness.report.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
 
 HEADLINE = (
-    "pgd20",
-    "pgd20_last",
+    "pgd{N}",
+    "pgd{N}_last",
     "aa_standard",
     "aa_short",
-    "cw20",
+    "cw{N}",
     "fgsm",
     "apgd-ce",
     "apgd-t",
@@ -48,9 +49,10 @@ class ClassView:
 
 
 def headline_attack(frame: pd.DataFrame) -> str | None:
-    """The attack a figure shows when none is named: PGD-20 where it was run."""
-    found = set(frame["attack"].unique())
-    return next((name for name in HEADLINE if name in found), next(iter(sorted(found)), None))
+    """The attack a figure shows when none is named: PGD where it was run."""
+    found = attack_order([str(name) for name in frame["attack"].unique()])
+    chosen = ([name for name in found if declared(name) == family] for family in HEADLINE)
+    return next((names[0] for names in chosen if names), next(iter(found), None))
 
 
 def at(
@@ -138,4 +140,5 @@ def chosen_of(names: Sequence[str], frame: pd.DataFrame) -> str | None:
 
 def ladder(frame: pd.DataFrame) -> list[str]:
     """The attacks of a frame from clean to the strongest."""
-    return [name for name in attack_order([str(name) for name in frame["attack"].unique()]) if name != "pgd20_last"]
+    found = attack_order([str(name) for name in frame["attack"].unique()])
+    return [name for name in found if declared(name) != "pgd{N}_last"]

@@ -197,7 +197,8 @@
   function headline(row) {
     const chosen = byId("attack").value;
     const there = Object.keys(row.scores[checkpointOf(row)] || {});
-    return [chosen, "pgd20", "aa_standard", "aa_short", ...there].find((name) => there.includes(name)) || null;
+    const pgd = there.filter((name) => /^pgd[0-9]+$/.test(name));
+    return [chosen, ...pgd, "aa_standard", "aa_short", ...there].find((name) => there.includes(name)) || null;
   }
 
   function detail(row) {
