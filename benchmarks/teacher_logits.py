@@ -40,7 +40,7 @@ def _row(precision: str, rounds: int, steps: int) -> dict[str, Any]:
             fresh = Path(folder, str(next(runs)))
             fresh.mkdir()  # as the driver does where several trials share
             for method in METHODS:
-                logits = SharedLogits(fresh, {"precision": precision}, BATCH, 10)
+                logits = SharedLogits(fresh, {"teacher": precision}, BATCH, 10)
                 _train(method, teacher, precision, images, labels, logits)
                 logits.close()
 

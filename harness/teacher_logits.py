@@ -1,9 +1,9 @@
 """Teachers' logits on clean training batches, computed once for all distillation trials that see the same batches.
 
-Order and augmentation of the batches depend on data, split, seed and student, not on the method (`harness.seeds`), so
-the trials of one seed ask a teacher the same questions. Whoever comes first writes the answer down. The driver of a
-run makes the folder where at least two of its trials can share, and removes it at the end; a trial that finds no folder
-asks its teachers itself. Imports torch only where logits are read.
+Order and augmentation of the batches depend on data, split, seed and student (`harness.seeds`), so trials of one seed
+that train on the same images ask a teacher the same questions. Whoever comes first writes the answer down, under a
+digest of all that decides it. The driver of a run makes the folder where at least two of its trials seem to share, and
+removes it at the end; a trial that finds no folder asks its teachers itself. Imports torch only in trials.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ import os
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data import DATASETS
+from harness.data.splits import wants_second_split
 from harness.files import make_folder
-from harness.spec import TrialSpec
+from harness.provenance import device_name
+from harness.spec import NetworkSpec, TrialSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
+
+    from harness.train import EpochBatches
 
 _CHECKSUM_BYTES = 4
 _MANY_IMAGES, _MANY_CLASSES = 50_000, 100  # where the data set does not say
@@ -48,33 +53,24 @@ def sharing(store_root: Path, specs: Sequence[TrialSpec]) -> Iterator[None]:
 
 
 def shared_bytes(specs: Sequence[TrialSpec]) -> int:
-    """How much disk the logits take that at least two of the trials need, at most."""
+    """How much disk the logits take at most; 0 where no two of the trials ask the same.
+
+    Estimated from the specifications, for the driver. What is shared is decided in the trials, by `shared_names`.
+    """
     asking = [spec for spec in specs if spec.training is not None and spec.teachers]
-    users = Counter(_text(_facts(spec)) for spec in asking)
-    sizes = {_text(_facts(spec)): _bytes(spec) for spec in asking}
-    return sum(sizes[facts] for facts, count in users.items() if count > 1)
+    users = Counter(_estimated_questions(spec) for spec in asking)
+    if all(count == 1 for count in users.values()):
+        return 0
+    return sum({_estimated_questions(spec): _bytes(spec) for spec in asking}.values())
 
 
-def epoch_facts(spec: TrialSpec, epoch: int, device: str) -> dict[str, Any]:
-    """Everything that decides the logits of one epoch, as plain values."""
-    import torch
-
-    return {**_facts(spec), "epoch": epoch, "where": [device, torch.__version__]}
-
-
-def _facts(spec: TrialSpec) -> dict[str, Any]:
-    """What trials with the same questions have in common."""
+def _estimated_questions(spec: TrialSpec) -> str:
+    """What trials that ask the same have in common."""
     assert spec.training is not None
-    return {
-        "batches": [spec.split_seed, spec.seed, spec.student.label, spec.training.batch_size],
-        "dataset": spec.dataset.model_dump(mode="json"),
-        "teachers": {name: source.training or source.sha256 for name, source in spec.teachers.items()},
-        "arithmetic": [spec.engine, spec.precision, spec.threads],
-    }
-
-
-def _text(facts: dict[str, Any]) -> str:
-    return json.dumps(facts, sort_keys=True)
+    batches = [spec.split_seed, spec.seed, spec.student.label, spec.training.batch_size, wants_second_split(spec)]
+    teachers = {name: source.training or source.sha256 for name, source in spec.teachers.items()}
+    arithmetic = [spec.engine, spec.precision, spec.threads]
+    return json.dumps([spec.dataset.model_dump(mode="json"), batches, teachers, arithmetic], sort_keys=True)
 
 
 def _bytes(spec: TrialSpec) -> int:
@@ -85,15 +81,57 @@ def _bytes(spec: TrialSpec) -> int:
     return spec.training.epochs * len(spec.teachers) * records
 
 
+def digest(values: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits of tensors (their types, shapes and bytes) and plain values, by name."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+            found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            found.update(json.dumps([name, value], sort_keys=True).encode())
+    return found.hexdigest()[:32]
+
+
+def network_digest(network: nn.Module, built: NetworkSpec) -> str:
+    """`digest` of a network: what it was built from, and its tensors."""
+    facts = {"built": built.model_dump(mode="json")}
+    return digest(facts | dict(network.named_parameters()) | dict(network.named_buffers()))
+
+
+def shared_names(
+    images: str,
+    teachers: Mapping[str, str],
+    batches: EpochBatches,
+    *,
+    engine: str,
+    precision: str,
+    device: torch.device,
+) -> dict[str, str]:
+    """For each teacher, the name under which its logits on an epoch's batches are shared: a digest of everything that
+    decides them, taken from what they are computed with and not from a specification, so that an option of the
+    training cannot be forgotten here.
+
+    images: `digest` of the training images and labels. teachers: `network_digest` by name.
+    """
+    import torch
+
+    machine = [torch.get_num_threads(), device_name(device), torch.__version__]
+    common = batches.recipe | {"images": images, "arithmetic": [engine, precision, *machine]}
+    return {name: digest(common | {"teacher": teacher}) for name, teacher in teachers.items()}
+
+
 class SharedLogits:
     """The answers on the batches of one epoch, one file per teacher: a record of fixed size for each batch, with a
     checksum, so that a record that was never written, or not to its end, reads as missing.
 
-    folder: `shared_folder`; where it is missing, everything is computed. facts: `epoch_facts`.
+    folder: `shared_folder`. names: `shared_names`; a teacher without one, or without the folder, is asked each time.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any], batch_size: int, num_classes: int) -> None:
-        self._folder, self._facts = folder, facts
+    def __init__(self, folder: Path, names: Mapping[str, str], batch_size: int, num_classes: int) -> None:
+        self._folder, self._names = folder, names
         self._num_classes = num_classes
         self._record_bytes = batch_size * num_classes * 4 + _CHECKSUM_BYTES
         self._files: dict[str, int | None] = {}
@@ -124,11 +162,11 @@ class SharedLogits:
         self._files.clear()
 
     def _file(self, teacher: str) -> int | None:
+        if teacher not in self._names:
+            return None
         if teacher not in self._files:
-            facts = _text({**self._facts, "teacher": teacher})
-            name = hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
             try:
-                self._files[teacher] = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+                self._files[teacher] = os.open(self._folder / self._names[teacher], os.O_RDWR | os.O_CREAT, 0o644)
             except FileNotFoundError:
                 self._files[teacher] = None
         return self._files[teacher]

@@ -301,6 +301,14 @@ class EpochBatches:
         self.padding, self.flip = padding, flip
         self.order = torch.randperm(len(labels), generator=seeded("order", *coordinates, epoch))
         self.augmentation = seeded("augmentation", *coordinates, epoch)
+        # all that decides the batches beside the images: what is computed on them is shared by it
+        self.recipe = {
+            "batch_size": batch_size,
+            "padding": padding,
+            "flip": flip,
+            "order": self.order,
+            "augmentation": self.augmentation.get_state(),
+        }
         self.start_noise = seeded("noise", *coordinates, epoch, device=images.device)
         self.done = 0
 

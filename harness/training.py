@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.models.checkpoints import file_sha256, write_state
 from harness.provenance import cpu_seconds, origin
 from harness.seeds import derive_seed, globally_seeded, seeded
 from harness.spec import TrialSpec
-from harness.teacher_logits import SharedLogits, epoch_facts, shared_folder
+from harness.teacher_logits import SharedLogits, digest, network_digest, shared_folder, shared_names
 from harness.train import EpochBatches, Trainer
 from harness.validation import class_rates, correct_under_pgd, held_out_statistics
 from methods.base import EpochEnd, HeldOut, Method
@@ -74,13 +75,13 @@ class _Run:
         student = new_network(spec.student, data, derive_seed("weights", *self.coordinates))
         if spec.init is not None:
             student.load_state_dict(trained_network(spec.init, data, store_root).state_dict())
-        teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
+        self.teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
         with globally_seeded("method", *self.coordinates):
             method: Method = methods.build(spec.method, data.num_classes)
         self.trainer = Trainer(
             student,
             method,
-            teachers,
+            self.teachers,
             self.training,
             eps=spec.eps,
             engine=spec.engine,
@@ -148,11 +149,30 @@ class _Run:
 
     def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
         """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""
-        facts = epoch_facts(self.spec, self.trainer.epoch, str(self.device))
         folder = shared_folder(self.folder.parent.parent)
-        shared = SharedLogits(folder, facts, self.training.batch_size, self.data.num_classes)
+        names = self._shared_names(batches) if self.teachers and folder.is_dir() else {}
+        shared = SharedLogits(folder, names, self.training.batch_size, self.data.num_classes)
         self.trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)
         return shared
+
+    def _shared_names(self, batches: EpochBatches) -> dict[str, str]:
+        return shared_names(
+            self._images_digest,
+            self._teacher_digests,
+            batches,
+            engine=self.trainer.engine,
+            precision=self.trainer.precision,
+            device=self.device,
+        )
+
+    @cached_property
+    def _images_digest(self) -> str:
+        return digest(vars(self.data.train))
+
+    @cached_property
+    def _teacher_digests(self) -> dict[str, str]:
+        sources = self.spec.teachers
+        return {name: network_digest(network, sources[name].network) for name, network in self.teachers.items()}
 
     def _learn_first(self) -> None:
         method, epoch = self.trainer.method, self.trainer.epoch
