@@ -63,15 +63,17 @@ def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "path": str(path), "sha256": found}
 
 
-def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec) -> EvaluationSpec:
-    """The evaluation block: attacks as names or mappings, `images` as their common default.
+def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec, seed: int = 0) -> EvaluationSpec:
+    """The evaluation block of one seed's trial: attacks as names or mappings, `images` as their common default; one
+    with `seeds` is for those only.
 
     However they are written, and in whichever order: the same attacks at this eps, on these images, make the same
     specification.
     """
     values = dict(values)
     images = values.pop("images", None)
-    attacks = [_attack(entry, images, eps, dataset) for entry in values.pop("attacks", [])]
+    entries = [_of_seed(entry, seed) for entry in values.pop("attacks", [])]
+    attacks = [_attack(entry, images, eps, dataset) for entry in entries if entry is not None]
     if not attacks:
         raise InputError("evaluation: attacks must name at least one attack")
     attacks.sort(key=lambda attack: attack_place(attack.name))
@@ -79,6 +81,14 @@ def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec)
         if first.name == second.name:
             raise InputError(f"evaluation: attacks: {_twice(first, second)}; each attack can be listed once")
     return read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
+
+
+def _of_seed(entry: Entry, seed: int) -> Entry | None:
+    """The entry of an attack without its `seeds`; None where they leave this one out."""
+    if not isinstance(entry, Mapping) or "seeds" not in entry:
+        return entry
+    seeds = seed_list(entry["seeds"], f"evaluation: {entry.get('name')}: seeds")
+    return {key: value for key, value in entry.items() if key != "seeds"} if seed in seeds else None
 
 
 def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) -> AttackRequest:
@@ -100,6 +110,13 @@ def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) 
     if images is not None and dataset.test_images is not None and images >= dataset.test_images:
         images = None
     return AttackRequest(images=images, checkpoints=checkpoints, **canonical_request(request.overrides, eps))
+
+
+def seed_list(seeds: Any, where: str) -> list[int]:
+    """A list of seeds, whole numbers of at least 0; InputError for anything else."""
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InputError(f"{where} must be a list of whole numbers of at least 0, not {seeds!r}")
+    return seeds
 
 
 def _twice(first: AttackRequest, second: AttackRequest) -> str:

@@ -23,14 +23,15 @@ CountThreads = Callable[["Suite"], int]
 
 
 class PrimaryComparison(BaseModel):
-    """A comparison of two variants that is registered before their results are known, on some metrics under the
-    strongest attack. Part of no trial's identity."""
+    """A comparison of two variants that is registered before their results are known, on some metrics under one attack,
+    by default the strongest. Part of no trial's identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: str
     against: str
     metrics: tuple[Literal["average", "worst", "nsd"], ...] = Field(min_length=1)
+    attack: str | None = None
 
 
 def _one_component(name: str) -> str:

@@ -17,6 +17,7 @@ from harness.blocks import (
     network_spec,
     radius,
     read,
+    seed_list,
     training_spec,
 )
 from harness.config import Suite
@@ -110,7 +111,7 @@ def _method_entry(entry: Entry, suite: Suite) -> _MethodEntry:
     values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
     name, variant = values.get("method"), values.pop("variant", None)
     own: Any = values.pop("training", {})
-    seeds = _seeds(values.pop("seeds", suite.seeds), f"methods: seeds of {name}")
+    seeds = seed_list(values.pop("seeds", suite.seeds), f"methods: seeds of {name}")
     where = f"methods: training of {name}" if own else "training"
     if not isinstance(own, Mapping):
         raise InputError(f"{where} must be a mapping such as {{lr: 0.2}}, not {own!r}")
@@ -132,12 +133,6 @@ def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: {error}") from error
 
 
-def _seeds(seeds: Any, where: str) -> list[int]:
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise InputError(f"{where} must be a list of whole numbers of at least 0, not {seeds!r}")
-    return seeds
-
-
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return "+".join(f"{key}={_short(item)}" if key != "name" else str(item) for key, item in value.items())
@@ -157,6 +152,9 @@ def _check_primary(suite: Suite, variants: list[str]) -> None:
                 raise unknown("variant in primary", name, variants)
         if comparison.variant == comparison.against:
             raise InputError(f"primary: '{comparison.variant}' is compared with itself")
+        attacks = {entry["name"] if isinstance(entry, Mapping) else entry for entry in suite.evaluation["attacks"]}
+        if comparison.attack is not None and comparison.attack not in attacks:
+            raise unknown("attack in primary", comparison.attack, attacks)
 
 
 def _by_teacher_seed(suite: Suite) -> list[Suite]:
@@ -168,7 +166,7 @@ def _by_teacher_seed(suite: Suite) -> list[Suite]:
         if key in block:
             raise InputError(f"teacher: 'seeds' are of a teacher to train; it does not go with '{key}'")
     rest = {key: value for key, value in block.items() if key != "seeds"}
-    seeds = _seeds(block["seeds"], "teacher: seeds")
+    seeds = seed_list(block["seeds"], "teacher: seeds")
     return [suite.model_copy(update={"teacher": {**rest, "seed": seed}}) for seed in seeds]
 
 
@@ -268,7 +266,7 @@ def _trial(
             "method": resolved,
             "code": methods.code_of(resolved) if resolved else {},
             "training": training,
-            "evaluation": evaluation_spec(suite.evaluation, eps, dataset),
+            "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed),
             "eps": eps,
             "norm": suite.norm,
             "seed": seed,

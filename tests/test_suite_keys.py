@@ -111,3 +111,25 @@ def test_registered_comparisons_change_no_id_and_stand_in_the_store(planned, tmp
     (first / "primary.json").write_text("{")
     with pytest.raises(InputError, match="damaged; it records registered comparisons"):
         registered_comparisons(first)
+
+
+def test_an_attack_of_some_seeds_is_in_their_trials_only(planned):
+    attacks = ["clean", {"name": "aa_short", "images": 20, "seeds": [1]}]
+    specs = planned(evaluation={"attacks": attacks})
+    asked = {(spec.role, spec.seed): [attack.name for attack in spec.evaluation.attacks] for spec in specs}
+    assert asked["student", 0] == ["clean"]
+    assert asked["student", 1] == ["clean", "aa_short"]
+    plain = planned(evaluation={"attacks": ["clean", {"name": "aa_short", "images": 20}]})
+    ids = {(spec.variant, spec.seed): spec.trial_id for spec in plain if spec.role == "student" and spec.seed == 1}
+    same = {(spec.variant, spec.seed): spec.trial_id for spec in specs if spec.role == "student" and spec.seed == 1}
+    assert same == ids
+    with pytest.raises(InputError, match="aa_short: seeds must be a list of whole numbers"):
+        planned(evaluation={"attacks": ["clean", {"name": "aa_short", "seeds": 1}]})
+    with pytest.raises(InputError, match="at least one attack"):
+        planned(evaluation={"attacks": [{"name": "aa_short", "seeds": [1]}]})
+
+
+def test_the_attack_of_a_registered_comparison_is_one_of_the_suite(planned):
+    planned(primary=[{**PRIMARY[0], "attack": "clean"}])
+    with pytest.raises(InputError, match="unknown attack in primary 'pgd20'"):
+        planned(primary=[{**PRIMARY[0], "attack": "pgd20"}])
