@@ -20,7 +20,7 @@ from harness.data.splits import stratified_subset
 from harness.errors import InputError
 from harness.models.build import build
 from harness.provenance import processor_precision
-from harness.spec import NUMERICS_VERSION, TrainingSpec
+from harness.spec import NUMERICS_VERSION, AugmentSpec, TrainingSpec
 from harness.train import EpochBatches, Trainer
 
 
@@ -105,8 +105,7 @@ def _train(student: nn.Module, recipe: Recipe) -> None:
             train.images[chosen],
             train.labels[chosen],
             64,
-            padding=facts.crop_padding,
-            flip=facts.flip,
+            augment=AugmentSpec(crop=facts.crop_padding, flip=facts.flip),
             coordinates=("benchmark",),
             epoch=epoch,
         )

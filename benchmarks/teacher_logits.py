@@ -15,7 +15,7 @@ import methods
 from benchmarks.measure import in_turn, seconds
 from harness.engine import evaluation_forward
 from harness.models.build import build
-from harness.spec import TrainingSpec
+from harness.spec import AugmentSpec, TrainingSpec
 from harness.teacher_logits import SharedLogits
 from harness.train import EpochBatches, Trainer
 
@@ -98,7 +98,7 @@ def _train(
         eps=EPS,
         precision=precision,
     )
-    batches = EpochBatches(images, labels, BATCH, padding=0, flip=False, coordinates=("benchmark",), epoch=0)
+    batches = EpochBatches(images, labels, BATCH, augment=AugmentSpec(), coordinates=("benchmark",), epoch=0)
     if shared is not None:
         trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)
     trainer.begin_epoch()

@@ -12,12 +12,20 @@ from pydantic import BaseModel, ValidationError
 
 import methods
 from harness.attacks import attack_info, attack_place, canonical_request
-from harness.data import DATASETS, OWN
+from harness.data import DATASETS, OWN, DatasetInfo
 from harness.data.folder import folder_sha256
 from harness.errors import InputError, unknown
 from harness.models import MODELS, resolve_params
 from harness.notation import number
-from harness.spec import CHECKPOINTS, AttackRequest, DatasetSpec, EvaluationSpec, NetworkSpec, TrainingSpec
+from harness.spec import (
+    CHECKPOINTS,
+    AttackRequest,
+    AugmentSpec,
+    DatasetSpec,
+    EvaluationSpec,
+    NetworkSpec,
+    TrainingSpec,
+)
 
 Entry = str | dict[str, Any]
 
@@ -36,16 +44,34 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
     """A data set from `digits` or `{name: npz, path: mine.npz, train_images: 1000}`.
 
     A hash that is given is trusted here: `own_data` compares it with the content, and so does whoever reads the data.
+    An augmentation that is the data set's own is null: however it is written, it is the same.
     """
     values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     if values.get("name") not in DATASETS:
         raise unknown("dataset", values.get("name"), DATASETS)
+    values["augment"] = _augmentation(values.get("augment"), DATASETS[values["name"]])
     spec = read(DatasetSpec, values, "dataset")
     if (spec.name in OWN) != (spec.path is not None):
         raise InputError(f"dataset: 'path' goes with 'name: {' or '.join(OWN)}', and they need it")
     if spec.path is None and spec.sha256 is not None:
         raise InputError(f"dataset: 'sha256' goes with 'name: {' or '.join(OWN)}', not with {spec.name}")
+    if spec.resize is not None and spec.name != "folder":
+        raise InputError(f"dataset: 'resize' goes with 'name: folder', not with {spec.name}")
     return spec if spec.path is None or spec.sha256 else read(DatasetSpec, own_data(values, Path()), "dataset")
+
+
+def _augmentation(values: Any, facts: DatasetInfo) -> Any:
+    """The augmentation of a suite, what it leaves out taken from the data set's own; null where it is that."""
+    own = AugmentSpec(crop=facts.crop_padding, flip=facts.flip)
+    if not isinstance(values, Mapping):
+        return values
+    asked = read(AugmentSpec, {**own.model_dump(), **values}, "dataset: augment")
+    if facts.image_size is not None and asked.crop >= facts.image_size:
+        raise InputError(
+            f"dataset: augment: crop {asked.crop} must be less than the {facts.image_size} pixels of a side"
+        )
+    asked = asked if asked.crop else asked.model_copy(update={"pad": "zero"})  # nothing is added
+    return None if asked == own else asked.model_dump()
 
 
 def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Calibration:
 
     def _share(self, spec: TrialSpec, cost: AttackCost, attack: str) -> float:
         name, assumed = (attack, ROBUST) if cost.drops_broken else ("clean", CLEAN)
-        return self.shares.get((spec.dataset.name, spec.eps, name), assumed)
+        return self.shares.get((spec.dataset.label, spec.eps, name), assumed)
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ class AttackCost:
 
 
 def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
-    """The mean accuracy of all finished trials by data set, radius and attack."""
-    rows = store.read("class_accuracy", columns=["dataset", "eps", "attack", "accuracy"])
-    means = rows.groupby(["dataset", "eps", "attack"], observed=True)["accuracy"].mean().reset_index()
-    keys = zip(means["dataset"].astype(str), means["eps"].astype(float), means["attack"].astype(str), strict=True)
-    return dict(zip(keys, means["accuracy"].astype(float), strict=True))
+    """The share of images that survive, over all finished trials, by data set, radius and attack."""
+    rows = store.read("class_accuracy", columns=["dataset", "eps", "attack", "n", "correct"])
+    sums = rows.groupby(["dataset", "eps", "attack"], observed=True)[["n", "correct"]].sum().reset_index()
+    keys = zip(sums["dataset"].astype(str), sums["eps"].astype(float), sums["attack"].astype(str), strict=True)
+    return dict(zip(keys, (sums["correct"] / sums["n"]).astype(float), strict=True))
 
 
 # Training
@@ -179,7 +179,7 @@ def _whole_batches(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor
     for epoch in count():
         batches = EpochBatches(
             data.train.images, data.train.labels, size,
-            padding=data.crop_padding, flip=data.flip, coordinates=("calibration",), epoch=epoch,
+            augment=data.augment, coordinates=("calibration",), epoch=epoch,
         )  # fmt: skip
         for images, labels in batches:
             if len(labels) == size:

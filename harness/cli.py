@@ -463,4 +463,4 @@ def _split(text: str | None) -> list[str] | None:
 
 
 def _coordinates(planned: Any) -> dict[str, Any]:
-    return {"trial_ids": planned.trial_ids, "variants": planned.variants}
+    return {"trial_ids": planned.trial_ids, "variants": planned.variants, "datasets": planned.datasets}

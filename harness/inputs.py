@@ -16,7 +16,7 @@ from harness.data.splits import split, stratified_subset, wants_second_split
 from harness.errors import InputError
 from harness.models.build import build
 from harness.models.checkpoints import load_into, read_state
-from harness.spec import DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Data:
     test: Images
     test_index: Tensor
     class_names: tuple[str, ...]
-    flip: bool
-    crop_padding: int
+    augment: AugmentSpec
 
     @property
     def num_classes(self) -> int:
@@ -60,7 +59,16 @@ def read_data(
     InputError, also where those would be fewer than two of a class."""
     path = Path(spec.path).expanduser() if spec.path else None
     whole, test = (
-        load(spec.name, half, root=root, download=download, path=path, sha256=spec.sha256, split_seed=split_seed)
+        load(
+            spec.name,
+            half,
+            root=root,
+            download=download,
+            path=path,
+            sha256=spec.sha256,
+            resize=spec.resize,
+            split_seed=split_seed,
+        )
         for half in ("train", "test")
     )
     try:
@@ -78,7 +86,6 @@ def read_data(
             source.images[index].to(device, non_blocking=True), source.labels[index].to(device, non_blocking=True)
         )
 
-    facts = DATASETS[spec.name]
     return Data(
         part(whole, splits.train),
         part(whole, splits.validation),
@@ -86,9 +93,17 @@ def read_data(
         part(test, test_index),
         test_index,
         whole.class_names,
-        bool(facts.flip),
-        int(facts.crop_padding or 0),
+        _augmentation(spec, min(whole.images.shape[2:])),
     )
+
+
+def _augmentation(spec: DatasetSpec, side: int) -> AugmentSpec:
+    """What the suite asks for, else the data set's own. side: the shorter one of the images, in pixels."""
+    facts = DATASETS[spec.name]
+    augment = spec.augment or AugmentSpec(crop=facts.crop_padding, flip=facts.flip)
+    if augment.crop >= side:
+        raise InputError(f"dataset: augment: crop {augment.crop} must be less than the {side} pixels of a side")
+    return augment
 
 
 def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:

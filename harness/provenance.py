@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
+_PACKAGES = ("torch", "torchvision", "pillow", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
 
 
 def trial_columns(spec: TrialSpec) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def trial_columns(spec: TrialSpec) -> dict[str, Any]:
         "trial_id": spec.trial_id,
         "training_id": spec.training_id,
         "role": spec.role,
-        "dataset": spec.dataset.name,
+        "dataset": spec.dataset.label,
         "student": spec.student.label,
         "teacher": "+".join(source.label for source in spec.teachers.values()) or None,
         "method": method["name"],

@@ -34,6 +34,11 @@ class Planned:
         """What this suite calls each trial; another suite that shares the store may call it otherwise."""
         return {spec.trial_id: spec.variant for spec in self.specs}
 
+    @property
+    def datasets(self) -> dict[str, str]:
+        """What this suite calls the data set of each trial."""
+        return {spec.trial_id: spec.dataset.label for spec in self.specs}
+
 
 def plan_suite(
     suite: str | Suite,

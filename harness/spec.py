@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,15 +45,34 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class AugmentSpec(Frozen):
+    """What training images are made to vary by. crop: pixels added a side before a random crop; flip: mirror images;
+    pad: what is added, `zero` or `reflect`, the image continued."""
+
+    crop: int = Field(0, ge=0)
+    flip: bool = False
+    pad: Literal["zero", "reflect"] = "zero"
+
+
 class DatasetSpec(Frozen):
     """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256, of the
-    content, are of data of the user's own."""
+    content, are of data of the user's own. title: what reports call it. resize: pixels a side to which a folder's
+    images are brought. augment: the data set's own where null."""
 
     name: str
     train_images: int | None = Field(None, ge=1)
     test_images: int | None = Field(None, ge=1)
     path: Annotated[str | None, ASIDE] = None
     sha256: str | None = None
+    title: Annotated[str | None, ASIDE] = Field(None, min_length=1, max_length=100)
+    resize: Annotated[int | None, Introduced(None)] = Field(None, ge=1, le=1024)
+    augment: Annotated[AugmentSpec | None, Introduced(None)] = None
+
+    @property
+    def label(self) -> str:
+        """How tables call it: its title, else its name; of the user's own data the file and how its hash begins."""
+        own = f"{Path(self.path).name} {(self.sha256 or '')[:8]}" if self.path else self.name
+        return self.title or own
 
 
 class NetworkSpec(Frozen):

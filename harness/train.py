@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from harness.attacks.linf import Ascent, Forward, ascend, normal_start, uniform_start
 from harness.averaging import WeightAverage
-from harness.data.augment import augment
+from harness.data.augment import augmented
 from harness.engine import evaluation_forward, frozen, training_forward, update_precision
 from harness.perturbation import perturbed
 from harness.seeds import globally_seeded, seeded
-from harness.spec import TrainingSpec
+from harness.spec import AugmentSpec, TrainingSpec
 from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -292,13 +292,12 @@ class EpochBatches:
         labels: Tensor,
         batch_size: int,
         *,
-        padding: int,
-        flip: bool,
+        augment: AugmentSpec,
         coordinates: tuple[int | str, ...],
         epoch: int,
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.padding, self.flip = padding, flip
+        self.augment = augment
         self.order = torch.randperm(len(labels), generator=seeded("order", *coordinates, epoch))
         self.augmentation = seeded("augmentation", *coordinates, epoch)
         # all that decides the batches beside the images: what is computed on them is shared by it
@@ -318,10 +317,7 @@ class EpochBatches:
                 self.images.device, non_blocking=True
             )
             self.done += 1
-            yield (
-                augment(self.images[chosen], padding=self.padding, flip=self.flip, generator=self.augmentation),
-                self.labels[chosen],
-            )
+            yield augmented(self.images[chosen], self.augment, self.augmentation), self.labels[chosen]
 
     def __len__(self) -> int:
         return math.ceil(len(self.order) / self.batch_size)

@@ -143,7 +143,7 @@ class _Run:
     def _batches(self, epoch: int) -> EpochBatches:
         train = self.data.train
         return EpochBatches(
-            train.images, train.labels, self.training.batch_size, padding=self.data.crop_padding, flip=self.data.flip,
+            train.images, train.labels, self.training.batch_size, augment=self.data.augment,
             coordinates=self.coordinates, epoch=epoch,
         )  # fmt: skip
 

@@ -77,7 +77,7 @@ def identity(spec: TrialSpec) -> dict[str, Any]:
     assert spec.method
     assert spec.training
     return {
-        "trial_id": spec.trial_id, "training_id": spec.training_id, "role": spec.role, "dataset": spec.dataset.name,
+        "trial_id": spec.trial_id, "training_id": spec.training_id, "role": spec.role, "dataset": spec.dataset.label,
         "student": spec.student.label, "teacher": ", ".join(s.label for s in spec.teachers.values()) or None,
         "method": spec.method["name"], "variant": spec.variant, "label_policy": "class_temperature",
         "weight_policy": "none", "margin_policy": "none", "norm": spec.norm, "eps": spec.eps, "seed": spec.seed,

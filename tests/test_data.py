@@ -24,11 +24,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from harness.data import DATASETS, OWN, decoded, sources
-from harness.data.augment import augment, to_float
+from harness.data.augment import augmented, to_float
 from harness.data.readers import DEBIAN_FASHION_MNIST
 from harness.data.sources import data_root, load, pixel_statistics
 from harness.data.splits import split, split_sizes, stratified_order, stratified_subset
 from harness.errors import InputError
+from harness.spec import AugmentSpec
 
 needs_fashion_mnist = pytest.mark.skipif(
     not DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
@@ -569,8 +570,8 @@ def test_a_subset_that_cannot_be_is_refused():
 
 def test_augmentation_matches_a_plain_loop_over_samples():
     images = torch.randint(256, (16, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    for mode in ("constant", "reflect"):
-        result = augment(images, padding=2, flip=True, generator=torch.Generator().manual_seed(5), pad_mode=mode)
+    for pad, mode in (("zero", "constant"), ("reflect", "reflect")):
+        result = augmented(images, AugmentSpec(crop=2, flip=True, pad=pad), torch.Generator().manual_seed(5))
         draws = torch.Generator().manual_seed(5)
         top, left = torch.randint(5, (2, 16, 1), generator=draws).squeeze(-1).tolist()
         mirrored = torch.randint(2, (16, 1), generator=draws).flatten().tolist()
@@ -583,7 +584,7 @@ def test_augmentation_matches_a_plain_loop_over_samples():
 
 def test_augmentation_reaches_every_crop_and_both_sides():
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3).expand(4000, 1, 3, 3)
-    result = augment(image, padding=1, flip=True, generator=torch.Generator().manual_seed(0))
+    result = augmented(image, AugmentSpec(crop=1, flip=True), torch.Generator().manual_seed(0))
     kinds, counts = result.flatten(1).unique(dim=0, return_counts=True)
     assert len(kinds) == 18  # 3 x 3 offsets, two sides
     assert (counts - 4000 / 18).abs().max() < 5 * (4000 / 18) ** 0.5
@@ -594,7 +595,7 @@ def test_without_augmentation_images_only_change_scale():
     before = images.clone()
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
-    result = augment(images, padding=0, flip=False, generator=generator)
+    result = augmented(images, AugmentSpec(), generator)
     assert torch.equal(result, before.float() / 255)
     assert torch.equal(to_float(images), result)
     assert result.dtype == torch.float32
@@ -604,20 +605,14 @@ def test_without_augmentation_images_only_change_scale():
 
 def test_reflection_needs_an_image_larger_than_the_padding():
     with pytest.raises(ValueError, match="larger than 2x2"):
-        augment(
-            torch.zeros(1, 1, 2, 2, dtype=torch.uint8),
-            padding=2,
-            flip=False,
-            generator=torch.Generator(),
-            pad_mode="reflect",
-        )
+        augmented(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), AugmentSpec(crop=2, pad="reflect"), torch.Generator())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_cpu_generator_gives_the_same_images_on_every_device():
     images = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8)
     results = [
-        augment(images.to(device), padding=2, flip=True, generator=torch.Generator().manual_seed(0)).cpu()
+        augmented(images.to(device), AugmentSpec(crop=2, flip=True), torch.Generator().manual_seed(0)).cpu()
         for device in ("cpu", "cuda")
     ]
     assert torch.equal(*results)

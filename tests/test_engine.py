@@ -18,7 +18,7 @@ from harness.data.sources import load
 from harness.engine import FoldedTwin, PlainForward, evaluation_forward, frozen, mode
 from harness.models import MODELS
 from harness.models.build import build
-from harness.spec import TrainingSpec
+from harness.spec import AugmentSpec, TrainingSpec
 from harness.train import EpochBatches, Trainer
 
 SMALL = {
@@ -194,7 +194,7 @@ def trained_student() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     )
     for epoch in range(3):
         batches = EpochBatches(
-            train.images, train.labels, 64, padding=0, flip=False, coordinates=("strength",), epoch=epoch
+            train.images, train.labels, 64, augment=AugmentSpec(), coordinates=("strength",), epoch=epoch
         )
         trainer.train_epoch(batches, batches.noise)
     return student, to_float(test.images), test.labels

@@ -11,16 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from small import SUITE
 
 from harness.config import load_suite
-from harness.data import decoded, pictures
+from harness.data import DATASETS, decoded, pictures
+from harness.data.augment import augmented
 from harness.data.folder import folder_sha256, list_images
 from harness.data.sources import load
 from harness.errors import InputError
+from harness.inputs import Data, read_data
 from harness.plan import evaluation_trial, plan
+from harness.seeds import seeded
+from harness.spec import AugmentSpec, TrialSpec
+from harness.train import EpochBatches
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -326,6 +332,84 @@ def test_an_npz_file_must_have_the_hash_that_the_suite_names(tmp_path: Path):
         load("npz", "train", path=tmp_path / "own.npz", sha256="0" * 64)
 
 
+def augmentation(folder: Path, **dataset) -> tuple:
+    spec = plan(load_suite(suite(folder, **dataset)))[0]
+    return spec.dataset.augment, spec.trial_id
+
+
+def test_an_augmentation_is_part_of_the_identity_and_the_own_one_is_left_out(tmp_path: Path):
+    pictures_of(tmp_path / "pets")
+    own = augmentation(tmp_path, path="pets")
+    assert own[0] is None
+    for same in ({"crop": 0}, {"flip": False}, {}, {"crop": 0, "flip": False, "pad": "reflect"}):
+        assert augmentation(tmp_path, path="pets", augment=same) == own
+    asked = {"crop": 2, "flip": True, "pad": "reflect"}
+    found = augmentation(tmp_path, path="pets", augment=asked)
+    assert found[0] == AugmentSpec(**asked)
+    assert found[1] != own[1]
+    assert augmentation(tmp_path, path="pets", augment={"crop": 2, "flip": True}) == augmentation(
+        tmp_path, path="pets", augment={"crop": 2, "flip": True, "pad": "zero"}
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist", "digits"])
+def test_what_an_augmentation_leaves_out_is_the_data_set_s_own(tmp_path: Path, name: str):
+    plain = plan(load_suite(suite(tmp_path, name=name)))[0]
+    own = {"crop": DATASETS[name].crop_padding, "flip": DATASETS[name].flip}
+    assert plan(load_suite(suite(tmp_path, name=name, augment=own)))[0].trial_id == plain.trial_id
+    other = plan(load_suite(suite(tmp_path, name=name, augment={"pad": "reflect"})))[0].dataset.augment
+    assert other == AugmentSpec(**own, pad="reflect")
+
+
+@pytest.mark.parametrize(
+    ("augment", "fault"),
+    [
+        ({"crops": 4}, "did you mean crop"),
+        ({"crop": -1}, "augment: crop"),
+        ({"pad": "mirror"}, "augment: pad"),
+        ({"crop": 8}, "crop 8 must be less than the 8 pixels of a side"),
+        ("flip", "dataset: augment"),
+    ],
+)
+def test_faults_of_an_augmentation_are_one_line(tmp_path: Path, augment, fault: str):
+    with pytest.raises(InputError, match=fault) as excinfo:
+        plan(load_suite(suite(tmp_path, name="digits", augment=augment)))
+    one_line(excinfo)
+
+
+def test_a_crop_as_large_as_the_images_of_a_folder_is_refused_when_they_are_read(tmp_path: Path):
+    pictures_of(tmp_path / "pets")
+    spec = plan(load_suite(suite(tmp_path, path="pets", augment={"crop": 8})))[0]
+    with pytest.raises(InputError, match="crop 8 must be less than the 8 pixels"):
+        read(spec)
+
+
+def read(spec: TrialSpec) -> Data:
+    return read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=None, download=False)
+
+
+def test_training_images_vary_as_the_suite_says(tmp_path: Path):
+    pictures_of(tmp_path / "pets")
+    asked = AugmentSpec(crop=2, flip=True, pad="reflect")
+    spec = plan(load_suite(suite(tmp_path, path="pets", augment=asked.model_dump())))[0]
+    data = read(spec)
+    assert data.augment == asked
+    batches = EpochBatches(data.train.images, data.train.labels, 4, augment=data.augment, coordinates=("a",), epoch=0)
+    images, _ = next(iter(batches))
+    expected = augmented(data.train.images[batches.order[:4]], asked, seeded("augmentation", "a", 0))
+    assert torch.equal(images, expected)
+    resized = read(plan(load_suite(suite(tmp_path, path="pets", resize=6)))[0])
+    assert resized.train.images.shape[1:] == (3, 6, 6)
+
+
+def test_a_title_is_no_part_of_the_identity(tmp_path: Path):
+    digest = folder_sha256(pictures_of(tmp_path / "pets"))
+    plain, titled = (plan(load_suite(suite(tmp_path, path="pets", **more)))[0] for more in ({}, {"title": "Pets"}))
+    assert plain.trial_id == titled.trial_id
+    assert (plain.dataset.label, titled.dataset.label) == (f"pets {digest[:8]}", "Pets")
+    assert plan(load_suite(suite(tmp_path, name="digits")))[0].dataset.label == "digits"
+
+
 def test_evaluate_takes_the_path_of_a_folder(tmp_path: Path, monkeypatch):
     folder = pictures_of(tmp_path / "pets")
     (tmp_path / "net.pt").write_bytes(b"weights")
@@ -344,6 +428,8 @@ def test_evaluate_takes_the_path_of_a_folder(tmp_path: Path, monkeypatch):
         ({"name": "digits", "path": "x"}, "'path' goes with"),
         ({"name": "digits", "sha256": "x"}, "'sha256' goes with"),
         ({"name": "folder", "path": 3}, "dataset: path"),
+        ({"name": "digits", "resize": 32}, "'resize' goes with 'name: folder'"),
+        ({"name": "digits", "title": ""}, "dataset: title"),
     ],
 )
 def test_misplaced_keys_of_a_data_set_are_refused(tmp_path: Path, dataset: dict, fault: str):

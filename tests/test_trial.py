@@ -14,7 +14,7 @@ import torch
 from harness.errors import InputError
 from harness.inputs import Images, new_network, read_data
 from harness.models.checkpoints import write_state
-from harness.spec import CHECKPOINTS
+from harness.spec import CHECKPOINTS, AugmentSpec
 from harness.store import Store
 from harness.train import EpochBatches, NonFiniteLossError
 from harness.trial import class_accuracy_rows, run_trial
@@ -186,8 +186,7 @@ def test_two_methods_with_one_seed_see_the_same_batches(straight, tmp_path):
             data.train.images,
             data.train.labels,
             50,
-            padding=1,
-            flip=False,
+            augment=AugmentSpec(crop=1),
             coordinates=("digits", 0, seed, "cnn"),
             epoch=epoch,
         )

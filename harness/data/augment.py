@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PadMode = Literal["constant", "reflect"]
+from harness.spec import AugmentSpec
 
 
 def to_float(batch: Tensor) -> Tensor:
@@ -16,24 +14,21 @@ def to_float(batch: Tensor) -> Tensor:
     return batch.float().div_(255)
 
 
-def augment(
-    batch: Tensor, *, padding: int, flip: bool, generator: torch.Generator, pad_mode: PadMode = "constant"
-) -> Tensor:
-    """A random crop of each padded image, each mirrored with probability one half if `flip`; float32 in [0, 1].
+def augmented(batch: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
+    """A random crop of each padded image, each mirrored with probability one half if asked; float32 in [0, 1].
 
-    batch: (B, C, H, W) uint8, left as it is. padding: pixels added a side, zeros or (`reflect`) the image continued,
-    in which case it must be smaller than H and W. Random numbers are drawn on the generator's device and then moved,
-    so one CPU generator gives the same images on every device.
+    batch: (B, C, H, W) uint8, left as it is. Pad `reflect` needs images larger than the crop. Random numbers are drawn
+    on the generator's device and then moved, so one CPU generator gives the same images on every device.
     """
     count, _, height, width = batch.shape
     rows = torch.arange(height, device=batch.device).expand(count, -1)
     columns = torch.arange(width, device=batch.device).expand(count, -1)
-    if padding:
-        offsets = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=generator.device)
+    if augment.crop:
+        offsets = torch.randint(2 * augment.crop + 1, (2, count, 1), generator=generator, device=generator.device)
         offsets = offsets.to(batch.device)
         rows, columns = rows + offsets[0], columns + offsets[1]
-        batch = _pad(batch, padding, pad_mode)
-    if flip:
+        batch = _padded(batch, augment)
+    if augment.flip:
         mirrored = torch.randint(2, (count, 1), generator=generator, device=generator.device).bool().to(batch.device)
         columns = torch.where(mirrored, columns.flip(1), columns)
     # One gather over flattened pixels: several times faster than indexing with four broadcast index tensors.
@@ -42,8 +37,9 @@ def augment(
     return to_float(cut.unflatten(2, (height, width)))
 
 
-def _pad(batch: Tensor, padding: int, mode: PadMode) -> Tensor:
-    if mode == "constant":
+def _padded(batch: Tensor, augment: AugmentSpec) -> Tensor:
+    padding = augment.crop
+    if augment.pad == "zero":
         return F.pad(batch, [padding] * 4)
     height, width = batch.shape[2:]
     if padding >= min(height, width):

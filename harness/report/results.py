@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,9 +104,14 @@ class Results:
 
 
 def read_results(
-    store: Readable, *, trial_ids: Sequence[str] | None = None, variants: Mapping[str, str] | None = None
+    store: Readable,
+    *,
+    trial_ids: Sequence[str] | None = None,
+    variants: Mapping[str, str] | None = None,
+    datasets: Mapping[str, str] | None = None,
 ) -> Results:
-    """The trials of a store, or those of `trial_ids`, called as `variants` says. Reads the `trials` table only."""
+    """The trials of a store, or those of `trial_ids`, called as `variants` and `datasets` say, by trial id. Reads the
+    `trials` table only."""
     trials = store.trials()
     if trial_ids is not None:
         trials = trials[trials["trial_id"].isin(set(trial_ids))].reset_index(drop=True)
@@ -114,7 +120,8 @@ def read_results(
     absent = {key: names.get(key, "?") for key in trial_ids or () if key not in stored}
     called = [names.get(key, str(own)) for key, own in zip(trials["trial_id"], trials["variant"], strict=True)]
     place = {key: place for place, key in enumerate(trial_ids or ())}
-    trials = _told_apart(trials.assign(variant=called, place=trials["trial_id"].map(place)))
+    content = _dataset_names(trials, datasets or {})
+    trials = _told_apart(trials.assign(variant=called, dataset=content, place=trials["trial_id"].map(place)))
     rows = _rows(trials)
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
     trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
@@ -166,6 +173,40 @@ def _rows(trials: pd.DataFrame) -> pd.DataFrame:
         ["dataset", "eps", "order", "student", "place", "variant"], kind="stable"
     )
     return keyed.drop_duplicates(ROW)[[*ROW, "method", "teacher"]].reset_index(drop=True)
+
+
+def _dataset_names(trials: pd.DataFrame, called: Mapping[str, str]) -> pd.Series:
+    """The name of each trial's data set, one for one content: as `called`, else as the trial that finished last has it.
+
+    Contents of one name are told apart by how their hashes begin.
+    """
+    known = [_content(read_spec(text)) for text in trials["spec"]]
+    facts = pd.DataFrame({
+        "content": [text or str(name) for text, name in zip(known, trials["dataset"], strict=True)],
+        "asked": trials["trial_id"].isin(list(called)),
+        "finished": trials["finished"].astype(str),
+        "name": [called.get(key, own) for key, own in zip(trials["trial_id"], trials["dataset"], strict=True)],
+    })  # fmt: skip
+    names = dict(facts.sort_values(["asked", "finished"], kind="stable")[["content", "name"]].to_numpy())
+    several = {name for name, count in Counter(names.values()).items() if count > 1}
+    names |= {content: f"{name} ({_mark(content, name)})" for content, name in names.items() if name in several}
+    return facts["content"].map(names)
+
+
+def _content(spec: Mapping[str, Any]) -> str | None:
+    """What decides the images of a specification's data set, as text."""
+    dataset = spec.get("dataset") or {}
+    return json.dumps([dataset.get(name) for name in ("name", "sha256", "resize")]) if dataset else None
+
+
+def _mark(content: str, name: str) -> str:
+    """What tells a content from others of its name."""
+    try:
+        kind, sha256, resize = json.loads(content)
+    except ValueError:
+        return content
+    beginning = (sha256 or kind)[:8]
+    return ", ".join([beginning] * (beginning not in name) + [f"{resize} pixels"] * bool(resize)) or kind
 
 
 def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:

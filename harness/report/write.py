@@ -28,11 +28,14 @@ def print_leaderboard(
     *,
     trial_ids: Sequence[str] | None = None,
     variants: Mapping[str, str] | None = None,
+    datasets: Mapping[str, str] | None = None,
     checkpoint: str = "best_validation",
     baseline: str | None = None,
 ) -> None:
-    """Print the leaderboard of a store, or of some of its trials, called as `variants` says."""
-    board = leaderboard(read_results(store, trial_ids=trial_ids, variants=variants), baseline=baseline)
+    """Print the leaderboard of a store, or of some of its trials, called as `variants` and `datasets` say."""
+    board = leaderboard(
+        read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets), baseline=baseline
+    )
     tables.print_board(console, board, checkpoint)
 
 
@@ -42,6 +45,7 @@ def write_report(
     *,
     trial_ids: Sequence[str] | None = None,
     variants: Mapping[str, str] | None = None,
+    datasets: Mapping[str, str] | None = None,
     figures: Sequence[str] | None = None,
     checkpoint: str = "best_validation",
     formats: Sequence[str] = FORMATS[:2],
@@ -64,7 +68,7 @@ def write_report(
     check_names("width", [width] if width else [], WIDTHS)
     check_names("kind of intervals", [intervals], INTERVALS)
     check_names("style of intervals", [style], STYLES)
-    results = read_results(store, trial_ids=trial_ids, variants=variants)
+    results = read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets)
     board = leaderboard(results, baseline=baseline)
     if console:
         tables.print_board(console, board, checkpoint)
