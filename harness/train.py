@@ -303,8 +303,7 @@ class EpochBatches:
         # all that decides the batches beside the images: what is computed on them is shared by it
         self.recipe = {
             "batch_size": batch_size,
-            "padding": padding,
-            "flip": flip,
+            "augment": augment.model_dump(),
             "order": self.order,
             "augmentation": self.augmentation.get_state(),
         }

@@ -14,7 +14,7 @@ from harness.config import load_suite
 from harness.models.build import build
 from harness.plan import plan
 from harness.scheduler import Options, run
-from harness.spec import NetworkSpec
+from harness.spec import AugmentSpec, NetworkSpec
 from harness.store import Store
 from harness.teacher_logits import (
     SharedLogits,
@@ -194,7 +194,7 @@ def test_a_method_that_holds_images_out_has_answers_of_its_own(tmp_path, asked, 
 
 
 def recipe(**changes):
-    values = {"batch_size": 4, "padding": 1, "flip": True, "coordinates": ("digits", 0, 0, "cnn"), "epoch": 0}
+    values = {"batch_size": 4, "augment": AugmentSpec(crop=1), "coordinates": ("digits", 0, 0, "cnn"), "epoch": 0}
     return EpochBatches(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.arange(8), **values | changes)
 
 
@@ -208,8 +208,9 @@ def names(batches=None, images="images", teachers=None, engine="fast", precision
     "change",
     [
         {"batches": recipe(batch_size=5)},
-        {"batches": recipe(padding=2)},
-        {"batches": recipe(flip=False)},
+        {"batches": recipe(augment=AugmentSpec(crop=2))},
+        {"batches": recipe(augment=AugmentSpec(crop=1, flip=True))},
+        {"batches": recipe(augment=AugmentSpec(crop=1, pad="reflect"))},
         {"batches": recipe(coordinates=("digits", 0, 1, "cnn"))},
         {"batches": recipe(epoch=1)},
         {"images": "others"},
