@@ -19,6 +19,7 @@ from harness.terminal import (
     out,
     print_calibration,
     print_trials,
+    print_tuning,
     refuse,
     report_store,
     states_of,
@@ -138,50 +139,66 @@ def run(
 @app.command()
 def tune(
     suite: SuiteName,
-    method: Annotated[str | None, typer.Option("--method", help="the method, or a variant of the suite")] = None,
-    space: Annotated[
-        list[str] | None, typer.Option("--space", help="'temperature_rate=loguniform(0.01,1)'; repeatable")
+    methods: Annotated[
+        str | None, typer.Option("--methods", "--method", help="methods or variants of the suite, separated by commas")
     ] = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="so many settings; 20 by default")] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space", help="'training.lr=choice(0.05,0.1)', 'absld: temperature_rate=...' for one; repeatable"
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="settings of every method; 20 by default")] = None,
+    with_default: Annotated[
+        bool | None, typer.Option("--with-default", help="the first of them is the method's own setting")
+    ] = None,
     search: Annotated[str | None, typer.Option("--search", help="random (the default), grid or tpe")] = None,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", help="asha (the default), median or none")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="halving (the default), asha, median or none")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", help="selection_score (the default), val_robust_worst, _avg or _nsd")
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="max or min; by the metric where not given")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="seeds of a setting, in lockstep; 3 by default")] = None,
-    compare_seeds: Annotated[
-        int | None, typer.Option("--compare-seeds", help="fresh seeds for best against defaults; 3 by default, 0: none")
+    epochs: Annotated[int | None, typer.Option("--epochs", help="of a setting; the suite's by default")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="how many of a setting, in lockstep, none the suite's; 3 by default")
     ] = None,
+    compare_seeds: Annotated[
+        int | None, typer.Option("--compare-seeds", help="seeds of the comparison with the defaults; 3 by default")
+    ] = None,
+    no_comparison: Annotated[bool, typer.Option("--no-comparison", help="end with the search")] = False,
     grace: Annotated[int | None, typer.Option("--grace", help="epochs before a scheduler may stop a setting")] = None,
     search_seed: Annotated[int | None, typer.Option("--search-seed", help="of what is drawn; 0 by default")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list every setting; start nothing")] = False,
     sets: Sets = None,
     results: Annotated[
-        Path | None,
-        typer.Option("--results", parser=_path, help="the result store; results/runs/SUITE/tuning by default"),
+        Path | None, typer.Option("--results", help="the result store; results/runs/SUITE/tuning by default")
     ] = None,
     workers: Workers = None,
     address: Address = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the settings again that failed")] = False,
-    tensorboard: Annotated[
-        Path | None, typer.Option("--tensorboard", parser=_path, help="also write TensorBoard scalars")
-    ] = None,
+    tensorboard: Annotated[Path | None, typer.Option("--tensorboard", help="also write TensorBoard scalars")] = None,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
 ) -> int:
-    """Search a method's hyper-parameters on validation images, then compare the best with the defaults on test images.
-    Every option can stand in the suite's `tune:` block."""
+    """Search the settings of methods on validation images, as many tries for each, then compare each method's best with
+    its defaults on test images. Every option can stand in the suite's `tune:` block."""
     from harness.search import plan_tuning
 
     _load_methods(plugin)
     given = {
-        "method": method, "space": space, "trials": trials, "search": search, "scheduler": scheduler, "metric": metric,
-        "mode": mode, "seeds": seeds, "compare_seeds": compare_seeds, "grace": grace, "search_seed": search_seed,
+        "methods": methods, "space": space, "trials": trials, "with_default": with_default, "search": search,
+        "scheduler": scheduler, "metric": metric, "mode": mode, "epochs": epochs, "seeds": seeds,
+        "compare_seeds": 0 if no_comparison else compare_seeds, "grace": grace, "search_seed": search_seed,
     }  # fmt: skip
     tuning = plan_tuning(suite, given, overrides=sets or (), results=results)
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
+    if dry_run:
+        print_tuning(tuning)
+        return 0
     from harness.progress import Progress
     from harness.scheduler import Options
     from harness.search_run import run_tuning

@@ -22,12 +22,13 @@ import pandas as pd
 import torch
 
 from harness.control import StopSignal
+from harness.family import Family
 from harness.files import make_folder
 from harness.inputs import training_folder
 from harness.provenance import command, training_columns, trial_columns
 from harness.retries import kind_of
-from harness.search import METRICS, Family
-from harness.space import Values, key_of
+from harness.search_options import METRICS
+from harness.space import Setting
 from harness.spec import TrialSpec
 from harness.store import Store
 from harness.training import STATE, read_history
@@ -45,11 +46,13 @@ WORST = {"max": 0.0, "min": 100.0}
 class SettingJob:
     """All that a worker needs to know to run any setting of a search.
 
-    control, nonce: see `StopSignal`. command: see `Job`. settled: what earlier drivers of this search have decided, by
-    `key_of`: an entry of the journal with its `status`, `epochs` and `reason`.
+    until: the epoch at which a setting ends, its last or one after which settings are cut. control, nonce: see
+    `StopSignal`. command: see `Job`. settled: what earlier drivers of this search have decided, by the setting's key:
+    an entry of the journal with its `status`, `epochs` and `reason`.
     """
 
-    family: Family
+    families: Mapping[str, Family]
+    until: int
     store_root: Path
     metric: str
     mode: str
@@ -63,21 +66,24 @@ class SettingJob:
     command: str = field(default_factory=command)
 
 
-def setting_reports(job: SettingJob, values: Values, should_stop: Callable[[], bool] | None = None) -> Iterator[Report]:
-    """A report per epoch; the last epoch's once everything is stored. Ends early where told to stop.
+def setting_reports(
+    job: SettingJob, setting: Setting, should_stop: Callable[[], bool] | None = None
+) -> Iterator[Report]:
+    """A report per epoch until the job's; the last epoch's once everything is stored. Ends early where told to stop.
 
-    `epoch`; the mean over seeds of every metric; `seed_0` .. the metric by seed; `objective`, the metric's mean or the
-    worst possible; `reused`, the epochs of all seeds that were there before. A seed that raises is stored as failed and
-    reported with `failed`, its message, and `kind`.
+    `epoch`; the mean over seeds of every metric; `seed_1000` .. the metric by seed; `objective`, the metric's mean or
+    the worst possible; `reused`, the epochs of all seeds that were there before. A seed that raises is stored as failed
+    and reported with `failed`, its message, and `kind`.
     """
     load_plugins(job.plugins)
     stop = should_stop or StopSignal(job.control, job.nonce)
-    settled = job.settled.get(key_of(values), {})
+    settled = job.settled.get(setting.key, {})
     if settled.get("status") == "failed":
         yield {"epoch": 0, "objective": WORST[job.mode], "failed": settled.get("reason"), "kind": "method", "reused": 0}
         return
-    last = settled["epochs"] if settled.get("status") == "stopped" else job.family.epochs
-    specs = job.family.specs(values)
+    family = job.families[setting.method]
+    last = settled["epochs"] if settled.get("status") == "stopped" else job.until
+    specs = family.specs(setting.values)
     folder = training_folder(job.store_root, specs[0].training_id)
     with torch_threads(specs[0].threads), _alone(folder):
         seeds, epoch, reused = [_Seed(job, spec, stop) for spec in specs], 0, 0
@@ -87,7 +93,7 @@ def setting_reports(job: SettingJob, values: Values, should_stop: Callable[[], b
                 reused += min(len(seed.rows), last)
             for epoch in range(1, last + 1):
                 for seed in seeds:
-                    if not seed.reach(epoch) or (epoch == job.family.epochs and not seed.finish()):
+                    if not seed.reach(epoch) or (epoch == family.epochs and not seed.finish()):
                         return
                 yield {"epoch": epoch, "reused": reused, **summary(job, seeds, epoch)}
         except Exception as error:

@@ -34,7 +34,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     InputError for anything that could not run.
     """
     assert "auto" not in (suite.precision, suite.threads), "for_this_machine comes before plan"
-    entries = [_method_entry(entry, suite) for entry in suite.methods]
+    entries = [read_entry(entry, suite) for entry in suite.methods]
     _check_variants([entry.variant for entry in entries])
     _check_primary(suite, [entry.variant for entry in entries])
     places = named("method or variant", only, [(entry.variant, entry.resolved["name"]) for entry in entries])
@@ -98,14 +98,14 @@ def _students(suite: Suite) -> list[NetworkSpec]:
     return [network_spec(entry, "student", dataset_spec(suite.dataset)) for entry in entries]
 
 
-class _MethodEntry(NamedTuple):
+class MethodEntry(NamedTuple):
     variant: str
     resolved: dict[str, Any]
     training: TrainingSpec
     seeds: list[int]
 
 
-def _method_entry(entry: Entry, suite: Suite) -> _MethodEntry:
+def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
     """A method entry: what `methods.resolve` reads, a `variant`, and `training` (over the suite's) and `seeds` of its
     own."""
     values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
@@ -123,7 +123,7 @@ def _method_entry(entry: Entry, suite: Suite) -> _MethodEntry:
         variant = "-".join([resolved["name"], *differs])
     if not isinstance(variant, str) or not variant.strip():
         raise InputError(f"methods: variant of {name} must be a name, not {variant!r}")
-    return _MethodEntry(variant, resolved, training, seeds)
+    return MethodEntry(variant, resolved, training, seeds)
 
 
 def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _by_teacher_seed(suite: Suite) -> list[Suite]:
     return [suite.model_copy(update={"teacher": {**rest, "seed": seed}}) for seed in seeds]
 
 
-def _student_and_sources(suite: Suite, network: NetworkSpec, entry: _MethodEntry, seed: int) -> Iterator[TrialSpec]:
+def _student_and_sources(suite: Suite, network: NetworkSpec, entry: MethodEntry, seed: int) -> Iterator[TrialSpec]:
     resolved = entry.resolved
     teachers = {}
     for name in methods.teachers_of(resolved):

@@ -1,121 +1,42 @@
-"""A tuning, planned: a suite, a method, a space and how to search it become settings, and settings become ordinary
-trials. Imports neither torch nor Ray."""
+"""A tuning, planned: a suite, methods, spaces and how to search them become settings, as many for every method, and
+settings become ordinary trials. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field
 
 import methods
-from harness.blocks import read
 from harness.config import Suite, for_this_machine, load_suite
 from harness.errors import InputError, unknown
-from harness.plan import plan
-from harness.space import Space, Values, draw, grid, read_space, short, split_entry
-from harness.spec import EvaluationSpec, Frozen, TrialSpec
+from harness.family import Family, without_tests
+from harness.halving import rungs
+from harness.plan import plan, read_entry
+from harness.search_options import TuneOptions, read_options
+from harness.space import Setting, Space, Values, draw, grid, read_space
+from harness.spec import TrialSpec
 from harness.store import Store
 from methods.registry import KINDS
 
-METRICS = {"selection_score": "max", "val_robust_worst": "max", "val_robust_avg": "max", "val_robust_nsd": "min"}
 _TRIALS = 20
-
-
-class TuneOptions(Frozen):
-    """How to search; a suite's `tune:` block. seeds: of one setting, trained in lockstep. compare_seeds: fresh ones on
-    which the best setting meets the defaults. grace: epochs that no scheduler cuts, a ninth of them where null."""
-
-    method: str
-    space: dict[str, Any]
-    trials: int | None = Field(None, ge=1)
-    search: Literal["random", "grid", "tpe"] = "random"
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    metric: str = "selection_score"
-    mode: Literal["max", "min"] | None = None
-    seeds: int = Field(3, ge=1)
-    compare_seeds: int = Field(3, ge=0)
-    grace: int | None = Field(None, ge=1)
-    search_seed: int = Field(0, ge=0)
-
-    @property
-    def direction(self) -> str:
-        """`max` or `min`: which end of the metric is better."""
-        return self.mode or METRICS[self.metric]
-
-
-@dataclass(frozen=True)
-class Family:
-    """The trials of one method that differ in a few hyper-parameters. entry: the suite's entry that the settings
-    change. bases: its trials without attacks on test images, one per tuning seed."""
-
-    entry: dict[str, Any]
-    bases: tuple[TrialSpec, ...]
-
-    @property
-    def epochs(self) -> int:
-        training = self.bases[0].training
-        assert training is not None
-        return training.epochs
-
-    def at(self, values: Values) -> dict[str, Any]:
-        """The suite's entry at a setting. A key such as `labels.temperature_rate` names a policy's own."""
-        entry = json.loads(json.dumps(self.entry))
-        for path, value in values.items():
-            kind, dot, key = path.partition(".")
-            if not dot:
-                entry[kind] = value
-                continue
-            if kind not in KINDS:
-                raise InputError(f"space {path}: a key is a hyper-parameter of the method, or policy.key with policy "
-                                 f"one of {', '.join(KINDS)}")  # fmt: skip
-            inner = entry.get(kind)
-            entry[kind] = {**(inner if isinstance(inner, dict) else {"name": inner} if inner else {}), key: value}
-        return entry
-
-    def default(self, key: str) -> Any:
-        """What the method's own entry has for a key of the space; None where it says nothing."""
-        assert self.bases[0].method is not None
-        base = methods.completed(self.bases[0].method)
-        kind, dot, name = key.rpartition(".")
-        parts = [base[kind]] if dot else [base["settings"], *(base[each] for each in KINDS), base]
-        return next((part[name] for part in parts if name in part), None)
-
-    def specs(self, values: Values) -> list[TrialSpec]:
-        """The trials of a setting, one per seed. Raises InputError for a setting that the method does not take."""
-        try:
-            entry = self.at(values)
-            entry.pop("training", None)  # the bases have it
-            resolved = methods.resolve(entry, self.epochs)
-        except methods.SettingsError as error:
-            raise InputError(f"space: {error}") from error
-        base = self.bases[0].method
-        assert base is not None
-        if set(methods.teachers_of(resolved)) != set(methods.teachers_of(base)):
-            raise InputError(f"space: {short(values)} learns from other teachers than the method's other settings")
-        names = [short({key: value}) for key, value in values.items()]
-        change = {
-            "method": resolved,
-            "code": methods.code_of(resolved),
-            "variant": "-".join([self.entry["method"], *names]),
-        }
-        return [TrialSpec.model_validate({**spec.model_dump(), **change}) for spec in self.bases]
+_FIRST_SEED = 1000  # of a search: far from those that suites use
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search, ready to run. teachers: trials that every setting learns from. parents: stores that may have them."""
+    """A search, ready to run. teachers: trials that settings learn from. parents: stores that may have them."""
 
     suite: Suite
     options: TuneOptions
-    space: Space
-    family: Family
+    families: dict[str, Family]
     teachers: tuple[TrialSpec, ...]
     store: Store
     parents: tuple[Store, ...]
@@ -125,43 +46,67 @@ class Tuning:
     def tuning_id(self) -> str:
         """12 hexadecimal digits of all that decides which settings are run, and for how long.
 
-        The number of trials is not part of it unless it shapes the grid: a search can be made longer.
+        The number of trials is no part of it where a search can be made longer: unless it shapes a grid or a cut.
         """
         options = self.options
         facts = {
-            "trainings": [spec.training_id for spec in self.family.bases],
-            "space": {key: domain.text for key, domain in self.space.items()},
+            "methods": {
+                name: [[spec.training_id for spec in family.bases], _texts(family.space), options.settings.get(name)]
+                for name, family in self.families.items()
+            },
             "rules": [options.search, options.scheduler, options.metric, options.direction, self.grace],
+            "first": options.with_default,
             "seed": options.search_seed,
-            "grid": self.trials if options.search == "grid" else None,
+            "trials": self.trials if options.search == "grid" or options.scheduler == "halving" else None,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def folder(self) -> Path:
-        """Where this search keeps its journal, table and figures."""
+        """Where this search keeps its journal, tables and figures."""
         return self.store.root / "tuning" / self.tuning_id
 
     @property
     def trials(self) -> int:
-        return self.options.trials or _TRIALS
+        """Tries of every method, unless its whole space is smaller."""
+        return self.options.trials or (max(map(len, self.options.settings.values()), default=_TRIALS))
+
+    @property
+    def epochs(self) -> int:
+        """Of a setting that runs to its end."""
+        return next(iter(self.families.values())).epochs
+
+    @property
+    def bases(self) -> list[TrialSpec]:
+        """A trial per method and seed, as the methods' own entries have it."""
+        return [spec for family in self.families.values() for spec in family.bases]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of every setting."""
+        return sorted({spec.seed for spec in self.bases})
 
     @property
     def grace(self) -> int:
-        """Epochs before the scheduler may stop a setting."""
-        return min(self.options.grace or max(1, self.family.epochs // 9), self.family.epochs)
-
-    @cached_property
-    def settings(self) -> list[Values]:
-        """The settings of a random or grid search, all of them known beforehand; empty for tpe."""
-        if self.options.search == "tpe":
-            return []
-        return {"random": draw, "grid": grid}[self.options.search](self.space, self.trials, self.options.search_seed)
+        """Epochs before the scheduler may stop a setting: a third of them before a cut that nobody comes back from, a
+        ninth otherwise, unless given."""
+        share = 3 if self.options.scheduler == "halving" else 9
+        return min(self.options.grace or max(1, self.epochs // share), self.epochs)
 
     @property
-    def count(self) -> int:
-        """How many settings there are."""
-        return self.trials if self.options.search == "tpe" else len(self.settings)
+    def rungs(self) -> list[int]:
+        """The epochs after which halving cuts."""
+        return rungs(self.grace, self.epochs) if self.options.scheduler == "halving" else []
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """All settings that are known beforehand; none of a tpe search."""
+        return [Setting(name, values) for name, family in self.families.items() for values in family.settings]
+
+    @property
+    def tries(self) -> dict[str, int]:
+        """How many settings each method has: `trials`, unless its whole space is smaller."""
+        return {name: len(family.settings) or self.trials for name, family in self.families.items()}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -169,20 +114,56 @@ class Tuning:
         return {
             "tuning_id": self.tuning_id,
             "suite": self.suite.name,
-            **self.options.model_dump(exclude={"space"}),
+            **self.options.model_dump(exclude={"space", "settings"}),
+            "trials": self.trials,
             "mode": self.options.direction,
             "grace": self.grace,
-            "epochs": self.family.epochs,
-            "space": {key: domain.text for key, domain in self.space.items()},
+            "rungs": self.rungs,
+            "epochs": self.epochs,
+            "seeds": self.seeds,
+            "space": {name: _texts(family.space) for name, family in self.families.items()},
         }
 
-    def comparison(self, best: Values) -> list[TrialSpec]:
-        """The best setting and the method's own, on seeds that the search has not seen, evaluated on test images."""
-        name, first = self.family.entry["method"], self.options.seeds
-        entries: list[Any] = [{**self.family.entry, "variant": f"{name}-default"}]
-        entries.append({**self.family.at(best), "variant": f"{name}-tuned"})
-        suite = self.suite.model_copy(update={"methods": entries})
-        return plan(suite, seeds=list(range(first, first + self.options.compare_seeds)))
+    @property
+    def summary(self) -> list[str]:
+        """The plan in sentences: how much is run, what may be cut, what comes after, and where it is kept."""
+        count = sum(self.tries.values())
+        each = ", ".join(f"{name} {number}" for name, number in self.tries.items())
+        trials, scheduler = count * len(self.seeds), self.options.scheduler
+        cuts = f" after epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        found = [
+            f"{count} settings ({each}), {trials} trials (seeds {', '.join(map(str, self.seeds))}) of {self.epochs} "
+            f"epochs: {trials * self.epochs} epochs if none is stopped; scheduler {scheduler}{cuts}"
+        ]
+        if self.options.search == "tpe":
+            found.append("tpe proposes settings one after the other")
+        if self.options.compare_seeds:
+            seeds = ", ".join(map(str, self.comparison_seeds))
+            found.append(f"then each method's best setting beside its own on test images, seeds {seeds}")
+        return [*found, f"kept in {self.folder}"]
+
+    @property
+    def comparison_seeds(self) -> list[int]:
+        """The suite's seeds and, where these are fewer, further ones; none of the search's."""
+        more = _numbers(max(self.suite.seeds) + 1, self.options.compare_seeds, self.seeds)
+        return [*self.suite.seeds, *more][: self.options.compare_seeds]
+
+    def specs(self, setting: Setting) -> list[TrialSpec]:
+        """The trials of a setting, one per seed."""
+        return self.families[setting.method].specs(setting.values)
+
+    def comparison(self, best: Mapping[str, Values]) -> list[TrialSpec]:
+        """Each method's best setting beside its own, trained and evaluated as the suite says. A method whose own
+        setting is its best has nothing to compare."""
+        entries: list[Any] = []
+        for name, values in best.items():
+            family = self.families[name]
+            if family.specs(values)[0].training_id != family.bases[0].training_id:
+                entries.append({**family.entry, "variant": f"{name}-default"})
+                entries.append({**family.at(values), "variant": f"{name}-tuned"})
+        if not entries or not self.options.compare_seeds:
+            return []
+        return plan(self.suite.model_copy(update={"methods": entries}), seeds=self.comparison_seeds)
 
 
 def plan_tuning(
@@ -191,89 +172,166 @@ def plan_tuning(
     """What a suite's `tune:` block and the command's options ask for; the latter win. Writes nothing. Raises InputError
     for anything that could not run."""
     suite = load_suite(suite_name, overrides)
-    options = _options(suite, given)
-    space = read_space(options.space)
+    options = read_options(suite, given)
     home = Path("results") / "runs" / suite.name
     root = results or home / "tuning"
     parents = [path for path in (root.parent, home) if (path / "trials").is_dir() and path != root]
     machine = next((path for path in (root, *parents) if (path / "machine.json").exists()), root)
     resolved = for_this_machine(suite, machine)
-    entry = _entry(resolved, options.method)
-    family, teachers = _family(resolved.model_copy(update={"methods": [entry]}), entry, options.seeds)
-    _check_corners(family, space)
+    families, teachers = _families(resolved, options)
     tuning = Tuning(
-        resolved, options, space, family, tuple(teachers), Store(root), tuple(Store(path) for path in parents),
+        resolved, options, families, teachers, Store(root), tuple(Store(path) for path in parents),
         suite.precision == "auto",
     )  # fmt: skip
-    if tuning.options.grace and tuning.options.grace > family.epochs:
-        raise InputError(f"grace must be at most the {family.epochs} epochs of a trial, not {tuning.options.grace}")
-    for values in tuning.settings:
-        family.specs(values)
+    if len({family.epochs for family in families.values()}) > 1:
+        each = ", ".join(f"{name} {family.epochs}" for name, family in families.items())
+        raise InputError(f"tune: one number of epochs for all methods: --epochs; the suite has {each}")
+    if options.grace and options.grace > tuning.epochs:
+        raise InputError(f"grace must be at most the {tuning.epochs} epochs of a trial, not {options.grace}")
+    most = max(len(family.settings) for family in families.values())
+    if options.search == "random" and most < tuning.trials:
+        raise InputError(f"the space has only {most} different settings: --trials {most}")
     return tuning
 
 
-def _options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
-    values = {**(suite.tune or {}), **{key: value for key, value in given.items() if value is not None}}
-    space = values.get("space") or {}
-    if isinstance(space, (list, tuple)):
-        pairs = [split_entry(str(text)) for text in space]
-        space = dict(pairs)
-        if len(space) < len(pairs):
-            raise InputError("space: a key is given twice")
-    for key, example in (("method", "--method absld"), ("space", "--space 'temperature_rate=loguniform(0.01, 1)'")):
-        if not (space if key == "space" else values.get(key)):
-            raise InputError(f"tune: {key} is missing: {example}, or 'tune: {{{key}: ...}}' in the suite")
-    options = read(TuneOptions, {**values, "space": space}, "tune")
-    if options.metric not in METRICS:
-        raise unknown("metric", options.metric, METRICS)
-    return options
+# Methods, their spaces, their settings
+
+
+def _families(suite: Suite, options: TuneOptions) -> tuple[dict[str, Family], tuple[TrialSpec, ...]]:
+    """The methods in their order, and the teachers of them all."""
+    taken = {*suite.seeds, *(seed for entry in suite.methods for seed in read_entry(entry, suite).seeds)}
+    seeds = _numbers(_FIRST_SEED, options.seeds, taken)
+    found: dict[str, Family] = {}
+    teachers: dict[str, TrialSpec] = {}
+    for name in options.methods:
+        found[name], needed = _family(suite, name, seeds, options.epochs)
+        teachers.update({spec.trial_id: spec for spec in needed})
+    spaces = _spaces(options, found)
+    for name, family in found.items():
+        searched = replace(family, space=spaces[name])
+        _check_corners(searched)
+        found[name] = replace(searched, settings=tuple(_settings(searched, options)))
+    return found, tuple(teachers.values())
+
+
+def _numbers(first: int, count: int, without: Collection[int]) -> list[int]:
+    """So many whole numbers from `first` on, without some."""
+    return list(itertools.islice((number for number in itertools.count(first) if number not in without), count))
+
+
+def _family(suite: Suite, name: str, seeds: list[int], epochs: int | None) -> tuple[Family, list[TrialSpec]]:
+    """A method without a space yet, and the teachers it needs: these are trained as the suite says."""
+    entry = _entry(suite, name)
+    tried = entry
+    if epochs is not None:
+        _check_schedule({**suite.training, **entry.get("training", {})}, epochs)
+        tried = {**entry, "training": {**entry.get("training", {}), "epochs": epochs}}
+    specs = plan(suite.model_copy(update={"methods": [{**tried, "variant": name}]}), seeds=seeds)
+    students = [spec for spec in specs if spec.role == "student"]
+    if len({spec.student.label for spec in students}) > 1:
+        raise InputError(f"suite {suite.name} has several students; tune one of them: --set students=[]")
+    if len(students) > len(seeds):
+        raise InputError(f"suite {suite.name} has several teachers; tune with one: --set teacher.seeds=[0]")
+    needed = {source for spec in students for source in spec.depends_on}
+    family = Family(name, entry, suite, tuple(without_tests(spec) for spec in students), {})
+    return family, [spec for spec in specs if spec.trial_id in needed]
 
 
 def _entry(suite: Suite, name: str) -> dict[str, Any]:
     """The suite's entry of that variant, else the method of that name with its defaults."""
+    variants = []
     for entry in suite.methods:
-        if isinstance(entry, Mapping) and entry.get("variant") == name:
-            return {key: value for key, value in entry.items() if key not in ("variant", "seeds")}
+        variants.append(read_entry(entry, suite).variant)
+        if variants[-1] == name:
+            values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
+            return {key: value for key, value in values.items() if key not in ("variant", "seeds")}
     if name not in methods.METHODS:
-        variants = [entry.get("variant") for entry in suite.methods if isinstance(entry, Mapping)]
-        raise unknown("method", name, [*methods.METHODS, *filter(None, variants)])
+        raise unknown("method", name, {*methods.METHODS, *variants})
     return {"method": name}
 
 
-def _family(suite: Suite, entry: dict[str, Any], seeds: int) -> tuple[Family, list[TrialSpec]]:
-    specs = plan(suite, seeds=range(seeds))
-    students = [spec for spec in specs if spec.role == "student"]
-    if len({spec.student.label for spec in students}) > 1:
-        raise InputError(f"suite {suite.name} has several students; tune one of them: --set students=[]")
-    if len(students) > seeds:
-        raise InputError(f"suite {suite.name} has several teachers; tune with one: --set teacher.seeds=[0]")
-    needed = {name for spec in students for name in spec.depends_on}
-    bases = tuple(without_tests(spec) for spec in students)
-    return Family(entry, bases), [spec for spec in specs if spec.trial_id in needed]
+def _check_schedule(training: Mapping[str, Any], epochs: int) -> None:
+    """A schedule in numbers of epochs would lose its shape in a shorter training."""
+    options = [training.get(key) for key in ("weight_average", "weight_perturbation")]
+    points = [
+        *training.get("milestones", []),
+        *(each["start_epoch"] for each in options if each and "start_epoch" in each),
+    ]
+    if training["epochs"] != epochs and any(point >= 1 for point in points):
+        raise InputError(f"epochs: {epochs} instead of {training['epochs']} needs milestones and start epochs as "
+                         f"fractions of training, such as 0.5, not {points}")  # fmt: skip
 
 
-def without_tests(spec: TrialSpec) -> TrialSpec:
-    """The same training and no attack on a test image: what a search may look at."""
-    return TrialSpec.model_validate({**spec.model_dump(), "evaluation": EvaluationSpec(attacks=())})
+def _spaces(options: TuneOptions, families: Mapping[str, Family]) -> dict[str, Space]:
+    """What of the space concerns each method: the keys that it has, and its own ones."""
+    shared = {key: text for key, text in options.space.items() if not isinstance(text, Mapping)}
+    own = {name: entries for name, entries in options.space.items() if isinstance(entries, Mapping)}
+    for name in own:
+        if name not in families:
+            raise unknown("method in space", name, families)
+    common = read_space(shared)
+    for key, domain in common.items():
+        if not any(_concerns(family, key, common) for family in families.values()):
+            next(iter(families.values())).specs({key: domain.corners[0]})
+            raise InputError(f"space {key}: no method has it")
+    return {
+        name: {key: domain for key, domain in common.items() if _concerns(family, key, common)}
+        | read_space(own.get(name, {}))
+        for name, family in families.items()
+    }
 
 
-def _check_corners(family: Family, space: Space) -> None:
+def _concerns(family: Family, key: str, space: Space) -> bool:
+    """Whether the method has the key, or a policy that has it may come from the space."""
+    kind, dot, _ = key.partition(".")
+    return family.has(key) or (bool(dot) and kind in KINDS and kind in space)
+
+
+def _check_corners(family: Family) -> None:
     """The method takes the extreme values of every key; then it takes what lies between them."""
-    for key, domain in space.items():
-        first = {other: each.corners[0] for other, each in space.items()}
+    for key, domain in family.space.items():
+        first = {other: each.corners[0] for other, each in family.space.items()}
         for value in domain.corners:
             family.specs({**first, key: value})
 
 
-def setting_of(config: dict[str, Any], space: Space) -> Values:
+def _settings(family: Family, options: TuneOptions) -> list[Values]:
+    """The tries of a method, each another training; drawn with a seed of the method's own, so that methods beside it
+    change nothing."""
+    count, seed = options.trials or _TRIALS, f"{options.search_seed} {family.name}"
+    if options.search == "tpe":
+        return []
+    if options.search == "list":
+        found, count = options.settings[family.name], len(options.settings[family.name])
+    elif options.search == "grid":
+        found = grid(family.space, count, seed)
+    else:
+        found = draw(family.space, count, seed)
+    if options.with_default:
+        found = [family.defaults, *found]
+    distinct: dict[str, Values] = {}
+    for values in found:
+        distinct.setdefault(family.specs(values)[0].training_id, values)
+    if options.search == "list" and len(distinct) < len(found):
+        raise InputError(f"tune: settings: two of {family.name} are the same training")
+    return list(distinct.values())[:count]
+
+
+def _texts(space: Space) -> dict[str, str]:
+    return {key: domain.text for key, domain in space.items()}
+
+
+def proposed(config: Mapping[str, Any], families: Mapping[str, Family]) -> Setting:
     """A setting from what Ray Tune hands out: the setting itself, or what a searcher proposed."""
     if "setting" in config:
-        return config["setting"]
-    return {key: domain.decode(config[key]) for key, domain in space.items()}
+        return Setting(**config["setting"])
+    name = config["method"]
+    return Setting(name, {key: domain.decode(config[key]) for key, domain in families[name].space.items()})
 
 
-def snippet(tuning: Tuning, best: Values, remark: str) -> str:
-    """The best setting as YAML: a `methods:` list for a suite, with a remark above."""
-    entry = {**tuning.family.at(best), "variant": f"{tuning.family.entry['method']}-tuned"}
-    text = yaml.safe_dump({"methods": [entry]}, sort_keys=False, default_flow_style=None)
-    return "".join(f"# {line}\n" for line in remark.splitlines()) + text
+def snippet(tuning: Tuning, best: Mapping[str, Values], remarks: Sequence[str]) -> str:
+    """The best setting of every method as YAML: a `methods:` list for a suite, in which each is called as it was
+    before, with remarks above."""
+    entries = [{**tuning.families[name].at(values), "variant": name} for name, values in best.items()]
+    text = yaml.safe_dump({"methods": entries}, sort_keys=False, default_flow_style=None)
+    return "".join(f"# {line}\n" for line in remarks) + text

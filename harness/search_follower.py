@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.control import GRACE_S, RunControl, StopRequest
+from harness.halving import survivors
 from harness.inputs import training_folder
 from harness.lockstep import commit_unfinished
 from harness.provenance import command
 from harness.retries import disk_full
-from harness.search import Tuning, setting_of
-from harness.search_journal import SETTLED, Journal, line
+from harness.search import Tuning, proposed
+from harness.search_journal import SETTLED, Entry, Journal, line, setting_of
 
 Say = Callable[[str], None]
 
@@ -25,6 +26,7 @@ class Follower:
         self, tuning: Tuning, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
     ) -> None:
         self.tuning, self.journal = tuning, journal
+        self.until = tuning.epochs  # where the settings that run now end
         self.stop_reason: str | None = None
         self._lost, self._say, self._tensorboard = lost, say, tensorboard
         self._live: dict[str, dict[str, Any]] = {}  # last report, by Ray's id
@@ -37,7 +39,7 @@ class Follower:
         self._request, self.control = request, control
 
     def started(self, name: str, config: dict[str, Any]) -> None:
-        entry = self.journal.entry(setting_of(config, self.tuning.space))
+        entry = self.journal.entry(proposed(config, self.tuning.families))
         self._live.setdefault(name, {"entry": entry, "report": None, "known": entry["status"] in SETTLED})
         self.journal.save()
 
@@ -66,16 +68,28 @@ class Follower:
             self.journal.settle(entry, "failed", crash.splitlines()[0])
         elif "failed" in report and report["kind"] != "disk":
             self.journal.settle(entry, "failed", report["failed"])
-        elif entry["epochs"] == self.tuning.family.epochs:
+        elif entry["epochs"] == self.tuning.epochs:
             self.journal.settle(entry, "done", None)
+        elif entry["epochs"] == self.until and self.stop_reason is None:  # the cut decides, once all are there
+            return
         elif self.stop_reason is not None or not report:
             self._store(entry, "interrupted")
             return
         else:
-            reason = f"{self.tuning.options.scheduler} after epoch {entry['epochs']}"
-            self._store(entry, "stopped", reason=reason)
-            self.journal.settle(entry, "stopped", reason)
-        self._tell(entry, report)
+            self._stop(entry)
+        self._tell(entry)
+
+    def cut(self, rung: int) -> None:
+        """Stop the settings that do not go on from a rung, method by method. The same scores, the same cut: taking it
+        again after an interruption changes nothing."""
+        for name, count in self.tuning.tries.items():
+            entries = {setting_of(entry).key: entry for entry in self.journal.first({name: count})}
+            curves = {key: entry["curve"] for key, entry in entries.items() if entry["status"] != "failed"}
+            kept = survivors(curves, rung, self.tuning.options.direction)
+            for key, entry in entries.items():
+                if key not in kept and entry["status"] == "open":
+                    self._stop(entry)
+                    self._tell(entry)
 
     def should_end(self) -> bool:
         """Whether Ray Tune shall return now. Asked several times a second."""
@@ -91,17 +105,22 @@ class Follower:
             self._awaited, self._end_at = set(self._live), time.monotonic() + GRACE_S
             self.control.stop()
 
-    def _store(self, entry: dict[str, Any], status: str, **columns: str) -> None:
+    def _stop(self, entry: Entry) -> None:
+        reason = f"{self.tuning.options.scheduler} after epoch {entry['epochs']}"
+        self._store(entry, "stopped", reason=reason)
+        self.journal.settle(entry, "stopped", reason)
+
+    def _store(self, entry: Entry, status: str, **columns: str) -> None:
         store = self.tuning.store
-        for spec in self.tuning.family.specs(entry["values"]):
+        for spec in self.tuning.specs(setting_of(entry)):
             begun = training_folder(store.root, spec.training_id).exists()
             if not store.has(spec.trial_id) and (begun or status == "failed"):
                 commit_unfinished(store, spec, status, tuning_id=self.tuning.tuning_id, command=command(), **columns)
 
-    def _tell(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
-        place = sum(other["status"] != "open" for other in self.journal.entries)
-        metric, epochs = self.tuning.options.metric, self.tuning.family.epochs
-        self._say(line(entry, place, self.tuning.count, metric, report.get(metric), epochs))
+    def _tell(self, entry: Entry) -> None:
+        place = sum(other["status"] in SETTLED for other in self.journal.entries)
+        count, metric = sum(self.tuning.tries.values()), self.tuning.options.metric
+        self._say(line(entry, place, count, metric, self.tuning.epochs))
 
     def _write_scalars(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
         """TensorBoard's curves, a run per setting."""
@@ -112,7 +131,7 @@ class Follower:
         name = f"{self.tuning.tuning_id}-{self.journal.entries.index(entry):03d}"
         if name not in self._writers:
             self._writers[name] = SummaryWriter(str(self._tensorboard / name))
-            self._writers[name].add_text("setting", str(entry["values"]))
+            self._writers[name].add_text("setting", str(setting_of(entry)))
         for key, value in report.items():
             if isinstance(value, float):
                 self._writers[name].add_scalar(key, value, report["epoch"])

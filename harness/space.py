@@ -2,7 +2,7 @@
 and Ray.
 
     temperature_rate=loguniform(0.01, 1)    weight_decay=uniform(0, 0.001)
-    steps=randint(5, 20)                    temperature_range=choice([[0.5, 5], [0.25, 10]])
+    steps=randint(5, 20)                    temperature_range=choice([0.5, 5], [0.25, 10])
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.errors import InputError, unknown
 from harness.notation import read_yaml
 
-Values = dict[str, Any]  # one setting: a value for each key of the space
+Values = dict[str, Any]  # of one setting: a value for each key of the space
 
-_EXAMPLE = "write key=loguniform(0.01, 1), uniform(a, b), randint(a, b) or choice([...])"
+_EXAMPLE = "write key=loguniform(0.01, 1), uniform(a, b), randint(a, b) or choice(a, b, ...)"
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
 _DIGITS = 6  # significant digits of a drawn number, so that it can be written down and typed again
 _FRUITLESS = 1000  # draws in a row that were there already: the space is exhausted
@@ -136,18 +136,24 @@ class Choice(Domain):
 Space = dict[str, Domain]
 
 
-def split_entry(text: str) -> tuple[str, str]:
-    """`key=distribution(...)` as its two sides. Raises InputError."""
-    key, sign, distribution = text.partition("=")
-    if not sign or not key.strip():
-        raise InputError(f"space '{text}': {_EXAMPLE}")
-    return key.strip(), distribution.strip()
+def split_entries(texts: Sequence[str]) -> dict[str, Any]:
+    """A space from the command line as it stands in a suite: `key=distribution(...)` for every method that has the key,
+    `method: key=distribution(...)` for one of them, which becomes a mapping of its own. Raises InputError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        left, sign, distribution = text.partition("=")
+        method, colon, key = (part.strip() for part in left.rpartition(":"))
+        if not sign or not key or (colon and not method):
+            raise InputError(f"space '{text}': {_EXAMPLE}")
+        part = found.setdefault(method, {}) if method else found
+        if key in part:
+            raise InputError(f"space '{text}': the key is given twice")
+        part[key] = distribution.strip()
+    return found
 
 
 def read_space(entries: Mapping[str, Any]) -> Space:
     """A space from a mapping of keys to distributions as text. Raises InputError for anything outside the grammar."""
-    if not entries:
-        raise InputError(f"the space is empty: {_EXAMPLE}")
     return {key: _domain(f"space {key}", text) for key, text in entries.items()}
 
 
@@ -175,12 +181,13 @@ def name_of(text: str) -> str:
 
 
 def _choice(where: str, text: str, arguments: list[Any]) -> Choice:
-    if len(arguments) != 1 or not isinstance(arguments[0], list) or not arguments[0]:
-        raise InputError(f"{where}: {text}: choice takes one list of at least one value, such as choice([1, 2, 5])")
-    seen = [json.dumps(value, sort_keys=True, default=str) for value in arguments[0]]
+    values = arguments[0] if len(arguments) == 1 else arguments
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{where}: {text}: choice takes at least one value, in a list if it is one: choice(1, 2, 5)")
+    seen = [json.dumps(value, sort_keys=True, default=str) for value in values]
     if len(set(seen)) < len(seen):
         raise InputError(f"{where}: {text}: a value is listed twice")
-    return Choice(text, tuple(arguments[0]))
+    return Choice(text, tuple(values))
 
 
 def _arguments(where: str, text: str) -> list[Any]:
@@ -198,29 +205,36 @@ def _bounds(where: str, arguments: list[Any], whole: bool) -> tuple[float, float
     return low, high
 
 
-def key_of(values: Values) -> str:
-    """A text that two settings share if and only if they are the same."""
-    return json.dumps(values, sort_keys=True)
+class Setting(NamedTuple):
+    """One try of a search: a method, as the suite calls it, and the values of its keys; the rest stays as it is."""
+
+    method: str
+    values: Values
+
+    @property
+    def key(self) -> str:
+        """A text that two settings share if and only if they are the same."""
+        return json.dumps([self.method, self.values], sort_keys=True)
+
+    def __str__(self) -> str:
+        return f"{self.method}: {short(self.values)}"
 
 
-def draw(space: Space, count: int, seed: int) -> list[Values]:
-    """`count` different settings at random; the same for the same seed, and more of them begin with fewer.
-
-    Raises InputError where the space has not so many.
-    """
+def draw(space: Space, count: int, seed: int | str) -> list[Values]:
+    """`count` different settings at random, or all of a space that has not so many; the same for the same seed, and
+    more of them begin with fewer."""
     numbers = random.Random(seed)
     found: dict[str, Values] = {}
     fruitless = 0
-    while len(found) < count:
+    while len(found) < count and fruitless <= _FRUITLESS:
         values = {key: domain.draw(numbers) for key, domain in space.items()}
-        fruitless = fruitless + 1 if key_of(values) in found else 0
-        found.setdefault(key_of(values), values)
-        if fruitless > _FRUITLESS:
-            raise InputError(f"the space has only {len(found)} different settings: --trials {len(found)}")
+        key = json.dumps(values, sort_keys=True)
+        fruitless = fruitless + 1 if key in found else 0
+        found.setdefault(key, values)
     return list(found.values())
 
 
-def grid(space: Space, count: int, seed: int) -> list[Values]:
+def grid(space: Space, count: int, seed: int | str) -> list[Values]:
     """Every combination of evenly spread values, at most `count`, as many values for each range as that allows.
 
     In an order shuffled by the seed: a scheduler that stops the worst so far would do little on a rising slope. Raises
@@ -247,7 +261,9 @@ def _root(number: int, power: int) -> int:
 
 
 def short(values: Values) -> str:
-    """A setting in one line: `temperature_rate=0.3, labels=teacher`."""
+    """Values in one line: `temperature_rate=0.3, labels=teacher`; `defaults` where there are none."""
+    if not values:
+        return "defaults"
     return ", ".join(f"{key}={_plain(value)}" for key, value in values.items())
 
 

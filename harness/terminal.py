@@ -106,20 +106,35 @@ def conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> in
     return outcome.exit_code
 
 
-def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
-    """What a search found and wrote, the comparison of its winner, and how to go on; the exit code."""
-    from harness.report.write import print_leaderboard, write_report
+def print_tuning(tuning: Any) -> None:
+    """What a search would run: every setting with what the store has of its trials, how far, and what comes after."""
+    from harness.show import columns, trial_states
     from harness.space import short
 
-    if tuned.best is not None:
-        out.print(f"best: {escape(short(tuned.best))}", soft_wrap=True)
-    written = list(tuned.written)
+    rows = [("method", "setting", "trials")]
+    for spec in tuning.teachers:
+        rows.append((spec.variant, "", f"{trial_states(tuning.store, [spec])[spec.trial_id][0]}"))
+    for name, values in tuning.settings:
+        states = [state for state, _ in trial_states(tuning.store, tuning.families[name].specs(values)).values()]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+        rows.append((name, short(values), counts))
+    titles, *lines = columns(rows)
+    out.out(titles, style="bold", highlight=False)
+    out.out("\n".join(lines), highlight=False)
+    for line in tuning.summary:
+        out.print(escape(line), soft_wrap=True)
+
+
+def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
+    """What a search found and wrote, the comparison of its winners with their defaults, and how to go on; the exit
+    code."""
+    from harness.report.write import print_leaderboard
+
     if tuned.compared:
         variants = {spec.trial_id: spec.variant for spec in tuned.compared}
         print_leaderboard(out, tuning.store, trial_ids=list(variants), variants=variants)
-        written += write_report(tuning.store, tuning.folder / "comparison", trial_ids=list(variants), variants=variants)
-    for path in written:
-        out.print(str(path), soft_wrap=True)
+    for line in [*tuned.sentences, *map(str, tuned.written)]:
+        out.print(escape(line), soft_wrap=True)
     for trouble in tuned.trouble:
         err.print(escape(trouble), soft_wrap=True)
     if tuned.stop_reason:

@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from harness.preflight import check_disk
 from harness.scheduler import Options
 from harness.search import Tuning
 from harness.search_follower import Follower, Say
-from harness.search_journal import Journal
-from harness.space import Choice, Domain, Uniform, Whole
+from harness.search_journal import SETTLED, Journal, setting_of
+from harness.space import Choice, Domain, Setting, Uniform, Whole
 from harness.teacher_logits import sharing
 
 _CRASHES = 3  # restarts of one setting whose process died
@@ -55,13 +56,13 @@ def search(
         journal = Journal(tuning.folder)
         if options.retry_failed:
             journal.forget_failures()
-        if len(journal.settled(tuning.count)) == tuning.count:
+        if journal.is_settled(tuning.tries):
             return None
         store.remove_leftovers()
         check_disk(store.root, options.minimum_free_bytes)
         journal.begin(tuning.facts, tuning.settings)
         # all settings of a seed ask the same
-        with connected(options.address), sharing(store.root, [*tuning.family.bases] * 2):
+        with connected(options.address), sharing(store.root, tuning.bases * 2):
             return _search(tuning, options, Follower(tuning, journal, lambda: lock.lost, say, tensorboard))
 
 
@@ -69,11 +70,13 @@ def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
     root = tuning.store.root.resolve()
     control = RunControl(root)
     try:
-        preflight(tuning.family.bases, control, root)
+        preflight(tuning.bases, control, root)
         with StopRequest() as request, _ray_folder(tuning.folder) as folder:  # after Ray has set a handler of its own
             follower.heed(request, control)
             try:
-                _fit(tuning, options, follower, folder)
+                for leg in _legs(tuning, follower.journal):
+                    if follower.stop_reason is None:
+                        _fit(tuning, options, follower, folder, leg)
             except KeyboardInterrupt:  # the second signal
                 follower.stop_reason = follower.stop_reason or request.signal_name or "SIGINT"
     finally:
@@ -88,21 +91,55 @@ def needs_optuna(tuning: Tuning) -> None:
         raise InputError("search tpe needs optuna: pip install 'robust-fairness-bench[tune]', or pip install optuna")
 
 
-def _fit(tuning: Tuning, options: Options, follower: Follower, folder: Path) -> None:
+@dataclass(frozen=True)
+class _Leg:
+    """One run of Ray Tune: some settings, to an epoch. searched: of a method whose settings a searcher proposes."""
+
+    until: int
+    settings: list[Setting]
+    searched: str | None = None
+
+
+def _legs(tuning: Tuning, journal: Journal) -> Iterator[_Leg]:
+    """The parts of a search, one after the other: Ray's schedulers and searchers compare all they see, so they see a
+    method at a time; halving goes from rung to rung with all of them, as no cut is made before all are there."""
+    options = tuning.options
+    if options.search == "tpe":
+        yield from (_Leg(tuning.epochs, [], name) for name in tuning.families)
+    elif options.scheduler in ("asha", "median"):
+        for name in tuning.families:
+            yield _Leg(tuning.epochs, [setting for setting in tuning.settings if setting.method == name])
+    else:
+        for until in [*tuning.rungs, tuning.epochs]:
+            open_ones = [setting for setting in tuning.settings if journal.entry(setting)["status"] == "open"]
+            yield _Leg(until, [each for each in open_ones if journal.entry(each)["epochs"] < until])
+
+
+def _fit(tuning: Tuning, options: Options, follower: Follower, folder: Path, leg: _Leg) -> None:
+    """Run a part of the search, and cut what does not go on from there."""
+    follower.until = leg.until
+    if leg.settings or leg.searched:
+        _run_ray(tuning, options, follower, folder, leg)
+    if leg.until in tuning.rungs and follower.stop_reason is None:
+        follower.cut(leg.until)
+
+
+def _run_ray(tuning: Tuning, options: Options, follower: Follower, folder: Path, leg: _Leg) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from ray import tune
 
-    resources = tuning.family.bases[0].resources
+    resources = tuning.bases[0].resources
     request = {"CPU": resources.cpu, "GPU": resources.gpu, **resources.custom}
     bundle = tune.PlacementGroupFactory([{name: amount for name, amount in request.items() if amount}])
+    settled = {setting_of(each).key: each for each in follower.journal.entries if each["status"] in SETTLED}
     job = SettingJob(
-        tuning.family, tuning.store.root.resolve(), tuning.options.metric, tuning.options.direction, tuning.tuning_id,
-        str(follower.control.path), follower.control.nonce, options.data_root, options.download, options.plugins,
-        follower.journal.settled(),
+        tuning.families, leg.until, tuning.store.root.resolve(), tuning.options.metric, tuning.options.direction,
+        tuning.tuning_id, str(follower.control.path), follower.control.nonce, options.data_root, options.download,
+        options.plugins, settled,
     )  # fmt: skip
-    space, searcher, count = _searcher(tuning, follower.journal)
-    trainable = _trainable(pickle.dumps(tuning.family.bases[0]), pickle.dumps((job, tuning.space)))
+    space, searcher, count = _searcher(tuning, follower.journal, leg)
+    trainable = _trainable(pickle.dumps(tuning.bases[0]), pickle.dumps(job))
     watch = _watch(follower)
     tune.Tuner(
         tune.with_resources(trainable, bundle),
@@ -114,27 +151,29 @@ def _fit(tuning: Tuning, options: Options, follower: Follower, folder: Path) -> 
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name="ray", storage_path=str(folder), callbacks=[watch], stop=watch, verbose=0,
+            name=uuid.uuid4().hex[:8], storage_path=str(folder), callbacks=[watch], stop=watch, verbose=0,
             failure_config=tune.FailureConfig(max_failures=_CRASHES - 1),
         ),
     ).fit()  # fmt: skip
 
 
-def _searcher(tuning: Tuning, journal: Journal) -> tuple[dict[str, Any], Any, int]:
-    """The space in Ray's words, its search algorithm, and how many samples to take of it."""
+def _searcher(tuning: Tuning, journal: Journal, leg: _Leg) -> tuple[dict[str, Any], Any, int]:
+    """What varies in Ray's words, its search algorithm, and how many samples to take."""
     from ray import tune
 
-    if tuning.options.search != "tpe":
-        return {"setting": tune.grid_search(tuning.settings)}, None, 1
+    if leg.searched is None:
+        return {"setting": tune.grid_search([setting._asdict() for setting in leg.settings])}, None, 1
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    earlier = [entry["values"] for entry in journal.entries[: tuning.trials]]
-    points = [{key: tuning.space[key].encode(value) for key, value in values.items()} for values in earlier]
+    space, options = tuning.families[leg.searched].space, tuning.options
+    earlier = [entry["values"] for entry in journal.first({leg.searched: tuning.trials})]
+    points = [{key: space[key].encode(value) for key, value in values.items()} for values in earlier]
     # Given points use up no random numbers: with the same seed the first new ones would repeat the first old ones.
-    searcher = OptunaSearch(points_to_evaluate=points or None, seed=tuning.options.search_seed + len(points))
-    return {key: _ray_domain(domain) for key, domain in tuning.space.items()}, searcher, tuning.trials
+    searcher = OptunaSearch(points_to_evaluate=points or None, seed=options.search_seed + len(points))
+    domains = {key: _ray_domain(domain) for key, domain in space.items()}
+    return {**domains, "method": leg.searched}, searcher, tuning.trials
 
 
 def _ray_domain(domain: Domain) -> Any:
@@ -154,7 +193,7 @@ def _scheduler(tuning: Tuning) -> Any:
     time_attr, grace = "training_iteration", tuning.grace
     if tuning.options.scheduler == "asha":
         return schedulers.ASHAScheduler(
-            time_attr=time_attr, max_t=tuning.family.epochs, grace_period=grace, reduction_factor=3
+            time_attr=time_attr, max_t=tuning.epochs, grace_period=grace, reduction_factor=3
         )
     if tuning.options.scheduler == "median":
         return schedulers.MedianStoppingRule(
@@ -178,12 +217,12 @@ def _trainable(pickled_spec: bytes, pickled_job: bytes) -> Callable[..., None]:
         from harness.worker import prepare_process
 
         prepare_process(pickle.loads(pickled_spec))  # before the job, which brings torch
-        job, space = pickle.loads(pickled_job)
+        job = pickle.loads(pickled_job)
         from harness.lockstep import setting_reports
-        from harness.search import setting_of
+        from harness.search import proposed
 
         told = False
-        for report in setting_reports(job, setting_of(config, space)):
+        for report in setting_reports(job, proposed(config, job.families)):
             tune.report(report)
             told = True
         if not told:

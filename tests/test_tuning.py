@@ -19,14 +19,17 @@ import yaml
 
 from harness.config import load_suite
 from harness.errors import InputError
+from harness.halving import rungs, survivors
 from harness.lockstep import SettingJob, kept_row, setting_reports, stored_rows
 from harness.plan import plan
+from harness.report import figures_tuning
 from harness.report import tuning as report
 from harness.scheduler import Options, run
 from harness.search import Tuning, plan_tuning
-from harness.search_journal import Journal
+from harness.search_journal import Journal, setting_of
 from harness.search_run import run_tuning, take_over
-from harness.space import draw, grid, read_space, short
+from harness.space import Setting, draw, grid, read_space, short, split_entries
+from harness.spec import TrialSpec
 from harness.store import Store
 from tests.small import SUITE, suite_file
 from tests.test_cli import bench, refused
@@ -47,6 +50,8 @@ RATE = "temperature_rate=loguniform(0.01, 1)"
         ("randint(2, 5)", [2, 5]),
         ("choice([[0.5,5],[0.25,10]])", [[0.5, 5], [0.25, 10]]),
         ("choice([none, kappa, 1e-2, true])", ["none", "kappa", 0.01, True]),
+        ("choice(0.05, 0.1, 2e-1)", [0.05, 0.1, 0.2]),
+        ("choice([0.5, 5], [0.25, 10])", [[0.5, 5], [0.25, 10]]),
     ],
 )
 def test_a_distribution_is_read(text: str, corners: list[Any]) -> None:
@@ -63,7 +68,8 @@ def test_a_distribution_is_read(text: str, corners: list[Any]) -> None:
         ("uniform(1, .inf)", "two finite numbers"),
         ("randint(1, 2.5)", "two whole numbers"),
         ("lognormal(0, 1)", "unknown distribution"),
-        ("choice(1, 2)", "one list"),
+        ("choice(1)", "in a list if it is one"),
+        ("choice()", "at least one value"),
         ("choice([])", "at least one value"),
         ("choice([1, 1])", "twice"),
         ("choice([1, 2)", "not valid YAML|cannot read"),
@@ -87,9 +93,17 @@ def test_draws_repeat_differ_and_begin_alike() -> None:
     assert all(float(f"{values['rate']:.6g}") == values["rate"] for values in many)
 
 
-def test_a_space_with_too_few_settings_is_said() -> None:
-    with pytest.raises(InputError, match="only 6 different settings"):
-        draw(read_space({"a": "randint(1, 3)", "b": "choice([x, y])"}), 7, 0)
+def test_of_a_space_with_too_few_settings_all_are_drawn() -> None:
+    found = draw(read_space({"a": "randint(1, 3)", "b": "choice([x, y])"}), 7, 0)
+    assert len({json.dumps(values) for values in found}) == len(found) == 6
+
+
+def test_a_space_from_the_command_line_is_that_of_a_suite() -> None:
+    texts = ["training.lr=choice(0.1, 0.2)", "absld: temperature_rate = uniform(0, 1)", "absld:training.lr=choice([1])"]
+    assert split_entries(texts) == {
+        "training.lr": "choice(0.1, 0.2)",
+        "absld": {"temperature_rate": "uniform(0, 1)", "training.lr": "choice([1])"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -130,49 +144,63 @@ def test_a_grid_is_even_and_no_larger_than_asked() -> None:
 
 
 def tuning_of(folder: Path, *spaces: str, overrides: tuple[str, ...] = (), **given: Any) -> Tuning:
-    values = {"method": "absld", "space": list(spaces) or [RATE], "seeds": 2, "trials": 3, **given}
+    values = {"methods": "absld", "space": list(spaces) or [RATE], "seeds": 2, "trials": 3, **given}
     return plan_tuning(suite_file(folder), values, overrides=overrides, results=folder / "store")
+
+
+def specs_of(tuning: Tuning, rate: float) -> list[TrialSpec]:
+    return tuning.specs(Setting("absld", {"temperature_rate": rate}))
 
 
 def test_settings_are_ordinary_trials_without_test_images(tmp_path: Path) -> None:
     tuning = tuning_of(tmp_path)
-    specs = tuning.family.specs({"temperature_rate": 0.3})
+    specs = specs_of(tuning, 0.3)
     entry = {"method": "absld", "temperature_rate": 0.3}
     suite = load_suite(suite_file(tmp_path)).model_copy(update={"methods": [entry]})
-    whole = [spec for spec in plan(suite, seeds=[0, 1]) if spec.role == "student"]
+    whole = [spec for spec in plan(suite, seeds=[1000, 1001]) if spec.role == "student"]
     assert [spec.training_id for spec in specs] == [spec.training_id for spec in whole]
     assert not {spec.trial_id for spec in specs} & {spec.trial_id for spec in whole}
     assert all(spec.evaluation.attacks == () for spec in specs)
-    assert {spec.seed for spec in tuning.comparison({"temperature_rate": 0.3}) if spec.role == "student"} == {2, 3, 4}
+    compared = tuning.comparison({"absld": {"temperature_rate": 0.3}})
+    assert {spec.seed for spec in compared if spec.role == "student"} == {0, 1, 2}
+    assert not {spec.seed for spec in compared} & set(tuning.seeds)
 
 
 def test_the_command_line_wins_over_the_suite(tmp_path: Path) -> None:
-    block = {"method": "absld", "space": {"temperature_rate": "uniform(0, 1)"}, "trials": 7, "metric": "val_robust_nsd"}
+    block = {
+        "methods": ["absld"],
+        "space": {"temperature_rate": "uniform(0, 1)"},
+        "trials": 7,
+        "metric": "val_robust_nsd",
+    }
     path = suite_file(tmp_path, tune=block)
     tuning = plan_tuning(path, {"trials": 4, "space": None}, results=tmp_path / "store")
-    assert (tuning.trials, tuning.options.direction, list(tuning.space)) == (4, "min", ["temperature_rate"])
+    assert (tuning.trials, tuning.options.direction) == (4, "min")
+    assert tuning.families["absld"].keys == ["temperature_rate"]
 
 
 def test_the_identity_is_of_what_decides_the_trials(tmp_path: Path) -> None:
-    first = tuning_of(tmp_path).tuning_id
-    assert tuning_of(tmp_path, trials=9, compare_seeds=0).tuning_id == first
-    assert tuning_of(tmp_path, overrides=("evaluation.attacks=[clean]",)).tuning_id == first
+    first = tuning_of(tmp_path, scheduler="none").tuning_id
+    assert tuning_of(tmp_path, scheduler="none", trials=9, compare_seeds=0).tuning_id == first
+    assert tuning_of(tmp_path, scheduler="none", overrides=("evaluation.attacks=[clean]",)).tuning_id == first
     others = [
-        tuning_of(tmp_path, seeds=1), tuning_of(tmp_path, scheduler="none"), tuning_of(tmp_path, search_seed=1),
-        tuning_of(tmp_path, "temperature_rate=uniform(0.01, 1)"), tuning_of(tmp_path, overrides=("training.lr=0.2",)),
+        tuning_of(tmp_path), tuning_of(tmp_path, trials=9), tuning_of(tmp_path, seeds=1), tuning_of(tmp_path, epochs=1),
+        tuning_of(tmp_path, search_seed=1), tuning_of(tmp_path, with_default=True),
+        tuning_of(tmp_path, methods="absld,rslad"), tuning_of(tmp_path, "temperature_rate=uniform(0.01, 1)"),
+        tuning_of(tmp_path, overrides=("training.lr=0.2",)),
     ]  # fmt: skip
-    assert len({first, *(tuning.tuning_id for tuning in others)}) == 6
+    assert len({first, *(tuning.tuning_id for tuning in others)}) == 10
 
 
 def test_keys_reach_policies_and_variants_are_a_base(tmp_path: Path) -> None:
     tuning = tuning_of(tmp_path, "labels.temperature_rate=uniform(0, 1)", "weights=choice([none, kappa])")
-    spec = tuning.family.specs({"labels.temperature_rate": 0.5, "weights": "kappa"})[0]
+    spec = tuning.families["absld"].specs({"labels.temperature_rate": 0.5, "weights": "kappa"})[0]
     assert spec.method is not None
     assert (spec.method["labels"]["temperature_rate"], spec.method["weights"]["name"]) == (0.5, "kappa")
-    assert tuning.family.default("temperature_rate") == 0.1
+    assert tuning.families["absld"].defaults == {"labels.temperature_rate": 0.1, "weights": "none"}
     path = suite_file(tmp_path, methods=["at", {"method": "absld", "temperature_init": 2.0, "variant": "warm"}])
-    given = {"method": "warm", "space": [RATE]}
-    warm = plan_tuning(path, given, results=tmp_path / "store").family.specs({"temperature_rate": 0.5})[0]
+    given = {"methods": "warm", "space": [RATE]}
+    warm = plan_tuning(path, given, results=tmp_path / "store").families["warm"].specs({"temperature_rate": 0.5})[0]
     assert warm.method is not None
     assert warm.method["labels"]["temperature_init"] == 2.0
 
@@ -182,15 +210,25 @@ BAD = [
     (["--space", "temperature_rate=uniform(-1,1)"], "temperature_rate must be at least 0"),
     (["--space", "temperature_rate=choice([fast])"], "temperature_rate must be a float, not 'fast'"),
     (["--space", "temperature_range=choice([1, 2])"], "temperature_range must be a list of 2 numbers"),
-    (["--space", "training.lr=uniform(0.1,1)"], "a key is a hyper-parameter of the method"),
+    (["--space", "trainin.lr=uniform(0.1,1)"], "a key is a hyper-parameter of the method"),
+    (["--space", "training.lrr=uniform(0.1,1)"], "did you mean lr"),
+    (["--space", "training.epochs=choice(1,2)"], "the same number of epochs"),
+    (["--space", "absld: kd_reductio=choice(a, b)"], "did you mean kd_reduction"),
+    (["--space", "abslt: temperature_rate=uniform(0,1)"], "did you mean absld"),
+    (["--space", ": temperature_rate=uniform(0,1)"], "write key=loguniform"),
     (["--space", "labels=choice([class_temperature, hard])"], "learns from other teachers"),
     (["--space", "temperature_rate"], "write key=loguniform"),
     (["--space", RATE, "--space", RATE], "given twice"),
     ([], "space is missing"),
     (["--space", RATE, "--method", "absd"], "did you mean absld"),
     (["--space", RATE, "--metric", "val_robust_wrst"], "did you mean val_robust_worst"),
-    (["--space", RATE, "--search", "bayes"], "'random', 'grid' or 'tpe'"),
-    (["--space", RATE, "--scheduler", "pbt"], "'asha', 'median' or 'none'"),
+    (["--space", RATE, "--search", "bayes"], "'random', 'grid', 'list' or 'tpe'"),
+    (["--space", RATE, "--scheduler", "pbt"], "'halving', 'asha', 'median' or 'none'"),
+    (["--space", RATE, "--search", "tpe", "--scheduler", "halving"], "known beforehand"),
+    (["--space", RATE, "--search", "grid", "--with-default"], "goes with search random"),
+    (["--space", RATE, "--search", "list"], "goes with 'settings'"),
+    (["--space", RATE, "--method", "absld,at,absld"], "absld is listed twice"),
+    (["--space", RATE, "--epochs", "1", "--set", "training.milestones=[1]"], "as fractions of training"),
     (["--space", RATE, "--trials", "0"], "trials"),
     (["--space", RATE, "--grace", "9"], "at most the 2 epochs"),
     (["--space", RATE, "--workers", "0"], "workers must be at least 1"),
@@ -203,6 +241,139 @@ def test_bad_input_is_one_line_and_writes_nothing(words: list[str], complaint: s
     suite_file(tmp_path)
     method = [] if "--method" in words else ["--method", "absld"]
     assert complaint in refused("tune", "small.yaml", *method, *words, cwd=tmp_path)
+
+
+# Several methods
+
+
+METHODS = "at,rslad,absld"
+SHARED = ("training.lr=choice(0.02, 0.05, 0.1)", "kd_reduction=choice(tenth_sum, class_sum)", f"absld: {RATE}")
+
+
+def test_every_method_has_as_many_tries_of_what_concerns_it(tmp_path: Path) -> None:
+    tuning = tuning_of(tmp_path, *SHARED, methods=METHODS, trials=4, seeds=1)
+    keys = {name: family.keys for name, family in tuning.families.items()}
+    assert keys == {
+        "at": ["training.lr"],
+        "rslad": ["training.lr", "kd_reduction"],
+        "absld": ["training.lr", "kd_reduction", "temperature_rate"],
+    }
+    assert tuning.tries == {"at": 3, "rslad": 4, "absld": 4}  # AT has no more
+    assert all(set(setting.values) == set(keys[setting.method]) for setting in tuning.settings)
+    for setting in tuning.settings:
+        [spec] = tuning.specs(setting)
+        assert spec.training is not None
+        assert spec.training.lr == setting.values["training.lr"]
+    trainings = [spec.training_id for setting in tuning.settings for spec in tuning.specs(setting)]
+    assert len(set(trainings)) == 11
+
+
+def test_a_method_beside_changes_no_draw(tmp_path: Path) -> None:
+    alone = tuning_of(tmp_path, *SHARED, methods="absld", trials=4).families["absld"].settings
+    beside = tuning_of(tmp_path, *SHARED, methods=METHODS, trials=4).families["absld"].settings
+    assert alone == beside
+    assert tuning_of(tmp_path, *SHARED, methods="absld", trials=6).families["absld"].settings[:4] == alone
+
+
+def test_the_first_try_can_be_the_default_and_counts(tmp_path: Path) -> None:
+    spaces = ("training.lr=choice(0.02, 0.05, 0.1)", "temperature_rate=choice(0.1, 0.2)")
+    lr = ("training.lr=0.05",)
+    tuning = tuning_of(tmp_path, *spaces, methods="at,absld", trials=4, with_default=True, overrides=lr)
+    assert tuning.tries == {"at": 3, "absld": 4}
+    assert tuning.families["absld"].settings[0] == {"training.lr": 0.05, "temperature_rate": 0.1}
+    for family in tuning.families.values():
+        first = family.specs(family.settings[0])
+        assert [spec.training_id for spec in first] == [spec.training_id for spec in family.bases]
+    drawn = tuning_of(tmp_path, *spaces, trials=4, overrides=lr).families["absld"].settings
+    others = [values for values in drawn if values != tuning.families["absld"].settings[0]]
+    assert list(tuning.families["absld"].settings[1:]) == others[:3]
+
+
+def test_settings_can_be_given(tmp_path: Path) -> None:
+    settings = {"at": [{}, {"training.lr": 0.02}], "absld": [{"temperature_rate": 0.3}, {"training.lr": 0.02}]}
+    path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "settings": settings, "seeds": 1})
+    tuning = plan_tuning(path, {}, results=tmp_path / "store")
+    assert (tuning.options.search, tuning.tries) == ("list", {"at": 2, "absld": 2})
+    assert tuning.specs(tuning.settings[0]) == list(tuning.families["at"].bases)
+    assert tuning.families["absld"].keys == ["temperature_rate", "training.lr"]
+    for wrong, complaint in (
+        ({"at": settings["at"]}, "a list for each of at, absld"),
+        ({**settings, "at": [{}]}, "as many tries for every method"),
+        ({**settings, "at": [{}, {"training.lr": 0.05}]}, "two of at are the same training"),
+        ({**settings, "at": [{}, {"kd_reduction": "class_sum"}]}, "kd_reduction"),
+    ):
+        path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "settings": wrong})
+        with pytest.raises(InputError, match=complaint):
+            plan_tuning(path, {}, results=tmp_path / "store")
+
+
+def test_seeds_of_a_search_are_its_own(tmp_path: Path) -> None:
+    path = suite_file(tmp_path, seeds=[0, 1000], methods=["at", {"method": "rslad", "seeds": [5, 1002]}])
+    tuning = plan_tuning(path, {"methods": "at", "space": ["training.lr=choice(0.1, 0.2)"], "trials": 2, "seeds": 3})
+    assert tuning.seeds == [1001, 1003, 1004]
+    assert tuning.comparison_seeds == [0, 1000, 1002]
+
+
+def test_shorter_trainings_keep_their_shape_teacher_and_comparison_their_length(tmp_path: Path) -> None:
+    overrides = ("training.epochs=12", "training.milestones=[0.5, 0.75]")
+    tuning = tuning_of(tmp_path, "training.lr=choice(0.1, 0.2)", trials=2, epochs=4, overrides=overrides)
+    spec = tuning.specs(tuning.settings[0])[0]
+    assert spec.training is not None
+    assert (spec.training.epochs, spec.training.milestones) == (4, (2, 3))
+    assert [each.training.epochs for each in tuning.teachers if each.training] == [12]
+    compared = tuning.comparison({"absld": tuning.settings[0].values})
+    assert {each.training.epochs for each in compared if each.training} == {12}
+    assert tuning.teachers[0].trial_id in {each.trial_id for each in compared}
+
+
+def test_what_a_search_would_run_is_listed(tmp_path: Path) -> None:
+    suite_file(tmp_path)
+    spaces = [word for space in SHARED for word in ("--space", space)]
+    words = ["--methods", METHODS, *spaces, "--trials", "4", "--seeds", "2", "--dry-run"]
+    before = sorted(tmp_path.rglob("*"))
+    lines = bench("tune", "small.yaml", *words, cwd=tmp_path).stdout.splitlines()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert sum(line.endswith("2 missing") for line in lines) == 11
+    assert any("temperature_rate=0." in line for line in lines)
+    assert any("11 settings (at 3, rslad 4, absld 4), 22 trials" in line for line in lines)
+
+
+# Halving
+
+
+def test_rungs_are_three_times_apart_and_before_the_end() -> None:
+    assert rungs(1, 9) == [1, 3]
+    assert rungs(3, 30) == [3, 9, 27]
+    assert rungs(9, 9) == []
+
+
+def curves(*ends: tuple[float, float]) -> dict[str, list[tuple[float, float]]]:
+    """One epoch of settings a, b, .. with these metrics and averages."""
+    return {chr(ord("a") + place): [end] for place, end in enumerate(ends)}
+
+
+@pytest.mark.parametrize(
+    ("ends", "mode", "kept"),
+    [
+        ([(0.1 * place, 0.5) for place in range(9)], "max", "ghi"),
+        ([(0.1 * place, 0.5) for place in range(9)], "min", "abc"),
+        ([(0.1 * place, 0.5) for place in range(5)], "max", "de"),  # two where a third is less
+        ([(0.0, 0.01 * place) for place in range(9)], "max", "ghi"),  # the average decides between equals
+        ([(0.0, 0.2)] * 9, "max", "abcdefghi"),  # nothing is told yet, nobody is cut
+        ([(0.3, 0.1), (0.2, 0.1), (0.1, 0.1), (0.1, 0.1)], "max", "ab"),
+        ([(0.3, 0.1), (0.1, 0.1), (0.1, 0.1), (0.0, 0.1)], "max", "abc"),  # equals at the cut stay
+    ],
+)
+def test_the_best_third_goes_on(ends: list[tuple[float, float]], mode: str, kept: str) -> None:
+    found = curves(*ends)
+    assert survivors(found, 1, mode) == set(kept)
+    assert survivors(dict(reversed(found.items())), 1, mode) == set(kept)
+
+
+def test_those_that_were_cut_before_are_not_counted() -> None:
+    found = curves(*[(0.1 * place, 0.5) for place in range(9)])
+    longer = {key: found[key] * 3 for key in "ghi"}
+    assert survivors({**found, **longer}, 3, "max") == {"h", "i"}
 
 
 def test_tpe_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,25 +391,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuning, list[dict
     """A setting trained to its end without Ray, and its reports."""
     tuning = tuning_of(tmp_path_factory.mktemp("lockstep"))
     run(tuning.teachers, tuning.store, options=Options(serial=True, minimum_free_bytes=0))
-    return tuning, list(setting_reports(job_of(tuning), {"temperature_rate": 0.3}, lambda: False))
+    return tuning, list(setting_reports(job_of(tuning), at_rate(0.3), lambda: False))
 
 
-def job_of(tuning: Tuning, **changes: Any) -> SettingJob:
+def job_of(tuning: Tuning, until: int = 2, **changes: Any) -> SettingJob:
     options = tuning.options
     return SettingJob(
-        tuning.family, tuning.store.root, options.metric, options.direction, tuning.tuning_id, **changes
+        tuning.families, until, tuning.store.root, options.metric, options.direction, tuning.tuning_id, **changes
     )  # fmt: skip
+
+
+def at_rate(rate: float) -> Setting:
+    return Setting("absld", {"temperature_rate": rate})
 
 
 def test_a_report_is_the_mean_of_the_seeds(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
     tuning, reports = trained
-    specs = tuning.family.specs({"temperature_rate": 0.3})
+    specs = specs_of(tuning, 0.3)
     assert [each["epoch"] for each in reports] == [1, 2]
     rows = {spec.seed: stored_rows(tuning.store, spec.trial_id) for spec in specs}
     for each in reports:
         kept = {seed: kept_row(found[: each["epoch"]]) for seed, found in rows.items()}
-        assert [each["seed_0"], each["seed_1"]] == [kept[seed]["selection_score"] for seed in (0, 1)]
-        assert each["objective"] == pytest.approx((each["seed_0"] + each["seed_1"]) / 2)
+        assert [each["seed_1000"], each["seed_1001"]] == [kept[seed]["selection_score"] for seed in (1000, 1001)]
+        assert each["objective"] == pytest.approx((each["seed_1000"] + each["seed_1001"]) / 2)
         assert each["val_robust_nsd"] == pytest.approx(
             np.mean([row["val_robust_nsd"] for row in kept.values()]), nan_ok=True
         )
@@ -246,7 +421,7 @@ def test_a_report_is_the_mean_of_the_seeds(trained: tuple[Tuning, list[dict[str,
 
 def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
     tuning, _ = trained
-    ids = [spec.trial_id for spec in tuning.family.specs({"temperature_rate": 0.3})]
+    ids = [spec.trial_id for spec in specs_of(tuning, 0.3)]
     rows = tuning.store.read("trials", ids)
     assert list(rows["status"]) == ["done", "done"]
     assert set(rows["tuning_id"]) == {tuning.tuning_id}
@@ -260,21 +435,22 @@ def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[Tuning, list[
 
 def test_what_is_there_is_reported_again_and_not_trained(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
     tuning, reports = trained
-    again = list(setting_reports(job_of(tuning), {"temperature_rate": 0.3}, lambda: True))
+    again = list(setting_reports(job_of(tuning), at_rate(0.3), lambda: True))
     assert [{**each, "reused": 0} for each in again] == reports
     assert {each["reused"] for each in again} == {4}
 
 
 def test_a_setting_that_is_stopped_goes_on_where_it_was(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
     tuning, _ = trained
-    values = {"temperature_rate": 0.7}
-    half = setting_reports(job_of(tuning), values, lambda: False)
-    first = next(half)
-    half.close()  # what a scheduler's decision does
+    setting = at_rate(0.7)
+    [first] = setting_reports(job_of(tuning, until=1), setting, lambda: False)
     stopped = {"status": "stopped", "epochs": 1}
-    replayed = list(setting_reports(job_of(tuning, settled={json.dumps(values): stopped}), values, lambda: True))
+    replayed = list(setting_reports(job_of(tuning, settled={setting.key: stopped}), setting, lambda: True))
     assert replayed == [{**first, "reused": 2}]
-    reports = list(setting_reports(job_of(tuning), values, lambda: False))
+    half = setting_reports(job_of(tuning), at_rate(0.8), lambda: False)
+    next(half)
+    half.close()  # what a scheduler's decision does
+    reports = list(setting_reports(job_of(tuning), setting, lambda: False))
     assert [each["epoch"] for each in reports] == [1, 2]
     assert {**reports[0], "reused": 0} == first
 
@@ -283,8 +459,7 @@ def test_a_failure_is_stored_and_reported(
     trained: tuple[Tuning, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning, _ = trained
-    values = {"temperature_rate": 0.9}
-    specs = tuning.family.specs(values)
+    specs = specs_of(tuning, 0.9)
     original = setting_reports.__globals__["run_trial"]
 
     def failing(spec: Any, *arguments: Any, **options: Any) -> Any:
@@ -293,8 +468,8 @@ def test_a_failure_is_stored_and_reported(
         return original(spec, *arguments, **options)
 
     monkeypatch.setattr("harness.lockstep.run_trial", lambda *a, **o: (yield from failing(*a, **o)))
-    reports = list(setting_reports(job_of(tuning), values, lambda: False))
-    assert reports[-1]["failed"] == "seed 1: FloatingPointError: the loss is nan"
+    reports = list(setting_reports(job_of(tuning), at_rate(0.9), lambda: False))
+    assert reports[-1]["failed"] == "seed 1001: FloatingPointError: the loss is nan"
     assert reports[-1]["objective"] == 0.0
     rows = tuning.store.read("trials", [spec.trial_id for spec in specs]).set_index("trial_id")
     assert rows.loc[specs[1].trial_id, "status"] == "failed"
@@ -326,7 +501,8 @@ LEARNS = ("dataset.train_images=600", "training.epochs=3", "training.lr=0.1", "t
 @pytest.mark.usefixtures("ray_session")
 def test_a_search_with_asha(tmp_path: Path) -> None:
     spaces = ("temperature_init=choice([1.0, 20.0, 40.0, 80.0])", "temperature_range=choice([[0.5, 100.0]])")
-    tuning = tuning_of(tmp_path, *spaces, overrides=LEARNS, search="grid", trials=4, grace=1, compare_seeds=0)
+    tuning = tuning_of(tmp_path, *spaces, overrides=LEARNS, search="grid", trials=4, scheduler="asha",
+                       grace=1, compare_seeds=0)  # fmt: skip
     lines: list[str] = []
     tuned = run_tuning(tuning, Options(workers=1, minimum_free_bytes=0), say=lines.append)
     assert tuned.exit_code == 0
@@ -334,7 +510,7 @@ def test_a_search_with_asha(tmp_path: Path) -> None:
     assert len(entries) == len(lines) == 4
     assert {entry["status"] for entry in entries} <= {"done", "stopped"}
     for entry in entries:
-        ids = [spec.trial_id for spec in tuning.family.specs(entry["values"])]
+        ids = [spec.trial_id for spec in tuning.specs(Setting(entry["method"], entry["values"]))]
         rows = tuning.store.read("trials", ids)
         assert set(rows["status"]) == {entry["status"]}
         assert len(tuning.store.read("epochs", ids)) == 2 * entry["epochs"]
@@ -343,16 +519,59 @@ def test_a_search_with_asha(tmp_path: Path) -> None:
             assert set(rows["stop_reason"]) == {f"asha after epoch {entry['epochs']}"}
             assert (tuning.store.root / "work" / rows["training_id"][0] / "state.pt").exists()
     snippet = yaml.safe_load((tuning.folder / "best.yaml").read_text())
-    assert load_suite(suite_file(tmp_path, methods=snippet["methods"])).methods[0]["variant"] == "absld-tuned"
+    assert load_suite(suite_file(tmp_path, methods=snippet["methods"])).methods[0]["variant"] == "absld"
     assert plan(load_suite(suite_file(tmp_path, methods=snippet["methods"])))
     assert {path.name for path in tuned.written} == {
-        "settings.csv", "settings.md", "cost.json", "best.yaml", "response.png", "response.pdf", "pareto.png",
-        "pareto.pdf",
+        "settings.csv", "settings.md", "cost.json", "best.yaml", "response_absld.png", "response_absld.pdf",
+        "pareto_absld.png", "pareto_absld.pdf",
     }  # fmt: skip
     assert not list(tuning.folder.glob("ray-*"))
     before = {path: path.stat().st_mtime_ns for path in (tuning.store.root / "trials").glob("*")}
     assert run_tuning(tuning, Options(minimum_free_bytes=0)).best == tuned.best
     assert {path: path.stat().st_mtime_ns for path in (tuning.store.root / "trials").glob("*")} == before
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_several_methods_with_halving_to_a_methods_list(tmp_path: Path) -> None:
+    spaces = ("training.lr=choice(0.001, 0.03, 0.1)", "temperature_rate=choice(0.1, 0.5)")
+    tuning = tuning_of(tmp_path, *spaces, methods="at,absld", overrides=LEARNS, trials=3, seeds=1, grace=1,
+                       metric="val_robust_worst", compare_seeds=1)  # fmt: skip
+    lines: list[str] = []
+    tuned = run_tuning(tuning, Options(minimum_free_bytes=0), say=lines.append)
+    assert tuned.exit_code == 0
+    journal = Journal(tuning.folder)
+    assert len(lines) == len(journal.entries) == 6
+    for name in ("at", "absld"):
+        entries = {setting_of(entry).key: entry for entry in journal.first({name: 3})}
+        kept = survivors({key: entry["curve"] for key, entry in entries.items()}, 1, "max")
+        assert 2 <= len(kept) <= 3
+        for key, entry in entries.items():
+            assert (entry["status"], entry["epochs"]) == (("done", 3) if key in kept else ("stopped", 1))
+            [spec] = tuning.specs(setting_of(entry))
+            rows = tuning.store.read("epochs", [spec.trial_id]).sort_values("epoch")
+            assert len(rows) == entry["epochs"]
+            kept_rows = [kept_row(rows.to_dict("records")[:epoch]) for epoch in range(1, len(rows) + 1)]
+            assert entry["curve"] == [[row["val_robust_worst"], row["val_robust_avg"]] for row in kept_rows]
+    snippet = yaml.safe_load((tuning.folder / "best.yaml").read_text())
+    assert [entry["variant"] for entry in snippet["methods"]] == ["at", "absld"]
+    suite = load_suite(suite_file(tmp_path, methods=snippet["methods"]))
+    for spec in plan(suite):
+        if spec.role == "student":
+            assert spec.training is not None
+            assert spec.training.lr == tuned.best[spec.variant]["training.lr"]
+    spent = json.loads((tuning.folder / "cost.json").read_text())
+    trials = tuning.store.read("trials", [spec.trial_id for each in tuning.settings for spec in tuning.specs(each)])
+    assert spent["cpu_s"] == pytest.approx(trials["train_cpu_s"].sum())
+    assert spent["epochs_run"] == sum(entry["epochs"] for entry in journal.entries)
+    table = pd.read_csv(tuning.folder / "settings.csv")
+    assert table.groupby("method")["best"].sum().to_dict() == {"at": 1, "absld": 1}
+    assert table.loc[table["method"] == "at", "temperature_rate"].isna().all()
+    assert any(line.startswith("absld: 3 settings tried, ") for line in tuned.sentences)
+    compared = [line for line in tuned.sentences if "nothing to compare" in line or "On test images" in line]
+    assert len(compared) == 2
+    assert all(line in (tuning.folder / "comparison.md").read_text() for line in compared)
+    again = run_tuning(tuning, Options(minimum_free_bytes=0))
+    assert (again.best, again.sentences) == (tuned.best, tuned.sentences)
 
 
 @pytest.mark.slow
@@ -365,7 +584,7 @@ def test_tpe_and_the_comparison(tmp_path: Path) -> None:
     assert len(Journal(tuning.folder).entries) == 4
     compared = tuning.store.read("trials", [spec.trial_id for spec in tuned.compared if spec.role == "student"])
     assert sorted(zip(compared["variant"], compared["seed"], strict=True)) == [
-        ("absld-default", 1), ("absld-default", 2), ("absld-tuned", 1), ("absld-tuned", 2)
+        ("absld-default", 0), ("absld-default", 1), ("absld-tuned", 0), ("absld-tuned", 1)
     ]  # fmt: skip
 
 
@@ -416,7 +635,7 @@ def test_a_search_that_was_killed_is_simply_started_again(number: signal.Signals
     pd.testing.assert_frame_equal(
         killed.drop(columns="seconds").reset_index(drop=True), whole.drop(columns="seconds").reset_index(drop=True)
     )
-    given = {"method": "absld", "space": [RATE], "trials": 4, "seeds": 2, "scheduler": "none", "compare_seeds": 0}
+    given = {"methods": "absld", "space": [RATE], "trials": 4, "seeds": 2, "scheduler": "none", "compare_seeds": 0}
     folders = [plan_tuning(path, given, results=each).folder for each in (root, tmp_path / "whole")]
     best = [yaml.safe_load((folder / "best.yaml").read_text()) for folder in folders]
     assert best[0] == best[1]
@@ -435,7 +654,8 @@ def example() -> tuple[pd.DataFrame, pd.DataFrame]:
             name = f"{setting}{seed}"
             count = 2 if setting == 1 else 4
             runs.append({"setting": setting, "seed": seed, "trial_id": name, "epochs": count,
-                         "status": "stopped" if setting == 1 else "done", "rate": 10.0 ** -setting})  # fmt: skip
+                         "status": "stopped" if setting == 1 else "done", "cpu_s": 100.0 * count,
+                         "rate": 10.0 ** -setting})  # fmt: skip
             for epoch in range(1, 5):  # a later search went on with the one that was stopped
                 gain = 0.01 * epoch + 0.02 * seed if epoch < 4 else -0.1
                 epochs.append({"trial_id": name, "epoch": epoch, "seconds": 90.0, "val_robust_avg": average + gain,
@@ -454,6 +674,9 @@ def test_the_table_has_the_kept_epoch_of_each_run() -> None:
     assert table["hours"].to_dict() == pytest.approx({0: 0.2, 1: 0.1, 2: 0.2})
     assert table["pareto"].to_dict() == {0: True, 1: False, 2: True}
     assert list(table.index)[-1] == 1
+    assert (list(table.index[table["best"]]), list(table.index[table["tied"]])) == ([2], [0])  # by the higher average
+    sentence = report.winner(report.Found("absld", example()[0], table.reset_index()))
+    assert sentence == "absld: 3 settings tried, 2 of them to the end; best: rate=0.01, tied by the metric with rate=1."
 
 
 @pytest.mark.parametrize(
@@ -473,8 +696,11 @@ def test_nothing_is_best_where_nothing_is_whole() -> None:
 
 
 def test_the_cost_counts_what_stopping_saved() -> None:
-    spent = report.cost(*example(), most=4, wall_s=720.0, reused=3)
+    runs, epochs = example()
+    parts = [runs[runs["setting"] < 2], runs[runs["setting"] == 2]]  # of two methods
+    spent = report.cost(parts, epochs, most=4, wall_s=720.0, reused=3)
     assert (spent["epochs_run"], spent["epochs_possible"], spent["epochs_saved"]) == (20, 24, 4)
+    assert spent["cpu_s"] == 100.0 * 20
     assert spent["hours"] == pytest.approx(20 * 90 / 3600)
     assert spent["hours_saved"] == pytest.approx(4 * 90 / 3600)
     assert (spent["wall_hours"], spent["settings"], spent["done"], spent["stopped"]) == (0.2, 3, 2, 1)
@@ -482,7 +708,7 @@ def test_the_cost_counts_what_stopping_saved() -> None:
 
 def test_the_figures_have_a_dot_per_trial_hollow_where_stopped() -> None:
     runs, epochs = example()
-    figure = report.response(runs, epochs, "selection_score", logarithmic=["rate"], defaults={"rate": 0.1})
+    figure = figures_tuning.response(runs, epochs, "selection_score", logarithmic=["rate"], defaults={"rate": 0.1})
     assert figure is not None
     axis = figure.axes[0]
     dots = [line for line in axis.lines if line.get_linestyle() == "None"]
@@ -491,25 +717,27 @@ def test_the_figures_have_a_dot_per_trial_hollow_where_stopped() -> None:
     assert axis.get_xscale() == "log"
     assert len({line.get_marker() for line in dots}) == 2
     table = report.settings_table(runs, epochs, "selection_score", "max")
-    front = report.pareto(table)
+    front = figures_tuning.pareto(table)
     assert front is not None
     line = next(line for line in front.axes[0].lines if line.get_label() == "Pareto front")
     assert np.allclose(line.get_xdata(), [54, 74])
-    assert report.response(runs, epochs[:0], "selection_score") is None
+    assert figures_tuning.response(runs, epochs[:0], "selection_score") is None
 
 
 def test_a_choice_of_lists_is_drawn_and_written() -> None:
     runs, epochs = example()
     runs["range"] = [[0.5, 5], [0.5, 5], [1, 2], [1, 2], [0.5, 5], [0.5, 5]]
-    figure = report.response(runs, epochs, "val_robust_nsd", defaults={"range": [0.5, 5.0]})
+    figure = figures_tuning.response(runs, epochs, "val_robust_nsd", defaults={"range": [0.5, 5.0]})
     assert figure is not None
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["[0.5, 5]", "[1, 2]"]
     table = report.settings_table(runs, epochs, "val_robust_nsd", "min")
-    facts = {"suite": "s|uite", "method": "absld", "metric": "val_robust_nsd", "mode": "min", "search": "random",
-             "scheduler": "asha", "grace": 1, "seeds": 2, "epochs": 4, "space": {"rate": "uniform(0, 1)"}}  # fmt: skip
-    text = report.markdown(table, runs, facts, report.cost(runs, epochs, 4, 10.0, 2))
+    facts = {"suite": "s|uite", "metric": "val_robust_nsd", "mode": "min", "search": "random", "scheduler": "asha",
+             "grace": 1, "seeds": [1000], "epochs": 4, "trials": 3, "with_default": False,
+             "space": {"absld": {"rate": "uniform(0, 1)"}}}  # fmt: skip
+    found = [report.Found("absld", runs, table)]
+    text = report.markdown(found, facts, report.cost([runs], epochs, 4, 10.0, 2))
     assert "s\\|uite" in text
     assert text.count("**best**") == 1
-    read = pd.read_csv(__import__("io").StringIO(report.csv_text(table)))
+    read = pd.read_csv(__import__("io").StringIO(report.csv_text(found)))
     assert list(read["range"]) == [json.dumps(value) for value in table["range"]]
     assert short({"range": [0.5, 5]}) == "range=[0.5, 5]"

@@ -1,35 +1,60 @@
-"""What a search found: a table of its settings, its cost, and two figures. Pure functions of DataFrames.
+"""What a search found: a table of each method's settings, what it cost, and whether it was worth it. Pure functions of
+DataFrames.
 
-`runs` has a line per setting and seed: `setting` (its number), `seed`, `trial_id`, `status` (of the setting), `epochs`
-(that the search let it run), and a column for each key of the space. `epochs` is that table of the store.
+`runs` has a line per setting and seed of a method: `setting` (its number), `seed`, `trial_id`, `status` (of the
+setting), `epochs` (that the search let it run), `cpu_s` (processor seconds of these, NaN where not known), and a column
+for each key of the method's space. `epochs` is that table of the store.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from harness.report import escape
 from harness.report.figures_variants import pareto_front
-from harness.report.style import INK, SOFT, canvas, legend_below, looks, plain, styled
 from harness.report.tables import markdown_table
 
-RUN = ("setting", "seed", "trial_id", "status", "epochs")
-MEASURES = {"val_robust_avg": "average", "val_robust_worst": "worst", "val_robust_nsd": "nsd"}
+RUN = ("setting", "seed", "trial_id", "status", "epochs", "cpu_s")
+MEASURES = {
+    "selection_score": "score",
+    "val_robust_avg": "average",
+    "val_robust_worst": "worst",
+    "val_robust_nsd": "nsd",
+}
 TITLES = {
     "selection_score": "validation score",
     "val_robust_avg": "validation average",
     "val_robust_worst": "validation worst",
     "val_robust_nsd": "validation NSD",
 }
-_MOST_PANELS = 4
+_DIGITS = 9  # to which means over seeds are equal
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found of one method: `runs`, and the `table` of its settings (see `settings_table`)."""
+
+    method: str
+    runs: pd.DataFrame
+    table: pd.DataFrame
+
+    @property
+    def keys(self) -> list[str]:
+        """What differs between its settings."""
+        return keys_of(self.runs)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The line of the best setting."""
+        lines = self.table[self.table["best"]].to_dict("records")
+        return {str(key): value for key, value in lines[0].items()} if lines else None
 
 
 def kept_epochs(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -40,16 +65,18 @@ def kept_epochs(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["epoch"] <= rows["allowed"]].sort_values(["trial_id", "epoch"])
     hours = rows.groupby("trial_id")["seconds"].sum() / 3600
     best = rows.sort_values(["trial_id", "selection_score", "epoch"], na_position="first").groupby("trial_id").tail(1)
-    best = best.rename(columns={"epoch": "kept_epoch"})[["trial_id", "kept_epoch", "selection_score", *MEASURES]]
+    best = best.rename(columns={"epoch": "kept_epoch"})[["trial_id", "kept_epoch", *MEASURES]]
     return runs.merge(best, on="trial_id", how="left").assign(hours=runs["trial_id"].map(hours).to_numpy())
 
 
 def settings_table(runs: pd.DataFrame, epochs: pd.DataFrame, metric: str, mode: str) -> pd.DataFrame:
-    """A line per setting, best first: its values, `status`, `epochs`, the metric's `mean`, standard deviation `sd` and
-    `seed_N`, the other measures' means, `hours`, and whether it is `best` or on the `pareto` front.
+    """A line per setting of a method, best first: its values, `status`, `epochs`, the metric's `mean`, standard
+    deviation `sd` and `seed_N`, the means of all MEASURES, `hours`, and whether it is `best`, `tied` with the best by
+    the metric, or on the `pareto` front.
 
     The metric is that of the kept checkpoint. Best, and the front of validation average against worst class, are of the
-    settings that ran to their end.
+    settings that ran to their end; of equals the one with the higher average is best, then the one that was tried
+    first.
     """
     kept = kept_epochs(runs, epochs)
     groups = kept.groupby("setting", sort=True)
@@ -61,16 +88,35 @@ def settings_table(runs: pd.DataFrame, epochs: pd.DataFrame, metric: str, mode: 
     for column, name in MEASURES.items():
         table[name] = groups[column].mean()
     table["hours"] = groups["hours"].sum()
+    rank = table["status"].map({"done": 0, "stopped": 1}).fillna(2)
+    order = pd.DataFrame(
+        {"rank": rank, "mean": table["mean"] * (-1 if mode == "max" else 1), "average": -table["average"]}
+    )
+    table = table.loc[order.round(_DIGITS).sort_values(["rank", "mean", "average"], kind="stable").index]
     done = table[(table["status"] == "done") & table["mean"].notna()]
-    table["best"] = table["pareto"] = False
+    table["best"] = table["tied"] = table["pareto"] = False
     if len(done):
-        table.loc[done["mean"].idxmax() if mode == "max" else done["mean"].idxmin(), "best"] = True
+        table.loc[done.index[0], "best"] = True
+        table.loc[done.index[1:], "tied"] = done["mean"].iloc[1:].round(_DIGITS) == round(done["mean"].iloc[0], _DIGITS)
         front = done.index[pareto_front(done[["average", "worst"]].to_numpy(dtype=float))]
         table.loc[front, "pareto"] = True
-    rank = table["status"].map({"done": 0, "stopped": 1}).fillna(2)
-    order = table["mean"] * (-1 if mode == "max" else 1)
-    places = pd.DataFrame({"rank": rank, "order": order}).sort_values(["rank", "order"], kind="stable").index
-    return table.loc[places].reset_index()
+    return table.reset_index()
+
+
+def winner(found: Found) -> str:
+    """The best setting of a method in a sentence: of how many, how many ran to their end, which are as good."""
+    table, best = found.table, found.best
+    finished = int((table["status"] == "done").sum())
+    tried = f"{len(table)} settings tried, {finished} of them to the end"
+    if best is None:
+        return f"{found.method}: {tried}: none is best."
+    tied = [_setting(line, found.keys) for line in table[table["tied"]].to_dict("records")]
+    equal = f", tied by the metric with {'; '.join(tied)}" if tied else ""
+    return f"{found.method}: {tried}; best: {_setting(best, found.keys)}{equal}."
+
+
+def _setting(line: Mapping[Any, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key}={text_of(line[key])}" for key in keys) or "its defaults"
 
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
@@ -78,25 +124,29 @@ def keys_of(runs: pd.DataFrame) -> list[str]:
     return [name for name in runs.columns if name not in RUN]
 
 
-def cost(runs: pd.DataFrame, epochs: pd.DataFrame, most: int, wall_s: float, reused: int) -> dict[str, Any]:
+def cost(parts: Sequence[pd.DataFrame], epochs: pd.DataFrame, most: int, wall_s: float, reused: int) -> dict[str, Any]:
     """What the search took, and what stopping saved: epochs that were not run, at the mean time of those that were.
 
-    most: epochs of a whole trial. wall_s: of the drivers. reused: epochs that other searches had left in the store.
+    parts: the runs of each method. most: epochs of a whole trial. wall_s: of the drivers. reused: epochs that other
+    searches had left in the store, counted like the others. cpu_s: processor seconds of these epochs, None where the
+    store does not have them.
     """
+    runs = pd.concat(parts, ignore_index=True)
     rows = epochs.astype({"trial_id": str}).merge(runs[["trial_id", "epochs"]], on="trial_id", suffixes=("", "_run"))
     rows = rows[rows["epoch"] <= rows["epochs"]]
     per_epoch = float(rows["seconds"].mean()) if len(rows) else 0.0
     stopped = runs[runs["status"] == "stopped"]
     spared = int((most - stopped["epochs"]).sum())
-    by_status = runs.drop_duplicates("setting")["status"].value_counts()
+    by_status = pd.concat([part.drop_duplicates("setting")["status"] for part in parts]).value_counts()
     return {
-        "settings": int(runs["setting"].nunique()),
+        "settings": int(by_status.sum()),
         **{status: int(by_status.get(status, 0)) for status in ("done", "stopped", "failed", "open")},
         "trials": len(runs),
         "epochs_run": len(rows),
         "epochs_possible": most * len(runs),
         "epochs_reused": reused,
         "hours": float(rows["seconds"].sum()) / 3600,
+        "cpu_s": None if runs["cpu_s"].isna().any() else float(runs["cpu_s"].sum()),
         "wall_hours": wall_s / 3600,
         "seconds_per_epoch": per_epoch,
         "epochs_saved": spared,
@@ -104,160 +154,98 @@ def cost(runs: pd.DataFrame, epochs: pd.DataFrame, most: int, wall_s: float, reu
     }
 
 
-def csv_text(table: pd.DataFrame) -> str:
-    """The table in full."""
-    frame = table.copy()
+def csv_text(parts: Sequence[Found]) -> str:
+    """The tables of all methods in full, as one; a key that a method does not have is empty."""
+    frame = pd.concat([part.table.assign(method=part.method) for part in parts], ignore_index=True)
+    keys = list(dict.fromkeys(key for part in parts for key in part.keys))
+    frame = frame[
+        ["method", "setting", *keys, *(name for name in frame.columns if name not in ("method", "setting", *keys))]
+    ]
     for name in frame.columns:
         frame[name] = [
-            escape.csv(_text(value)) if isinstance(value, (str, list, dict)) else value for value in frame[name]
+            escape.csv(text_of(value)) if isinstance(value, (str, list, dict)) else value for value in frame[name]
         ]
     text = io.StringIO()
     frame.to_csv(text, index=False, lineterminator="\n")
     return text.getvalue()
 
 
-def markdown(table: pd.DataFrame, runs: pd.DataFrame, facts: Mapping[str, Any], spent: Mapping[str, Any]) -> str:
-    """The search as a Markdown document. facts: of the search, as in its journal."""
+def markdown(parts: Sequence[Found], facts: Mapping[str, Any], spent: Mapping[str, Any]) -> str:
+    """The search as a Markdown document. facts: of the search, as in its journal. spent: see `cost`."""
+    names = ", ".join(part.method for part in parts)
+    lines = [f"# Tuning of {escape.markdown(names)} on {escape.markdown(facts['suite'])}", _sentences(facts, spent)]
+    for part in parts:
+        space = ", ".join(f"{key} in {text}" for key, text in facts["space"][part.method].items())
+        lines += [
+            f"## {escape.markdown(part.method)}",
+            escape.markdown(winner(part) + f" Space: {space}." * bool(space)),
+        ]
+        lines.append(_settings(part, facts))
+    return "\n\n".join(lines) + "\n"
+
+
+def _settings(part: Found, facts: Mapping[str, Any]) -> str:
     percent = facts["metric"] != "val_robust_nsd"
-    seeds = [name for name in table.columns if name.startswith("seed_")]
-    keys = keys_of(runs)
+    seeds = [name for name in part.table.columns if name.startswith("seed_")]
     scores = ["mean", *(["sd", *seeds] if len(seeds) > 1 else [])]
-    titles = ["", *map(escape.markdown, keys), *(name.replace("_", " ") for name in scores)]
-    titles += ["average", "worst", "NSD", "epochs", "status", "hours"]
+    titles = ["", *map(escape.markdown, part.keys), *(name.replace("_", " ") for name in scores)]
+    titles += ["score", "average", "worst", "NSD", "epochs", "status", "hours"]
     rows = []
-    for line in table.to_dict("records"):
-        mark = "**best**" if line["best"] else "front" if line["pareto"] else ""
-        values = [escape.markdown(_text(line[key])) for key in keys]
-        numbers = [_number(line[name], percent) for name in scores]
-        numbers += [_number(line["average"], True), _number(line["worst"], True), _number(line["nsd"], False)]
+    for line in part.table.to_dict("records"):
+        marks = {"**best**": line["best"], "tied": line["tied"], "front": line["pareto"] and not line["best"]}
+        values = [escape.markdown(text_of(line[key])) for key in part.keys]
+        numbers = [number(line[name], percent) for name in scores]
+        numbers += [number(line[name], name != "nsd") for name in MEASURES.values()]
         reached = f"{line['epochs']:.0f}/{facts['epochs']}"
+        mark = ", ".join(text for text, holds in marks.items() if holds)
         rows.append([mark, *values, *numbers, reached, line["status"], f"{line['hours']:.2f}"])
-    title = f"# Tuning of {escape.markdown(facts['method'])} on {escape.markdown(facts['suite'])}"
-    return "\n\n".join([title, _sentences(facts, spent, percent), markdown_table(titles, rows)]) + "\n"
+    return markdown_table(titles, rows)
 
 
-def _sentences(facts: Mapping[str, Any], spent: Mapping[str, Any], percent: bool) -> str:
-    space = ", ".join(f"{key} in {text}" for key, text in facts["space"].items())
+def _sentences(facts: Mapping[str, Any], spent: Mapping[str, Any]) -> str:
     better = "higher" if facts["mode"] == "max" else "lower"
+    percent = " in percent" if facts["metric"] != "val_robust_nsd" else ""
+    first = ", the first one each method's own setting" if facts["with_default"] else ""
+    seeds = ", ".join(map(str, facts["seeds"]))
     parts = [
-        f"{facts['search']} search of {space}; scheduler {facts['scheduler']}"
-        + (f" from epoch {facts['grace']} on." if facts["scheduler"] != "none" else "."),
-        f"Mean: {facts['metric']} on held-out training images{' in percent' if percent else ''}, {better} is better, "
-        f"at the epoch that selection keeps, over {facts['seeds']} seed{'s' * (facts['seeds'] > 1)}; sd: over seeds.",
-        "Best and front (validation average against worst class) are of settings that ran to their end.",
+        f"Search: {facts['search']}, {facts['trials']} tries for every method{first}; {_stopping(facts)}.",
+        f"Mean: {facts['metric']} on held-out training images{percent}, {better} is better, at the epoch that "
+        f"selection keeps, over seed{'s' * (len(facts['seeds']) > 1)} {seeds}; sd: over seeds. Score: half the average "
+        "and half the worst class.",
+        "Best and front (validation average against worst class) are of settings that ran to their end; of settings "
+        "that are equal by the metric the one with the higher average is best, then the one tried first.",
         f"Cost: {spent['settings']} settings, {spent['trials']} trials, {spent['epochs_run']} of "
-        f"{spent['epochs_possible']} epochs, {spent['hours']:.2f} hours of training, {spent['wall_hours']:.2f} hours "
-        f"of wall time; stopping saved {spent['epochs_saved']} epochs, about {spent['hours_saved']:.2f} hours.",
+        f"{spent['epochs_possible']} epochs, {_processor(spent['cpu_s'])}{spent['hours']:.2f} hours of training, "
+        f"{spent['wall_hours']:.2f} hours of wall time; stopping saved {spent['epochs_saved']} epochs, about "
+        f"{spent['hours_saved']:.2f} hours.",
     ]
     if spent["epochs_reused"]:
-        parts.append(f"{spent['epochs_reused']} epochs were in the store already and took no time of this search.")
+        parts.append(
+            f"{spent['epochs_reused']} of these epochs were in the store already; the wall time is without them."
+        )
     return " ".join(escape.markdown(part) for part in parts)
 
 
-def _number(value: float, percent: bool) -> str:
+def _stopping(facts: Mapping[str, Any]) -> str:
+    if facts["scheduler"] == "none":
+        return f"every setting is trained for {facts['epochs']} epochs"
+    if facts["scheduler"] == "halving":
+        cuts = ", ".join(map(str, facts["rungs"])) or "none"
+        return f"successive halving, the best third goes on, at least two; cuts after epoch {cuts} of {facts['epochs']}"
+    return f"scheduler {facts['scheduler']} from epoch {facts['grace']} of {facts['epochs']} on"
+
+
+def _processor(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} processor seconds, "
+
+
+def number(value: float, percent: bool) -> str:
+    """A measure for people: a rate in percent, or an NSD."""
     return "–" if not np.isfinite(value) else f"{100 * value:.2f}" if percent else f"{value:.3f}"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value of a setting, for people."""
     if isinstance(value, (list, dict)):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-@styled
-def response(
-    runs: pd.DataFrame,
-    epochs: pd.DataFrame,
-    metric: str,
-    *,
-    logarithmic: Collection[str] = (),
-    defaults: Mapping[str, Any] | None = None,
-    width: str = "text",
-) -> Figure | None:
-    """The metric of every trial against each key of the space: a panel per key, a dot per trial, seeds apart in colour
-    and marker, hollow where the trial was stopped early; a line for the method's default. None without a value."""
-    kept = kept_epochs(runs, epochs).dropna(subset=[metric])
-    keys = keys_of(runs)[:_MOST_PANELS]
-    if kept.empty or not keys:
-        return None
-    figure, axes = canvas(width if len(keys) > 1 else "column", 2.3, 1, len(keys), sharey=True)
-    scale = 1 if metric == "val_robust_nsd" else 100
-    for axis, key in zip(axes[0], keys, strict=True):
-        places, labels = _places(kept[key])
-        _dots(axis, kept.assign(place=places, value=scale * kept[metric]), joined=len(keys) == 1 and not labels)
-        if labels:
-            axis.set_xticks(range(len(labels)), [plain(label) for label in labels])
-        elif key in logarithmic:
-            axis.set_xscale("log")
-        default = (defaults or {}).get(key)
-        place = labels.index(_text(default)) if labels and _text(default) in labels else None if labels else default
-        if isinstance(place, (int, float)) and not isinstance(place, bool) and (place > 0 or key not in logarithmic):
-            axis.axvline(place, color=SOFT, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=0, label="default")
-        axis.set_xlabel(plain(key))
-    axes[0, 0].set_ylabel(TITLES[metric] + ("" if scale == 1 else " (%)"))
-    legend_below(figure, axes[0, 0], _once(axes[0]))
-    return figure
-
-
-def _dots(axis: Axes, kept: pd.DataFrame, joined: bool) -> None:
-    """A dot per trial. joined: and a line through the means over seeds, where nothing else varies."""
-    styles = looks([str(seed) for seed in sorted(kept["seed"].unique())])
-    for (seed, status), part in kept.groupby(["seed", "status"]):
-        look = styles[str(seed)]
-        whole = status == "done"
-        axis.plot(
-            part["place"], part["value"], look.marker, color=look.colour, markersize=3.5, linestyle="none",
-            markerfacecolor=look.colour if whole else "none", label=f"seed {seed}" + ("" if whole else f", {status}"),
-        )  # fmt: skip
-    done = kept[kept["status"] == "done"]
-    mean = done.groupby("place")["value"].mean()
-    if joined and kept["seed"].nunique() > 1 and len(mean) > 1:
-        axis.plot(mean.index, mean, color=INK, linewidth=0.8, zorder=1, label="mean of whole trials")
-    axis.grid(visible=True, axis="both")
-
-
-def _places(values: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Where values stand on the axis; with labels where they are not numbers."""
-    if all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in values):
-        return values.astype(float), []
-    texts = values.map(_text)
-    labels = sorted(texts.unique())
-    return texts.map(labels.index).astype(float), labels
-
-
-def _once(axes: Sequence[Axes]) -> list[tuple[Any, str]]:
-    """Handles and labels of all panels, each label once."""
-    found: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    order = sorted(found, key=lambda label: ("seed" not in label, label))
-    return [(found[label], label) for label in order]
-
-
-@styled
-def pareto(table: pd.DataFrame, *, width: str = "column") -> Figure | None:
-    """Validation average against validation worst class, a dot per setting, with the front of the whole ones. `table`:
-    of `settings_table`. None without a value."""
-    drawn = table.dropna(subset=["average", "worst"])
-    if drawn.empty:
-        return None
-    figure, axes = canvas(width, 2.6)
-    axis = axes[0, 0]
-    colour = looks(["setting"])["setting"].colour
-    for whole, label in ((True, "ran to the end"), (False, "stopped")):
-        part = drawn[(drawn["status"] == "done") == whole]
-        if len(part):
-            axis.plot(100 * part["average"], 100 * part["worst"], "o", color=colour, markersize=4, linestyle="none",
-                      markerfacecolor=colour if whole else "none", label=label)  # fmt: skip
-    front = drawn[drawn["pareto"]].sort_values("average")
-    line = {"color": SOFT, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
-    axis.plot(100 * front["average"], 100 * front["worst"], zorder=1, label="Pareto front", **line)
-    best = drawn[drawn["best"]]
-    axis.plot(100 * best["average"], 100 * best["worst"], "o", color=INK, markersize=7, markerfacecolor="none",
-              linestyle="none", label="best by the metric")  # fmt: skip
-    axis.set_xlabel("validation average, under attack (%)")
-    axis.set_ylabel("validation worst class, under attack (%)")
-    axis.grid(visible=True, axis="both")
-    legend_below(figure, axis)
-    return figure

@@ -1,0 +1,54 @@
+"""Whether tuning was worth it: the tuned setting of a method against its default on test images, in a sentence."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness import metrics
+from harness.report.counts import class_counts
+from harness.report.results import Results
+from harness.report.tuning import number
+
+MEASURES = {  # what a search goes by, as it is called on test images
+    "selection_score": "selection_score",
+    "val_robust_avg": "average",
+    "val_robust_worst": "worst",
+    "val_robust_nsd": "nsd_population",
+}
+_TITLES = {"selection_score": "score", "average": "average", "worst": "worst class", "nsd_population": "NSD"}
+
+
+def against_default(results: Results, method: str, metric: str, mode: str) -> str | None:
+    """The sentence: by the search's metric, under the strongest attack, at the checkpoint that selection keeps, over
+    the seeds that both have. None where they have none in common.
+
+    results: with variants METHOD-default and METHOD-tuned. metric, mode: of the search.
+    """
+    names = {f"{method}-tuned": "tuned", f"{method}-default": "default"}
+    rows = results.class_accuracy
+    called = pd.Series(results.rows["variant"].reindex(rows["row"]).to_numpy(), rows.index).map(names)
+    chosen = rows.assign(side=called)[called.notna().to_numpy() & (rows["checkpoint"] == "best_validation").to_numpy()]
+    counts = class_counts(chosen, ["side", "seed", "attack"])
+    if not len(counts.keys):
+        return None
+    measures = pd.DataFrame([metrics.summary(line) for line in counts.accuracy])[list(_TITLES)]
+    table = pd.concat([counts.keys.astype({"attack": str}), measures], axis=1)
+    attack = str(table.groupby("attack")["average"].mean().idxmin())
+    strongest = table[table["attack"] == attack].set_index("seed")
+    sides = {side: part[list(_TITLES)] for side, part in strongest.groupby("side")}
+    if len(sides) < 2:
+        return None
+    seeds = sides["tuned"].index.intersection(sides["default"].index)
+    tuned, default = (sides[side].loc[seeds] for side in ("tuned", "default"))
+    gain = (tuned - default)[MEASURES[metric]] * (1 if mode == "max" else -1)
+    verdict = "beats" if gain.mean() > 0 else "equals" if gain.mean() == 0 else "does not beat"
+    means = ", ".join(
+        f"{title} {number(tuned[key].mean(), key != 'nsd_population')} against "
+        f"{number(default[key].mean(), key != 'nsd_population')}"
+        for key, title in _TITLES.items()
+    )
+    return (
+        f"On test images ({attack}) the tuned setting of {method} {verdict} the default by its "
+        f"{_TITLES[MEASURES[metric]]}, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}, better on "
+        f"{int((gain > 0).sum())}: {means}."
+    )
