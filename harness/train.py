@@ -283,7 +283,8 @@ class EpochBatches:
     and the epoch, so that two methods with one seed and the same training images see the same batches. A state in the
     middle of the epoch can be saved and restored.
 
-    images: uint8 (N, C, H, W) on the training device; labels: (N,) int64 there.
+    images: uint8 (N, C, H, W) on the training device; labels: (N,) int64 there. A last batch of one image is left out
+    (`dropped` is then 1): it has no variance for a batch norm over maps of one pixel.
     """
 
     def __init__(
@@ -298,7 +299,9 @@ class EpochBatches:
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.augment = augment
-        self.order = torch.randperm(len(labels), generator=seeded("order", *coordinates, epoch))
+        order = torch.randperm(len(labels), generator=seeded("order", *coordinates, epoch))
+        self.dropped = int(len(labels) > batch_size > 1 and len(labels) % batch_size == 1)
+        self.order = order[: len(order) - self.dropped]
         self.augmentation = seeded("augmentation", *coordinates, epoch)
         # all that decides the batches beside the images: what is computed on them is shared by it
         self.recipe = {

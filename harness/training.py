@@ -290,7 +290,7 @@ class _Run:
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
             "peak_memory_mb": self.peak_memory_mb,
-            "engine": self._engine_note(),
+            "notes": self._notes(),
         }
         write_bytes(self.folder / HISTORY, json.dumps(record).encode())
         (self.folder / STATE).unlink(missing_ok=True)
@@ -303,6 +303,13 @@ class _Run:
             "spec": self.spec.model_dump(mode="json"),
         }
         write_state(self.folder / f"{checkpoint}.pt", self.validated, sidecar)
+
+    def _notes(self) -> list[dict[str, str]]:
+        notes = [{"source": "engine", "text": self._engine_note()}]
+        if self._batches(0).dropped:
+            text = f"a last batch of one image is left out of each epoch, which has {len(self.data.train)} images"
+            notes.append({"source": "batches", "text": text})
+        return notes
 
     def _engine_note(self) -> str:
         """What ran how: a train-mode attack takes the network as it is, whatever the engine."""

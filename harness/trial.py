@@ -143,7 +143,7 @@ def _commit(
 ) -> None:
     history = read_history(evaluation.folder) or _NOT_TRAINED
     costs = evaluation.costs()
-    notes = [*evaluation.notes, *([{"source": "engine", "text": history["engine"]}] if "engine" in history else [])]
+    notes = [*evaluation.notes, *history.get("notes", [])]
     trial = {
         **trial_columns(spec),
         "train_images": len(data.train) if spec.training else None,

@@ -151,6 +151,34 @@ def test_the_note_says_in_which_precision_the_attack_ran(tmp_path, mode):
     assert list(notes[notes.source == "engine"].text) == [expected[mode]]
 
 
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sizes"),
+    [
+        (101, 50, [50, 50]), (51, 50, [50]), (100, 50, [50, 50]), (102, 50, [50, 50, 2]),
+        (1, 50, [1]), (3, 1, [1, 1, 1]), (3, 2, [2]),
+    ],
+)  # fmt: skip
+def test_a_last_batch_of_one_image_is_left_out(images, batch_size, sizes):
+    values = torch.zeros(images, 1, 4, 4, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64)
+    batches = EpochBatches(*values, batch_size, augment=AugmentSpec(crop=1), coordinates=("digits", 0), epoch=0)
+    assert [len(labels) for _, labels in batches] == sizes
+    assert len(batches) == len(sizes)
+    assert sum(sizes) + batches.dropped == images
+
+
+@pytest.mark.parametrize("network", ["cnn", "resnet18", "mobilenet_v2"])
+def test_one_image_too_many_is_noted_and_trains_with_maps_of_one_pixel(tmp_path, network):
+    """The deep networks halve digits of 8x8 pixels to one, which no batch norm takes from a single image."""
+    training = {"epochs": 1, "batch_size": 50, "attack_steps": 1, "validation_steps": 1}
+    dataset = {"name": "digits", "train_images": 101, "test_images": 10}
+    given = {"student": network, "training": training, "dataset": dataset, "evaluation": {"attacks": ["clean"]}}
+    spec = small_specs(tmp_path, methods=["natural"], teacher=None, **given)["natural"]
+    run_to_end(spec, tmp_path)
+    notes = Store(tmp_path).read("notes", [spec.trial_id])
+    text = "a last batch of one image is left out of each epoch, which has 101 images"
+    assert list(notes[notes.source == "batches"].text) == [text]
+
+
 def test_float32_means_float32_in_a_trial(tmp_path):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     assert next(run_trial(small_specs(tmp_path)["at"], tmp_path))["event"] == "start"
