@@ -37,7 +37,8 @@ def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:
     if name not in MODELS:
         raise unknown(f"model in {where}", name, MODELS)
     mean, std = _normalization(values.pop("normalization", "none"), where, dataset)
-    return NetworkSpec(name=name, params=resolve_params(name, values), mean=mean, std=std)
+    values = {"name": name, "params": resolve_params(name, values), "mean": mean, "std": std}
+    return read(NetworkSpec, values, f"{where}: normalization")
 
 
 def dataset_spec(entry: Entry) -> DatasetSpec:
@@ -109,12 +110,21 @@ def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec,
     return read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
 
 
+def attack_names(values: Mapping[str, Any], eps: float, dataset: DatasetSpec) -> set[str]:
+    """What the attacks of an evaluation block are called in the results, those of some seeds only included."""
+    return {_attack(_without_seeds(entry), None, eps, dataset).name for entry in values.get("attacks", [])}
+
+
 def _of_seed(entry: Entry, seed: int) -> Entry | None:
     """The entry of an attack without its `seeds`; None where they leave this one out."""
     if not isinstance(entry, Mapping) or "seeds" not in entry:
         return entry
     seeds = seed_list(entry["seeds"], f"evaluation: {entry.get('name')}: seeds")
-    return {key: value for key, value in entry.items() if key != "seeds"} if seed in seeds else None
+    return _without_seeds(entry) if seed in seeds else None
+
+
+def _without_seeds(entry: Entry) -> Entry:
+    return {key: item for key, item in entry.items() if key != "seeds"} if isinstance(entry, Mapping) else entry
 
 
 def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) -> AttackRequest:
@@ -243,5 +253,16 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
             )
         return facts.mean, facts.std
     if isinstance(value, Mapping) and set(value) == {"mean", "std"}:
-        return tuple(value["mean"]), tuple(value["std"])
+        mean, std = (tuple(each) if isinstance(each, list) else (each,) for each in (value["mean"], value["std"]))
+        channels = DATASETS[dataset.name].channels or len(mean)
+        if not len(mean) == len(std) == channels or not all(_positive(each) for each in std):
+            raise InputError(
+                f"{where}: normalization: mean and std need one number a channel ({channels}), deviations above 0, "
+                f"not {value!r}"
+            )
+        return mean, std
     raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

@@ -194,8 +194,6 @@ def tune(
         "compare_seeds": 0 if no_comparison else compare_seeds, "grace": grace, "search_seed": search_seed,
     }  # fmt: skip
     tuning = plan_tuning(suite, given, overrides=sets or (), results=results)
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, not {workers}")
     if dry_run:
         print_tuning(tuning)
         return 0
@@ -384,9 +382,19 @@ def evaluate(
     model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
     dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file or folder")],
     parameter: Annotated[
-        list[str] | None, typer.Option("--param", help="a parameter of the network: width=16; repeatable")
+        list[str] | None,
+        typer.Option("--param", help="parameters of the network: width=16, or {depth: 28, widen: 10}; repeatable"),
     ] = None,
-    normalization: Annotated[str, typer.Option("--normalization", help="inside the network: none or dataset")] = "none",
+    normalization: Annotated[
+        str, typer.Option("--normalization", help="inside the network: none, dataset, or {mean: [...], std: [...]}")
+    ] = "none",
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="of a file with averaged weights beside raw ones: ema or raw")
+    ] = None,
+    expect_clean: Annotated[
+        float | None,
+        typer.Option("--expect-clean", help="its clean accuracy, percent: more than half a point off is refused"),
+    ] = None,
     attacks: Annotated[str, typer.Option("--attacks", help="separated by commas")] = "clean,fgsm,pgd20,cw20,aa_short",
     eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
     images: Annotated[int | None, typer.Option("--images", help="a stratified subset of the test images")] = None,
@@ -400,13 +408,14 @@ def evaluate(
     download: Download = False,
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
-    from harness.plan import evaluation_trial
+    from harness.given import check_clean_accuracy, check_expected, evaluation_trial
     from harness.progress import Progress
     from harness.run import check_inputs
     from harness.scheduler import Options
     from harness.scheduler import run as run_trials
     from harness.store import Store
 
+    check_expected(expect_clean)
     spec = evaluation_trial(
         checkpoint,
         model,
@@ -417,10 +426,13 @@ def evaluate(
         eps,
         images,
         name or checkpoint.stem,
+        weights,
     )
     store = Store(results)
     options = Options(serial=serial, address=address, data_root=data, download=download)
     check_inputs([spec], store, options)
+    for line in check_clean_accuracy(spec, expect_clean, data):
+        out.print(line, soft_wrap=True)
     with Progress([spec], err) as progress:
         outcome = run_trials([spec], store, options=options, on_event=progress)
     for reason in outcome.failed.values():

@@ -15,7 +15,7 @@ from harness.data.sources import load
 from harness.data.splits import split, stratified_subset, wants_second_split
 from harness.errors import InputError
 from harness.models.build import build
-from harness.models.checkpoints import load_into, read_state
+from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
 
 
@@ -124,7 +124,9 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
     of another shape."""
     path = weights_path(source, store_root)
-    state = read_state(path, source.sha256)
+    state = read_state(path, source.sha256, source.weights)
+    if source.file is not None:
+        check_finite(state, source=str(path))
     network = new_network(source.network, data, 0)
     load_into(network, state, source=str(path))
     return network

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import methods
 from harness.blocks import (
     Entry,
+    attack_names,
     dataset_spec,
     epochs_of,
     evaluation_spec,
-    file_sha256,
     network_spec,
     radius,
     read,
@@ -21,9 +20,7 @@ from harness.blocks import (
     training_spec,
 )
 from harness.config import Suite
-from harness.data import DATASETS
 from harness.errors import InputError, named, unknown
-from harness.notation import read_yaml
 from harness.spec import NetworkSpec, Source, TrainingSpec, TrialSpec
 
 
@@ -47,48 +44,6 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
                     for spec in _student_and_sources(one, network, entry, seed):
                         specs.setdefault(spec.trial_id, spec)
     return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
-
-
-def evaluation_trial(
-    checkpoint: Path,
-    model: str,
-    parameters: Sequence[str],
-    dataset: str,
-    normalization: str,
-    attacks: Sequence[str],
-    eps: str,
-    images: int | None,
-    variant: str,
-) -> TrialSpec:
-    """The trial that evaluates a network from a file, without training."""
-    params = {}
-    for parameter in parameters:
-        key, sign, value = parameter.partition("=")
-        if not sign:
-            raise InputError(f"--param {parameter}: write key=value, such as width=16")
-        params[key] = read_yaml(value, f"--param {parameter}: the value")
-    data = dataset_spec(_dataset_entry(dataset))
-    network = network_spec({"name": model, **params, "normalization": normalization}, "--model", data)
-    source = Source(network=network, file=str(checkpoint.absolute()), sha256=file_sha256(str(checkpoint), "checkpoint"))
-    size = radius(eps, "--eps")
-    evaluation = evaluation_spec({"attacks": list(attacks), "images": images}, size, data)
-    return TrialSpec(
-        role="evaluation",
-        variant=variant,
-        dataset=data,
-        student=network,
-        init=source,
-        evaluation=evaluation,
-        eps=size,
-    )
-
-
-def _dataset_entry(dataset: str) -> Entry:
-    """What `evaluate --dataset` means: the path of a folder or of an .npz file, else a data set's name."""
-    if dataset.endswith(".npz"):
-        return {"name": "npz", "path": dataset}
-    is_folder = "/" in dataset or (dataset not in DATASETS and Path(dataset).is_dir())
-    return {"name": "folder", "path": dataset} if is_folder else dataset
 
 
 def _students(suite: Suite) -> list[NetworkSpec]:
@@ -152,7 +107,7 @@ def _check_primary(suite: Suite, variants: list[str]) -> None:
                 raise unknown("variant in primary", name, variants)
         if comparison.variant == comparison.against:
             raise InputError(f"primary: '{comparison.variant}' is compared with itself")
-        attacks = {entry["name"] if isinstance(entry, Mapping) else entry for entry in suite.evaluation["attacks"]}
+        attacks = attack_names(suite.evaluation, suite.eps, dataset_spec(suite.dataset))
         if comparison.attack is not None and comparison.attack not in attacks:
             raise unknown("attack in primary", comparison.attack, attacks)
 

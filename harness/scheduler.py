@@ -34,7 +34,7 @@ class Options:
     workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither
     it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. trial_timeout_s: a trial
     that runs longer is stored as failed. plugins: method files that workers run first. run_trial, assist:
-    `module:function`, the trial and what helps it with its evaluation.
+    `module:function`, the trial and what helps it with its evaluation. InputError for fewer than one worker.
     """
 
     serial: bool = False
@@ -48,6 +48,10 @@ class Options:
     run_trial: str = "harness.trial:run_trial"
     assist: str = "harness.trial:assist"
     minimum_free_bytes: int = 200 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers must be at least 1, not {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,6 @@ def run(
     one ends it at once. Raises InputError for what cannot be run here.
     """
     options = options or Options()
-    if options.workers is not None and options.workers < 1:
-        raise InputError(f"workers must be at least 1, not {options.workers}")
     store.prepare()
     with StoreLock(store.root) as lock:
         store.remove_leftovers()

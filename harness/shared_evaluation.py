@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks import AUTOATTACK_STAGES, stage_names
+from harness.attacks.evaluation import NO_DECISION
 from harness.data.splits import stratified_order
 from harness.engine import evaluation_forward
 from harness.evaluate import ChunkResult, Conditions, chunk_ranges, evaluate_chunk, gather
@@ -210,6 +211,9 @@ class SharedEvaluation:
         for (checkpoint, _, attack), found in groups.items():
             rows = gather(found, lambda source, text: self.notes.append({"source": source, "text": text}))
             rows = rows.sort_values("sample_index", ignore_index=True)
+            if undecided := int((rows["prediction"] == NO_DECISION).sum()):
+                text = f"{attack} on {checkpoint}: logits are not finite on {undecided:,} of {len(rows):,} images"
+                self.notes.append({"source": "evaluation", "text": f"{text}; its accuracies are undefined"})
             self.outcomes.append(rows.assign(checkpoint=checkpoint, attack=attack))
 
     @cached_property

@@ -109,7 +109,7 @@ def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
     if rows.empty:
         return
     wide = rows.pivot_table(
-        index=["checkpoint", "attack"], columns="class_name", values="accuracy", observed=True, sort=False
+        index=["checkpoint", "attack"], columns="class_name", values="accuracy", observed=True, sort=False, dropna=False
     )
     table = Table(
         "checkpoint",
@@ -120,7 +120,7 @@ def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
         box=None,
     )
     for (checkpoint, attack), values in zip(wide.index, wide.to_numpy(), strict=True):
-        table.add_row(checkpoint, attack, *(f"{100 * value:.1f}" for value in values))
+        table.add_row(checkpoint, attack, *("–" if pd.isna(value) else f"{100 * value:.1f}" for value in values))
     console.print(table)
 
 

@@ -93,7 +93,7 @@ class NetworkSpec(Frozen):
 
 class Source(Frozen):
     """Trained weights: of a trial (its id and seed, and the id of its training, which alone decides the weights), or of
-    a file with its hash."""
+    a file with its hash. weights: which of a file that holds averaged ones beside raw ones."""
 
     network: NetworkSpec
     trial: Annotated[str | None, ASIDE] = None
@@ -102,6 +102,7 @@ class Source(Frozen):
     file: Annotated[str | None, ASIDE] = None
     seed: Annotated[int | None, ASIDE] = None
     sha256: str | None = None
+    weights: Annotated[Literal["ema", "raw"] | None, Introduced(None)] = None
 
     @property
     def label(self) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 import methods
+from harness.attacks.evaluation import NO_DECISION
 from harness.data.splits import wants_second_split
 from harness.engine import exact_float32
 from harness.errors import InfrastructureError
@@ -169,10 +170,17 @@ def _commit(
 
 
 def class_accuracy_rows(outcomes: pd.DataFrame, class_names: tuple[str, ...]) -> pd.DataFrame:
-    """Per checkpoint, attack and class: n, correct and accuracy. A class without test images has no row."""
+    """Per checkpoint, attack and class: n, correct and accuracy. A class without test images has no row.
+
+    Where a prediction is missing because logits were not finite, correct and accuracy are undefined for all classes.
+    """
     groups = outcomes.groupby(["checkpoint", "attack", "label"], sort=False)["robust"]
     rows = groups.agg(n="size", correct="sum").reset_index().rename(columns={"label": "class_index"})
     rows["class_name"] = [class_names[index] for index in rows["class_index"]]
+    keys = ["checkpoint", "attack"]
+    undecided = outcomes.loc[outcomes["prediction"] == NO_DECISION, keys].drop_duplicates()
+    undefined = pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(undecided))
+    rows["correct"] = rows["correct"].where(~undefined)
     rows["accuracy"] = rows["correct"] / rows["n"]
     return rows
 

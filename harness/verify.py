@@ -51,13 +51,21 @@ def _contradictions(store: Store, marks: Mapping[str, Any]) -> Iterator[tuple[st
         if outcomes.empty:
             continue
         both = stated.loc[[trial_id]].reset_index().merge(outcomes, on=_KEYS, suffixes=("", "_counted"))
-        wrong = both[(both["n"] != both["n_counted"]) | (both["correct"] != both["correct_counted"])]
+        correct, counted = both["correct"].astype(float), both["correct_counted"]
+        same = (correct == counted) | (correct.isna() & counted.isna())
+        wrong = both[(both["n"] != both["n_counted"]) | ~same]
         yield from ((trial_id, attack) for attack in wrong["attack"].unique())
 
 
 def outcome_counts(store: Store, trial_id: str) -> pd.DataFrame:
-    """Samples (n) and robust ones (correct) of a trial by checkpoint, attack and class, counted from its outcomes."""
-    outcomes = store.read("outcomes", [trial_id], ["checkpoint", "attack", "label", "robust"])
+    """Samples (n) and robust ones (correct) of a trial by checkpoint, attack and class, counted from its outcomes.
+
+    correct is NaN for all classes of an attack under which a prediction is missing (negative).
+    """
+    outcomes = store.read("outcomes", [trial_id], ["checkpoint", "attack", "label", "prediction", "robust"])
     outcomes = outcomes.astype({"trial_id": str, "checkpoint": str, "attack": str})
     outcomes = outcomes.rename(columns={"label": "class_index"})
-    return outcomes.groupby(_KEYS)["robust"].agg(n="count", correct="sum").reset_index()
+    counts = outcomes.groupby(_KEYS)["robust"].agg(n="count", correct="sum").astype(float).reset_index()
+    undecided = outcomes.loc[outcomes["prediction"] < 0, _KEYS[:3]]
+    undefined = pd.MultiIndex.from_frame(counts[_KEYS[:3]]).isin(pd.MultiIndex.from_frame(undecided))
+    return counts.assign(correct=counts["correct"].where(~undefined))

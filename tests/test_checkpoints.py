@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.files import remove_leftovers
 from harness.models import checkpoints
 from harness.models.build import build
-from harness.models.checkpoints import file_sha256, load_into, read_state, write_state
+from harness.models.checkpoints import check_finite, file_sha256, load_into, read_state, write_state
 
 
 def package_folder(name: str) -> Path:
@@ -109,6 +109,54 @@ def test_batch_counters_may_be_absent():
     state = {key: value for key, value in origin.state_dict().items() if not key.endswith("num_batches_tracked")}
     load_into(model, state, source="old.pt")
     assert same(model.state_dict(), origin.state_dict())
+
+
+@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+@pytest.mark.parametrize(
+    "name", ["ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "swa_state_dict", "averaged_model"]
+)
+def test_averaged_weights_beside_raw_ones_are_never_guessed(tmp_path: Path, name: str, nested: str | None):
+    path, raw, averaged = tmp_path / "both.pt", small_wrn(0).state_dict(), small_wrn(1).state_dict()
+    torch.save({**({nested: raw} if nested else raw), name: averaged, **({"epoch": 3} if nested else {})}, path)
+    with pytest.raises(InputError, match=rf"holds averaged weights \({name}\): say which.*ema or raw") as excinfo:
+        read_state(path)
+    one_line(excinfo)
+    assert not same(raw, averaged)
+    if nested:
+        torch.save({"state_dict": raw, name: averaged, "epoch": 3}, path)
+    assert same(read_state(path, weights="ema"), averaged)
+    assert same(read_state(path, weights="raw"), raw)
+
+
+def test_the_averages_of_other_tools_are_found(tmp_path: Path):
+    path, averaged = tmp_path / "both.pt", small_wrn(1)
+    wrapped = torch.optim.swa_utils.AveragedModel(averaged).state_dict()
+    assert "n_averaged" in wrapped
+    for content in (wrapped, {"shadow": averaged.state_dict(), "decay": 0.999}, {"state_dict": averaged.state_dict()}):
+        torch.save({"model": small_wrn(0).state_dict(), "ema": content}, path)
+        assert same(read_state(path, weights="ema"), averaged.state_dict())
+    torch.save({"net": {"state_dict": small_wrn(0).state_dict(), "ema": averaged.state_dict()}}, path)
+    assert same(read_state(path, weights="ema"), averaged.state_dict())
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_a_choice_where_there_is_none_is_refused(tmp_path: Path, weights: str):
+    torch.save({"state_dict": small_wrn().state_dict(), "ema_decay": 0.999}, tmp_path / "one.pt")
+    assert read_state(tmp_path / "one.pt")
+    with pytest.raises(InputError, match="holds no averaged weights"):
+        read_state(tmp_path / "one.pt", weights=weights)
+    torch.save(dict.fromkeys(("model", "ema", "swa"), small_wrn().state_dict()), tmp_path / "two.pt")
+    with pytest.raises(InputError, match=r"several averages \(ema, swa\)"):
+        read_state(tmp_path / "two.pt", weights="ema")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float):
+    state = small_wrn().state_dict()
+    check_finite(state, source="mine.pt")
+    state["bn1.running_var"][3] = value
+    with pytest.raises(InputError, match=r"mine.pt holds NaN or infinite weights: 1 tensors \(bn1.running_var\)"):
+        check_finite(state, source="mine.pt")
 
 
 def test_safetensors_files_load(tmp_path: Path):

@@ -22,8 +22,9 @@ from harness.data.augment import augmented
 from harness.data.folder import folder_sha256, list_images
 from harness.data.sources import load
 from harness.errors import InputError
+from harness.given import evaluation_trial
 from harness.inputs import Data, read_data
-from harness.plan import evaluation_trial, plan
+from harness.plan import plan
 from harness.seeds import seeded
 from harness.spec import AugmentSpec, TrialSpec
 from harness.train import EpochBatches

@@ -133,3 +133,7 @@ def test_the_attack_of_a_registered_comparison_is_one_of_the_suite(planned):
     planned(primary=[{**PRIMARY[0], "attack": "clean"}])
     with pytest.raises(InputError, match="unknown attack in primary 'pgd20'"):
         planned(primary=[{**PRIMARY[0], "attack": "pgd20"}])
+    longer = {"attacks": ["clean", {"name": "pgd20", "steps": 50, "seeds": [0]}]}
+    planned(primary=[{**PRIMARY[0], "attack": "pgd50"}], evaluation=longer)
+    with pytest.raises(InputError, match="unknown attack in primary 'pgd20'"):
+        planned(primary=[{**PRIMARY[0], "attack": "pgd20"}], evaluation=longer)

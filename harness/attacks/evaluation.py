@@ -19,9 +19,9 @@ NO_DECISION = -1
 
 
 def decide(logits: Tensor) -> Tensor:
-    """The predicted class per row (B,); -1, which is nobody's label, where the logits are not numbers."""
-    top, index = logits.detach().max(1)
-    return torch.where(top.isnan(), NO_DECISION, index)
+    """The predicted class per row (B,); -1, which is nobody's label, where a logit is NaN or infinite."""
+    logits = logits.detach()
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_DECISION)
 
 
 @torch.no_grad()

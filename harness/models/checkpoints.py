@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,9 @@ from harness.files import temporary_path
 State = dict[str, Tensor]
 
 _NESTED = ("state_dict", "model", "net")  # under which training scripts put the state dict among other things
+_AVERAGED = re.compile(r"(^|_)(ema|swa|averaged?)(_|$)")  # in the key of weights that are an average over training
+_IN_AVERAGES = ("shadow", "module")  # where an average keeps its state dict
+_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the parameters
 _UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls it
 
 
@@ -30,22 +34,28 @@ def file_sha256(path: Path) -> str:
         return _digest(file)
 
 
-def read_state(path: Path, sha256: str | None = None) -> State:
+def read_state(path: Path, sha256: str | None = None, weights: str | None = None) -> State:
     """The tensors of a checkpoint by parameter name, on the CPU: torch's format, tensors only, or .safetensors.
 
     A state dict nested under `state_dict`, `model` or `net` is found, the prefix `module.` is taken off, and the unused
-    block of TRADES' WRN is dropped. InputError if the file is missing, is not the one `sha256` names, is damaged, holds
-    anything that would have to be executed, or holds no state dict.
+    block of TRADES' WRN is dropped. weights: `ema` for averaged weights (`state_dict_ema`, `ema`, ...), `raw` for those
+    beside them, None for a file without any. InputError if the file is missing, is not the one `sha256` names, is
+    damaged, holds anything that would have to be executed, holds no state dict, or holds several and not exactly one
+    that `weights` means.
     """
     with _opened(path) as file:
         if sha256 is not None and (found := _digest(file)) != sha256.strip().lower():
             raise InputError(f"checkpoint {path} has sha256 {found}, not {sha256}")
         file.seek(0)
         content = _read_safetensors(path, file) if Path(path).suffix == ".safetensors" else _read_torch(path, file)
-    for key in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    return _plain_names(path, content)
+    return _plain_names(path, _weights(path, content, weights))
+
+
+def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:
+    """InputError, `source` in it, for weights that are not numbers: every result would be nonsense."""
+    wrong = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    if wrong:
+        raise InputError(f"{source} holds NaN or infinite weights: {len(wrong)} tensors ({_some(wrong)})")
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -134,6 +144,35 @@ def _read_torch(path: Path, file: BinaryIO) -> object:
         raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({reason})") from error
 
 
+def _weights(path: Path, content: object, weights: str | None) -> object:
+    """The state dict among what a file holds. Averaged weights are another network than the raw ones beside them: which
+    to take is never guessed."""
+    if not isinstance(content, Mapping):
+        return content
+    averaged = [key for key, value in content.items() if _AVERAGED.search(str(key)) and isinstance(value, Mapping)]
+    names = ", ".join(map(str, averaged))
+    if averaged and weights is None:
+        raise InputError(f"checkpoint {path} holds averaged weights ({names}): say which to take, weights: ema or raw")
+    if weights == "ema" and len(averaged) > 1:
+        raise InputError(f"checkpoint {path} holds several averages ({names}): keep one in a file of its own")
+    if averaged:
+        raw = {key: value for key, value in content.items() if key not in averaged}
+        return _nested(content[averaged[0]], (*_NESTED, *_IN_AVERAGES)) if weights == "ema" else _nested(raw, _NESTED)
+    inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
+    if inner is not None:
+        return _weights(path, inner, weights)
+    if weights is not None:
+        raise InputError(f"checkpoint {path} holds no averaged weights, so that 'weights: {weights}' means nothing")
+    return content
+
+
+def _nested(content: object, keys: tuple[str, ...]) -> object:
+    for key in keys:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    return content
+
+
 def _plain_names(path: Path, content: object) -> State:
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"checkpoint {path} holds no state dict")
@@ -144,7 +183,7 @@ def _plain_names(path: Path, content: object) -> State:
         state[key.removeprefix("module.")] = value.detach()
     if len(state) < len(content):
         raise InputError(f"checkpoint {path} holds parameters twice, with and without the prefix 'module.'")
-    return {key: value for key, value in state.items() if not key.startswith(_UNUSED)}
+    return {key: value for key, value in state.items() if not key.startswith(_UNUSED) and key != _COUNTER}
 
 
 def _some(names: list[str], most: int = 3) -> str:

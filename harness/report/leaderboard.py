@@ -12,10 +12,8 @@ from harness import metrics
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.differences import differences, pick_baselines
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
-from harness.report.results import SETTING, Results, in_setting, records, settings_of
+from harness.report.results import CELL, SETTING, Results, in_setting, records, settings_of
 from harness.report.selection import RULES, selection_gap
-
-CELL = ["row", "checkpoint", "attack"]
 
 
 @dataclass(frozen=True)
@@ -216,7 +214,10 @@ def _missing(results: Results, counts: ClassCounts) -> pd.Series:
     for cell in records(short):
         found = f"{cell['found']} of {seeds[cell['row']]} seeds"
         texts[cell["row"]].append(f"{cell['attack']} on {cell['checkpoint']}: {found}")
-    for row in set(seeds.index) - set(counts.keys["row"]):
+    for cell in records(results.undefined):
+        where = f"{cell['attack']} on {cell['checkpoint']}"
+        texts[cell["row"]].append(f"{where}: no result, logits of seed {cell['seed']} are not finite")
+    for row in set(seeds.index) - set(counts.keys["row"]) - set(results.undefined["row"]):
         texts[row].append("no class-wise results")
     return pd.Series({row: "; ".join(parts) for row, parts in texts.items()}, dtype=object)
 

@@ -17,6 +17,7 @@ from harness.spec import canonical
 
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
 ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
+CELL = ["row", "checkpoint", "attack"]  # what has a result, a mean over seeds
 ROLES = ("teacher", "student", "evaluation")
 _STATES = 10_000_000  # rows of class states to read at once, some 400 MB
 _QUANTITIES = 6  # by class, that a trial keeps of each epoch
@@ -56,7 +57,20 @@ class Results:
 
     @cached_property
     def class_accuracy(self) -> pd.DataFrame:
-        """Checkpoint, attack, class, n and correct of the finished trials, with their `row` and `seed`."""
+        """Checkpoint, attack, class, n and correct of the finished trials, with their `row` and `seed`.
+
+        Without what is `undefined`, with all its seeds: the mean of the others would be another row's.
+        """
+        cells = [pd.MultiIndex.from_frame(part[CELL].astype(object)) for part in (self._counted, self.undefined)]
+        return self._counted[~cells[0].isin(cells[1])].reset_index(drop=True)
+
+    @cached_property
+    def undefined(self) -> pd.DataFrame:
+        """Row, checkpoint, attack and seed of evaluations without a result: logits were not finite."""
+        return self._counted.loc[self._counted["correct"].isna(), [*CELL, "seed"]].drop_duplicates()
+
+    @cached_property
+    def _counted(self) -> pd.DataFrame:
         columns = ["checkpoint", "attack", "class_index", "class_name", "n", "correct"]
         frame = self.store.read("class_accuracy", self._wanted, columns).reset_index(drop=True)
         return self._with(frame, "row", "seed")
