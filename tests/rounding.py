@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
@@ -22,3 +28,35 @@ def of_sums(terms: int, dtype: torch.dtype) -> float:
     """
     stored, summed = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
     return ((stored**2 + summed**2 * terms / 2) / 12) ** 0.5
+
+
+def images_off_the_kinks(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Random images (float32, `shape`) on which no ReLU of the network, in evaluation mode, sees a value so near to 0
+    that float32's rounding decides its sign: each is 1e-5 of its layer's root mean square away. At such a kink a
+    gradient is one or another, however exact the sums are."""
+    exact = copy.deepcopy(network).double().eval()
+    for seed in range(1000):
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad(), _NearestToKink() as found:
+            exact(images.double())
+        if found.distance > 1e-5:
+            return images
+    raise AssertionError("every image has a value at a kink: the network is too large")
+
+
+class _NearestToKink(TorchFunctionMode):
+    """Inside, `distance` is the least |x| of all that a ReLU was given, over the root mean square of its layer."""
+
+    distance = float("inf")
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function in (F.relu, torch.relu, Tensor.relu):
+            x = args[0]
+            self.distance = min(self.distance, float(x.abs().min() / x.square().mean().sqrt()))
+        return function(*args, **(kwargs or {}))

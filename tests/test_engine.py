@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rounding import images_off_the_kinks, relative_error
+from torch import Tensor
 
 import methods
 from harness.attacks.linf import ascend, normal_start, uniform_start
@@ -45,11 +49,40 @@ def network(name: str, **facts) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
-def test_a_network_with_small_maps_answers_as_the_plain_one_also_with_new_weights(dtype, tolerance):
+def answers(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits, and the gradient at the images of a smooth function of them."""
+    point = x.clone().requires_grad_()
+    logits = forward(point)
+    return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), point)[0]
+
+
+def in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The plain network, computing in `dtype`."""
+    plain = PlainForward(copy.deepcopy(model).to(dtype))
+    return lambda images: plain(images.to(dtype)).to(torch.promote_types(dtype, torch.float32))
+
+
+def assert_as_exact(twin: FoldedTwin, model: torch.nn.Module, size: int = 8) -> None:
+    """The twin's logits and input gradients are as near to those of float64 as the plain network's in its dtype.
+
+    In bfloat16 some ReLUs are decided by rounding in either form; over many images that is a part of its error.
+    """
+    many = torch.rand(16, 3, 16, 16)
+    few = images_off_the_kinks(model, (1, 3, size, size)) if twin.dtype == torch.float32 else many
+    for part, x in enumerate((many, few)):
+        exact = answers(in_dtype(model, torch.float64), x.double())[part]
+        ours, plain = (
+            relative_error(answers(forward, x)[part], exact) for forward in (twin, in_dtype(model, twin.dtype))
+        )
+        # folding, and other forms of a convolution, round at other places: either may be somewhat nearer, none far
+        assert ours <= 2 * plain
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_with_small_maps_is_as_exact_as_the_plain_one_also_with_new_weights(dtype):
     """ResNet-18 in its usual width: the maps of its last stages are done in another form."""
     torch.manual_seed(0)
-    model, x = build("resnet18", {"width": 64}, in_channels=3, num_classes=5).eval(), torch.rand(2, 3, 32, 32)
+    model = build("resnet18", {"width": 64}, in_channels=3, num_classes=5).eval()
     twin = FoldedTwin(model, dtype)
     rearranged = [layer for layer in twin.forward.modules() if isinstance(layer, FusedConvolution) and layer.small_maps]
     taken = [
@@ -58,31 +91,18 @@ def test_a_network_with_small_maps_answers_as_the_plain_one_also_with_new_weight
     assert len(rearranged) == 6
     assert taken == [True, dtype == torch.float32] * 6
     for _ in range(2):
-        results = []
-        for forward in (twin, PlainForward(model)):
-            point = x.clone().requires_grad_()
-            logits = forward(point)
-            results.append((logits, torch.autograd.grad(logits.logsumexp(1).sum(), point)[0]))
-        for ours, plain in zip(*results, strict=True):
-            assert (ours - plain).norm() <= tolerance * plain.norm()
+        assert_as_exact(twin, model, size=16)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
         twin.refresh()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_twin_gives_the_plain_logits_and_input_gradients(name):
+def test_the_twin_is_as_exact_as_the_plain_network(name, dtype):
     model = network(name, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-    x = torch.rand(3, 3, 16, 16)
-    plain, twin = PlainForward(model), FoldedTwin(model)
-    points = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    logits = [forward(point) for forward, point in zip((plain, twin), points, strict=True)]
-    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
-    gradients = [
-        torch.autograd.grad(out.logsumexp(1).sum(), point)[0] for out, point in zip(logits, points, strict=True)
-    ]
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+    assert_as_exact(FoldedTwin(model, dtype), model)
 
 
 @pytest.mark.parametrize(("name", "counts"), FOLDS.items())
@@ -100,25 +120,21 @@ def test_pre_activation_networks_fold_what_they_can_and_say_so(name):
 
 def test_refresh_follows_the_live_network():
     model, x = network("cnn"), torch.rand(2, 3, 16, 16)
-    twin = FoldedTwin(model)
-    before = twin(x)
+    twin, before = FoldedTwin(model), copy.deepcopy(model)
     model.train()
     model(torch.rand(8, 3, 16, 16))  # moves the running statistics
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
-    torch.testing.assert_close(twin(x), before)
+    assert_as_exact(twin, before)
     twin.refresh()
-    with mode(model, training=False):
-        torch.testing.assert_close(twin(x), model(x), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(twin(x), before)
+    assert_as_exact(twin, model)
+    exact = [in_dtype(each, torch.float64)(x.double()) for each in (before, model)]
+    assert relative_error(exact[1], exact[0]) > 0.01
 
 
-def test_bfloat16_stays_close_and_answers_in_float32():
-    model, x = network("cnn"), torch.rand(8, 3, 16, 16)
-    exact, rounded = FoldedTwin(model)(x), FoldedTwin(model, torch.bfloat16)(x)
-    assert rounded.dtype == torch.float32
-    assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+def test_bfloat16_answers_in_float32():
+    assert FoldedTwin(network("cnn"), torch.bfloat16)(torch.rand(8, 3, 16, 16)).dtype == torch.float32
 
 
 def test_mode_and_frozen_give_back_what_they_found():

@@ -291,11 +291,12 @@ def test_a_teacher_file_of_another_shape_is_refused(tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_fast_engine_trains_like_the_plain_one(tmp_path, precision):
-    """Not the same bits, but the same losses: float32 within rounding, bfloat16 within a few percent."""
+    """Not the same bits, but the same losses: float32 within rounding, bfloat16 within a few percent. At a low rate: at
+    a high one, the sign of one gradient near 0 is enough to lead the two apart."""
     losses = {}
     for engine in ("plain", "fast"):
         wanted = precision if engine == "fast" else "float32"
-        spec = small_specs(tmp_path, f"engine={engine}", f"precision={wanted}")["at"]
+        spec = small_specs(tmp_path, f"engine={engine}", f"precision={wanted}", "training.lr=0.01")["at"]
         run_to_end(spec, tmp_path)
         losses[engine] = rows(tmp_path, spec, "epochs").sort_values("epoch")["loss"].to_numpy()
     np.testing.assert_allclose(losses["fast"], losses["plain"], rtol=1e-3 if precision == "float32" else 0.05)
