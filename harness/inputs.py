@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.data import DATASETS
 from harness.data.sources import load
-from harness.data.splits import split, stratified_subset, wants_second_split
+from harness.data.splits import check_attacked, split, stratified_subset, wants_second_split
 from harness.errors import InputError
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state
@@ -154,6 +154,10 @@ def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool
         }
         for source in files.values():
             trained_network(source, data, Path())
+        counts = torch.bincount(data.test.labels).numpy()
+        for spec in specs:
+            if spec.dataset == dataset:
+                check_attacked(spec, counts)
 
 
 def _check_images(specs: Sequence[TrialSpec], data: Data) -> None:

@@ -20,6 +20,7 @@ from harness.blocks import (
     training_spec,
 )
 from harness.config import Suite
+from harness.data.splits import check_known_sizes, wants_second_split
 from harness.errors import InputError, named, unknown
 from harness.spec import NetworkSpec, Source, TrainingSpec, TrialSpec
 
@@ -43,6 +44,8 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
                 for one in _by_teacher_seed(suite):
                     for spec in _student_and_sources(one, network, entry, seed):
                         specs.setdefault(spec.trial_id, spec)
+    for spec in {(spec.dataset, wants_second_split(spec)): spec for spec in specs.values()}.values():
+        check_known_sizes(spec)
     return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Suite, for_this_machine, load_suite, remember_comparisons, remember_machine
-from harness.data.splits import wants_second_split
 from harness.plan import plan
 from harness.scheduler import Options, Outcome, run
 from harness.spec import TrialSpec
@@ -103,8 +102,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> 
     """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
     Raises InputError.
 
-    Only the embedded digits, and no held-out part of them, need no look; for anything else torch is imported here,
-    which a run can afford.
+    Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
     """
     stored = store.statuses()
     specs = [spec for spec in specs if stored.get(spec.trial_id) != "done"]
@@ -116,7 +114,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> 
 
 
 def _needs_a_look(spec: TrialSpec) -> bool:
-    return spec.dataset.name != "digits" or wants_second_split(spec) or any(source.file for source in spec.sources)
+    return spec.dataset.name != "digits" or any(source.file for source in spec.sources)
 
 
 def load_results(root: Path | str) -> Store:

@@ -559,6 +559,18 @@ def test_a_subset_repeats_with_its_seed_and_differs_with_another():
     assert not torch.equal(stratified_subset(labels, 100, 0), stratified_subset(labels, 100, 1))
 
 
+def test_the_known_class_counts_are_those_of_the_data():
+    known = {info.name: (info.train_counts, info.test_counts) for info in DATASETS.values() if info.name not in OWN}
+    assert known["digits"] == tuple(
+        tuple(load("digits", half).labels.bincount().tolist()) for half in ("train", "test")
+    )
+    assert {name: tuple(sum(part) for part in parts) for name, parts in known.items()} == {
+        "digits": (1347, 450), "fashion_mnist": (60_000, 10_000), "cifar10": (50_000, 10_000),
+        "cifar100": (50_000, 10_000), "svhn": (73_257, 26_032),
+    }  # fmt: skip
+    assert all(len(part) == DATASETS[name].num_classes for name, parts in known.items() for part in parts)
+
+
 def test_a_subset_that_cannot_be_is_refused():
     for count in (5, 6782):
         with pytest.raises(ValueError, match="6 to 6781"):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import methods
+from harness.data import DATASETS
+from harness.errors import InputError
 from harness.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -53,11 +55,36 @@ def split_sizes(counts: ArrayLike, *, train_images: int | None = None, second: b
     whole = np.asarray(counts, dtype=np.int64)
     validation = _held_out_size(whole)
     rest = whole - validation
-    chosen = rest if train_images is None else _subset_sizes(rest, train_images)
+    chosen = rest if train_images is None else _subset_sizes(rest, train_images, "train_images")
     held_out = _held_out_size(chosen) if second else np.zeros_like(chosen)
     if second and (held_out < _FEWEST)[chosen > 0].any():
         raise ValueError(_too_few(rest, chosen))
     return Sizes(chosen - held_out, validation, held_out)
+
+
+def check_known_sizes(spec: TrialSpec) -> None:
+    """InputError where a trial asks for images that a data set of known class counts does not have, or for too few."""
+    facts, asked = DATASETS[spec.dataset.name], spec.dataset
+    if facts.train_counts is None or facts.test_counts is None:
+        return
+    try:
+        split_sizes(facts.train_counts, train_images=asked.train_images, second=wants_second_split(spec))
+        if asked.test_images is not None:
+            _subset_sizes(np.asarray(facts.test_counts), asked.test_images, "test_images")
+    except ValueError as error:
+        raise InputError(f"dataset {asked.name}: {error}") from error
+
+
+def check_attacked(spec: TrialSpec, test: ArrayLike) -> None:
+    """InputError where an attack is asked for fewer images than one of each class. test: a trial's test images of each
+    class (C,)."""
+    classes = int((np.asarray(test) > 0).sum())
+    for attack in spec.evaluation.attacks:
+        if attack.images is not None and attack.images < classes:
+            raise InputError(
+                f"evaluation: {attack.name}: images must be at least {classes}, one of each class of "
+                f"{spec.dataset.name}, not {attack.images}"
+            )
 
 
 def split(labels: Tensor, split_seed: int, *, train_images: int | None = None, second: bool = False) -> Splits:
@@ -110,10 +137,10 @@ def _too_few(rest: np.ndarray, chosen: np.ndarray) -> str:
     return f"{reason}: train_images must be at least {needed}"
 
 
-def _subset_sizes(counts: np.ndarray, count: int) -> np.ndarray:
+def _subset_sizes(counts: np.ndarray, count: int, what: str = "a stratified subset") -> np.ndarray:
     present = int((counts > 0).sum())
     if not present <= count <= counts.sum():
-        raise ValueError(f"a stratified subset of {count} images needs {present} to {counts.sum()}: {present} classes")
+        raise ValueError(f"{what} must be {present} to {counts.sum()} images, at least one of each class, not {count}")
     return _proportional(counts, count)
 
 
