@@ -207,7 +207,7 @@ def test_the_paper_suite_is_the_published_protocol():
         ("dataset={name: digits, train_images: 1300}", "dataset digits: train_images must be 10 to 1207 images"),
         ("dataset={name: svhn, train_images: 5}", "dataset svhn: train_images must be 10 to 71783 images"),
         ("dataset={name: digits, test_images: 451}", "dataset digits: test_images must be 10 to 450 images"),
-        ("evaluation.images=9", "evaluation: clean: images must be at least 10, one of each class of digits, not 9"),
+        ("evaluation.images=9", "evaluation: clean: images must be at least 10, one of each class, not 9"),
         ("eps=8", "eps must be below 1, since pixels are in [0, 1], not 8: 8/255?"),
         ("training.step_size=2", "training: step_size must be below 1, since pixels are in [0, 1], not 2: 2/255?"),
         ("evaluation.attacks=[{name: pgd20, step_size: 300}]", "pgd20: step_size must be below 1"),

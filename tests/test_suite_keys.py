@@ -83,7 +83,7 @@ def test_another_teacher_seed_adds_trials_and_changes_none(planned):
 
 def test_a_search_has_one_teacher(planned, tmp_path):
     planned()
-    given = {"method": "rslad", "space": {"alpha": "uniform(0.1, 0.9)"}, "seeds": 2, "trials": 2}
+    given = {"methods": ["rslad"], "space": {"alpha": "uniform(0.1, 0.9)"}, "seeds": 2, "trials": 2}
     with pytest.raises(InputError, match="several teachers; tune with one"):
         plan_tuning(str(tmp_path / "small.yaml"), given, results=tmp_path / "store")
 
