@@ -163,7 +163,7 @@ class Tuning:
                 entries.append({**family.at(values), "variant": f"{name}-tuned"})
         if not entries or not self.options.compare_seeds:
             return []
-        return plan(self.suite.model_copy(update={"methods": entries}), seeds=self.comparison_seeds)
+        return plan(self.suite.model_copy(update={"methods": entries, "primary": []}), seeds=self.comparison_seeds)
 
 
 def plan_tuning(
@@ -226,7 +226,7 @@ def _family(suite: Suite, name: str, seeds: list[int], epochs: int | None) -> tu
     if epochs is not None:
         _check_schedule({**suite.training, **entry.get("training", {})}, epochs)
         tried = {**entry, "training": {**entry.get("training", {}), "epochs": epochs}}
-    specs = plan(suite.model_copy(update={"methods": [{**tried, "variant": name}]}), seeds=seeds)
+    specs = plan(suite.model_copy(update={"methods": [{**tried, "variant": name}], "primary": []}), seeds=seeds)
     students = [spec for spec in specs if spec.role == "student"]
     if len({spec.student.label for spec in students}) > 1:
         raise InputError(f"suite {suite.name} has several students; tune one of them: --set students=[]")
