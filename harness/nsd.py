@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from harness.metrics import Floats, average, nsd
+from harness.pairing import Paired
 
 _DOUBLINGS, _HALVINGS = 12, 30  # NSD is at most sqrt(C - 1), below 2^12; found to 9 digits
 
@@ -51,6 +52,59 @@ def noise_nsd(accuracy: Floats, n: Floats) -> Floats:
         classes = (~np.isnan(accuracy)).sum(axis=-1)
         spread = np.sqrt(np.nansum(p * (1 - p) / n, axis=-1) * (1 - 1 / classes) / classes)
         return np.where(average(accuracy) > 0, spread / average(accuracy), np.nan)
+
+
+def nsd_gradient(accuracy: Floats) -> Floats:
+    """How NSD = deviation / mean moves with each class accuracy (..., C); 0 where it is 0, undefined or absent."""
+    mean = average(accuracy)[..., None]
+    deviation = nsd(accuracy)[..., None] * mean
+    count = (~np.isnan(accuracy)).sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gradient = ((accuracy - mean) / (deviation * mean) - deviation / mean**2) / count
+    return np.where(np.isfinite(gradient), gradient, 0.0)
+
+
+def nsd_difference_bounds(paired: Paired, level: float = 0.95) -> tuple[float, float]:
+    """Bounds of the mean over seeds of first minus second variant's true NSD, over test images; NaN where undefined.
+
+    The variances are recovered from each network's own interval (Zou, Huang and Zhang 2009): its distance from the
+    median-unbiased estimate to the bound stands for z standard errors on that side. So the bounds keep the shape of
+    the single intervals where classes are nearly even, and there is no other bias. The networks' errors go together as
+    their gradients say.
+    """
+    tail = (1 - level) / 2
+    accuracy, n = paired.accuracy, np.broadcast_to(paired.n, paired.right.shape)
+    estimate, low, high = true_nsd_quantiles(accuracy, n, [0.5, 1 - tail, tail])
+    high = np.where(high > 0, high, noise_nsd(accuracy, n))
+    low_end, high_end = recovered_bounds(estimate, low, high, paired.signs, _correlation(paired))
+    return float(low_end), float(high_end)
+
+
+def recovered_bounds(
+    estimate: Floats, low: Floats, high: Floats, signs: Floats, together: Floats
+) -> tuple[Floats, Floats]:
+    """Bounds (...) of the sum of true NSDs times `signs` (K,), from the estimates (..., K), their bounds, and the
+    correlations `together` (K, K) of their errors.
+    """
+    ends = []
+    for direction in (-1, 1):
+        upwards = direction * signs > 0
+        floor = ~upwards & (low <= 0)  # no error brings a true NSD below 0: this end is certain, and adds nothing
+        reach = np.where(floor, 0.0, signs * np.where(upwards, high - estimate, estimate - low))
+        square = np.einsum("...k,kl,...l->...", reach, together, reach)
+        ends.append(np.where(floor, 0.0, estimate) @ signs + direction * np.sqrt(np.maximum(square, 0.0)))
+    return ends[0], ends[1]
+
+
+def _correlation(paired: Paired) -> Floats:
+    """(2S, 2S) of the networks' observed NSD over test images, to first order."""
+    accuracy, covariance = paired.moments(1.0)
+    gradient = nsd_gradient(np.where(paired.there, accuracy, np.nan))
+    together = np.einsum("kc,ckl,lc->kl", gradient, covariance, gradient)
+    size = np.sqrt(np.diag(together))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = together / np.outer(size, size)
+    return np.where(np.isfinite(found), found, np.eye(len(found)))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,6 @@ from harness.nsd import noise_nsd, true_nsd_quantiles
 
 SAMPLES, SEEDS = "test samples", "seeds"
 FEWEST_SEEDS = 3  # a spread of two numbers is no basis for an interval
-RESAMPLES = 2000
-
-Generator = np.random.Generator | int
 
 
 @dataclass(frozen=True)
@@ -131,8 +128,11 @@ def nsd_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Inter
     return _over_samples(estimate, low, np.where(high > 0, high, noise_nsd(accuracy, n)), n, level)
 
 
-def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean over seeds (axis 0) with Student's t interval; bounds are NaN below three seeds."""
+def seed_interval(values: ArrayLike, level: float = 0.95, lowest: float = -np.inf, highest: float = np.inf) -> Interval:
+    """Mean over seeds (axis 0) with Student's t interval; bounds are NaN below three seeds.
+
+    lowest, highest: where the values can lie; the bounds stay within.
+    """
     values = np.asarray(values, dtype=float)
     count = len(values)
     mean = values.mean(axis=0)
@@ -140,19 +140,8 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
         nothing = np.full_like(mean, np.nan)
         return Interval(mean, nothing, nothing, SEEDS, count, level)
     half = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
-    return Interval(mean, mean - half, mean + half, SEEDS, count, level)
-
-
-def bootstrap_accuracy(correct: ArrayLike, n: ArrayLike, resamples: int, generator: Generator) -> Floats:
-    """Class accuracies of resampled test sets, (R, ..., C): samples are redrawn within each class.
-
-    Redrawing n samples of a class of which a share is right is one binomial draw; no sample is touched.
-    """
-    correct, n = _counts(correct, n)
-    drawn = np.random.default_rng(generator).binomial(
-        n.astype(int), np.nan_to_num(rates(correct, n)), size=(resamples, *n.shape)
-    )
-    return rates(drawn, n)
+    low, high = np.clip(mean - half, lowest, highest), np.clip(mean + half, lowest, highest)
+    return Interval(mean, low, high, SEEDS, count, level)
 
 
 def _over_samples(estimate: Floats, low: Floats, high: Floats, n: Floats, level: float) -> Interval:

@@ -21,7 +21,7 @@ from harness.comparison import compare
 from harness.report.grid import grid
 from harness.report.leaderboard import leaderboard
 from harness.report.page import page
-from harness.report.page_data import page_data, safe_json
+from harness.report.page_data import FINE, page_data, safe_json
 from harness.report.results import read_results
 from harness.report.write import write_report
 from harness.store import Store
@@ -99,8 +99,8 @@ def test_the_page_holds_the_leaderboard_s_numbers(small, text):
             chosen = board.scores[(board.scores["row"] == row) & (board.scores["attack"] == attack)]
             chosen = chosen[(chosen["metric"] == name) & (chosen["checkpoint"] == "last")].iloc[0]
             value, low, high, *_ = row_of(data, "absld")["scores"]["last"][attack][names.index(name)]
-            assert value == round(chosen["value"] * 1_000_000)
-            assert (low, high) == tuple(round(chosen[end] * 1_000_000) for end in ("sample_low", "sample_high"))
+            assert value == round(chosen["value"] * FINE)
+            assert (low, high) == tuple(round(chosen[end] * FINE) for end in ("sample_low", "sample_high"))
 
 
 def test_rows_hold_classes_seeds_curves_and_specification(small, text):
@@ -129,15 +129,19 @@ def test_pairs_are_the_tests_of_the_statistics(small, text):
         for name in ("at", "absld")
     }
     labels = outcomes.drop_duplicates("sample_index").sort_values("sample_index")["label"].to_numpy()
-    expected = compare(labels, flags["at"].to_numpy() > 0.5, flags["absld"].to_numpy() > 0.5, 10, 0, resamples=400)
+    expected = compare(labels, flags["at"].to_numpy() > 0.5, flags["absld"].to_numpy() > 0.5, 10)
     students = board.rows[(board.rows["eps"] == 0.1) & (board.rows["role"] == "student")]
     at, absld = (students.index[students["variant"] == name][0] for name in ("at", "absld"))
     found = embedded(text)["pairs"][f"{at}-{absld}"]["best_validation"]["pgd20"]
     change, low, high, seed_low, seed_high, stands = found["metrics"][0]
     numbers = [expected.average.samples.estimate, expected.average.samples.low, expected.average.samples.high]
     numbers += [expected.average.seeds.low, expected.average.seeds.high]
-    assert [change, low, high, seed_low, seed_high] == [round(float(number) * 1_000_000) for number in numbers]
-    assert stands == int(expected.average.stands)
+    assert [change, low, high, seed_low, seed_high] == [round(float(number) * FINE) for number in numbers]
+    assert stands is None, "the table marks another attack"
+    marked = board.scores[(board.scores["row"] == absld) & (board.scores["attack"] == "aa_short")]
+    marked = marked[(marked["checkpoint"] == "best_validation") & (marked["metric"] == "worst")].iloc[0]
+    strongest = embedded(text)["pairs"][f"{at}-{absld}"]["best_validation"]["aa_short"]
+    assert strongest["metrics"][1][5] == int(marked["stands"])
     assert [line[3] for line in found["classes"]] == [round(float(p) * 10_000) for p in expected.p_holm]
     assert found["over"] == "seeds"
 

@@ -23,9 +23,11 @@ from typer.testing import CliRunner
 from harness import statistics
 from harness.cli import app
 from harness.errors import InputError
+from harness.multiple_comparisons import compare_family
+from harness.pairing import Paired
 from harness.report import escape, tables
 from harness.report.captions import caption, eps_text
-from harness.report.details import wide
+from harness.report.details import intervals_table, wide
 from harness.report.differences import pick_baselines
 from harness.report.grid import grid, number
 from harness.report.intervals import METRICS
@@ -35,6 +37,7 @@ from harness.report.results import read_results, some_trials
 from harness.report.selection import RULES, class_scores, rule, selection_gap
 from harness.report.write import print_leaderboard, write_report
 from harness.store import Store
+from harness.worst_class import worst_difference_bounds
 
 VARIANTS = ("at", "rslad", "absld")
 
@@ -132,8 +135,24 @@ def test_differences_over_seeds_are_paired_by_seed(board, frames):
     assert np.isnan(score(board, "at", "fgsm", "worst")["difference"])
 
 
-def test_worst_classes_differ_by_exact_bounds_of_both(board, frames):
+def test_worst_classes_differ_by_paired_bounds(board, frames):
+    outcomes = frames.tables["outcomes"].query("attack == 'fgsm' and checkpoint == 'best_validation'")
+    outcomes = outcomes.merge(frames.tables["trials"][["trial_id", "variant", "seed"]])
+    labels, flags = None, {}
+    for name in ("absld", "at"):
+        wide = outcomes[outcomes["variant"] == name].pivot_table(
+            index=["sample_index", "label"], columns="seed", values="robust", observed=True
+        )
+        labels, flags[name] = wide.index.get_level_values("label").to_numpy(), wide.to_numpy().T > 0.5
+    bounds = worst_difference_bounds(Paired.of(labels, flags["absld"], flags["at"], 10))
+    found = score(board, "absld", "fgsm", "worst")
+    assert (found["difference_sample_low"], found["difference_sample_high"]) == pytest.approx(bounds)
+    assert found["pairing"] == "paired by sample"
+
+
+def test_without_outcomes_worst_classes_differ_by_exact_bounds_of_both(frames):
     """Each side's hold for its ten classes at once, both together at 95 %; over seeds their mean."""
+    board = leaderboard(read_results(frames), paired=False)
     level = 0.95 ** (1 / 2 / 10)
     ends = {}
     for name in ("absld", "at"):
@@ -144,9 +163,50 @@ def test_worst_classes_differ_by_exact_bounds_of_both(board, frames):
     found = score(board, "absld", "fgsm", "worst")
     bounds = found["difference_sample_low"], found["difference_sample_high"]
     assert bounds == pytest.approx((low - other_high, high - other_low))
-    seeds = found["difference_seed_low"] > 0 or found["difference_seed_high"] < 0
-    assert found["stands"] == (seeds and (bounds[0] > 0 or bounds[1] < 0))
     assert found["pairing"] == "unpaired"
+
+
+def test_marks_are_few_and_corrected_together(board, frames):
+    """Average, worst and NSD under AutoAttack alone, of all variants against the baseline, by one family."""
+    names = [name for name in VARIANTS if name != "at"]
+    layout = np.stack([accuracies(frames, name, "aa_short") for name in ("at", *names)], axis=1)
+    values = np.stack([layout.mean(-1), layout.min(-1), layout.std(-1) / layout.mean(-1)], axis=-1)
+    family = compare_family(values, [(place, 0) for place in range(1, len(names) + 1)])
+    for place, name in enumerate(names):
+        for column, metric in enumerate(("average", "worst", "nsd")):
+            found = score(board, name, "aa_short", metric)
+            assert found["p"] == pytest.approx(family.p[place, column])
+            low, high = found["difference_sample_low"], found["difference_sample_high"]
+            assert found["stands"] == (family.p[place, column] < 0.05 and (low > 0 or high < 0))
+    main = board.scores["metric"].isin(["average", "worst", "nsd"])
+    others = board.scores[(board.scores["attack"] != "aa_short") | ~main]
+    assert others["stands"].isna().all()
+    marked = board.marked[board.settings[0], "best_validation"]
+    assert (marked.attack, marked.seeds, marked.comparisons) == ("aa_short", (0, 1, 2), 3 * len(names))
+    text = " ".join(caption(board, board.settings[0], "best_validation"))
+    start = "in Avg., Worst and NSD under AA (short), over seeds 0, 1, 2 and over test samples. "
+    assert f"{start}{3 * len(names)} comparisons" in text
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_no_arrows_below_three_seeds_and_the_caption_says_why(seeds):
+    specs = [trial_spec(name, seed) for name in ("at", "absld") for seed in seeds]
+    board = leaderboard(read_results(frames_of(specs)))
+    assert board.scores["stands"].isna().all()
+    cells = [cell for line in grid(board, board.settings[0], "last").lines for cell in line.cells.values()]
+    assert {cell.mark for cell in cells} == {""}
+    text = " ".join(caption(board, board.settings[0], "last"))
+    assert "No arrows against at: no other row shares 3 seeds with it, and a difference of single networks" in text
+    frame = intervals_table(board, board.settings[0], "last")
+    assert "test samples [" in frame[frame["variant"] == "absld"]["Δ Avg. to at"].iloc[0]
+
+
+def test_averages_and_differences_are_over_the_same_seeds():
+    specs = [trial_spec("at", seed) for seed in range(5)] + [trial_spec("absld", seed) for seed in (0, 2, 4)]
+    board = leaderboard(read_results(frames_of(specs)))
+    one, other = (score(board, name, "pgd20", "average") for name in ("absld", "at"))
+    assert one["difference"] == pytest.approx(one["value"] - other["value"])
+    assert board.rows.set_index("variant").loc["at", "seed_list"] == "0, 2, 4"
 
 
 def test_sample_interval_of_several_seeds_is_the_mean_of_each_network_s(board, frames):
@@ -179,7 +239,7 @@ def test_one_seed_is_compared_by_sample_from_outcomes(frames):
         for line in (score(paired, "absld", "pgd20", "nsd"), score(unpaired, "absld", "pgd20", "nsd"))
     ]
     assert 0.3 < plain[0] / plain[1] < 1.1, "the bootstrap and the first-order form agree on the size"
-    assert score(paired, "absld", "pgd20", "worst")["pairing"] == "unpaired", "a minimum is not compared by sample"
+    assert score(paired, "absld", "pgd20", "worst")["pairing"] == "paired by sample"
 
 
 def test_no_effect_is_called_noise():
@@ -193,13 +253,11 @@ def test_no_effect_is_called_noise():
     noise = np.random.default_rng(0).integers(-4, 5, len(again))
     accuracy.loc[again.index, "correct"] = np.clip(at["correct"].to_numpy() + noise, 0, 200)
     board = leaderboard(read_results(same), baseline="at", paired=False)
-    assert (
-        score(board, "at-again", "pgd20", "average")["stands"] is np.False_
-        or not score(board, "at-again", "pgd20", "average")["stands"]
-    )
+    assert score(board, "at-again", "aa_short", "average")["stands"] is False
     table = grid(board, board.settings[0], "best_validation")
     line = next(line for line in table.lines if line.name == "at-again")
-    assert line.cells["pgd20", "average"].mark == "≈"
+    assert line.cells["aa_short", "average"].mark == "≈"
+    assert line.cells["pgd20", "average"].mark == "", "not compared"
 
 
 def test_baseline_is_at_or_the_one_named(board):
@@ -288,7 +346,8 @@ def test_settings_that_differ_never_share_a_row():
         "absld [method.settings.alpha=0.3]",
         "absld [method.settings.alpha=None]",
     ]
-    assert sorted(results.trials.groupby("row").size()) == [1, 2]
+    assert [len(own) for own in results.left_out.values()] == [1], "both over seed 0"
+    assert sorted(results.trials.groupby("row").size()) == [1, 1]
 
 
 def test_report_uses_the_suite_s_names_and_order(frames, specs):
@@ -431,7 +490,15 @@ def test_caption_names_the_seeds_where_rows_differ():
     specs = [trial_spec("at", 0), trial_spec("trades", 0), trial_spec("rslad", 0), trial_spec("rslad", 1)]
     board = leaderboard(read_results(frames_of(specs)))
     seeds = caption(board, board.settings[0], "last")[1]
-    assert seeds == "Mean over seeds 0, 1 for rslad; one seed (0) for all others."
+    assert seeds == "One seed (0): differences between seeds are not in these numbers.", "the one that all rows have"
+    assert "Rows of one table are over the same seeds. Left out, for other rows lack them: rslad 1." in board.notes
+    specs = [trial_spec(name, seed) for name in ("at", "trades", "absld") for seed in (0, 1, 2)]
+    board = leaderboard(read_results(frames_of([*specs, trial_spec("rslad", 0), trial_spec("rslad", 4)])))
+    seeds = caption(board, board.settings[0], "last")[1]
+    assert seeds == "Mean over seeds 0, 4 for rslad; mean over seeds 0, 1, 2 for all others."
+    frame = intervals_table(board, board.settings[0], "last")
+    changes = frame[(frame["variant"] == "rslad") & (frame["attack"] == "PGD-20")]["Δ Avg. to at"]
+    assert "(over seeds 0)" in changes.iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -608,7 +675,7 @@ def test_the_command_reports_a_part_of_a_store(tmp_path):
     ]
     done = report_command("store", tmp_path, *options, "--formats", "svg")
     assert done.exit_code == 0, done.output
-    assert "Against absld" in done.stdout
+    assert "No arrows against absld" in done.stdout
     assert "One seed (1)" in done.stdout
     assert not re.search(r"^at ", done.stdout, re.MULTILINE)
     assert (tmp_path / "store" / "report" / "nsd.svg").is_file()

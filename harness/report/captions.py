@@ -11,6 +11,7 @@ from harness.attacks import attack_info, declared
 from harness.report.leaderboard import Leaderboard
 from harness.report.results import read_spec
 from harness.report.selection import RULES
+from harness.statistics import FEWEST_SEEDS
 
 
 def attack_title(name: object) -> str:
@@ -44,7 +45,7 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     if (part.rows["role"] == "student").sum() > 1:
         sentences.append("Best student in bold, second underlined.")
     if setting in board.baselines:
-        sentences.append(_marks(board.baselines[setting], part.scores))
+        sentences.append(marks(board, setting, checkpoint))
     if part.rows["teacher"].notna().any():
         sentences.append("Students share their teacher: what is said of them holds for that teacher.")
     return sentences
@@ -89,14 +90,19 @@ def _mean_over(seeds: str) -> str:
     return f"mean over seeds {seeds}" if "," in seeds else f"one seed ({seeds})"
 
 
-def _marks(baseline: str, scores: pd.DataFrame) -> str:
-    pairing = scores.loc[scores["metric"] != "worst", "pairing"] if "pairing" in scores else pd.Series(dtype=object)
-    kinds = ", ".join(sorted(pairing.dropna().unique()))
-    seeds = "difference_seed_low" in scores and scores["difference_seed_low"].notna().any()
-    samples = f"over test samples ({kinds}; worst class: exact bounds, unpaired)" if kinds else ""
-    over = " and ".join(part for part in (samples, "over seeds" if seeds else "") if part)
-    meaning = f"↑ better, ↓ worse, ≈ inside the noise, by 95% intervals of the difference {over}"
-    return f"Against {baseline}: {meaning}; no sign: no interval."
+def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
+    """Which differences from the baseline are marked and what the marks mean, or why there are none."""
+    baseline, marked = board.baselines[setting], board.marked.get((setting, checkpoint))
+    if marked is None:
+        few = f"no other row shares {FEWEST_SEEDS} seeds with it"
+        return f"No arrows against {baseline}: {few}, and a difference of single networks is not one of methods."
+    seeds, count = ", ".join(map(str, marked.seeds)), marked.comparisons
+    return (
+        f"Against {baseline}: ↑ better, ↓ worse, ≈ inside the noise, in Avg., Worst and NSD under "
+        f"{attack_title(marked.attack)}, over seeds {seeds} and over test samples. {count} comparisons, corrected "
+        "together (Holm): if all variants were equal, fewer than one table in ten would have a false arrow. "
+        "Other columns are not compared."
+    )
 
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:

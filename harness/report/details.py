@@ -30,10 +30,11 @@ def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.D
     for row, line in zip(board.of(setting).rows.index, table.lines, strict=True):
         for attack in [name for name in table.attacks if (name, "average") in line.cells]:
             texts = {METRICS[name].title: _with_bounds(line.cells.get((attack, name))) for name in names}
-            changes = {} if baseline is None else {
-                f"Δ {METRICS[name].title} to {baseline}": _difference(by_cell[row, attack, name], name) for name in MAIN
-            }  # fmt: skip
-            found.append({"variant": line.name, "attack": attack_title(attack), **texts, **changes})
+            if baseline is not None:
+                for name in MAIN:
+                    change = _difference(by_cell[row, attack, name], name, line.facts["seed_list"])
+                    texts[f"Δ {METRICS[name].title} to {baseline}"] = change
+            found.append({"variant": line.name, "attack": attack_title(attack), **texts})
     return pd.DataFrame(found)
 
 
@@ -41,19 +42,24 @@ def _with_bounds(cell: Cell | None) -> str:
     if cell is None:
         return "–"
     sample, seeds = cell.bounds("samples"), cell.bounds("seeds")
-    text = cell.text() + (f" [{sample[0]}, {sample[1]}]" if sample else "")
+    text = cell.text() + (f" test samples [{sample[0]}, {sample[1]}]" if sample else "")
     return text + (f" seeds [{seeds[0]}, {seeds[1]}]" if seeds else "")
 
 
-def _difference(score: dict[str, Any], metric: str) -> str:
+def _difference(score: dict[str, Any], metric: str, seeds: str) -> str:
     if pd.isna(score.get("difference")):
         return "–"
     sign = "+" if score["difference"] > 0 else ""
     text = f"{sign}{number(score['difference'], METRICS[metric])}"
-    for source, before in (("sample", ""), ("seed", "seeds ")):
+    if score["common_seeds"] != seeds:
+        text += f" (over seeds {score['common_seeds']})"
+    for source, before in (("sample", "test samples "), ("seed", "seeds ")):
         low, high = (score[f"difference_{source}_{end}"] for end in ("low", "high"))
         text += "" if pd.isna(low) else f" {before}[{number(low, METRICS[metric])}, {number(high, METRICS[metric])}]"
-    return text if pd.isna(score["stands"]) else f"{text} {'stands' if score['stands'] else 'noise'}"
+    if pd.isna(score["p"]):
+        return text
+    p = "p < 0.0001" if score["p"] < 0.0001 else f"p = {score['p']:.4f}"
+    return f"{text} {p} {'stands' if score['stands'] else 'noise'}"
 
 
 def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:
@@ -130,4 +136,4 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     return rows.merge(table, left_index=True, right_on="row", how="left").drop(columns="row")
 
 
-_DIFFERENCE = ("difference", *[f"difference_{name}" for name in BOUNDS], "stands", "pairing")
+_DIFFERENCE = ("difference", *[f"difference_{name}" for name in BOUNDS], "pairing", "common_seeds", "p", "stands")

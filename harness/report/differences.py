@@ -10,16 +10,16 @@ import pandas as pd
 from scipy import special
 
 from harness import metrics
-from harness.comparison import Comparison, compare, holm
+from harness.comparison import WITHIN, Comparison, compare, holm, seed_p_values
 from harness.errors import unknown
+from harness.nsd import recovered_bounds
 from harness.report.counts import ClassCounts
-from harness.report.intervals import seed_intervals, worst_bounds
-from harness.report.results import SETTING, Results
+from harness.report.intervals import MOST_NSD_COUNTS, nsd_quantiles, seed_intervals, worst_bounds
+from harness.report.results import CELL, SETTING, Results
 from harness.statistics import FEWEST_SEEDS, SAMPLES, SEEDS
 
-CELL = ["row", "checkpoint", "attack"]
 BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
-COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "stands", "pairing"]
+COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "pairing", "common_seeds"]
 COMPARED = {
     "average": metrics.average,
     "worst": metrics.worst,
@@ -30,7 +30,6 @@ BASELINES = ("at", "rslad")  # methods that others are compared with, the first 
 PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
 MOST_WORST_COUNTS = 200_000  # class counts; beyond, differences of worst classes have no bounds over samples
-RESAMPLES, RESAMPLE_SEED = 400, 0  # of the comparisons' bootstrap; a report makes hundreds of them
 Z = float(special.ndtri(0.975))
 
 
@@ -52,11 +51,11 @@ def pick_baselines(rows: pd.DataFrame, name: str | None = None) -> dict[tuple, s
 def differences(
     results: Results, counts: ClassCounts, baselines: dict[tuple, str], *, paired: bool | None = None
 ) -> pd.DataFrame:
-    """A line per row, checkpoint, attack and metric: row minus baseline, mean over the seeds both have.
+    """A line per row, checkpoint, attack and metric: row minus baseline, mean over `common_seeds`, those both have.
 
-    Bounds are 95 %, over test samples and over seeds (from three on); stands: whether every one that is there excludes
-    zero, null without any. paired: read `outcomes` to compare image by image, by default for small reports; without
-    them the samples are taken as if independent, which is wider. pairing says which it was.
+    Bounds are 95 %, each by itself, over test samples and over seeds (from three on). paired: read `outcomes` to
+    compare image by image, by default for small reports; without them the samples are taken as if independent, which
+    is wider. pairing says which it was.
     """
     students = results.rows[results.rows["role"] == "student"]
     pairs: list[tuple[Any, int, int]] = []
@@ -112,27 +111,38 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
     found = {}
     seeds = mine.keys["seed"].to_numpy()
     for key, found_members in _cells(mine):
-        members = found_members[np.argsort(seeds[found_members], kind="stable")]  # one order, one bootstrap
+        members = found_members[np.argsort(seeds[found_members], kind="stable")]
         first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
         if first is not None and second is not None and np.array_equal(first[0], second[0]):
             _, labels, robust = first
-            found[key] = compare(labels, robust, second[2], classes, RESAMPLE_SEED, resamples=RESAMPLES)
+            found[key] = compare(labels, robust, second[2], classes)
     return found
 
 
 def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tuple, Comparison]) -> pd.DataFrame:
     """`differences` of lines that belong together; cells in `compared` have their sample bounds from there."""
     values = {name: of(mine.accuracy) - of(theirs.accuracy) for name, of in COMPARED.items()}
-    found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL).rename(columns={"value": "difference"})
+    found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL, within=_WITHIN)
+    found = found.rename(columns={"value": "difference"})
     found = found.merge(_unpaired_bounds(mine, theirs), on=[*CELL, "metric"], how="left")
+    seeds: Any = mine.keys.groupby(CELL, sort=False, observed=True)["seed"]
+    found = found.merge(seeds.agg(listed).rename("common_seeds").reset_index(), on=CELL, how="left")
     found["pairing"] = pd.Series(UNPAIRED, found.index, dtype=object).where(found["sample_low"].notna(), None)
     for place, key in enumerate(found[[*CELL, "metric"]].itertuples(index=False, name=None)):
         comparison, metric = compared.get(key[:3]), key[3]
-        if comparison is not None and metric in ("average", "nsd"):
+        if comparison is not None and metric in WITHIN:
             samples = getattr(comparison, metric).samples
             found.loc[place, ["sample_low", "sample_high", "pairing"]] = float(samples.low), float(samples.high), PAIRED
-    found["stands"] = _stands(found)
     return found.rename(columns={name: f"difference_{name}" for name in BOUNDS})[COLUMNS]
+
+
+_WITHIN = WITHIN | {"worst_10_percent": WITHIN["average"]}
+
+
+def listed(seeds: pd.Series) -> str:
+    """0, 1, 2: distinct seeds in order; long lists are cut."""
+    names = [str(seed) for seed in sorted(set(seeds))]
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])}, … {names[-1]}"
 
 
 def class_differences(
@@ -164,10 +174,10 @@ def _classes_from_counts(mine: ClassCounts, theirs: ClassCounts) -> dict[str, An
     variance = change.var(axis=0, ddof=1) / seeds if over_seeds else (_variance(mine) + _variance(theirs)).mean(axis=0)
     freedom = seeds - 1 if over_seeds else np.inf
     half = special.stdtrit(freedom, 0.975) * np.sqrt(variance)
-    ratio = np.divide(np.abs(mean), np.sqrt(variance), out=np.where(mean == 0, 0.0, np.inf), where=variance > 0)
-    p = holm(np.where(np.isnan(mean), np.nan, 2 * special.stdtr(freedom, -ratio)))
+    p = seed_p_values(change, mine.images[0]) if over_seeds else 2 * special.ndtr(-np.abs(mean) / np.sqrt(variance))
     source = SEEDS if over_seeds else f"{SAMPLES}, {UNPAIRED}"
-    return {"difference": mean, "low": mean - half, "high": mean + half, "p": p, "source": source}
+    low, high = np.clip(mean - half, -1, 1), np.clip(mean + half, -1, 1)
+    return {"difference": mean, "low": low, "high": high, "p": holm(p), "source": source}
 
 
 def _cells(counts: ClassCounts) -> list[tuple[tuple, np.ndarray]]:
@@ -176,63 +186,43 @@ def _cells(counts: ClassCounts) -> list[tuple[tuple, np.ndarray]]:
     return list(indices.items())
 
 
-def _stands(found: pd.DataFrame) -> pd.Series:
-    """Whether every interval that is defined excludes zero; None where none is."""
-    verdict = pd.Series(True, found.index)
-    for source in ("sample", "seed"):
-        low, high = found[f"{source}_low"], found[f"{source}_high"]
-        verdict &= low.isna() | (low > 0) | (high < 0)
-    nothing = found["sample_low"].isna() & found["seed_low"].isna()
-    return verdict.astype(object).mask(nothing, None)
-
-
 def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
     """Per cell: 95 % bounds of the difference in average, NSD and worst class over test samples.
 
-    By first-order propagation, of the worst class by exact bounds. Both networks are taken as if they saw different
-    images. The variance of a mean over seeds on the same images is at most the mean of their variances.
+    Both networks are taken as if they saw different images; the bounds of a mean over seeds on the same images are at
+    least as wide as they must be with the mean of the seeds' standard errors.
     """
-    parts = []
-    for name, gradient in (("average", _average_gradient), ("nsd", _nsd_gradient)):
-        sides = [np.nansum(gradient(side.accuracy) ** 2 * _variance(side), axis=1) for side in (mine, theirs)]
-        change = COMPARED[name](mine.accuracy) - COMPARED[name](theirs.accuracy)
-        lines = mine.keys[CELL].assign(change=change, variance=sides[0] + sides[1])
-        means = lines.groupby(CELL, sort=False, observed=True)[["change", "variance"]].mean().reset_index()
-        half = Z * np.sqrt(means["variance"])
-        bounds = {"sample_low": means["change"] - half, "sample_high": means["change"] + half}
-        parts.append(means[CELL].assign(metric=name, **bounds))
+    found = {"average": _average_bounds(mine, theirs)}
+    if mine.correct.size <= MOST_NSD_COUNTS:
+        quantiles = [nsd_quantiles(side) for side in (mine, theirs)]
+        estimate, low, high = (np.stack(pair, axis=-1) for pair in zip(*quantiles, strict=True))
+        found["nsd"] = recovered_bounds(estimate, low, high, np.array([1.0, -1.0]), np.eye(2))
     if mine.correct.size <= MOST_WORST_COUNTS:
-        parts.append(_worst_class_bounds(mine, theirs))
+        found["worst"] = _worst_class_bounds(mine, theirs)
+    parts = []
+    for name, (low, high) in found.items():
+        bounds = mine.keys[CELL].assign(sample_low=low, sample_high=high)
+        parts.append(bounds.groupby(CELL, sort=False, observed=True).mean().reset_index().assign(metric=name))
     return pd.concat(parts, ignore_index=True)
 
 
-def _worst_class_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
-    """Per cell: bounds of the difference in the worst class, the mean over seeds of each seed's.
+def _average_bounds(mine: ClassCounts, theirs: ClassCounts) -> tuple[np.ndarray, np.ndarray]:
+    """Of each line, to first order."""
+    present = (mine.images > 0).sum(axis=1)
+    variance = np.where(mine.images > 0, _variance(mine) + _variance(theirs), 0.0).sum(axis=1)
+    change = metrics.average(mine.accuracy) - metrics.average(theirs.accuracy)
+    half = Z * np.sqrt(variance) / np.maximum(present, 1)
+    return np.maximum(change - half, -1), np.minimum(change + half, 1)
 
-    Both sides' bounds hold at once with 95 % (each at its square root); a minimum has no narrower ones that are valid
-    where classes tie.
-    """
+
+def _worst_class_bounds(mine: ClassCounts, theirs: ClassCounts) -> tuple[np.ndarray, np.ndarray]:
+    """Of each line: exact bounds of both sides that hold at once with 95 % (each at its square root)."""
     sides = [worst_bounds(np.nan_to_num(side.correct), side.images, level=0.95**0.5) for side in (mine, theirs)]
     (low, high), (other_low, other_high) = sides
-    bounds = mine.keys[CELL].assign(sample_low=low - other_high, sample_high=high - other_low)
-    return bounds.groupby(CELL, sort=False, observed=True).mean().reset_index().assign(metric="worst")
+    return low - other_high, high - other_low
 
 
 def _variance(counts: ClassCounts) -> np.ndarray:
     """Of each class accuracy over test samples; one image more each way, so that no class is certain."""
     rate = (counts.correct + 1) / (counts.images + 2)
     return rate * (1 - rate) / (counts.images + 2)
-
-
-def _average_gradient(accuracy: np.ndarray) -> np.ndarray:
-    """How the average moves with each class accuracy."""
-    return np.broadcast_to(1 / (~np.isnan(accuracy)).sum(axis=1, keepdims=True), accuracy.shape)
-
-
-def _nsd_gradient(accuracy: np.ndarray) -> np.ndarray:
-    """How NSD = deviation / mean moves with each class accuracy; NaN where it is 0 or undefined."""
-    mean = metrics.average(accuracy)[:, None]
-    deviation = metrics.nsd(accuracy)[:, None] * mean
-    count = (~np.isnan(accuracy)).sum(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return ((accuracy - mean) / (deviation * mean) - deviation / mean**2) / count

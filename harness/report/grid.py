@@ -103,8 +103,9 @@ def number(value: float | None, metric: Metric, digits: int = 2) -> str:
     """Percent with so many digits, or the number with one digit more; a dash for null."""
     if value is None or pd.isna(value):
         return "–"
-    # From six decimals, half up, as the page does: binary neighbours of a number such as 0.53075 go either way.
-    exact = Decimal(f"{value:.6f}")
+    # Half up, as the page does, from nine decimals: binary neighbours of a number such as 0.53075 go either way, and
+    # from six decimals 0.12344967 would go up twice.
+    exact = Decimal(f"{value:.9f}")
     scaled, places = (100 * exact, digits) if metric.percent else (exact, digits + 1)
     return str(scaled.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP) + 0)
 
@@ -117,9 +118,9 @@ def _cell(score: dict[str, Any]) -> Cell:
 
 
 def mark(score: dict[str, Any], metric: Metric) -> str:
-    """How a difference from the baseline is shown."""
-    difference = score.get("difference")
-    if difference is None or pd.isna(difference) or pd.isna(score["stands"]):
+    """How a marked difference from the baseline is shown."""
+    difference, stands = score.get("difference"), score.get("stands")
+    if difference is None or pd.isna(difference) or stands is None or pd.isna(stands):
         return ""
     if not score["stands"]:
         return "≈"

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,11 @@ class Metric:
     up: bool = True
     percent: bool = True
 
+    @property
+    def within(self) -> tuple[float, float]:
+        """Where its values can lie."""
+        return 0.0, 1.0 if self.percent else np.inf
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -43,16 +48,22 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def seed_intervals(keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def seed_intervals(
+    keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str], within: Mapping[str, tuple[float, float]] | None = None
+) -> pd.DataFrame:
     """A line per group of `by` and metric (column of `values`): mean over seeds, `seeds`, seed_low, seed_high.
 
-    Student's t at 95 %, as `statistics.seed_interval`; null below three seeds.
+    Student's t at 95 %, as `statistics.seed_interval`; null below three seeds. within: where values of a metric can
+    lie, by default 0 to 1, NSD from 0 on; the bounds stay there.
     """
+    limits = within or {name: metric.within for name, metric in METRICS.items()}
+    lowest, highest = ([limits[str(name)][end] for name in values] for end in (0, 1))
     groups = values.groupby([keys[name] for name in by], sort=False, observed=True)
     mean, count = groups.mean(), groups.count()
     factor = special.stdtrit(np.maximum(count - 1, 1), 0.975) / np.sqrt(np.maximum(count, 1))
     half = (groups.std() * factor).where(count >= statistics.FEWEST_SEEDS)
-    tables = {"value": mean, "seeds": count, "seed_low": mean - half, "seed_high": mean + half}
+    low, high = (mean - half).clip(lower=lowest, axis=1), (mean + half).clip(upper=highest, axis=1)
+    tables = {"value": mean, "seeds": count, "seed_low": low, "seed_high": high}
     long = {name: table.rename_axis(columns="metric").stack(future_stack=True) for name, table in tables.items()}
     return pd.DataFrame(long).reset_index()
 
@@ -78,6 +89,12 @@ def sample_intervals(
         bounds = pd.DataFrame({"sample_low": low, "sample_high": high})
         parts.append(bounds.groupby(groups, sort=False, observed=True).mean().reset_index().assign(metric=name))
     return pd.concat(parts, ignore_index=True)
+
+
+def nsd_quantiles(counts: ClassCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each line the median-unbiased estimate of its true NSD and the 95 % bounds, over test samples."""
+    found = statistics.nsd_interval(np.nan_to_num(counts.correct), counts.images)
+    return found.estimate, found.low, found.high
 
 
 def class_intervals(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

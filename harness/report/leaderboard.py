@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from harness import metrics
+from harness.multiple_comparisons import ERROR
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
-from harness.report.differences import differences, pick_baselines
+from harness.report.differences import differences, listed, pick_baselines
+from harness.report.families import MarkedColumns, marked_columns
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
 from harness.report.results import CELL, SETTING, Results, in_setting, records, settings_of
 from harness.report.selection import RULES, selection_gap
@@ -22,15 +24,18 @@ class Leaderboard:
 
     scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, images, classes, sample_low
     and sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best
-    of the students, 2 second, 0 not ranked), and difference with its bounds, stands and pairing: see
-    `differences`. specs: by row, the specification of one of its trials. baselines: by setting, the variant that
-    others are compared with. notes: what a reader must know, a line each.
+    of the students, 2 second, 0 not ranked), and difference with its bounds and pairing: see `differences`. Where a
+    difference is marked, also p (over seeds, corrected for all marked ones) and stands: whether p is below 0.05 and
+    the bounds over test samples, where there are any, exclude zero. specs: by row, the specification of one of its
+    trials. baselines: by setting, the variant that others are compared with. marked: by setting and checkpoint, what is
+    marked. notes: what a reader must know, a line each.
     """
 
     rows: pd.DataFrame
     scores: pd.DataFrame
     specs: dict[int, str] = field(default_factory=dict)
     baselines: dict[tuple, str] = field(default_factory=dict)
+    marked: dict[tuple, MarkedColumns] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -51,7 +56,7 @@ class Leaderboard:
         rows = in_setting(self.rows, setting)
         scores = self.scores[self.scores["row"].isin(rows.index)]
         specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
-        return Leaderboard(rows, scores, specs, self.baselines, self.notes)
+        return Leaderboard(rows, scores, specs, self.baselines, self.marked, self.notes)
 
 
 def leaderboard(results: Results, *, baseline: str | None = None, paired: bool | None = None) -> Leaderboard:
@@ -67,13 +72,22 @@ def leaderboard(results: Results, *, baseline: str | None = None, paired: bool |
     scores = _ranked(scores, results.rows)
     baselines = pick_baselines(results.rows, baseline)
     found = differences(results, by_trial, baselines, paired=paired)
-    scores = scores.merge(found, on=[*CELL, "metric"], how="left")
+    marked, p_values = marked_columns(results.rows, by_trial, baselines)
+    scores = scores.merge(found, on=[*CELL, "metric"], how="left").merge(p_values, on=[*CELL, "metric"], how="left")
+    scores["stands"] = _stands(scores)
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = _tuning_trials(results)
     first = results.trials.drop_duplicates("row")
     specs = dict(zip(first["row"], first["spec"], strict=True))
-    return Leaderboard(rows, scores, specs, baselines, _notes(results, scores))
+    return Leaderboard(rows, scores, specs, baselines, marked, _notes(results, scores))
+
+
+def _stands(scores: pd.DataFrame) -> pd.Series:
+    """Of a marked difference whether it is there over seeds, and over test samples too; None for others."""
+    low, high = scores["difference_sample_low"], scores["difference_sample_high"]
+    found = (scores["p"] < ERROR) & (low.isna() | (low > 0) | (high < 0))
+    return found.astype(object).where(scores["p"].notna(), None)
 
 
 _NO_SCORES = pd.DataFrame(
@@ -161,7 +175,7 @@ def _costs(results: Results) -> pd.DataFrame:
     """Per row: seeds done, mean hours of training and evaluation of one trial, largest memory."""
     groups = results.done.astype({"train_s": float, "eval_s": float, "peak_memory_mb": float}).groupby("row")
     table = pd.DataFrame({
-        "seeds": groups["seed"].nunique(), "seed_list": groups["seed"].agg(_listed),
+        "seeds": groups["seed"].nunique(), "seed_list": groups["seed"].agg(listed),
         "train_hours": groups["train_s"].mean() / 3600, "eval_hours": groups["eval_s"].mean() / 3600,
         "peak_memory_mb": groups["peak_memory_mb"].max(),
     }).reindex(results.rows.index)  # fmt: skip
@@ -177,12 +191,6 @@ def _tuning_trials(results: Results) -> pd.Series:
     count = every.groupby("tuning_id", observed=True)["trial_id"].nunique()
     of_row = results.trials.dropna(subset=["tuning_id"]).groupby("row", observed=True)["tuning_id"].first()
     return of_row.astype(object).map(count).astype("float64").reindex(results.rows.index)
-
-
-def _listed(seeds: pd.Series) -> str:
-    """0, 1, 2: distinct seeds in order; long lists are cut."""
-    names = [str(seed) for seed in sorted(set(seeds))]
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])}, … {names[-1]}"
 
 
 def _peeked(results: Results) -> pd.DataFrame:
@@ -226,9 +234,13 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
     notes = []
     if results.absent:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
-        listed = ", ".join(f"{name} ({count})" for name, count in names.items())
-        notes.append(f"Not in the store yet, {len(results.absent)} trials: {listed}.")
+        texts = ", ".join(f"{name} ({count})" for name, count in names.items())
+        notes.append(f"Not in the store yet, {len(results.absent)} trials: {texts}.")
     notes += _codes(results)
+    if results.left_out:
+        variants = results.rows["variant"]
+        extra = "; ".join(f"{variants[row]} {', '.join(map(str, seeds))}" for row, seeds in results.left_out.items())
+        notes.append(f"Rows of one table are over the same seeds. Left out, for other rows lack them: {extra}.")
     nsd = scores[scores["metric"] == "nsd"]
     if len(nsd) and nsd["sample_low"].isna().all() and nsd["value"].notna().any():
         notes.append("Intervals of NSD over test samples are left out: they would take long for so many rows.")

@@ -2,8 +2,8 @@
 // The page of a report. All text goes in as text nodes; numbers of the data are whole.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const SCALE = 1000000; // of scores; classes and curves come in hundredths of that precision
-  const fine = (values) => values.map((value) => (value === null ? null : 100 * value));
+  const SCALE = 1000000000; // of scores; classes and curves come in ten-thousandths
+  const fine = (values) => values.map((value) => (value === null ? null : (SCALE / 10000) * value));
   const byId = (id) => document.getElementById(id);
   const titles = new Map(data.attacks);
   const metrics = data.metrics.map(([name, title, up, percent], place) => ({ name, title, up, percent, place }));
@@ -388,7 +388,7 @@
       const verdict = p !== null && p < 0.05 * SCALE ? element("span", { class: "stands" }, "stands") : "noise";
       return [names[place], signed(sign * change), verdict, bounds(...turn(sign, low, high)), p === null ? missing : p < SCALE / 10000 ? "< 0.0001" : (p / SCALE).toFixed(4)];
     });
-    return [key, chart, table(["class", "difference", "", "95%", "p (Holm)"], lines), element("p", { class: "mark" }, `Average and NSD over test samples: ${found.pairing || "not compared"}; worst class: exact bounds of both, unpaired. Classes: over ${found.over}; p is corrected for looking at every class, and a class stands where it is below 0.05.`)];
+    return [key, chart, table(["class", "difference", "", "95%", "p (Holm)"], lines), element("p", { class: "mark" }, `Over test samples: ${found.pairing || "not compared"}. Intervals hold each by itself; a verdict is there where the table marks it. Classes: over ${found.over}; p is corrected for looking at every class, and a class stands where it is below 0.05.`)];
   }
 
   function compare() {

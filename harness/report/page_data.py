@@ -1,6 +1,6 @@
 """What the page shows, as plain lists and numbers small enough to travel in one file.
 
-Scores and their bounds are whole numbers in millionths, so that the page rounds as the tables do. Classes and curves,
+Scores and their bounds are whole numbers in billionths, so that the page rounds as the tables do. Classes and curves,
 which are many, are in 1/10,000. Null is undefined. Curves are thinned.
 """
 
@@ -33,7 +33,7 @@ from harness.report.results import Results, read_spec, records
 from harness.report.selection import RULES
 
 SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst")
-FINE, COARSE = 1_000_000, 10_000
+FINE, COARSE = 1_000_000_000, 10_000
 MOST_COMPARED = 16  # variants of a setting among which every pair is compared beforehand
 MOST_POINTS = 30  # of a curve
 MOST_NUMBERS = 120_000  # in all temperature curves together; beyond, they are thinned further
@@ -160,8 +160,9 @@ def _add_curves(rows: list[dict[str, Any]], results: Results) -> None:
 def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[str, Any]:
     """Comparisons of rows `first-second` (first minus second) by checkpoint and attack, made beforehand.
 
-    Each: per metric average, worst, NSD [difference, bounds over samples, bounds over seeds, stands]; how samples were
-    paired; per class [difference, low, high, p after Holm] and what that is over.
+    Each: per metric average, worst, NSD [difference, bounds over samples, bounds over seeds, stands, which is null
+    where the table does not mark it]; how samples were paired; per class [difference, low, high, p after Holm] and what
+    that is over.
     """
     found: dict[str, Any] = {}
     for setting in board.settings:
@@ -172,11 +173,26 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
         ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])
         outcomes = Outcomes(results, ids if len(ids) <= MOST_PAIRED else [])
         pairs = [(f"{first}-{second}", first, second) for first, second in itertools.combinations(rows, 2)]
-        _add_pairs(found, *paired_lines(part, pairs), outcomes)
+        _add_pairs(found, *paired_lines(part, pairs), outcomes, _verdicts(board, setting))
     return found
 
 
-def _add_pairs(found: dict[str, Any], mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> None:
+def _verdicts(board: Leaderboard, setting: tuple) -> dict[tuple, int]:
+    """Whether a marked difference stands, by pair of rows (either way round), checkpoint, attack and metric."""
+    part = board.of(setting)
+    students = part.rows[part.rows["role"] == "student"]
+    baseline = students.index[students["variant"] == board.baselines.get(setting)]
+    scores = part.scores[part.scores["stands"].notna()]
+    found = {}
+    for score in records(scores):
+        for pair in (f"{score['row']}-{baseline[0]}", f"{baseline[0]}-{score['row']}"):
+            found[pair, score["checkpoint"], score["attack"], score["metric"]] = int(score["stands"])
+    return found
+
+
+def _add_pairs(
+    found: dict[str, Any], mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes, verdicts: dict[tuple, int]
+) -> None:
     """Each pair's cells by checkpoint and attack. A pair without common seeds is not there."""
     if mine.keys.empty:
         return
@@ -185,22 +201,17 @@ def _add_pairs(found: dict[str, Any], mine: ClassCounts, theirs: ClassCounts, ou
     for line in records(lines[lines["metric"].isin(MAIN)]):
         cells = found.setdefault(line["row"], {}).setdefault(line["checkpoint"], {})
         cell = cells.setdefault(line["attack"], {"metrics": [None] * len(MAIN)})
-        cell["metrics"][MAIN.index(line["metric"])] = _difference(line)
-        if line["metric"] != "worst":  # its bounds never are paired
-            cell["pairing"] = line["pairing"] or cell.get("pairing")
+        verdict = verdicts.get(tuple(line[name] for name in (*CELL, "metric")))
+        cell["metrics"][MAIN.index(line["metric"])] = [
+            small(line["difference"]),
+            *[small(line[f"difference_{name}"]) for name in BOUNDS],
+            verdict,
+        ]
+        cell["pairing"] = line["pairing"] or cell.get("pairing")
     for (pair, checkpoint, attack), classes in class_differences(mine, theirs, compared).items():
         numbers = zip(*(classes[name] for name in ("difference", "low", "high", "p")), strict=True)
         cell = {"classes": [[small(number, COARSE) for number in line] for line in numbers], "over": classes["source"]}
         found[pair][checkpoint][attack] |= cell
-
-
-def _difference(line: dict[str, Any]) -> list[Any]:
-    stands = line["stands"]
-    return [
-        small(line["difference"]),
-        *[small(line[f"difference_{name}"]) for name in BOUNDS],
-        None if stands is None else int(stands),
-    ]
 
 
 def _compared_rows(board: Leaderboard) -> list[int]:

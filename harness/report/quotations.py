@@ -99,7 +99,7 @@ def differences(root: Path, options: Options) -> str:
         for name in options.get("metrics", ",".join(MAIN)).split(","):
             score, metric = by_cell[row, name], METRICS[name]
             spans = [_span(score, source, name) for source in ("seed", "sample")]
-            stands = "no interval" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
+            stands = "not compared" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
             variant = escape.markdown(board.rows.loc[row, "variant"])
             lines.append([variant, metric.title, _signed(score["difference"], name), *spans, stands])
     return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"

@@ -6,13 +6,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import named, unknown
+from harness.report.seeds import common_seeds
 from harness.spec import canonical
 
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
@@ -44,12 +46,14 @@ class Results:
     trials: rows of `trials`, with `variant` as the report calls it and `row`, the number of its line in `rows`.
     rows: one line per (dataset, student, eps, role, variant), in the order of the report.
     absent: trials that were asked for and are not in the store, with their variants.
+    left_out: by row, finished seeds that are not in `trials`, because other rows of their table lack them.
     """
 
     store: Readable
     trials: pd.DataFrame
     rows: pd.DataFrame
     absent: dict[str, str]
+    left_out: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def done(self) -> pd.DataFrame:
@@ -102,7 +106,7 @@ class Results:
 
     def select(self, rows: pd.DataFrame) -> Results:
         """The part of the results that belongs to some lines of `rows`."""
-        return Results(self.store, self.trials[self.trials["row"].isin(rows.index)], rows, {})
+        return Results(self.store, self.trials[self.trials["row"].isin(rows.index)], rows, {}, self.left_out)
 
     @cached_property
     def _wanted(self) -> list[str]:
@@ -139,7 +143,22 @@ def read_results(
     rows = _rows(trials)
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
     trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
-    return Results(store, trials, rows, absent)
+    extra = _extra_seeds(trials, rows)
+    left_out: Any = trials[extra].groupby("row")["seed"].agg(sorted).to_dict()
+    return Results(store, trials[~extra].reset_index(drop=True), rows, absent, left_out)
+
+
+def _extra_seeds(trials: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Which trials are finished students' of seeds that other rows of their table lack: averages over unlike seeds
+    cannot be compared.
+    """
+    students = trials[(trials["status"] == "done") & trials["row"].isin(rows.index[rows["role"] == "student"])]
+    extra = pd.Series(False, trials.index)
+    for _, part in students.groupby(SETTING, sort=False, dropna=False):
+        kept = common_seeds({row: set(own) for row, own in part.groupby("row", sort=False)["seed"]})
+        is_kept = [seed in kept[row] for row, seed in zip(part["row"], part["seed"], strict=True)]
+        extra[part.index] = ~np.array(is_kept)
+    return extra
 
 
 def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import escape
-from harness.report.captions import attack_title, caption, setting_title
+from harness.report.captions import attack_title, caption, marks, setting_title
 from harness.report.details import intervals_table, selection_table, wide
 from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
@@ -44,11 +44,8 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
         if len(table.lines) > MOST_PRINTED:
             parts.append(Text(f"{len(table.lines) - MOST_PRINTED} more rows: `report` writes them all", style="yellow"))
         parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint)[1:3]]
-        parts += [
-            Text(escape.one_line(text), style="dim")
-            for text in caption(board, setting, checkpoint)
-            if text.startswith("Against")
-        ]
+        if setting in board.baselines:
+            parts.append(Text(escape.one_line(marks(board, setting, checkpoint)), style="dim"))
         parts += [Text(escape.one_line(text), style="yellow") for text in table.missing]
     return Group(*parts, *[Text(escape.one_line(note), style="yellow") for note in board.notes])
 
@@ -101,11 +98,10 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
 
 
 INTERVALS_NOTE = (
-    "In percent, except NSD. Brackets: 95% over test samples, for these networks and other test sets of this size "
-    "(worst class: simultaneous over classes; its difference: exact bounds of both, wide but valid where classes tie); "
-    "seeds: 95% Student's t over seeds, from three seeds on. The worst class "
-    "is the smallest of noisy numbers and biased low; Val.-worst is the test accuracy of the class that validation "
-    "found worst, which is not."
+    "In percent, except NSD. Test samples: 95%, for these networks and other test sets of this size (worst class: "
+    "simultaneous over classes). Seeds: 95% Student's t over seeds, from three seeds on. Each interval holds by "
+    "itself; p is corrected for all marked comparisons. The worst class is the smallest of noisy numbers and biased "
+    "low; Val.-worst is the test accuracy of the class that validation found worst, which is not."
 )
 SELECTION_NOTE = (
     "In percent. Checkpoints: average / worst class of each under the attack named. Hours and memory: of one trial, "
