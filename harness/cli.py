@@ -106,6 +106,10 @@ def run(
         bool, typer.Option("--calibrate", help="with --dry-run: measure some batches here and estimate the hours")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
+    teachers_from: Annotated[
+        Path | None,
+        typer.Option("--teachers-from", parser=_path, help="a result store whose trained teachers are taken"),
+    ] = None,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
@@ -114,6 +118,7 @@ def run(
     if calibrate and not dry_run:
         raise InputError("--calibrate goes with --dry-run")
     planned = _plan(suite, sets, methods, seeds, results, plugin)
+    teachers = _teachers(planned, teachers_from)
     if dry_run:
         states = states_of(planned)
         print_trials(planned, states)
@@ -131,7 +136,7 @@ def run(
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
-        outcome = run_planned(planned, options, progress)
+        outcome = run_planned(planned, options, progress, teachers)
     report_store(planned.store, _coordinates(planned), None)
     return conclude(outcome, planned, suite, results)
 
@@ -332,12 +337,16 @@ def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning"
 def merge(
     stores: Annotated[list[Path], typer.Argument(help="result stores to join")],
     into: Annotated[Path, typer.Option("--into", parser=_path, help="the store that receives them")],
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="first: of a trial with other numbers, the rows of the store that stands first"),
+    ] = None,
 ) -> int:
     """Join result stores from several machines; the same trial with other numbers is refused, a failure never
     replaces a result."""
     from harness.merge import merge as merge_stores
 
-    counts = merge_stores(stores, into)
+    counts = merge_stores(stores, into, keep)
     out.print(f"{into}: " + ", ".join(f"{count} {what}" for what, count in counts.items()), soft_wrap=True)
     return 0
 
@@ -458,6 +467,16 @@ def _plan(
     _load_methods(plugins)
     only, numbers = _names(methods, "--methods"), _numbers(seeds)
     return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
+
+
+def _teachers(planned: Any, store: Path | None) -> list[Any]:
+    """The trained teachers to take from another store, each told with its hash."""
+    from harness.teachers import find_teachers
+
+    found = find_teachers(planned.specs, store, planned.store) if store else []
+    for each in found:
+        err.print(f"{each.spec.variant}: trained, from {store} (sha256 {each.sha256[:12]})", soft_wrap=True)
+    return found
 
 
 def _numbers(seeds: str | None) -> list[int]:

@@ -68,7 +68,7 @@ def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: history.get(name) for name in ("train_s", "train_cpu_s", "peak_memory_mb")},
         **{f"train_{name}": value for name, value in places.items()},
-        "teacher_sha256": "+".join(teachers.values()) or None,
+        "teacher_sha256": "+".join(teachers[name] for name in sorted(teachers)) or None,
     }
 
 

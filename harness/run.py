@@ -13,6 +13,7 @@ from harness.plan import plan
 from harness.scheduler import Options, Outcome, run
 from harness.spec import TrialSpec
 from harness.store import Store
+from harness.teachers import Trained, find_teachers, take_teachers
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,26 @@ def run_suite(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    teachers_from: Path | None = None,
     options: Options | None = None,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Outcome:
-    """Run what the store does not have yet; see `harness.scheduler.run`. only: variants or methods; options: serial,
-    workers, address, ..."""
-    return run_planned(
-        plan_suite(suite, results=results, overrides=overrides, only=only, seeds=seeds), options or Options(), on_event
-    )
+    """Run what the store does not have yet; see `harness.scheduler.run`. only: variants or methods; teachers_from: a
+    store whose trained teachers are taken; options: serial, workers, address, ..."""
+    planned = plan_suite(suite, results=results, overrides=overrides, only=only, seeds=seeds)
+    teachers = find_teachers(planned.specs, teachers_from, planned.store) if teachers_from else []
+    return run_planned(planned, options or Options(), on_event, teachers)
 
 
-def run_planned(planned: Planned, options: Options, on_event: Callable[[dict[str, Any]], None]) -> Outcome:
-    """Run a plan."""
+def run_planned(
+    planned: Planned,
+    options: Options,
+    on_event: Callable[[dict[str, Any]], None],
+    teachers: Sequence[Trained] = (),
+) -> Outcome:
+    """Run a plan. teachers: trained networks of another store to take first."""
     check_inputs(planned.specs, planned.store, options)
+    take_teachers(teachers, planned.store)
     planned.store.prepare()
     if planned.machine:
         remember_machine(planned.suite, planned.store.root, planned.machine)

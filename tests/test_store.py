@@ -402,7 +402,7 @@ class TestMerge:
         (work / "best_validation.pt").write_bytes(b"weights")
         (work / "state.pt").write_bytes(b"state")
         done = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
-        assert done == {"added": 4, "replaced": 0, "same": 0}
+        assert done == {"added": 4, "replaced": 0, "same": 0, "differing": 0}
         joined = Store(tmp_path / "all")
         assert joined.statuses() == {"t0": "done", "t1": "done", "t5": "done", "t6": "failed"}
         assert joined.verify() == {}
@@ -411,7 +411,7 @@ class TestMerge:
         assert len(joined.read("outcomes")) == 3 * 40
         assert (joined.root / "work" / "tt5" / "best_validation.pt").read_bytes() == b"weights"
         assert not (joined.root / "work" / "tt5" / "state.pt").exists()
-        assert merge([tmp_path / "a"], tmp_path / "all") == {"added": 0, "replaced": 0, "same": 4}
+        assert merge([tmp_path / "a"], tmp_path / "all") == {"added": 0, "replaced": 0, "same": 4, "differing": 0}
 
     @pytest.mark.parametrize("compacted", [False, True])
     def test_other_numbers_are_refused_with_both_origins(self, tmp_path: Path, compacted: bool) -> None:
@@ -425,6 +425,74 @@ class TestMerge:
         assert sorted(first.statuses()) == ["t0", "t1"]
         assert not (tmp_path / "a" / "outcomes" / "t5.parquet").exists()
 
+    @pytest.mark.parametrize(
+        ("first", "second", "told"),
+        [
+            ({"device": "A"}, {"device": "B"}, "same specification and code, other processor (A, B)"),
+            (
+                {"device": "A", "train_device": "B", "code_fingerprint": "c"},
+                {"device": "A", "train_device": "C", "code_fingerprint": "c"},
+                "same specification and code, other processor (B, C)",
+            ),
+            ({"code_fingerprint": "c", "device": "A"}, {"code_fingerprint": "d", "device": "B"}, "other code (c, d)"),
+            (
+                {"versions": {"torch": "2.1", "numpy": "2"}, "device": "A"},
+                {"versions": {"torch": "2.2", "numpy": "2"}, "device": "B"},
+                "same specification and code, other libraries (torch 2.1 and 2.2)",
+            ),
+            (
+                {"teacher_sha256": "a1", "device": "A"},
+                {"teacher_sha256": "b2", "device": "B"},
+                "same specification, students of other teachers (a1, b2)",
+            ),
+            (
+                {"device": "A"},
+                {"device": "A"},
+                "same specification, code, libraries and processor: one of them is damaged",
+            ),
+            ({}, {"device": "A"}, "one of them is damaged"),
+        ],
+    )
+    def test_the_refusal_says_what_differs(
+        self, tmp_path: Path, first: dict[str, Any], second: dict[str, Any], told: str
+    ) -> None:
+        Store(tmp_path / "a").commit(trial("t", **first), rows(5))
+        Store(tmp_path / "b").commit(trial("t", **second), rows(8))
+        with pytest.raises(InputError) as excinfo:
+            merge([tmp_path / "b"], tmp_path / "a")
+        assert told in str(excinfo.value)
+        assert "--keep first" in str(excinfo.value)
+        assert "\n" not in str(excinfo.value)
+
+    @pytest.mark.parametrize("into", ["a", "new"])
+    def test_the_first_store_s_rows_can_be_kept_and_stay_whole(self, tmp_path: Path, into: str) -> None:
+        """Neither outcomes nor weights of the other training come along with them."""
+        first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+        first.commit(trial("t", device="A"), {name: rows(5)[name] for name in ("class_accuracy", "epochs")})
+        second.commit(trial("t", device="B"), rows(8))
+        second.commit(trial("u"), rows(1))
+        for name in ("tt", "tu"):
+            work = tmp_path / "b" / "work" / name
+            work.mkdir(parents=True)
+            (work / "best_validation.pt").write_bytes(b"of b")
+        done = merge([first.root, second.root], tmp_path / into, keep="first")
+        assert done == {
+            "added": 1 if into == "a" else 2,
+            "replaced": 0,
+            "same": 0 if into == "new" else 1,
+            "differing": 1,
+        }
+        joined = Store(tmp_path / into)
+        assert joined.trials().set_index("trial_id")["device"]["t"] == "A"
+        assert joined.read("class_accuracy", ["t"])["correct"].sum() == 35
+        assert joined.read("outcomes", ["t"]).empty
+        assert len(joined.read("outcomes", ["u"])) == 40
+        assert not (joined.root / "work" / "tt").exists()
+        assert (joined.root / "work" / "tu" / "best_validation.pt").exists()
+        assert joined.verify() == {}
+        with pytest.raises(InputError, match="value of --keep"):
+            merge([second.root], joined.root, keep="last")
+
     def test_other_validation_scores_are_refused_where_there_are_no_class_rows(self, tmp_path: Path) -> None:
         for name, score in (("a", 0.5), ("b", 0.6)):
             epochs = pd.DataFrame({"epoch": [0], "selection_score": [score]})
@@ -435,9 +503,9 @@ class TestMerge:
     def test_failed_never_replaces_done_in_either_direction(self, tmp_path: Path) -> None:
         good, bad = filled(tmp_path / "good", 1), Store(tmp_path / "bad")
         bad.commit(trial("t0", "failed", error="boom"), {"notes": pd.DataFrame({"source": ["x"], "text": ["y"]})})
-        assert merge([bad.root], good.root) == {"added": 0, "replaced": 0, "same": 1}
+        assert merge([bad.root], good.root) == {"added": 0, "replaced": 0, "same": 1, "differing": 0}
         assert good.statuses() == {"t0": "done"}
-        assert merge([good.root], bad.root) == {"added": 0, "replaced": 1, "same": 0}
+        assert merge([good.root], bad.root) == {"added": 0, "replaced": 1, "same": 0, "differing": 0}
         assert bad.statuses() == {"t0": "done"}
         assert bad.read("notes").empty
         assert bad.verify() == {}
