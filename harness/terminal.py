@@ -76,13 +76,17 @@ def print_calibration(specs: list[Any], store: Any, data: Path | None, download:
 
 def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: Any) -> None:
     """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
+    from harness.config import registered_comparisons
     from harness.report.write import write_report
 
     def left_out(text: str) -> None:
         if form.get("figures"):  # asked for by name
             err.print(escape(text), soft_wrap=True)
 
-    written = write_report(store, into or store.root / "report", console=out, left_out=left_out, **form, **which)
+    primary = registered_comparisons(store.root)
+    written = write_report(
+        store, into or store.root / "report", primary=primary, console=out, left_out=left_out, **form, **which
+    )
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)

@@ -88,6 +88,16 @@ class TestFamily:
         assert np.isnan(found.p[~chosen]).all()
         assert found.p[0, 0] == pytest.approx(2 * stats.t.sf(abs(found.difference[0, 0] / found.error[0, 0]), found.df))
 
+    def test_a_column_that_a_variant_lacks_is_that_of_the_others(self) -> None:
+        values = np.random.default_rng(3).normal(size=(3, 4, 2))
+        without = compare_family(values[:, :3, :], [(1, 0), (2, 0)])
+        values[1, 3, 0] = np.nan
+        found = compare_family(values, [(1, 0), (2, 0), (3, 0)])
+        assert np.isnan(found.p[2, 0])
+        assert found.error[:2, 0] == pytest.approx(without.error[:, 0])
+        assert found.df[0] == pytest.approx(without.df[0])
+        assert not np.isnan(found.p[:, 1]).any()
+
     def test_seeds_that_all_agree_prove_nothing_and_two_are_too_few(self) -> None:
         values = np.tile([[0.5], [0.6]], (3, 1, 1))
         assert np.isnan(compare_family(values, [(1, 0)]).p).all()

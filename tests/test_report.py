@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from harness import statistics
 from harness.cli import app
+from harness.config import PrimaryComparison
 from harness.errors import InputError
 from harness.multiple_comparisons import compare_family
 from harness.pairing import Paired
@@ -186,6 +187,34 @@ def test_marks_are_few_and_corrected_together(board, frames):
     text = " ".join(caption(board, board.settings[0], "best_validation"))
     start = "in Avg., Worst and NSD under AA (short), over seeds 0, 1, 2 and over test samples. "
     assert f"{start}{3 * len(names)} comparisons" in text
+
+
+def test_registered_comparisons_are_a_family_of_their_own(frames):
+    """Two variants, neither of them the baseline; one has an attack of its own."""
+    primary = [
+        PrimaryComparison(variant="absld", against="rslad", metrics=("worst",)),
+        PrimaryComparison(variant="absld", against="rslad", metrics=("nsd",), attack="pgd20"),
+        PrimaryComparison(variant="absld", against="not there", metrics=("nsd",)),
+    ]
+    board = leaderboard(read_results(frames), primary=primary)
+    found = board.registered[board.registered["checkpoint"] == "best_validation"].set_index("metric")
+    assert list(found["attack"]) == ["aa_short", "pgd20"]
+    change = {
+        "worst": accuracies(frames, "absld", "aa_short").min(1) - accuracies(frames, "rslad", "aa_short").min(1),
+        "nsd": np.subtract(
+            *[one.std(1) / one.mean(1) for one in (accuracies(frames, name, "pgd20") for name in ("absld", "rslad"))]
+        ),
+    }
+    raw = sorted(stats.ttest_1samp(values, 0).pvalue for values in change.values())
+    assert sorted(found["p"]) == pytest.approx([min(1, 2 * raw[0]), max(min(1, 2 * raw[0]), raw[1])])
+    assert found.loc["nsd", "difference"] == pytest.approx(change["nsd"].mean())
+    text = caption(board, board.settings[0], "best_validation")
+    sentence = next(part for part in text if part.startswith("Registered before the results, 2 comparisons"))
+    assert "absld minus rslad, Worst under AA (short): " in sentence
+    assert f"p = {found.loc['nsd', 'p']:.4f}" in sentence
+    one_seed = frames_of([trial_spec(name, 0) for name in ("rslad", "absld")])
+    text = " ".join(caption(leaderboard(read_results(one_seed), primary=primary), board.settings[0], "best_validation"))
+    assert "no verdict below 3 common seeds" in text
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

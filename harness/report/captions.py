@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from harness.attacks import attack_info, declared
+from harness.report.grid import change_text
+from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
-from harness.report.results import read_spec
+from harness.report.results import read_spec, records
 from harness.report.selection import RULES
 from harness.statistics import FEWEST_SEEDS
 
@@ -46,6 +48,7 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
         sentences.append("Best student in bold, second underlined.")
     if setting in board.baselines:
         sentences.append(marks(board, setting, checkpoint))
+    sentences += registered(board, setting, checkpoint)
     if part.rows["teacher"].notna().any():
         sentences.append("Students share their teacher: what is said of them holds for that teacher.")
     return sentences
@@ -103,6 +106,23 @@ def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
         "together (Holm): if all variants were equal, fewer than one table in ten would have a false arrow. "
         "Other columns are not compared."
     )
+
+
+def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
+    """A sentence on the comparisons registered before their results, a family of their own; none without."""
+    found = board.registered
+    if found.empty:
+        return []
+    found = found[found["row"].isin(board.of(setting).rows.index) & (found["checkpoint"] == checkpoint)]
+    texts = [
+        f"{line['variant']} minus {line['against']}, {METRICS[line['metric']].title} under "
+        f"{attack_title(line['attack'])}: {change_text(line, METRICS[line['metric']])}"
+        for line in records(found)
+    ]
+    if not texts:
+        return []
+    how = "corrected together (Holm)" if found["p"].notna().any() else f"no verdict below {FEWEST_SEEDS} common seeds"
+    return [f"Registered before the results, {len(texts)} comparisons, {how}: {'; '.join(texts)}."]
 
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:

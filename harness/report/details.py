@@ -9,7 +9,7 @@ import pandas as pd
 from harness.attacks import declared
 from harness.report.captions import attack_title
 from harness.report.differences import BOUNDS
-from harness.report.grid import MAIN, Cell, costs, grid, number
+from harness.report.grid import MAIN, Cell, change_text, costs, grid, number
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
 from harness.report.results import records
@@ -49,17 +49,8 @@ def _with_bounds(cell: Cell | None) -> str:
 def _difference(score: dict[str, Any], metric: str, seeds: str) -> str:
     if pd.isna(score.get("difference")):
         return "–"
-    sign = "+" if score["difference"] > 0 else ""
-    text = f"{sign}{number(score['difference'], METRICS[metric])}"
-    if score["common_seeds"] != seeds:
-        text += f" (over seeds {score['common_seeds']})"
-    for source, before in (("sample", "test samples "), ("seed", "seeds ")):
-        low, high = (score[f"difference_{source}_{end}"] for end in ("low", "high"))
-        text += "" if pd.isna(low) else f" {before}[{number(low, METRICS[metric])}, {number(high, METRICS[metric])}]"
-    if pd.isna(score["p"]):
-        return text
-    p = "p < 0.0001" if score["p"] < 0.0001 else f"p = {score['p']:.4f}"
-    return f"{text} {p} {'stands' if score['stands'] else 'noise'}"
+    over = "" if score["common_seeds"] == seeds else f" (over seeds {score['common_seeds']})"
+    return change_text(score, METRICS[metric]) + over
 
 
 def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:

@@ -12,8 +12,10 @@ from scipy import special
 from harness import metrics
 from harness.comparison import WITHIN, Comparison, compare, holm, seed_p_values
 from harness.errors import unknown
+from harness.multiple_comparisons import ERROR
 from harness.nsd import recovered_bounds
 from harness.report.counts import ClassCounts
+from harness.report.families import Registered, registered
 from harness.report.intervals import MOST_NSD_COUNTS, nsd_quantiles, seed_intervals, worst_bounds
 from harness.report.results import CELL, SETTING, Results
 from harness.statistics import FEWEST_SEEDS, SAMPLES, SEEDS
@@ -66,6 +68,36 @@ def differences(
     mine, theirs = paired_lines(counts, pairs)
     if mine.keys.empty:
         return pd.DataFrame(columns=COLUMNS)
+    return _of_lines(results, mine, theirs, paired)
+
+
+def registered_differences(
+    results: Results, counts: ClassCounts, primary: Sequence[Registered], *, paired: bool | None = None
+) -> pd.DataFrame:
+    """The comparisons registered before their results (`families.registered`) with `variant`, `against` and the columns
+    of `differences`."""
+    found = registered(results.rows, counts, primary)
+    if found.empty:
+        return found
+    pairs = found[["row", "other"]].drop_duplicates().reset_index(drop=True)
+    lines = paired_lines(counts, list(pairs.itertuples(name=None)))
+    if lines[0].keys.empty:
+        return found.iloc[:0]
+    changes = _of_lines(results, *lines, paired).rename(columns={"row": "pair"})
+    found = found.merge(pairs.reset_index(names="pair"), on=["row", "other"])
+    found = found.merge(changes.astype({"checkpoint": str, "attack": str}), on=["pair", *CELL[1:], "metric"])
+    names = results.rows["variant"]
+    return found.assign(variant=found["row"].map(names), against=found["other"].map(names), stands=stands(found))
+
+
+def stands(found: pd.DataFrame) -> pd.Series:
+    """Of a difference with a corrected `p` whether it is there over seeds, and over test samples too; None without."""
+    low, high = found["difference_sample_low"], found["difference_sample_high"]
+    there = (found["p"] < ERROR) & (low.isna() | (low > 0) | (high < 0))
+    return there.astype(object).where(found["p"].notna(), None)
+
+
+def _of_lines(results: Results, mine: ClassCounts, theirs: ClassCounts, paired: bool | None) -> pd.DataFrame:
     ids = {*mine.keys["trial_id"], *theirs.keys["trial_id"]}
     wanted = len(ids) <= MOST_PAIRED if paired is None else paired
     return metric_differences(mine, theirs, comparisons(mine, theirs, Outcomes(results, ids)) if wanted else {})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,22 @@ from harness.statistics import FEWEST_SEEDS
 
 MARKED = {"average": metrics.average, "worst": metrics.worst, "nsd": metrics.nsd}
 STRONGEST = ("aa_standard", "aa_short")  # stronger than every single attack, whatever their numbers of images
+
+
+class Registered(Protocol):
+    """A comparison registered before its results, on some metrics, by default under the strongest attack."""
+
+    @property
+    def variant(self) -> str: ...
+
+    @property
+    def against(self) -> str: ...
+
+    @property
+    def metrics(self) -> Sequence[str]: ...
+
+    @property
+    def attack(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -37,58 +54,113 @@ def marked_columns(
     none whose rows have fewer than three seeds in common with the baseline.
     """
     found, lines = {}, []
-    for setting, part in rows[rows["role"] == "student"].groupby(SETTING, sort=False, dropna=False):
+    for setting, checkpoint, part, values in _tables(rows, counts):
         if setting not in baselines:
             continue
         baseline = part.index[part["variant"] == baselines[setting]][0]
-        for checkpoint in counts.keys["checkpoint"].unique():
-            chosen = counts.keys["row"].isin(part.index) & (counts.keys["checkpoint"] == checkpoint)
-            layout = _Layout.of(counts.where(chosen.to_numpy()), baseline)
-            if layout is None:
-                continue
-            pairs = [(place, 0) for place in range(1, len(layout.rows))]
-            family = compare_family(layout.values, pairs)
-            found[(setting, checkpoint)] = MarkedColumns(layout.attack, layout.seeds, family.comparisons)
-            lines += [
-                (row, checkpoint, layout.attack, metric, family.p[place, column])
-                for place, row in enumerate(layout.rows[1:])
-                for column, metric in enumerate(MARKED)
-            ]
+        layout = _Layout.around(values, baseline)
+        if layout is None:
+            continue
+        attack = _strongest(layout.values)
+        family = compare_family(layout.array([attack]), [(place, 0) for place in range(1, len(layout.rows))])
+        found[(setting, checkpoint)] = MarkedColumns(attack, layout.seeds, family.comparisons)
+        lines += [
+            (row, checkpoint, attack, metric, family.p[place, column])
+            for place, row in enumerate(layout.rows[1:])
+            for column, metric in enumerate(MARKED)
+        ]
     return found, pd.DataFrame(lines, columns=[*CELL, "metric", "p"]).astype({"row": "int64", "p": float})
+
+
+def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Registered]) -> pd.DataFrame:
+    """The comparisons registered before their results, a line each per setting, checkpoint and metric: `row` and
+    `other`, the attack, and `p`, corrected for those of its table, a family of their own.
+
+    Those that are not in a table are not there; p is NaN where not all variants share three seeds.
+    """
+    lines = []
+    for _, checkpoint, part, values in _tables(rows, counts):
+        places = dict(zip(part["variant"], part.index, strict=True))
+        chosen = [each for each in primary if {each.variant, each.against} <= places.keys()]
+        members = list(dict.fromkeys(places[name] for each in chosen for name in (each.variant, each.against)))
+        layout = _Layout.of(values, members)
+        strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
+        named = [(each, places[each.variant], places[each.against], each.attack or strongest) for each in chosen]
+        cells = list(dict.fromkeys((*pair, metric) for each, *pair in named for metric in each.metrics))
+        p_values = {} if layout is None else _registered_p_values(layout, cells)
+        lines += [(*cell, checkpoint, p_values.get(cell, np.nan)) for cell in cells]
+    return pd.DataFrame(lines, columns=["row", "other", "attack", "metric", "checkpoint", "p"])
+
+
+def _registered_p_values(layout: _Layout, cells: list[tuple]) -> dict[tuple, float]:
+    attacks = [name for name in dict.fromkeys(cell[2] for cell in cells) if name in set(layout.values["attack"])]
+    pairs = list(dict.fromkeys(cell[:2] for cell in cells))
+    columns = [(attack, metric) for attack in attacks for metric in MARKED]
+    compared = np.array([[(*pair, *column) in cells for column in columns] for pair in pairs])
+    if not compared.any():
+        return {}
+    places = [(layout.rows.index(row), layout.rows.index(other)) for row, other in pairs]
+    family = compare_family(layout.array(attacks), places, compared)
+    return {
+        (*pair, *column): family.p[line, place]
+        for line, pair in enumerate(pairs)
+        for place, column in enumerate(columns)
+        if compared[line, place]
+    }
+
+
+def _tables(rows: pd.DataFrame, counts: ClassCounts) -> Iterator[tuple[tuple, str, pd.DataFrame, pd.DataFrame]]:
+    """Each setting and checkpoint with its students' rows, and the marked metrics by row, seed and attack."""
+    columns = [of(counts.accuracy) for of in MARKED.values()]
+    frame = counts.keys[CELL].assign(seed=counts.keys["seed"], **dict(zip(MARKED, columns, strict=True)))
+    frame = frame.astype({"attack": str, "checkpoint": str}).drop_duplicates([*CELL, "seed"])
+    for setting, part in rows[rows["role"] == "student"].groupby(SETTING, sort=False, dropna=False):
+        own = frame[frame["row"].isin(part.index)]
+        for checkpoint, values in own.groupby("checkpoint", sort=False):
+            yield setting, str(checkpoint), part, values
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """values: (S, V, 3) of the rows `rows`, the baseline first, under `attack`, over the same `seeds`."""
+    """values: the marked metrics of `rows` over the same `seeds`, under the attacks that all of them have."""
 
     rows: list[int]
     seeds: tuple[int, ...]
-    attack: str
-    values: np.ndarray
+    values: pd.DataFrame
 
     @classmethod
-    def of(cls, counts: ClassCounts, baseline: int) -> _Layout | None:
-        """Of the rows that share the baseline's seeds. None where there are too few seeds or rows."""
-        values = np.stack([of(counts.accuracy) for of in MARKED.values()], axis=1)
-        frame = pd.DataFrame(values, columns=list(MARKED)).join(counts.keys[["row", "seed", "attack"]])
-        frame = frame.astype({"attack": str}).dropna().drop_duplicates(["row", "seed", "attack"])
-        seeds = set(frame.loc[frame["row"] == baseline, "seed"])
-        own: Any = frame.groupby("row", sort=False)["seed"].agg(set)
-        rows = [baseline, *[row for row in own.index if row != baseline and len(own[row] & seeds) >= FEWEST_SEEDS]]
-        seeds = set.intersection(seeds, *[own[row] for row in rows[1:]])
-        if len(rows) < 2 or len(seeds) < FEWEST_SEEDS:
+    def around(cls, values: pd.DataFrame, baseline: int) -> _Layout | None:
+        """Of the baseline, which comes first, and the rows that share three seeds with it."""
+        seeds = _seeds(values)
+        shared = seeds.get(baseline, set())
+        others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= FEWEST_SEEDS]
+        return cls.of(values, [baseline, *others]) if others else None
+
+    @classmethod
+    def of(cls, values: pd.DataFrame, rows: list[int]) -> _Layout | None:
+        """None where the rows share fewer than three seeds, or no attack under all of them."""
+        seeds = _seeds(values)
+        shared = set.intersection(*[seeds.get(row, set()) for row in rows]) if rows else set()
+        if len(shared) < FEWEST_SEEDS:
             return None
-        part = frame[frame["row"].isin(rows) & frame["seed"].isin(seeds)]
-        complete = part.groupby("attack")["row"].size() == len(rows) * len(seeds)
-        if not complete.any():
-            return None
-        attack = _strongest(part[part["attack"].isin(complete.index[complete])])
-        order = pd.MultiIndex.from_product([sorted(seeds), rows])
-        table = part[part["attack"] == attack].set_index(["seed", "row"])[list(MARKED)].reindex(order)
-        return cls(rows, tuple(sorted(seeds)), attack, table.to_numpy().reshape(len(seeds), len(rows), len(MARKED)))
+        part = values[values["row"].isin(rows) & values["seed"].isin(shared)]
+        complete = part.groupby("attack")["row"].transform("size") == len(rows) * len(shared)
+        return cls(rows, tuple(sorted(shared)), part[complete]) if complete.any() else None
+
+    def array(self, attacks: Sequence[str]) -> np.ndarray:
+        """(S, V, M): the metrics under the first attack, then under the next."""
+        order = pd.MultiIndex.from_product([self.seeds, self.rows])
+        by_attack = [self.values[self.values["attack"] == name].set_index(["seed", "row"]) for name in attacks]
+        tables = [table[list(MARKED)].reindex(order).to_numpy() for table in by_attack]
+        return np.concatenate(tables, axis=1).reshape(len(self.seeds), len(self.rows), -1)
 
 
-def _strongest(part: pd.DataFrame) -> str:
+def _seeds(values: pd.DataFrame) -> dict[int, set[int]]:
+    groups: Any = values.groupby("row", sort=False)["seed"]
+    return {row: set(own) for row, own in groups}
+
+
+def _strongest(values: pd.DataFrame) -> str:
     """AutoAttack where it was run, else the attack that leaves the least, on average over all rows."""
-    means = part.groupby("attack")["average"].mean()
-    return next((name for name in STRONGEST if name in means.index), str(means.idxmin()))
+    means = values.groupby("attack")["average"].mean()
+    return next((name for name in STRONGEST if name in means.index), str(means.idxmin()) if len(means) else "")

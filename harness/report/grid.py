@@ -117,6 +117,18 @@ def _cell(score: dict[str, Any]) -> Cell:
     )
 
 
+def change_text(score: dict[str, Any], metric: Metric) -> str:
+    """A difference with its intervals and, where it is corrected for others, p and verdict."""
+    text = ("+" if score["difference"] > 0 else "") + number(score["difference"], metric)
+    for source, before in (("sample", "test samples"), ("seed", "seeds")):
+        low, high = (score[f"difference_{source}_{end}"] for end in ("low", "high"))
+        text += "" if pd.isna(low) else f" {before} [{number(low, metric)}, {number(high, metric)}]"
+    if pd.isna(score["p"]):
+        return text
+    p = "p < 0.0001" if score["p"] < 0.0001 else f"p = {score['p']:.4f}"
+    return f"{text} {p} {'stands' if score['stands'] else 'noise'}"
+
+
 def mark(score: dict[str, Any], metric: Metric) -> str:
     """How a marked difference from the baseline is shown."""
     difference, stands = score.get("difference"), score.get("stands")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from harness import metrics
-from harness.multiple_comparisons import ERROR
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
-from harness.report.differences import differences, listed, pick_baselines
-from harness.report.families import MarkedColumns, marked_columns
+from harness.report.differences import differences, listed, pick_baselines, registered_differences, stands
+from harness.report.families import MarkedColumns, Registered, marked_columns
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
 from harness.report.results import CELL, SETTING, Results, in_setting, records, settings_of
 from harness.report.selection import RULES, selection_gap
@@ -28,7 +27,7 @@ class Leaderboard:
     difference is marked, also p (over seeds, corrected for all marked ones) and stands: whether p is below 0.05 and
     the bounds over test samples, where there are any, exclude zero. specs: by row, the specification of one of its
     trials. baselines: by setting, the variant that others are compared with. marked: by setting and checkpoint, what is
-    marked. notes: what a reader must know, a line each.
+    marked. registered: see `registered_differences`. notes: what a reader must know, a line each.
     """
 
     rows: pd.DataFrame
@@ -36,6 +35,7 @@ class Leaderboard:
     specs: dict[int, str] = field(default_factory=dict)
     baselines: dict[tuple, str] = field(default_factory=dict)
     marked: dict[tuple, MarkedColumns] = field(default_factory=dict)
+    registered: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -56,14 +56,20 @@ class Leaderboard:
         rows = in_setting(self.rows, setting)
         scores = self.scores[self.scores["row"].isin(rows.index)]
         specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
-        return Leaderboard(rows, scores, specs, self.baselines, self.marked, self.notes)
+        return Leaderboard(rows, scores, specs, self.baselines, self.marked, self.registered, self.notes)
 
 
-def leaderboard(results: Results, *, baseline: str | None = None, paired: bool | None = None) -> Leaderboard:
+def leaderboard(
+    results: Results,
+    *,
+    baseline: str | None = None,
+    paired: bool | None = None,
+    primary: Sequence[Registered] = (),
+) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
     baseline: the variant that others are compared with; see `pick_baselines` for the default. paired: read `outcomes`
-    for the differences; by default for small reports.
+    for the differences; by default for small reports. primary: comparisons registered before their results.
     """
     by_trial = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
     worst_class = validation_worst(results)
@@ -74,20 +80,14 @@ def leaderboard(results: Results, *, baseline: str | None = None, paired: bool |
     found = differences(results, by_trial, baselines, paired=paired)
     marked, p_values = marked_columns(results.rows, by_trial, baselines)
     scores = scores.merge(found, on=[*CELL, "metric"], how="left").merge(p_values, on=[*CELL, "metric"], how="left")
-    scores["stands"] = _stands(scores)
+    scores["stands"] = stands(scores)
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = _tuning_trials(results)
     first = results.trials.drop_duplicates("row")
     specs = dict(zip(first["row"], first["spec"], strict=True))
-    return Leaderboard(rows, scores, specs, baselines, marked, _notes(results, scores))
-
-
-def _stands(scores: pd.DataFrame) -> pd.Series:
-    """Of a marked difference whether it is there over seeds, and over test samples too; None for others."""
-    low, high = scores["difference_sample_low"], scores["difference_sample_high"]
-    found = (scores["p"] < ERROR) & (low.isna() | (low > 0) | (high < 0))
-    return found.astype(object).where(scores["p"].notna(), None)
+    chosen = registered_differences(results, by_trial, primary, paired=paired)
+    return Leaderboard(rows, scores, specs, baselines, marked, chosen, _notes(results, scores))
 
 
 _NO_SCORES = pd.DataFrame(

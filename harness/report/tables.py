@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import escape
-from harness.report.captions import attack_title, caption, marks, setting_title
+from harness.report.captions import attack_title, caption, marks, registered, setting_title
 from harness.report.details import intervals_table, selection_table, wide
 from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
@@ -46,6 +46,7 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
         parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint)[1:3]]
         if setting in board.baselines:
             parts.append(Text(escape.one_line(marks(board, setting, checkpoint)), style="dim"))
+        parts += [Text(escape.one_line(text), style="dim") for text in registered(board, setting, checkpoint)]
         parts += [Text(escape.one_line(text), style="yellow") for text in table.missing]
     return Group(*parts, *[Text(escape.one_line(note), style="yellow") for note in board.notes])
 

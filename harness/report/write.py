@@ -12,6 +12,7 @@ from harness.errors import unknown
 from harness.files import make_folder, write_bytes
 from harness.report import escape, tables
 from harness.report.captions import caption, setting_title
+from harness.report.families import Registered
 from harness.report.latex import NOTES as INTERVALS
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
@@ -54,6 +55,7 @@ def write_report(
     intervals: str = "none",
     style: str = "pm",
     html: bool = False,
+    primary: Sequence[Registered] = (),
     console: Console | None = None,
     left_out: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
@@ -61,15 +63,16 @@ def write_report(
 
     figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says
     why. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the LaTeX
-    tables, see `latex`. html: also the page. console: the leaderboard is printed there too. left_out: told of every
-    figure without data. InputError for a name that does not exist; a store without results gives tables that say so.
+    tables, see `latex`. html: also the page. primary: comparisons registered before their results. console: the
+    leaderboard is printed there too. left_out: told of every figure without data. InputError for a name that does not
+    exist; a store without results gives tables that say so.
     """
     check_names("format", formats, FORMATS)
     check_names("width", [width] if width else [], WIDTHS)
     check_names("kind of intervals", [intervals], INTERVALS)
     check_names("style of intervals", [style], STYLES)
     results = read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets)
-    board = leaderboard(results, baseline=baseline)
+    board = leaderboard(results, baseline=baseline, primary=primary)
     if console:
         tables.print_board(console, board, checkpoint)
     folder = Path(out_dir)
