@@ -84,7 +84,8 @@ def suite_names() -> dict[str, str]:
 def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     """The suite of that name, or of that YAML file, with `key.path=value` overrides applied. Raises InputError.
 
-    The path of a data set is taken from the folder of the suite's file, that of an override from the current folder.
+    The paths of a data set and of a file with the methods are taken from the folder of the suite's file, those of an
+    override from the current folder.
     """
     where, text = _suite_text(name_or_path)
     values = read_yaml(text, where)
@@ -92,8 +93,10 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
         raise InputError(f"{where} must be a mapping of keys, such as dataset, student, methods")
     values.setdefault("name", Path(where).stem)
     _place_data(values, Path(where).parent)
+    _read_methods(values, Path(where).parent)
     for override in overrides:
         _apply(values, override)
+    _read_methods(values, Path())
     if _is_own(values.get("dataset")):
         values["dataset"] = own_data(values["dataset"], Path())
     if "eps" in values:
@@ -177,6 +180,18 @@ def _suite_text(name_or_path: str) -> tuple[str, str]:
     if name_or_path not in suite_names():
         raise unknown("suite", name_or_path, suite_names())
     return f"suite {name_or_path}", (resources.files("harness.suites") / f"{name_or_path}.yaml").read_text()
+
+
+def _read_methods(values: dict[str, Any], folder: Path) -> None:
+    """`methods: best.yaml` stands for the list in that file, such as a search writes it."""
+    name = values.get("methods")
+    if not isinstance(name, str) or not name.endswith((".yaml", ".yml")):
+        return
+    where = f"methods '{name}'"
+    found = read_yaml(read_text(folder / Path(name).expanduser(), where), where)
+    if not isinstance(found, dict) or "methods" not in found:
+        raise InputError(f"{where} must be a file with a list 'methods'")
+    values["methods"] = found["methods"]
 
 
 def _is_own(dataset: Any) -> bool:

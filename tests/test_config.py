@@ -322,3 +322,17 @@ def test_planning_imports_neither_torch_nor_ray():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_methods_can_stand_in_a_file_of_their_own(suite_file, tmp_path):
+    found = [{"method": "absld", "training": {"lr": 0.2}, "variant": "absld"}, "at"]
+    folder = tmp_path / "tuning"
+    folder.mkdir()
+    (folder / "best.yaml").write_text(yaml.safe_dump({"methods": found}))
+    assert load_suite(suite_file(methods="tuning/best.yaml")).methods == found
+    assert load_suite(suite_file(), [f"methods={folder / 'best.yaml'}"]).methods == found
+    (folder / "best.yaml").write_text("absld")
+    with pytest.raises(InputError, match="must be a file with a list 'methods'"):
+        load_suite(suite_file(), [f"methods={folder / 'best.yaml'}"])
+    with pytest.raises(InputError, match="methods 'none"):
+        load_suite(suite_file(), ["methods=none.yaml"])

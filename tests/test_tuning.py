@@ -554,7 +554,8 @@ def test_several_methods_with_halving_to_a_methods_list(tmp_path: Path) -> None:
             assert entry["curve"] == [[row["val_robust_worst"], row["val_robust_avg"]] for row in kept_rows]
     snippet = yaml.safe_load((tuning.folder / "best.yaml").read_text())
     assert [entry["variant"] for entry in snippet["methods"]] == ["at", "absld"]
-    suite = load_suite(suite_file(tmp_path, methods=snippet["methods"]))
+    suite = load_suite(suite_file(tmp_path), [f"methods={tuning.folder / 'best.yaml'}"])
+    assert suite.methods == snippet["methods"]
     for spec in plan(suite):
         if spec.role == "student":
             assert spec.training is not None
@@ -570,8 +571,14 @@ def test_several_methods_with_halving_to_a_methods_list(tmp_path: Path) -> None:
     compared = [line for line in tuned.sentences if "nothing to compare" in line or "On test images" in line]
     assert len(compared) == 2
     assert all(line in (tuning.folder / "comparison.md").read_text() for line in compared)
+    decided = [entry["status"] for entry in journal.entries]
+    cut_off = json.loads(journal.path.read_text())
+    for entry in cut_off["settings"]:
+        entry["status"] = "open"  # as if the driver had died just before its decisions
+    journal.path.write_text(json.dumps(cut_off))
     again = run_tuning(tuning, Options(minimum_free_bytes=0))
     assert (again.best, again.sentences) == (tuned.best, tuned.sentences)
+    assert [entry["status"] for entry in Journal(tuning.folder).entries] == decided
 
 
 @pytest.mark.slow
