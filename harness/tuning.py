@@ -111,8 +111,12 @@ def _legs(tuning: Tuning, journal: Journal) -> Iterator[_Leg]:
             yield _Leg(tuning.epochs, [setting for setting in tuning.settings if setting.method == name])
     else:
         for until in [*tuning.rungs, tuning.epochs]:
-            open_ones = [setting for setting in tuning.settings if journal.entry(setting)["status"] == "open"]
-            yield _Leg(until, [each for each in open_ones if journal.entry(each)["epochs"] < until])
+            entries = [(setting, journal.entry(setting)) for setting in tuning.settings]
+            ahead = (
+                tuning.epochs if until == tuning.epochs else until - 1
+            )  # at the end also those that only have to end
+            left = [setting for setting, entry in entries if entry["status"] == "open" and entry["epochs"] <= ahead]
+            yield _Leg(until, left)
 
 
 def _fit(tuning: Tuning, options: Options, follower: Follower, folder: Path, leg: _Leg) -> None:
