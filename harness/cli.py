@@ -22,6 +22,7 @@ from harness.terminal import (
     print_tuning,
     refuse,
     report_store,
+    say_otherwise,
     states_of,
 )
 from methods.settings import SettingsError
@@ -110,6 +111,9 @@ def run(
         Path | None,
         typer.Option("--teachers-from", parser=_path, help="a result store whose trained teachers are taken"),
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="make again what the store has from an older numerics version")
+    ] = False,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
@@ -131,7 +135,8 @@ def run(
     from harness.scheduler import Options
 
     options = Options(
-        serial=serial, workers=workers, address=address, retry_failed=retry_failed, data_root=data, download=download,
+        serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
+        download=download,
         trial_timeout_s=planned.suite.time_limit_hours * 3600 if planned.suite.time_limit_hours else None,
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
@@ -270,7 +275,7 @@ def report(
         raise InputError(f"{suite} is not a result store: it has no folder 'trials'")
     else:
         planned = _plan(suite, sets, methods, seeds, results, plugin)
-        store, which = planned.store, _coordinates(planned)
+        store, which = planned.store, _with_older(_coordinates(planned), say_otherwise(planned, err))
         _check_seeds(planned, _numbers(seeds))
     _check_something_to_report(store, which.get("trial_ids"))
     report_store(
@@ -508,6 +513,12 @@ def _names(text: str | None, option: str) -> list[str]:
 
 def _split(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
+
+
+def _with_older(which: dict[str, Any], found: list[Any]) -> dict[str, Any]:
+    """What a report of a suite shows, and what the store has of it from an older numerics version."""
+    older: dict[str, str] = {key: name for each in found if each.older for key, name in each.trials.items()}
+    return which | {"trial_ids": [*which["trial_ids"], *older], "variants": older | which["variants"]}
 
 
 def _coordinates(planned: Any) -> dict[str, Any]:

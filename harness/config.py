@@ -19,6 +19,8 @@ from harness.notation import number, read_text, read_yaml
 from harness.provenance import processor_precision
 from harness.spec import CHECKPOINTS, Checkpoint, Resources
 
+MACHINE = ("precision", "threads")  # what `auto` leaves to the machine
+
 CountThreads = Callable[["Suite"], int]
 
 

@@ -170,10 +170,10 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
                 f"{where}: a file needs its sha256, so that every result names the network it came from; "
                 f"compute it with sha256sum {file}"
             )
-        variant, sha256 = str(block.pop("variant", where)), block.pop("sha256")
-        _check_keys(block, where, ["model", "file", "sha256", "variant"])
-        path = os.path.abspath(os.path.expanduser(file))
-        source = read(Source, {"network": network, "file": path, "sha256": sha256}, where)
+        variant = str(block.pop("variant", where))
+        known = {key: block.pop(key) for key in ("sha256", "weights") if key in block}
+        _check_keys(block, where, ["model", "file", "sha256", "weights", "variant"])
+        source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **known}, where)
         return source, _trial(suite, "teacher", variant, network, None, None, 0, init=source)
     variant = block.pop("variant", where)
     entry = block.pop("method", "at")

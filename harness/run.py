@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import Suite, for_this_machine, load_suite, remember_comparisons, remember_machine
+from harness.config import MACHINE, Suite, for_this_machine, load_suite, remember_comparisons, remember_machine
+from harness.otherwise import refuse_older
 from harness.plan import plan
 from harness.scheduler import Options, Outcome, run
 from harness.spec import TrialSpec
@@ -66,7 +67,7 @@ def plan_suite(
         return best_threads(measured)
 
     resolved = for_this_machine(suite, root, count_threads)
-    machine = {key: getattr(resolved, key) for key in ("precision", "threads") if getattr(suite, key) == "auto"}
+    machine = {key: getattr(resolved, key) for key in MACHINE if getattr(suite, key) == "auto"}
     if measured:
         machine["batch_seconds_by_threads"] = measured
     return Planned(resolved, plan(resolved, only=only, seeds=seeds), Store(root), machine)
@@ -96,7 +97,10 @@ def run_planned(
     on_event: Callable[[dict[str, Any]], None],
     teachers: Sequence[Trained] = (),
 ) -> Outcome:
-    """Run a plan. teachers: trained networks of another store to take first."""
+    """Run a plan. teachers: trained networks of another store to take first. InputError where the store has the plan from
+    an older numerics version and `options.again` does not say that it may be made again."""
+    if not options.again:
+        refuse_older(planned.specs, planned.store)
     check_inputs(planned.specs, planned.store, options)
     take_teachers(teachers, planned.store)
     planned.store.prepare()

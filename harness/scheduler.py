@@ -32,7 +32,8 @@ class Options:
     """How to run. Nothing here changes a result, so nothing of it is part of a trial's identity.
 
     workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither
-    it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. trial_timeout_s: a trial
+    it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed.
+    again: run what the store has from an older numerics version. trial_timeout_s: a trial
     that runs longer is stored as failed. plugins: method files that workers run first. run_trial, assist:
     `module:function`, the trial and what helps it with its evaluation. InputError for fewer than one worker.
     """
@@ -41,6 +42,7 @@ class Options:
     workers: int | None = None
     address: str | None = None
     retry_failed: bool = False
+    again: bool = False
     data_root: Path | None = None
     download: bool = False
     trial_timeout_s: float | None = None

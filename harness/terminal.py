@@ -45,9 +45,21 @@ def print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
     out.print(
         f"{len(planned.specs)} trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     )
+    say_otherwise(planned, out)
     planned.store.look_for_foreign_files()
     for problem in planned.store.problems:
         err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+
+
+def say_otherwise(planned: Any, console: Console) -> list[Any]:
+    """What the store has of the plan's missing trials under other settings or an older numerics version; see
+    `harness.otherwise`."""
+    from harness.otherwise import describe, stored_otherwise
+
+    found = stored_otherwise(planned.specs, planned.store)
+    for each in found:
+        console.print(escape(describe(each, planned.specs)), soft_wrap=True)
+    return found
 
 
 def print_calibration(specs: list[Any], store: Any, data: Path | None, download: bool) -> None:

@@ -211,7 +211,7 @@ def _rows(trials: pd.DataFrame) -> pd.DataFrame:
 def _dataset_names(trials: pd.DataFrame, called: Mapping[str, str]) -> pd.Series:
     """The name of each trial's data set, one for one content: as `called`, else as the trial that finished last has it.
 
-    Contents of one name are told apart by how their hashes begin.
+    Contents of one name are told apart by how their hashes begin, results of older numerics versions by these.
     """
     known = [_content(read_spec(text)) for text in trials["spec"]]
     facts = pd.DataFrame({
@@ -223,7 +223,13 @@ def _dataset_names(trials: pd.DataFrame, called: Mapping[str, str]) -> pd.Series
     names = dict(facts.sort_values(["asked", "finished"], kind="stable")[["content", "name"]].to_numpy())
     several = {name for name, count in Counter(names.values()).items() if count > 1}
     names |= {content: f"{name} ({_mark(content, name)})" for content, name in names.items() if name in several}
-    return facts["content"].map(names)
+    return facts["content"].map(names) + _version_marks(trials["numerics_version"])
+
+
+def _version_marks(versions: pd.Series) -> pd.Series:
+    """What sets rows of older numerics versions apart from the newest one's, under headings of their own."""
+    newest = versions.max()
+    return versions.map(lambda version: f" (numerics version {version:g})" if version < newest else "")
 
 
 def _content(spec: Mapping[str, Any]) -> str | None:
@@ -249,7 +255,6 @@ def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
     """
     trials = trials.reset_index(drop=True)
     setups = pd.Series([_setup(spec) for spec in trials["spec"]], trials.index, dtype=object)
-    setups += "\n" + trials["numerics_version"].astype(str)
     several = setups.groupby([trials[name] for name in ROW], dropna=False).transform("nunique") > 1
     names = trials["variant"].copy()
     for _, group in trials[several].groupby(ROW, dropna=False):
@@ -289,8 +294,7 @@ def _setup(text: Any) -> str:
 
 def _suffixes(setups: Sequence[str]) -> list[str]:
     """For each setup what sets it apart, such as `[training.epochs=20]`; a number where that would be long."""
-    parts = [setup.rsplit("\n", 1) for setup in setups]
-    flats = [flat(json.loads(spec) | {"numerics_version": version}) for spec, version in parts]
+    flats = [flat(json.loads(setup)) for setup in setups]
     keys = sorted({key for one in flats for key in one if any(other.get(key) != one[key] for other in flats)})
     texts = ["[" + ", ".join(f"{key}={_short(one.get(key))}" for key in keys) + "]" for one in flats]
     return [text if len(text) <= 60 else f"#{place}" for place, text in enumerate(texts, 1)]
