@@ -97,8 +97,8 @@ def run_planned(
     on_event: Callable[[dict[str, Any]], None],
     teachers: Sequence[Trained] = (),
 ) -> Outcome:
-    """Run a plan. teachers: trained networks of another store to take first. InputError where the store has the plan from
-    an older numerics version and `options.again` does not say that it may be made again."""
+    """Run a plan. teachers: trained networks of another store to take first. InputError where the store has the plan
+    from an older numerics version and `options.again` does not say that it may be made again."""
     if not options.again:
         refuse_older(planned.specs, planned.store)
     check_inputs(planned.specs, planned.store, options)
