@@ -752,6 +752,7 @@ def test_a_choice_of_lists_is_drawn_and_written() -> None:
 
 def test_a_suite_with_registered_comparisons_can_be_tuned(tmp_path: Path) -> None:
     primary = [{"variant": "rslad", "against": "absld_reweight", "metrics": ["nsd"]}]
-    given = {"method": "rslad", "space": ["coef_adv=uniform(0.5, 0.9)"], "trials": 2}
+    given = {"methods": "rslad", "space": ["coef_adv=uniform(0.5, 0.9)"], "trials": 2}
     tuning = plan_tuning(suite_file(tmp_path, primary=primary), given, results=tmp_path / "store")
-    assert {spec.variant for spec in tuning.families["rslad"].specs({"coef_adv": 0.6})} == {"rslad"}
+    values = [spec.method["settings"]["coef_adv"] for spec in tuning.families["rslad"].specs({"coef_adv": 0.6})]
+    assert set(values) == {0.6}
