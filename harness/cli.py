@@ -114,6 +114,12 @@ def run(
     again: Annotated[
         bool, typer.Option("--again", help="make again what the store has from an older numerics version")
     ] = False,
+    redo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--redo", help="make these again: a variant, or the beginning of a trial's id; what there is, is set aside"
+        ),
+    ] = None,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
@@ -121,10 +127,13 @@ def run(
     """Run a suite: what the store has is skipped, so running it again goes on where it stopped."""
     if calibrate and not dry_run:
         raise InputError("--calibrate goes with --dry-run")
+    from harness.redo import named_trials
+
     planned = _plan(suite, sets, methods, seeds, results, plugin)
     teachers = _teachers(planned, teachers_from)
+    redone = named_trials(planned.specs, redo or ())
     if dry_run:
-        states = states_of(planned)
+        states = states_of(planned) | dict.fromkeys(redone, ("again", "what there is, is set aside"))
         print_trials(planned, states)
         if calibrate:
             left = [spec for spec in planned.specs if states[spec.trial_id][0] != "done"]
@@ -135,15 +144,15 @@ def run(
     from harness.scheduler import Options
 
     options = Options(
-        serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
-        download=download,
+        serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, redo=tuple(redone),
+        data_root=data, download=download,
         trial_timeout_s=planned.suite.time_limit_hours * 3600 if planned.suite.time_limit_hours else None,
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
         outcome = run_planned(planned, options, progress, teachers)
     report_store(planned.store, _coordinates(planned), None)
-    return conclude(outcome, planned, suite, results)
+    return conclude(outcome, planned, suite, results, " but --redo" if redone else "")
 
 
 @app.command()
@@ -359,19 +368,39 @@ def merge(
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="a result store")]) -> int:
     """Read everything in a store and say what is broken; exit code 1 if anything is."""
+    from harness.verify import verify as verify_store
+
+    _check_store(store)
+    verdict = verify_store(store)
+    for trial_id, faults in verdict.broken.items():
+        out.print(f"{escape(trial_id)}: {escape('; '.join(faults))}", soft_wrap=True)
+    for problem in verdict.problems:
+        out.print(escape(problem), soft_wrap=True)
+    unchecked = f", {verdict.unchecked} without checksums (stored by an earlier version)" if verdict.unchecked else ""
+    out.print(f"{verdict.trials} trials, {len(verdict.broken)} broken{unchecked}")
+    return 1 if verdict.broken or verdict.problems else 0
+
+
+@app.command()
+def repair(store: Annotated[Path, typer.Argument(help="a result store")]) -> int:
+    """Rebuild what says which compacted files count, where it is lost or damaged; removes nothing."""
+    from harness.compaction import repair as repair_store
+    from harness.lock import StoreLock
     from harness.store import Store
 
+    _check_store(store)
+    with StoreLock(store):
+        parts, trials = repair_store(Store(store))
+    if parts:
+        out.print(f"{parts} compacted files with {trials} trials count again")
+    else:
+        out.print("nothing to repair: no compacted file holds trials that its manifest does not name")
+    return 0
+
+
+def _check_store(store: Path) -> None:
     if not (store / "trials").is_dir():
         raise InputError(f"{store} is not a result store: it has no folder 'trials'")
-    opened = Store(store)
-    broken = opened.verify()
-    opened.look_for_foreign_files()
-    for trial_id, faults in broken.items():
-        out.print(f"{trial_id}: {escape('; '.join(faults))}", soft_wrap=True)
-    for problem in opened.problems:
-        out.print(f"cannot read {escape(problem)}", soft_wrap=True)
-    out.print(f"{len(opened.statuses())} trials, {len(broken)} broken")
-    return 1 if broken or opened.problems else 0
 
 
 @app.command("list")

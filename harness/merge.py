@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.compaction import COMPACTED, publish
+from harness.compaction import publish
 from harness.config import adopt_comparisons
 from harness.errors import InputError, unknown
 from harness.files import make_folder, replacing
 from harness.lock import StoreLock
+from harness.manifest import COMPACTED
 from harness.store import Store
 from harness.tables import TABLES
 from harness.verify import outcome_counts
@@ -59,7 +60,7 @@ def merge(sources: Iterable[Path | str], into: Path | str, keep: str | None = No
             _copy_outcomes(store, target, chosen, left[store])
         done = {key: store for key, (store, status) in chosen.items() if store is not target and status == "done"}
         marks = {id(store): store.marks() for store in stores}
-        publish(target, {key: (store, marks[id(store)][key]["tables"]) for key, store in done.items()})
+        publish(target, {key: (store, marks[id(store)][key]) for key, store in done.items()})
         _remove_attempts(target, done)
         unfinished = [key for key, (store, status) in chosen.items() if store is not target and status != "done"]
         for trial_id in unfinished:

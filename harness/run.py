@@ -117,7 +117,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> 
     Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
     """
     stored = store.statuses()
-    specs = [spec for spec in specs if stored.get(spec.trial_id) != "done"]
+    specs = [spec for spec in specs if stored.get(spec.trial_id) != "done" or spec.trial_id in options.redo]
     if not any(_needs_a_look(spec) for spec in specs):
         return
     from harness.inputs import check_readable

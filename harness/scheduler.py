@@ -18,6 +18,7 @@ from harness.errors import InputError
 from harness.launcher import Launcher, SerialLauncher
 from harness.lock import StoreLock
 from harness.preflight import check_disk
+from harness.redo import set_aside
 from harness.retries import kind_of
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -32,10 +33,11 @@ class Options:
     """How to run. Nothing here changes a result, so nothing of it is part of a trial's identity.
 
     workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither
-    it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed.
-    again: run what the store has from an older numerics version. trial_timeout_s: a trial
-    that runs longer is stored as failed. plugins: method files that workers run first. run_trial, assist:
-    `module:function`, the trial and what helps it with its evaluation. InputError for fewer than one worker.
+    it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. again: run what the
+    store has from an older numerics version. redo: ids of trials to make again; what the store has of them is set
+    aside. trial_timeout_s: a trial that runs longer is stored as failed. plugins: method files that workers run first.
+    run_trial, assist: `module:function`, the trial and what helps it with its evaluation. InputError for fewer than one
+    worker.
     """
 
     serial: bool = False
@@ -43,6 +45,7 @@ class Options:
     address: str | None = None
     retry_failed: bool = False
     again: bool = False
+    redo: tuple[str, ...] = ()
     data_root: Path | None = None
     download: bool = False
     trial_timeout_s: float | None = None
@@ -95,6 +98,9 @@ def run(
     store.prepare()
     with StoreLock(store.root) as lock:
         store.remove_leftovers()
+        if options.redo:
+            where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
+            on_event({"event": "set_aside", "where": where})
         statuses = store.statuses()
         agenda = Agenda(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
         waiting = [agenda.specs[name] for name in agenda.waiting]

@@ -6,16 +6,20 @@ is null (NaN in pandas), never infinite.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 TEXT, REAL, WHOLE, SMALL = pa.string(), pa.float64(), pa.int64(), pa.int32()
 STATUSES = ("done", "failed", "stopped", "interrupted")
+_TRIAL_ID = re.compile(r"^(?!compacted-)[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -62,6 +66,38 @@ def reading_schema(table: str, columns: list[str]) -> pa.Schema:
     coded = set(categories(table))
     kind = pa.dictionary(pa.int32(), TEXT)
     return pa.schema([(name, kind if name in coded else TABLES[table].field(name).type) for name in columns])
+
+
+def checked_id(trial_id: Any) -> str:
+    """A trial id, which is also the name of its files. ValueError for anything that is not one."""
+    if not isinstance(trial_id, str) or not _TRIAL_ID.fullmatch(trial_id):
+        raise ValueError(f"{trial_id!r:.100} is not a trial id")
+    return trial_id
+
+
+def content_hash(rows: pa.Table) -> str:
+    """32 hexadecimal digits of the values in a trial's rows, in their order. Columns that are null throughout do not
+    count, so that a table may get new ones; neither does how the values are stored."""
+    digest = hashlib.sha256(str(rows.num_rows).encode())
+    for name in sorted(rows.column_names):
+        column = rows[name].combine_chunks()
+        if column.null_count == len(column):
+            continue
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        digest.update(f"\0{name}\0".encode() + column.is_valid().to_numpy(zero_copy_only=False).tobytes())
+        digest.update(_values(column))
+    return digest.hexdigest()[:32]
+
+
+def _values(column: pa.Array) -> bytes:
+    """The values of a column without nulls, whatever its width."""
+    column = column.drop_null()
+    if pa.types.is_string(column.type):
+        lengths = pc.binary_length(column).to_numpy().astype("<i8")
+        return lengths.tobytes() + "".join(column.to_pylist()).encode()
+    wide = "<f8" if pa.types.is_floating(column.type) else "<i8"
+    return column.to_numpy(zero_copy_only=False).astype(wide).tobytes()
 
 
 def to_arrow(table: str, frame: pd.DataFrame, trial: Mapping[str, Any]) -> pa.Table:

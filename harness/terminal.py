@@ -107,8 +107,9 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
     out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
 
 
-def conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> int:
-    """What failed, was blocked or stopped in a run, and how to go on; the exit code."""
+def conclude(outcome: Any, planned: Any, suite: str, results: Path | None, leaving_out: str = "") -> int:
+    """What failed, was blocked or stopped in a run, and how to go on; the exit code. leaving_out: in words, options
+    that are for once."""
     variants = planned.variants
     for kind, found in (("failed", outcome.failed), ("blocked", outcome.blocked)):
         for trial_id, reason in found.items():
@@ -116,7 +117,8 @@ def conclude(outcome: Any, planned: Any, suite: str, results: Path | None) -> in
     if outcome.interrupted:
         where = f" --results {results}" if results else ""
         err.print(
-            f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, with the same options",
+            f"stopped ({outcome.stop_reason}); to go on: run-bench run {suite}{where}, "
+            f"with the same options{leaving_out}",
             soft_wrap=True,
         )
     return outcome.exit_code

@@ -1,49 +1,120 @@
-"""Is a store what its commit marks say? Reads every row of every table."""
+"""Is a store what its commit marks say? Reads every row of every table, and whatever lies in their folders."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from harness.tables import TABLES
+from harness.errors import InputError
+from harness.manifest import load_manifest, orphans, rebuilt
+from harness.tables import TABLES, content_hash
 
 if TYPE_CHECKING:
     from harness.store import Store
 
 _KEYS = ["trial_id", "checkpoint", "attack", "class_index"]
+Marks = Mapping[str, Mapping[str, Any]]
 
 
-def verify(store: Store) -> dict[str, list[str]]:
-    """What is wrong, by trial; see `Store.verify`."""
+@dataclass(frozen=True)
+class Verdict:
+    """What was found in a store.
+
+    trials: how many are committed. broken: by trial, what is wrong with it: a table file that is damaged or missing,
+    another number of rows or other values than were committed, class accuracies that are not correct / n or that the
+    stored outcomes contradict, rows without their row in `trials`. problems: a line for each file that cannot be read
+    or that a damaged manifest has lost. unchecked: trials from before hashes were stored, of which other values would
+    not be noticed. A store published without its `outcomes` is not broken.
+    """
+
+    trials: int
+    broken: dict[str, list[str]]
+    problems: list[str]
+    unchecked: int
+
+
+def verify(root: Path) -> Verdict:
+    """Look at everything in the store at `root`; whatever it finds is told, nothing is raised or changed."""
+    from harness.store import Store
+
+    try:
+        manifest, problems = load_manifest(root), []
+    except InputError as error:
+        manifest, problems = rebuilt(root), [str(error)]
+    problems += [
+        f"{root / label.table / label.file}: compacted.json does not name it, and it holds trials that stand nowhere "
+        f"else; `run-bench repair {root}` names it again"
+        for label in ([] if problems else orphans(root, manifest))
+    ]
+    store, marks = Store(root, manifest), {}
     broken: dict[str, list[str]] = defaultdict(list)
-    marks = store.marks()
+    try:
+        marks = store.marks()
+        for faults in (_rows(store, marks), _values(store, marks), _contradictions(store, marks), _uncommitted(store)):
+            for trial_id, fault in faults:
+                broken[trial_id].append(fault)
+        store.look_for_foreign_files()
+    except OSError as error:  # a folder that may not be looked into
+        problems.append(f"{error.filename or root}: {error.strerror or error}")
+    unchecked = sum("sha256" not in mark for mark in marks.values())
+    return Verdict(len(marks), dict(broken), [*problems, *store.problems], unchecked)
+
+
+def _rows(store: Store, marks: Marks) -> Iterator[tuple[str, str]]:
+    """Trials with another number of rows, or with other values in them, than were committed."""
     for table in TABLES:
-        if table == "trials" or (table == "outcomes" and not (store.root / table).exists()):
+        if table == "outcomes" and not (store.root / table).exists():
             continue
-        for trial_id, found in _row_counts(store, table, marks):
-            expected = marks[trial_id]["tables"].get(table, 0)
-            if found != expected:
-                broken[trial_id].append(f"{table}: {found} readable rows where {expected} were committed")
-    for trial_id in set(marks) - set(store.trials(columns=["status"])["trial_id"]):
-        broken[trial_id].append("trials: the row cannot be read")
-    for trial_id, attack in _contradictions(store, marks):
-        broken[trial_id].append(f"class_accuracy: {attack} is not what the outcomes say")
-    return dict(broken)
+        expected = {key: 1 if table == "trials" else mark["tables"].get(table, 0) for key, mark in marks.items()}
+        for trial_id, rows in _by_trial(store, table, marks):
+            if rows.num_rows != expected[trial_id]:
+                found = f"{rows.num_rows} readable rows where {expected[trial_id]} were committed"
+                yield trial_id, "trials: the row cannot be read" if table == "trials" else f"{table}: {found}"
+                continue
+            written = marks[trial_id].get("sha256", {}).get(table)
+            if written is not None and rows.num_rows and content_hash(rows) != written:
+                yield trial_id, f"{table}: other values than were committed"
 
 
-def _row_counts(store: Store, table: str, marks: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _by_trial(store: Store, table: str, marks: Marks) -> Iterator[tuple[str, pa.Table]]:
+    """The readable rows of each committed trial."""
     if table == "outcomes":  # the one table that need not fit into memory
-        yield from ((trial_id, store.arrow(table, [trial_id]).num_rows) for trial_id in marks)
+        yield from ((trial_id, store.arrow(table, [trial_id])) for trial_id in sorted(marks))
         return
-    counts = store.read(table)["trial_id"].value_counts().to_dict()
-    yield from ((trial_id, counts.get(trial_id, 0)) for trial_id in marks)
+    found = store.arrow(table)
+    ids = np.array(found["trial_id"].to_pylist(), dtype=object)
+    order, wanted = np.argsort(ids, kind="stable"), sorted(marks)
+    starts, ends = (np.searchsorted(ids[order], wanted, side) for side in ("left", "right"))
+    for trial_id, start, end in zip(wanted, starts, ends, strict=True):
+        yield trial_id, found.take(order[start:end])
 
 
-def _contradictions(store: Store, marks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Trial and attack whose class accuracies are not the counts of the stored outcomes."""
+def _values(store: Store, marks: Marks) -> Iterator[tuple[str, str]]:
+    """Trials whose accuracies are not correct / n, or whose row in `trials` has another status than its mark."""
+    rows = store.read("class_accuracy", columns=["attack", "n", "correct", "accuracy"])
+    rates = rows["correct"].astype(float) / rows["n"]
+    wrong = rows[~np.isclose(rows["accuracy"].astype(float), rates, rtol=0, atol=1e-9, equal_nan=True)]
+    for trial_id, attack in sorted(set(zip(wrong["trial_id"].astype(str), wrong["attack"].astype(str), strict=True))):
+        yield trial_id, f"class_accuracy: accuracy under {attack} is not correct / n"
+    for row in store.read("trials", columns=["status"]).itertuples():
+        if row.status != marks[str(row.trial_id)]["status"]:
+            yield str(row.trial_id), f"trials: the row says {row.status}, its mark {marks[str(row.trial_id)]['status']}"
+
+
+def _uncommitted(store: Store) -> Iterator[tuple[str, str]]:
+    for trial_id, tables in store.uncommitted().items():
+        yield from ((trial_id, f"{table}: rows without a row in `trials`") for table in tables)
+
+
+def _contradictions(store: Store, marks: Marks) -> Iterator[tuple[str, str]]:
+    """Trials whose class accuracies are not the counts of the stored outcomes."""
     stated = store.read("class_accuracy", columns=["checkpoint", "attack", "class_index", "n", "correct"])
     stated = stated.astype({"trial_id": str, "checkpoint": str, "attack": str}).set_index("trial_id")
     for trial_id in sorted(set(marks) & set(stated.index)):
@@ -54,7 +125,8 @@ def _contradictions(store: Store, marks: Mapping[str, Any]) -> Iterator[tuple[st
         correct, counted = both["correct"].astype(float), both["correct_counted"]
         same = (correct == counted) | (correct.isna() & counted.isna())
         wrong = both[(both["n"] != both["n_counted"]) | ~same]
-        yield from ((trial_id, attack) for attack in wrong["attack"].unique())
+        yield from ((trial_id, f"class_accuracy: {attack} is not what the outcomes say") for attack in
+                    wrong["attack"].unique())  # fmt: skip
 
 
 def outcome_counts(store: Store, trial_id: str) -> pd.DataFrame:

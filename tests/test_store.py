@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import compaction, files, manifest
-from harness import store as store_module
+from harness import compaction, files, manifest, parquet
 from harness.errors import InputError
 from harness.lock import StoreLock, process_start
 from harness.merge import merge
@@ -112,14 +111,14 @@ class TestCommit:
 
     def test_rows_do_not_count_before_the_mark(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = filled(tmp_path, 1)
-        write = store_module.pq.write_table
+        write = parquet.pq.write_table
 
         def die_at_the_mark(table: pa.Table, path: Path, **options: Any) -> None:
             if "trials" in str(path):
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(table, path, **options)
 
-        monkeypatch.setattr(store_module.pq, "write_table", die_at_the_mark)
+        monkeypatch.setattr(parquet.pq, "write_table", die_at_the_mark)
         with pytest.raises(OSError, match="No space left"):
             store.commit(trial("new"), rows())
         assert (tmp_path / "class_accuracy" / "new.parquet").exists()
@@ -221,7 +220,8 @@ class TestBadFiles:
         tables["class_accuracy"].loc[3, "correct"] = 6
         store = Store(tmp_path)
         store.commit(trial("a"), tables)
-        assert store.verify() == {"a": ["class_accuracy: fgsm is not what the outcomes say"]}
+        faults = ["accuracy under fgsm is not correct / n", "fgsm is not what the outcomes say"]
+        assert store.verify() == {"a": [f"class_accuracy: {fault}" for fault in faults]}
 
     def test_store_without_outcomes_is_whole_one_with_some_is_not(self, tmp_path: Path) -> None:
         store = filled(tmp_path)
@@ -324,7 +324,7 @@ class TestCompaction:
 
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "replace", dying(os.replace))
-            patch.setattr(compaction.pq, "write_table", dying(pq.write_table))
+            patch.setattr(parquet.pq, "write_table", dying(pq.write_table))
             patch.setattr(Path, "unlink", dying(Path.unlink))
             try:
                 Store(tmp_path).compact()
