@@ -22,6 +22,7 @@ from harness.data.augment import to_float
 from harness.errors import InputError
 from harness.files import make_folder, replacing
 from harness.seeds import derive_seed
+from harness.tables import content_hash
 
 METADATA = b"evaluation"
 
@@ -209,13 +210,13 @@ class _StageFile:
         if self.path is None:
             return None
         try:
-            table = pq.read_table(self.path)
-            facts = json.loads(table.schema.metadata[METADATA])
-            if facts["key"] != self.key:
+            table = parquet.read(self.path)
+            facts, seal = json.loads(table.schema.metadata[METADATA])
+            if facts["key"] != self.key or seal != _seal(table, facts):
                 return None
             outcomes = table.to_pandas()[["sample_index", "label", "prediction", "robust"]]
             return ChunkResult(outcomes, facts["survivors"], facts["warnings"])
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        except parquet.UNREADABLE:
             return None
 
     def write(self, result: ChunkResult) -> None:
@@ -225,9 +226,14 @@ class _StageFile:
         make_folder(self.path.parent)
         facts = {"key": self.key, "survivors": result.survivors, "warnings": result.warnings}
         table = pa.Table.from_pandas(result.outcomes, preserve_index=False)
-        table = table.replace_schema_metadata({METADATA: json.dumps(facts)})
+        table = table.replace_schema_metadata({METADATA: json.dumps([facts, _seal(table, facts)])})
         with replacing(self.path) as temporary:
-            pq.write_table(table, temporary)
+            parquet.write(table, temporary)
+
+
+def _seal(table: pa.Table, facts: Mapping[str, Any]) -> str:
+    """A hash of a stage file's rows and facts: whether they still are what was written."""
+    return hashlib.sha256((content_hash(table) + json.dumps(facts, sort_keys=True)).encode()).hexdigest()[:32]
 
 
 def _latest(files: Sequence[_StageFile]) -> tuple[int, ChunkResult | None]:
