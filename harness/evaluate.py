@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from harness import parquet
 from harness.attacks import AUTOATTACK_STAGES, ascent_settings, attack_info, check_request, stage_names
 from harness.attacks.auto import attack_stage, few_classes, one_of_each, square_warnings
 from harness.attacks.evaluation import attack_chunk, predict, seeded_noise
