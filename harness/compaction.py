@@ -94,8 +94,8 @@ def publish(store: Store, trials: Mapping[str, tuple[Store, Mark]], without: fro
 
 def repair(store: Store) -> tuple[int, int]:
     """Names the parts again that the manifest has lost, or rebuilds it where it is lost or damaged: from what the parts
-    say themselves. Returns how many parts it names again, and how many trials they hold. Nothing is removed: a damaged
-    manifest goes to the folder of what was set aside."""
+    say themselves. Returns how many parts it names again, and how many trials they hold. It no longer names parts that
+    are gone where others hold all their trials. Nothing is removed: a damaged manifest goes to what was set aside."""
     told = rebuilt(store.root)
     try:
         known = load_manifest(store.root)
@@ -105,10 +105,13 @@ def repair(store: Store) -> tuple[int, int]:
             os.replace(path, aside(store.root) / path.name)
     lost = {(label.table, label.file) for label in orphans(store.root, known)}
     found = [part for part in told.parts if (part.table, part.file) in lost]
-    parts = (*known.parts, *found)
-    counting = frozenset().union(*(part.trials for part in parts if part.table == "trials"))
-    parts = tuple(replace(part, trials=part.trials & counting) for part in parts if part.trials & counting)
     if found:
+        held = {(part.table, trial_id) for part in found for trial_id in part.trials}
+        gone = [part for part in known.parts if not (store.root / part.table / part.file).exists()]
+        replaced = [part for part in gone if all((part.table, trial_id) in held for trial_id in part.trials)]
+        parts = (*(part for part in known.parts if part not in replaced), *found)
+        counting = frozenset().union(*(part.trials for part in parts if part.table == "trials"))
+        parts = tuple(replace(part, trials=part.trials & counting) for part in parts if part.trials & counting)
         commits = {**told.commits, **known.commits}
         save_manifest(store.root, Manifest(parts, {key: commits[key] for key in counting}))
     return len(found), len(frozenset().union(*(part.trials for part in found)))

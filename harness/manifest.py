@@ -195,6 +195,15 @@ def orphans(root: Path, manifest: Manifest, tables: tuple[str, ...] = COMPACTED)
     ]
 
 
+def check_parts(root: Path) -> None:
+    """InputError where parts hold trials that the manifest has forgotten: they would be run again."""
+    if found := orphans(root, load_manifest(root)):
+        raise InputError(
+            f"{root}: {len(found)} compacted files hold trials that compacted.json does not name; "
+            f"`run-bench repair {root}` names them again"
+        )
+
+
 def rebuilt(root: Path) -> Manifest:
     """The manifest as the parts themselves tell it, the newest first; those that cannot be read are left out."""
     labels = sorted(_labels(root, part_files(root)), key=lambda label: label.written, reverse=True)
@@ -203,7 +212,7 @@ def rebuilt(root: Path) -> Manifest:
         if label.table == "trials":
             rows = {key: mark["tables"] for key, mark in label.marks.items()} or _counted(root, labels, label.trials)
             commits = {**rows, **commits}
-    parts = [Part(label.table, label.file, label.trials & commits.keys()) for label in labels]
+    parts = [Part(label.table, label.file, frozenset(label.trials & commits.keys())) for label in labels]
     return Manifest(tuple(part for part in parts if part.trials), commits)
 
 

@@ -17,6 +17,7 @@ from harness.driver import Driver
 from harness.errors import InputError
 from harness.launcher import Launcher, SerialLauncher
 from harness.lock import StoreLock
+from harness.manifest import check_parts
 from harness.preflight import check_disk
 from harness.redo import set_aside
 from harness.retries import kind_of
@@ -98,6 +99,7 @@ def run(
     store.prepare()
     with StoreLock(store.root) as lock:
         store.remove_leftovers()
+        check_parts(store.root)
         if options.redo:
             where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
             on_event({"event": "set_aside", "where": where})
