@@ -65,7 +65,10 @@ class Family:
     def has(self, key: str) -> bool:
         """Whether a key of the space means something here: a part of the entry, or a hyper-parameter of the method or
         of the policies that its entry has."""
-        return "." in key or key in KINDS or any(key in part for part in self._parts())
+        part, dot, name = key.partition(".")
+        if dot:
+            return part == "training" or name in self._method.get(part, {})
+        return any(key in each for each in self._parts())
 
     def default(self, key: str) -> Any:
         """What the entry itself has for a key; None where it says nothing."""

@@ -183,7 +183,7 @@ def name_of(text: str) -> str:
 def _choice(where: str, text: str, arguments: list[Any]) -> Choice:
     values = arguments[0] if len(arguments) == 1 else arguments
     if not isinstance(values, list) or not values:
-        raise InputError(f"{where}: {text}: choice takes at least one value, in a list if it is one: choice(1, 2, 5)")
+        raise InputError(f"{where}: {text}: choice takes at least one value: choice(1, 2, 5), or one list")
     seen = [json.dumps(value, sort_keys=True, default=str) for value in values]
     if len(set(seen)) < len(seen):
         raise InputError(f"{where}: {text}: a value is listed twice")

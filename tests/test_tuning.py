@@ -68,7 +68,7 @@ def test_a_distribution_is_read(text: str, corners: list[Any]) -> None:
         ("uniform(1, .inf)", "two finite numbers"),
         ("randint(1, 2.5)", "two whole numbers"),
         ("lognormal(0, 1)", "unknown distribution"),
-        ("choice(1)", "in a list if it is one"),
+        ("choice(1)", "or one list"),
         ("choice()", "at least one value"),
         ("choice([])", "at least one value"),
         ("choice([1, 1])", "twice"),
@@ -266,6 +266,16 @@ def test_every_method_has_as_many_tries_of_what_concerns_it(tmp_path: Path) -> N
         assert spec.training.lr == setting.values["training.lr"]
     trainings = [spec.training_id for setting in tuning.settings for spec in tuning.specs(setting)]
     assert len(set(trainings)) == 11
+
+
+def test_a_policys_key_concerns_the_methods_that_have_the_policy(tmp_path: Path) -> None:
+    spaces = ("labels.temperature_rate=uniform(0, 1)", "training.lr=choice(0.1, 0.2)")
+    tuning = tuning_of(tmp_path, *spaces, methods="at,absld", trials=2)
+    assert [family.keys for family in tuning.families.values()] == [
+        ["training.lr"], ["labels.temperature_rate", "training.lr"]
+    ]  # fmt: skip
+    chosen = tuning_of(tmp_path, "weights=choice([kappa])", "weights.beta=uniform(1, 3)", methods="absld", trials=2)
+    assert chosen.families["absld"].keys == ["weights", "weights.beta"]
 
 
 def test_a_method_beside_changes_no_draw(tmp_path: Path) -> None:
