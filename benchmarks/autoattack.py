@@ -43,6 +43,7 @@ class Stage:
 
     def __init__(self, robust: Robust, stage: str, effort: Effort) -> None:
         self.network, self.eps, self.stage, self.effort = robust.student, robust.recipe.eps, stage, effort
+        self.num_classes = robust.num_classes
         self.forward = Counted(evaluation_forward(robust.student, "fast"))
         x, labels = to_float(robust.images), robust.labels
         right = (predict(self.forward, x, BATCH) == labels).nonzero().flatten()[:BATCH]
@@ -62,7 +63,7 @@ class Stage:
         with frozen(self.network):
             found, _ = attack_stage(
                 self.stage, self.forward, self.x, self.labels, self.labels,
-                eps=self.eps, seed=0, batch_size=BATCH, num_classes=int(self.labels.max()) + 1, effort=self.effort,
+                eps=self.eps, seed=0, batch_size=BATCH, num_classes=self.num_classes, effort=self.effort,
             )  # fmt: skip
         return (found == self.labels).numpy()
 

@@ -59,7 +59,7 @@ class Verdicts:
                 seed=0,
                 chunk_size=count,
                 batch_size=BATCH,
-                num_classes=int(self.robust.labels.max()) + 1,
+                num_classes=self.robust.num_classes,
             )
         return outcomes["robust"].to_numpy()
 

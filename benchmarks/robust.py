@@ -49,6 +49,11 @@ class Robust:
     labels: Tensor
     recipe: Recipe
 
+    @property
+    def num_classes(self) -> int:
+        """Of the data set, whatever images there are."""
+        return DATASETS[self.recipe.dataset].num_classes or 0
+
     def some(self, count: int) -> Robust:
         """The same with a stratified part of the images."""
         chosen = stratified_subset(self.labels, min(count, len(self.labels)), 1)

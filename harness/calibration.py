@@ -120,7 +120,7 @@ class AttackCost:
 
 def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
     """The share of images that survive, over all finished trials, by data set, radius and attack."""
-    rows = store.read("class_accuracy", columns=["dataset", "eps", "attack", "n", "correct"])
+    rows = store.read("class_accuracy", columns=["dataset", "eps", "attack", "n", "correct"]).dropna()
     sums = rows.dropna().groupby(["dataset", "eps", "attack"], observed=True)[["n", "correct"]].sum().reset_index()
     keys = zip(sums["dataset"].astype(str), sums["eps"].astype(float), sums["attack"].astype(str), strict=True)
     return dict(zip(keys, (sums["correct"] / sums["n"]).astype(float), strict=True))

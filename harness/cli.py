@@ -473,10 +473,12 @@ def evaluate(
     )
     store = Store(results)
     options = Options(serial=serial, address=address, data_root=data, download=download)
-    check_inputs([spec], store, options)
+    odd = check_inputs([spec], store, options)
     for line in check_clean_accuracy(spec, expect_clean, data):
         out.print(line, soft_wrap=True)
     with Progress([spec], err) as progress:
+        for text in odd:
+            progress({"event": "warning", "text": text})
         outcome = run_trials([spec], store, options=options, on_event=progress)
     for reason in outcome.failed.values():
         err.print(f"failed: {escape(reason)}", soft_wrap=True)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.data import DATASETS
+from harness.data import DATASETS, OWN
+from harness.data.remarks import remarks
 from harness.data.sources import load
 from harness.data.splits import check_attacked, split, stratified_subset, wants_second_split
 from harness.errors import InputError
@@ -33,7 +34,7 @@ class Images:
 @dataclass(frozen=True)
 class Data:
     """The parts of a data set that a trial works with. test_index: positions of the test images in the whole test
-    set."""
+    set. remarks: what is odd about the data set."""
 
     train: Images
     validation: Images
@@ -42,6 +43,7 @@ class Data:
     test_index: Tensor
     class_names: tuple[str, ...]
     augment: AugmentSpec
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +96,7 @@ def read_data(
         test_index,
         whole.class_names,
         _augmentation(spec, min(whole.images.shape[2:])),
+        tuple(remarks(whole, test)) if spec.name in OWN else (),
     )
 
 
@@ -139,11 +142,13 @@ def weights_path(source: Source, store_root: Path) -> Path:
     return training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
 
 
-def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> None:
-    """Read every data set and checkpoint file that the trials name, once each, and split as the trials will. Raises
-    InputError."""
+def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> list[str]:
+    """Read every data set and checkpoint file that the trials name, once each, and split as the trials will. What is
+    odd about the data sets; raises InputError."""
+    found: dict[str, None] = {}
     for dataset, second in {(spec.dataset, wants_second_split(spec)): None for spec in specs}:
         data = read_data(dataset, 0, torch.device("cpu"), second=second, root=root, download=download)
+        found |= {f"{dataset.label}: {text}": None for text in data.remarks}
         _check_images([spec for spec in specs if spec.dataset == dataset], data)
         files = {
             source.model_dump_json(): source
@@ -158,6 +163,7 @@ def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool
         for spec in specs:
             if spec.dataset == dataset:
                 check_attacked(spec, counts)
+    return list(found)
 
 
 def _check_images(specs: Sequence[TrialSpec], data: Data) -> None:

@@ -85,6 +85,9 @@ class Progress:
     def _on_set_aside(self, event: Event) -> None:
         self._print(f"set aside, to be made again: {event['where'] or 'nothing; the store has none of them'}")
 
+    def _on_warning(self, event: Event) -> None:
+        self._print(f"warning: {event['text']}")
+
     def _on_launch(self, event: Event) -> None:
         self._since = self._since or self._clock()
         self.running[event["trial_id"]] = Running(self._clock())

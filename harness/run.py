@@ -101,7 +101,8 @@ def run_planned(
     from an older numerics version and `options.again` does not say that it may be made again."""
     if not options.again:
         refuse_older(planned.specs, planned.store)
-    check_inputs(planned.specs, planned.store, options)
+    for text in check_inputs(planned.specs, planned.store, options):
+        on_event({"event": "warning", "text": text})
     take_teachers(teachers, planned.store)
     planned.store.prepare()
     if planned.machine:
@@ -110,19 +111,19 @@ def run_planned(
     return run(planned.specs, planned.store, options=options, on_event=on_event)
 
 
-def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> None:
+def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> list[str]:
     """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
-    Raises InputError.
+    What is odd about the data sets; raises InputError.
 
     Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
     """
     stored = store.statuses()
     specs = [spec for spec in specs if stored.get(spec.trial_id) != "done" or spec.trial_id in options.redo]
     if not any(_needs_a_look(spec) for spec in specs):
-        return
+        return []
     from harness.inputs import check_readable
 
-    check_readable(specs, options.data_root, options.download)
+    return check_readable(specs, options.data_root, options.download)
 
 
 def _needs_a_look(spec: TrialSpec) -> bool:

@@ -43,7 +43,8 @@ def run_tuning(
     """
     options = options or Options()
     needs_optuna(tuning)
-    check_inputs([*tuning.teachers, *tuning.bases], tuning.store, options)
+    for text in check_inputs([*tuning.teachers, *tuning.bases], tuning.store, options):
+        say(f"warning: {text}")
     tuning.store.prepare()
     if tuning.resolved_here:
         remember_machine(tuning.suite, tuning.store.root)

@@ -20,6 +20,7 @@ from harness.data import DATASETS
 from harness.errors import InputError
 from harness.fingerprint import code_fingerprint
 from harness.lock import holder
+from harness.metrics import rates
 from harness.models import MODELS
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -108,13 +109,15 @@ def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None
 def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
     if rows.empty:
         return
-    wide = rows.pivot_table(
-        index=["checkpoint", "attack"], columns="class_name", values="accuracy", observed=True, sort=False, dropna=False
-    )
+    names = rows.drop_duplicates("class_index").set_index("class_index")["class_name"].sort_index()
+    places = rows[["checkpoint", "attack"]].drop_duplicates()
+    accuracy = rows.assign(accuracy=rates(rows["correct"], rows["n"]))
+    wide = accuracy.pivot(index=["checkpoint", "attack"], columns="class_index", values="accuracy")
+    wide = wide.loc[list(places.itertuples(index=False, name=None)), names.index]
     table = Table(
         "checkpoint",
         "attack",
-        *(escape(str(name)) for name in wide.columns),
+        *(escape(str(name)) for name in names),
         title="accuracy per class, %",
         title_justify="left",
         box=None,

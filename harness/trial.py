@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 import methods
+from harness import metrics
 from harness.attacks.evaluation import NO_DECISION
 from harness.data.splits import wants_second_split
 from harness.engine import exact_float32
@@ -144,7 +146,8 @@ def _commit(
 ) -> None:
     history = read_history(evaluation.folder) or _NOT_TRAINED
     costs = evaluation.costs()
-    notes = [*evaluation.notes, *history.get("notes", [])]
+    data_notes = [{"source": "data", "text": text} for text in data.remarks]
+    notes = [*evaluation.notes, *data_notes, *history.get("notes", [])]
     trial = {
         **trial_columns(spec),
         "train_images": len(data.train) if spec.training else None,
@@ -170,19 +173,19 @@ def _commit(
 
 
 def class_accuracy_rows(outcomes: pd.DataFrame, class_names: tuple[str, ...]) -> pd.DataFrame:
-    """Per checkpoint, attack and class: n, correct and accuracy. A class without test images has no row.
+    """Per checkpoint, attack and class of the data set: n, correct and accuracy; accuracy is null for a class without
+    test images.
 
     Where a prediction is missing because logits were not finite, correct and accuracy are undefined for all classes.
     """
-    groups = outcomes.groupby(["checkpoint", "attack", "label"], sort=False)["robust"]
-    rows = groups.agg(n="size", correct="sum").reset_index().rename(columns={"label": "class_index"})
-    rows["class_name"] = [class_names[index] for index in rows["class_index"]]
-    keys = ["checkpoint", "attack"]
-    undecided = outcomes.loc[outcomes["prediction"] == NO_DECISION, keys].drop_duplicates()
-    undefined = pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(undecided))
-    rows["correct"] = rows["correct"].where(~undefined)
-    rows["accuracy"] = rows["correct"] / rows["n"]
-    return rows
+    parts = []
+    for (checkpoint, attack), found in outcomes.groupby(["checkpoint", "attack"], sort=False):
+        n, counted = metrics.class_counts(found["label"], found["robust"], len(class_names))
+        correct = np.where((found["prediction"] == NO_DECISION).any(), np.nan, counted)
+        counts = {"n": n, "correct": correct, "accuracy": metrics.rates(correct, n)}
+        names = {"class_index": range(len(class_names)), "class_name": class_names}
+        parts.append(pd.DataFrame({"checkpoint": checkpoint, "attack": attack, **names, **counts}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _drop_weights(spec: TrialSpec, folder: Path) -> None:

@@ -19,7 +19,8 @@ CHECKPOINT_ORDER = ("best_validation", "last", "given")
 class ClassCounts:
     """keys: G lines that say what each count belongs to.
 
-    correct, images: (G, C) float64; NaN and 0 for a class without images.
+    correct, images: (G, C) float64; NaN and 0 for a class without images. C: the classes of the data set, the largest
+    of several.
     """
 
     keys: pd.DataFrame
@@ -51,8 +52,9 @@ def class_counts(class_accuracy: pd.DataFrame, by: Sequence[str]) -> ClassCounts
     index = class_accuracy["class_index"].to_numpy(dtype=np.int64)
     shape = (len(first), int(index.max(initial=0)) + 1)
     correct, images = np.full(shape, np.nan), np.zeros(shape)
-    correct[line, index] = class_accuracy["correct"].to_numpy(dtype=float)
-    images[line, index] = class_accuracy["n"].to_numpy(dtype=float)
+    n = class_accuracy["n"].to_numpy(dtype=float)
+    correct[line, index] = np.where(n > 0, class_accuracy["correct"].to_numpy(dtype=float), np.nan)
+    images[line, index] = n
     keys = class_accuracy.iloc[first][list(by)].reset_index(drop=True)
     return ClassCounts(keys, correct, images)
 

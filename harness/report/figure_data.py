@@ -82,6 +82,13 @@ def class_names(frame: pd.DataFrame) -> list[str]:
     return [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
 
 
+def with_numbers(names: Sequence[str] | None, count: int) -> list[str]:
+    """The names of `count` classes; of those that have none, their numbers: older stores do not name classes without
+    test images."""
+    known = list(names or ())
+    return [*known, *map(str, range(len(known), count))]
+
+
 def reference(variants: Sequence[str], baseline: str | None = None) -> str:
     """The variant that others are seen against: `baseline` where it is one of them, else `at`, else the first."""
     return next((name for name in (baseline, "at") if name is not None and name in variants), variants[0])

@@ -158,12 +158,8 @@ class _Tables:
         frame = self.get("class_accuracy")
         chosen = frame[frame["checkpoint"].isin([self.checkpoint, "given"]) & (frame["role"] != "teacher")]
         chosen = chosen[chosen["attack"] == headline_attack(chosen)] if len(chosen) else chosen
-        worst = (
-            chosen.groupby(["variant", "class_index"], observed=True)["correct"]
-            .sum()
-            .groupby("variant", observed=True)
-            .min()
-        )
+        sums = chosen.groupby(["variant", "class_index"], observed=True)[["correct", "n"]].sum(min_count=1)
+        worst = (sums["correct"] / sums["n"].where(sums["n"] > 0)).groupby("variant", observed=True).min()
         names = variants_in(chosen)
         first = [reference(names, self.baseline)] if names else []
         pair = list(dict.fromkeys([*first, *worst.sort_values(ascending=False).index]))[:MOST_CONFUSIONS]

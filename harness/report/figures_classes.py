@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.metrics import rates
 from harness.report.captions import attack_title
 from harness.report.figure_data import (
     ClassView,
@@ -22,6 +23,7 @@ from harness.report.figure_data import (
     most_telling,
     reference,
     variants_in,
+    with_numbers,
 )
 from harness.report.style import INK, Look, canvas, legend_below, looks, name_ends, plain, styled
 
@@ -217,8 +219,8 @@ def confusion(
         return None
     chosen = list(variants or [reference(variants_in(frame), baseline), *variants_in(frame)][:3])
     chosen = list(dict.fromkeys(chosen))[:2] if variants is None else chosen
-    count = len(names) if names else int(frame[["label", "prediction"]].to_numpy().max()) + 1
-    labels = [plain(name) for name in names or map(str, range(count))]
+    count = max(len(names or ()), int(frame[["label", "prediction"]].to_numpy().max()) + 1)
+    labels = [plain(name) for name in with_numbers(names, count)]
     shares = [confusion_shares(frame[frame["variant"] == name], count) for name in chosen]
     order = np.argsort(np.diag(shares[0]), kind="stable") if count > MANY_CLASSES else np.arange(count)
     down = width == "column"
@@ -236,12 +238,12 @@ def confusion(
 
 def confusion_shares(frame: pd.DataFrame, count: int) -> np.ndarray:
     """(true, predicted) shares of the images of each true class, all seeds together; a robust image is on the
-    diagonal.
+    diagonal. NaN for a class without images.
     """
     predicted = np.where(frame["robust"], frame["label"], frame["prediction"])
     cells = np.bincount(frame["label"].to_numpy(dtype=int) * count + predicted.astype(int), minlength=count * count)
     cells = cells.reshape(count, count).astype(float)
-    return cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+    return rates(cells, cells.sum(axis=1, keepdims=True))
 
 
 def _confusion_axes(axis: Axes, percent: np.ndarray, labels: Sequence[str], count: int) -> None:

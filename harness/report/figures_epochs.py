@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.report.figure_data import chosen_of, reference, variants_in
+from harness.report.figure_data import chosen_of, reference, variants_in, with_numbers
 from harness.report.figures_classes import class_lines
 from harness.report.style import Look, canvas, legend_below, looks, name_ends, plain, styled
 
@@ -38,7 +38,7 @@ def temperatures(
     if not chosen:
         return None
     order = class_difficulty(class_state)
-    labels = list(names or map(str, range(len(order))))
+    labels = with_numbers(names, len(order))
     terms = {name: sorted(rows.loc[rows["variant"] == name, "quantity"].unique()) for name in chosen}
     panels = [(name, term) for name in chosen for term in terms[name]]
     columns = min(len({term for _, term in panels}), 2) if width == "text" else 1

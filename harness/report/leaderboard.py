@@ -111,7 +111,8 @@ def by_dataset(results: Results, counts: ClassCounts) -> list[ClassCounts]:
     dataset = results.rows.groupby("dataset", sort=False, dropna=False).ngroup()
     of_line = dataset.reindex(counts.keys["row"]).to_numpy()
     parts = [counts.where(of_line == number) for number in np.unique(of_line)]
-    sizes = [int(np.flatnonzero(part.images.any(axis=0)).max(initial=-1)) + 1 for part in parts]
+    classes = results.class_accuracy.groupby("row", observed=True)["class_index"].max() + 1
+    sizes = [int(classes.reindex(part.keys["row"]).max()) for part in parts]
     return [
         ClassCounts(part.keys, part.correct[:, :n], part.images[:, :n]) for part, n in zip(parts, sizes, strict=True)
     ]
@@ -142,9 +143,7 @@ def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
     values["validation_worst"] = chosen_accuracy
     scores = seed_intervals(counts.keys, values, by=CELL)
     means = mean_counts(counts, CELL)
-    images = means.keys.assign(
-        images=means.images.sum(axis=1).round().astype(int), classes=(means.images > 0).sum(axis=1)
-    )
+    images = means.keys.assign(images=means.images.sum(axis=1).round().astype(int), classes=means.images.shape[1])
     samples = sample_intervals(counts, CELL, (chosen, chosen_images))
     return scores.merge(images, on=CELL, how="left").merge(samples, on=[*CELL, "metric"], how="left")
 
@@ -236,7 +235,7 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
         texts = ", ".join(f"{name} ({count})" for name, count in names.items())
         notes.append(f"Not in the store yet, {len(results.absent)} trials: {texts}.")
-    notes += _codes(results)
+    notes += _codes(results) + _data(results)
     if results.left_out:
         variants = results.rows["variant"]
         extra = "; ".join(f"{variants[row]} {', '.join(map(str, seeds))}" for row, seeds in results.left_out.items())
@@ -245,6 +244,14 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
     if len(nsd) and nsd["sample_low"].isna().all() and nsd["value"].notna().any():
         notes.append("Intervals of NSD over test samples are left out: they would take long for so many rows.")
     return notes
+
+
+def _data(results: Results) -> list[str]:
+    """What is odd about the data sets, as the trial that finished last on each has it."""
+    trials = results.done.sort_values("finished", kind="stable").drop_duplicates("dataset", keep="last")
+    notes = results.store.read("notes", list(trials["trial_id"])).astype({"trial_id": str, "source": str})
+    names = dict(zip(trials["trial_id"], trials["dataset"], strict=True))
+    return [f"{names[note['trial_id']]}: {note['text']}." for note in records(notes[notes["source"] == "data"])]
 
 
 def _codes(results: Results) -> list[str]:

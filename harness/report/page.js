@@ -316,12 +316,12 @@
   }
 
   function temperaturePanels(row) {
-    const names = setting(row).classes;
+    const name = (place) => setting(row).classes[place] ?? String(place);
     return Object.entries(row.temperatures || {}).map(([term, [epochs, coarse]]) => {
       const lines = coarse.map(fine);
-      const ends = lines.map((line, place) => ({ name: names[place], value: line[line.length - 1] })).filter(({ value }) => value !== null).sort((one, other) => one.value - other.value);
+      const ends = lines.map((line, place) => ({ name: name(place), value: line[line.length - 1] })).filter(({ value }) => value !== null).sort((one, other) => one.value - other.value);
       const rank = new Map(ends.map(({ name }, place) => [name, place / Math.max(1, ends.length - 1)]));
-      const curves = lines.map((values, place) => ({ name: names[place], values, style: { stroke: shade(rank.get(names[place]) || 0), "stroke-width": lines.length > 20 ? 0.7 : 1.5, "stroke-dasharray": lines.length > 20 ? "none" : ["none", "5 3", "2 2"][place % 3] } }));
+      const curves = lines.map((values, place) => ({ name: name(place), values, style: { stroke: shade(rank.get(name(place)) || 0), "stroke-width": lines.length > 20 ? 0.7 : 1.5, "stroke-dasharray": lines.length > 20 ? "none" : ["none", "5 3", "2 2"][place % 3] } }));
       const description = ends.length ? `At the end from ${ends[0].name} ${(ends[0].value / SCALE).toFixed(2)} to ${ends[ends.length - 1].name} ${(ends[ends.length - 1].value / SCALE).toFixed(2)}.` : "";
       return section(`Temperatures, ${term || "classes"}`, lineChart(`Class temperatures of ${row.variant}, ${term}`, description, epochs, curves, "plain"));
     });
