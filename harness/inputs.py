@@ -149,7 +149,6 @@ def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool
     for dataset, second in {(spec.dataset, wants_second_split(spec)): None for spec in specs}:
         data = read_data(dataset, 0, torch.device("cpu"), second=second, root=root, download=download)
         found |= {f"{dataset.label}: {text}": None for text in data.remarks}
-        _check_images([spec for spec in specs if spec.dataset == dataset], data)
         files = {
             source.model_dump_json(): source
             for spec in specs
@@ -164,15 +163,6 @@ def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool
             if spec.dataset == dataset:
                 check_attacked(spec, counts)
     return list(found)
-
-
-def _check_images(specs: Sequence[TrialSpec], data: Data) -> None:
-    for attack in (attack for spec in specs for attack in spec.evaluation.attacks):
-        if attack.images is not None and attack.images < data.num_classes:
-            raise InputError(
-                f"evaluation: {attack.name}: images must be at least {data.num_classes}, one of each class, "
-                f"not {attack.images}"
-            )
 
 
 def training_folder(store_root: Path, training_id: str) -> Path:
