@@ -56,9 +56,14 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
         raise InputError(f"dataset: 'path' goes with 'name: {' or '.join(OWN)}', and they need it")
     if spec.path is None and spec.sha256 is not None:
         raise InputError(f"dataset: 'sha256' goes with 'name: {' or '.join(OWN)}', not with {spec.name}")
+    if spec.imbalance == 1:  # as they are
+        spec = spec.model_copy(update={"imbalance": None})
     if spec.resize is not None and spec.name != "folder":
         raise InputError(f"dataset: 'resize' goes with 'name: folder', not with {spec.name}")
-    return spec if spec.path is None or spec.sha256 else read(DatasetSpec, own_data(values, Path()), "dataset")
+    if spec.path is None or spec.sha256:
+        return spec
+    placed = own_data(values, Path())
+    return spec.model_copy(update={name: placed[name] for name in ("path", "sha256")})
 
 
 def _augmentation(values: Any, facts: DatasetInfo) -> Any:

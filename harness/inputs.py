@@ -74,7 +74,9 @@ def read_data(
         for half in ("train", "test")
     )
     try:
-        splits = split(whole.labels, split_seed, train_images=spec.train_images, second=second)
+        splits = split(
+            whole.labels, split_seed, train_images=spec.train_images, second=second, imbalance=spec.imbalance
+        )
         test_index = (
             torch.arange(len(test.labels))
             if spec.test_images is None

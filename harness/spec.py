@@ -57,7 +57,8 @@ class AugmentSpec(Frozen):
 class DatasetSpec(Frozen):
     """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256, of the
     content, are of data of the user's own. title: what reports call it. resize: pixels a side to which a folder's
-    images are brought. augment: the data set's own where null."""
+    images are brought. augment: the data set's own where null. imbalance: images of the last class over those of the
+    first, of an exponential long tail made of the training images; as they are where null."""
 
     name: str
     train_images: int | None = Field(None, ge=1)
@@ -67,6 +68,7 @@ class DatasetSpec(Frozen):
     title: Annotated[str | None, ASIDE] = Field(None, min_length=1, max_length=100)
     resize: Annotated[int | None, Introduced(None)] = Field(None, ge=1, le=1024)
     augment: Annotated[AugmentSpec | None, Introduced(None)] = None
+    imbalance: Annotated[float | None, Introduced(None)] = Field(None, gt=0, le=1)
 
     @property
     def label(self) -> str:

@@ -21,6 +21,7 @@ from harness.data import DATASETS, decoded, pictures
 from harness.data.augment import augmented
 from harness.data.folder import folder_sha256, list_images
 from harness.data.sources import load
+from harness.data.splits import split
 from harness.errors import InputError
 from harness.given import evaluation_trial
 from harness.inputs import Data, read_data
@@ -462,3 +463,34 @@ def test_class_names_must_be_text(tmp_path: Path):
     shutil.copy(folder / "train/cat/000.png", bad + b"/0.png")
     with pytest.raises(InputError, match="is not UTF-8"):
         list_images(folder)
+
+
+# Long tails
+
+
+def test_a_long_tail_falls_from_class_to_class_and_leaves_validation_alone():
+    labels = torch.arange(10).repeat_interleave(1100)
+    plain, tail = (split(labels, 0, imbalance=factor) for factor in (None, 0.1))
+    assert torch.equal(plain.validation, tail.validation)
+    expected = [int(1000 * 0.1 ** (place / 9) + 1e-9) for place in range(10)]
+    assert labels[tail.train].bincount().tolist() == expected
+    assert expected[0] == 1000
+    assert expected[-1] == 100
+    assert set(tail.train.tolist()) <= set(plain.train.tolist())
+    subset = split(labels, 0, imbalance=0.1, train_images=500, second=True)
+    assert set(subset.train.tolist()) | set(subset.held_out.tolist()) <= set(tail.train.tolist())
+    assert len(subset.train) + len(subset.held_out) == 500
+
+
+def test_a_class_gives_no_more_to_a_long_tail_than_it_has_and_keeps_one():
+    labels = torch.tensor([0] * 40 + [1] * 9 + [2] * 40)
+    assert labels[split(labels, 0, imbalance=0.001).train].bincount().tolist() == [36, 1, 1]
+    assert labels[split(labels, 0, imbalance=0.9).train].bincount().tolist() == [36, 8, 32]
+
+
+def test_an_imbalance_is_part_of_the_identity_unless_it_is_none(tmp_path: Path):
+    ids = [plan(load_suite(suite(tmp_path, name="digits", **more)))[0].trial_id
+           for more in ({}, {"imbalance": 1}, {"imbalance": 0.1})]  # fmt: skip
+    assert ids[0] == ids[1] != ids[2]
+    with pytest.raises(InputError, match="dataset: imbalance"):
+        plan(load_suite(suite(tmp_path, name="digits", imbalance=10)))

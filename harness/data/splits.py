@@ -48,13 +48,15 @@ def wants_second_split(spec: TrialSpec) -> bool:
     return bool(methods.held_out_of(spec.method)) or (average is not None and average.kind == "fawa")
 
 
-def split_sizes(counts: ArrayLike, *, train_images: int | None = None, second: bool = False) -> Sizes:
+def split_sizes(
+    counts: ArrayLike, *, train_images: int | None = None, second: bool = False, imbalance: float | None = None
+) -> Sizes:
     """How many images of each class `split` gives to each part, from the images of each class in the whole data set
     (C,). ValueError as there.
     """
     whole = np.asarray(counts, dtype=np.int64)
     validation = _held_out_size(whole)
-    rest = whole - validation
+    rest = _long_tail(whole - validation, imbalance)
     chosen = rest if train_images is None else _subset_sizes(rest, train_images, "train_images")
     held_out = _held_out_size(chosen) if second else np.zeros_like(chosen)
     if second and (held_out < _FEWEST)[chosen > 0].any():
@@ -68,7 +70,12 @@ def check_known_sizes(spec: TrialSpec) -> None:
     if facts.train_counts is None or facts.test_counts is None:
         return
     try:
-        split_sizes(facts.train_counts, train_images=asked.train_images, second=wants_second_split(spec))
+        split_sizes(
+            facts.train_counts,
+            train_images=asked.train_images,
+            second=wants_second_split(spec),
+            imbalance=asked.imbalance,
+        )
         if asked.test_images is not None:
             _subset_sizes(np.asarray(facts.test_counts), asked.test_images, "test_images")
     except ValueError as error:
@@ -87,19 +94,31 @@ def check_attacked(spec: TrialSpec, test: ArrayLike) -> None:
             )
 
 
-def split(labels: Tensor, split_seed: int, *, train_images: int | None = None, second: bool = False) -> Splits:
+def split(
+    labels: Tensor,
+    split_seed: int,
+    *,
+    train_images: int | None = None,
+    second: bool = False,
+    imbalance: float | None = None,
+) -> Splits:
     """Set images of every class aside: `validation` to select checkpoints on, `held_out` (if `second`) to learn from.
 
-    Validation is taken from all images; of the others, `train_images` are drawn in proportion (all if None); the second
-    part is taken out of those. So neither validation nor the drawn images depend on `second`. Each part takes at least
-    100 images of a class or 10 % of it, whichever is less, and 2 % where that is more; of one or two images none.
-    ValueError where `train_images` is fewer than the classes present or more than the images, and where the second part
-    would hold fewer than two images of a class.
+    Validation is taken from all images; `imbalance` thins out the others, class by class (`_long_tail`); of what is
+    left, `train_images` are drawn in proportion (all if None); the second part is taken out of those. So neither
+    validation nor the drawn images depend on `second`. Each part takes at least 100 images of a class or 10 % of it,
+    whichever is less, and 2 % where that is more; of one or two images none. ValueError where `train_images` is fewer
+    than the classes present or more than the images, and where the second part would hold fewer than two images of a
+    class.
     """
     values = labels.cpu().numpy()
-    sizes = split_sizes(np.bincount(values), train_images=train_images, second=second)
+    counts = np.bincount(values)
+    sizes = split_sizes(counts, train_images=train_images, second=second, imbalance=imbalance)
     validation = _drawn(values, sizes.validation, "held-out", split_seed)
     rest = np.flatnonzero(~validation)
+    if imbalance is not None:
+        tail = _long_tail(counts - sizes.validation, imbalance)
+        rest = rest[_drawn(values[rest], tail, "imbalance", split_seed)]
     chosen = rest[_drawn(values[rest], sizes.train + sizes.held_out, "subset", split_seed)]
     held_out = _drawn(values[chosen], sizes.held_out, "second held-out", split_seed)
     return Splits(_tensor(chosen[~held_out]), _tensor(np.flatnonzero(validation)), _tensor(chosen[held_out]))
@@ -113,6 +132,15 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
     """
     values = labels.cpu().numpy()
     return _tensor(np.flatnonzero(_drawn(values, _subset_sizes(np.bincount(values), count), "subset", seed)))
+
+
+def _long_tail(counts: np.ndarray, imbalance: float | None) -> np.ndarray:
+    """Images of each class in an exponential long tail, the classes in their order: n_max f^(i / (K - 1)), rounded
+    down, one at least and no more than there are (Cui et al., CVPR 2019). All where f is null."""
+    if imbalance is None or len(counts) < 2:
+        return counts
+    share = imbalance ** (np.arange(len(counts)) / (len(counts) - 1))
+    return np.minimum(counts, np.maximum(1, np.floor(counts.max() * share + 1e-9).astype(np.int64)))
 
 
 def _held_out_size(counts: np.ndarray) -> np.ndarray:
