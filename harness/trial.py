@@ -27,6 +27,7 @@ from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
 from harness.store import Store
 from harness.training import peak_memory_mb, read_history, train
+from harness.validation import few_held_out
 
 Event = dict[str, Any]
 _NOT_TRAINED: dict[str, Any] = {
@@ -148,6 +149,8 @@ def _commit(
     costs = evaluation.costs()
     data_notes = [{"source": "data", "text": text} for text in data.remarks]
     notes = [*evaluation.notes, *data_notes, *history.get("notes", [])]
+    if spec.training and (warning := few_held_out(data.validation.labels, data.class_names)):
+        notes.append({"source": "validation", "text": warning})
     trial = {
         **trial_columns(spec),
         "train_images": len(data.train) if spec.training else None,

@@ -3,6 +3,8 @@ for the curves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,20 @@ from methods.base import HeldOut
 from methods.losses import cross_entropy, kl, soft_cross_entropy
 
 BATCH = 500
+FEWEST_TO_CHOOSE = 20  # held-out images of a class below which selection is a matter of chance, says a note
+
+
+def few_held_out(labels: Tensor, class_names: Sequence[str]) -> str | None:
+    """A warning where checkpoints are chosen on few held-out images of a class; labels: (N,) of those images."""
+    counts = torch.bincount(labels, minlength=len(class_names))
+    few = counts < FEWEST_TO_CHOOSE
+    if not few.any():
+        return None
+    least = int(counts.argmin())
+    return (
+        f"checkpoints are chosen on fewer than {FEWEST_TO_CHOOSE} held-out images in {int(few.sum())} of "
+        f"{len(class_names)} classes (class {class_names[least]} has {int(counts[least])})"
+    )
 
 
 def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 from scipy import stats
 from synthetic_store import CLOTHES, big_frames, failed_row, fill_store, frames_of, trial_spec
@@ -34,10 +35,12 @@ from harness.report.grid import grid, number
 from harness.report.intervals import METRICS
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
+from harness.report.page_data import page_data
 from harness.report.results import read_results, some_trials
 from harness.report.selection import RULES, class_scores, rule, selection_gap
 from harness.report.write import print_leaderboard, write_report
 from harness.store import Store
+from harness.validation import few_held_out
 from harness.worst_class import worst_difference_bounds
 
 VARIANTS = ("at", "rslad", "absld")
@@ -748,3 +751,64 @@ def test_a_real_store_on_disk_gives_the_same_leaderboard(specs, frames, board, t
     first, second = (wide(one).reset_index(drop=True).drop(columns="teacher") for one in (found, board))
     pd.testing.assert_frame_equal(first, second, check_dtype=False)
     assert set(CLOTHES) == set(store.read("class_accuracy")["class_name"])
+
+
+# Unlike numbers of images
+
+
+def unequal_frames():
+    """Two variants, three seeds; class 0 has a tenth of the images that the others have."""
+    frames = frames_of([trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)])
+    accuracy = frames.tables["class_accuracy"]
+    rare = accuracy["class_index"] == 0
+    accuracy.loc[rare, "n"] = 20
+    accuracy.loc[rare, "correct"] = (accuracy.loc[rare, "correct"] // 10).clip(0, 20)
+    accuracy["accuracy"] = accuracy["correct"] / accuracy["n"]
+    frames.tables["outcomes"] = frames.tables["outcomes"].iloc[:0]
+    return frames
+
+
+def test_overall_accuracy_and_class_counts_stand_where_classes_are_unequal():
+    frames = unequal_frames()
+    board = leaderboard(read_results(frames))
+    setting = board.settings[0]
+    accuracy = frames.tables["class_accuracy"].query("variant == 'at' and attack == 'pgd20' and checkpoint == 'last'")
+    by_seed = accuracy.groupby("seed")[["correct", "n"]].sum()
+    assert score(board, "at", "pgd20", "overall", "last")["value"] == pytest.approx(
+        (by_seed["correct"] / by_seed["n"]).mean()
+    )
+    text = tables.markdown(board, "last")
+    assert "| PGD-20 Avg. | PGD-20 Overall | PGD-20 Worst | PGD-20 NSD |" in text
+    assert "Test images by class: T-shirt/top 20, Trouser 200," in text
+    assert "1,820 images, 20 to 200 of a class" in " ".join(caption(board, setting, "last"))
+    assert "Overall" in latex(board, "last")
+    assert page_data(read_results(frames), board, "last")["rows"][0]["class_images"]["pgd20"] == [20, *[200] * 9]
+
+
+def test_equal_classes_have_no_overall_accuracy(board):
+    assert "overall" not in set(board.scores["metric"])
+    assert "Overall" not in tables.markdown(board)
+    assert "Test images: 200 of each of 10 classes." in tables.markdown(board)
+
+
+def test_selection_on_few_held_out_images_is_warned_of():
+    assert few_held_out(torch.tensor([0] * 20 + [1] * 20), ("cat", "dog")) is None
+    text = few_held_out(torch.tensor([0] * 20 + [1] * 7), ("cat", "dog"))
+    assert text is not None
+    assert text.endswith("fewer than 20 held-out images in 1 of 2 classes (class dog has 7)")
+    frames = frames_of([trial_spec(name, seed) for name in ("at", "absld") for seed in (0, 1)])
+    trials = frames.tables["trials"]["trial_id"]
+    frames.tables["notes"] = pd.DataFrame({"trial_id": trials, "source": "validation", "text": text})
+    notes = leaderboard(read_results(frames)).notes
+    assert notes.count(f"fashion_mnist: {text}.") == 1
+
+
+def test_a_network_that_predicts_one_class_only_is_remarked():
+    frames = frames_of([trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)])
+    accuracy = frames.tables["class_accuracy"]
+    constant = (accuracy["variant"] == "absld") & (accuracy["seed"] == 1) & (accuracy["checkpoint"] == "last")
+    accuracy.loc[constant, "correct"] = np.where(accuracy.loc[constant, "class_index"] == 3, 200, 0)
+    notes = leaderboard(read_results(frames), paired=False).notes
+    assert [note for note in notes if "one class only" in note] == [
+        "absld, seed 1, last: predicts one class only (Dress under clean)."
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -131,17 +131,24 @@ def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:
     requests = {request["name"]: request for request in (spec.get("evaluation") or {}).get("attacks", [])}
     sentences = []
     for name in [attack for attack in board.attacks if attack in set(scores["attack"])]:
-        images = sorted({int(count) for count in scores.loc[scores["attack"] == name, "images"].dropna()})
-        parts = [*_ascent(name, requests.get(name, {})), images_text(images)]
+        parts = [*_ascent(name, requests.get(name, {})), images_text(scores[scores["attack"] == name])]
         sentences.append(f"{attack_title(name)}: {', '.join(part for part in parts if part)}.")
     return sentences
 
 
-def images_text(images: Sequence[int]) -> str:
-    """10,000 images; a range where rows differ."""
-    if not images:
+def images_text(scores: pd.DataFrame) -> str:
+    """2,000 images, 200 of each class; ranges where rows or classes differ."""
+    counts = scores[["images", "fewest", "most"]].dropna().astype(int)
+    if counts.empty:
         return ""
-    return f"{images[0]:,} images" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,} images"
+    total, fewest, most = (_range(counts[name].min(), counts[name].max()) for name in counts)
+    if fewest == most:
+        return f"{total} images, {fewest} of each class"
+    return f"{total} images, {_range(counts['fewest'].min(), counts['most'].max())} of a class"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _ascent(name: str, request: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,12 @@ class ClassCounts:
         """(G, C) in [0, 1]; NaN for a class without images."""
         return self.correct / np.where(self.images > 0, self.images, np.nan)
 
+    @property
+    def unequal(self) -> bool:
+        """Whether the classes of some line have unlike numbers of images."""
+        there = np.where(self.images > 0, self.images, np.nan)
+        return bool(len(there)) and bool(np.any(np.nanmax(there, axis=1) != np.nanmin(there, axis=1)))
+
     def where(self, chosen: np.ndarray) -> ClassCounts:
         """The lines of a boolean or index array."""
         return ClassCounts(self.keys.loc[chosen].reset_index(drop=True), self.correct[chosen], self.images[chosen])

@@ -20,7 +20,8 @@ SELECTED_UNDER = ("pgd{N}", "aa_standard", "aa_short")  # the attacks that check
 def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
     """As text: per row and attack every metric with its intervals and its difference from the baseline."""
     many = board.of(setting).scores["classes"].max() > 10  # up to ten classes the worst tenth is the worst class
-    names = [name for name in METRICS if many or name != "worst_10_percent"]
+    known = set(board.of(setting).scores["metric"])
+    names = [name for name in METRICS if name in known and (many or name != "worst_10_percent")]
     table = grid(board, setting, checkpoint, names)
     baseline = board.baselines.get(setting)
     scores = board.of(setting).scores
@@ -51,6 +52,22 @@ def _difference(score: dict[str, Any], metric: str, seeds: str) -> str:
         return "–"
     over = "" if score["common_seeds"] == seeds else f" (over seeds {score['common_seeds']})"
     return change_text(score, METRICS[metric]) + over
+
+
+MOST_CLASSES = 30  # that are listed with their numbers of images
+
+
+def class_images(board: Leaderboard, setting: tuple) -> str:
+    """How many test images each class has; of many classes the fewest and the most."""
+    classes = sorted(board.classes.get(str(setting[0]), {}).items())
+    counts = [count for _, (_, count) in classes]
+    if not counts:
+        return ""
+    if min(counts) == max(counts):
+        return f"Test images: {counts[0]:,} of each of {len(counts)} classes."
+    if len(counts) > MOST_CLASSES:
+        return f"Test images: {min(counts):,} to {max(counts):,} of each of {len(counts)} classes."
+    return f"Test images by class: {', '.join(f'{name} {count:,}' for _, (name, count) in classes)}."
 
 
 def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:

@@ -95,8 +95,12 @@ def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[
 
 
 def main_metrics(scores: pd.DataFrame) -> tuple[str, ...]:
-    """Average, worst and NSD; with many classes the mean of the worst tenth too."""
-    return ("average", "worst", "worst_10_percent", "nsd") if scores["classes"].max() >= MANY_CLASSES else MAIN
+    """Average, worst and NSD; with many classes the mean of the worst tenth too, and where classes have unlike numbers
+    of images the accuracy over all of them.
+    """
+    shown = {"average", "worst", "nsd"} | ({"overall"} & set(scores["metric"]))
+    shown |= {"worst_10_percent"} if scores["classes"].max() >= MANY_CLASSES else set()
+    return tuple(name for name in METRICS if name in shown)
 
 
 def number(value: float | None, metric: Metric, digits: int = 2) -> str:

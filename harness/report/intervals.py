@@ -38,6 +38,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("average", "Avg.", metrics.average),
+        Metric("overall", "Overall", None),
         Metric("worst", "Worst", metrics.worst),
         Metric("worst_10_percent", "Worst 10%", metrics.worst_10_percent),
         Metric("nsd", "NSD", metrics.nsd, up=False, percent=False),
@@ -69,20 +70,19 @@ def seed_intervals(
 
 
 def sample_intervals(
-    counts: ClassCounts, by: Sequence[str], validation_worst: tuple[np.ndarray, np.ndarray] | None = None
+    counts: ClassCounts, by: Sequence[str], others: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None
 ) -> pd.DataFrame:
     """A line per group of `by` and metric: sample_low and sample_high, 95 % over test samples.
 
     counts: a line per network. Bounds of a group are the means of its networks' bounds: they saw the same images, so
-    that their errors do not average out. validation_worst: (correct, images) of the class that validation found worst,
-    a number for each line.
+    that their errors do not average out. others: by metric (correct, images), a number for each line, of metrics that
+    are one share of images.
     """
     correct, images = np.nan_to_num(counts.correct), counts.images
     found = {"average": _bounds(statistics.average_interval, correct, images), "worst": worst_bounds(correct, images)}
     if correct.size <= MOST_NSD_COUNTS:
         found["nsd"] = _bounds(statistics.nsd_interval, correct, images)
-    if validation_worst is not None:
-        found["validation_worst"] = class_intervals(*validation_worst)
+    found |= {name: class_intervals(*counted) for name, counted in (others or {}).items()}
     groups = [counts.keys[name] for name in by]
     parts = []
     for name, (low, high) in found.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,8 @@ class Leaderboard:
     difference is marked, also p (over seeds, corrected for all marked ones) and stands: whether p is below 0.05 and
     the bounds over test samples, where there are any, exclude zero. specs: by row, the specification of one of its
     trials. baselines: by setting, the variant that others are compared with. marked: by setting and checkpoint, what is
-    marked. registered: see `registered_differences`. notes: what a reader must know, a line each.
+    marked. registered: see `registered_differences`. classes: by data set and
+    class index, its name and number of test images. notes: what a reader must know, a line each.
     """
 
     rows: pd.DataFrame
@@ -36,6 +38,7 @@ class Leaderboard:
     baselines: dict[tuple, str] = field(default_factory=dict)
     marked: dict[tuple, MarkedColumns] = field(default_factory=dict)
     registered: pd.DataFrame = field(default_factory=pd.DataFrame)
+    classes: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -56,7 +59,7 @@ class Leaderboard:
         rows = in_setting(self.rows, setting)
         scores = self.scores[self.scores["row"].isin(rows.index)]
         specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
-        return Leaderboard(rows, scores, specs, self.baselines, self.marked, self.registered, self.notes)
+        return Leaderboard(rows, scores, specs, self.baselines, self.marked, self.registered, self.classes, self.notes)
 
 
 def leaderboard(
@@ -87,7 +90,9 @@ def leaderboard(
     first = results.trials.drop_duplicates("row")
     specs = dict(zip(first["row"], first["spec"], strict=True))
     chosen = registered_differences(results, by_trial, primary, paired=paired)
-    return Leaderboard(rows, scores, specs, baselines, marked, chosen, _notes(results, scores))
+    classes = _classes(results)
+    notes = _notes(results, scores) + _one_class(results, by_trial, classes)
+    return Leaderboard(rows, scores, specs, baselines, marked, chosen, classes, notes)
 
 
 _NO_SCORES = pd.DataFrame(
@@ -100,6 +105,8 @@ _NO_SCORES = pd.DataFrame(
         "seed_high",
         "images",
         "classes",
+        "fewest",
+        "most",
         "sample_low",
         "sample_high",
     ]
@@ -136,15 +143,22 @@ def validation_worst(results: Results) -> pd.Series:
 
 
 def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
-    """A line per row, checkpoint, attack and metric, of one data set."""
-    chosen, chosen_images = _at_class(counts, worst_class)
-    chosen_accuracy = metrics.rates(chosen, chosen_images)
+    """A line per row, checkpoint, attack and metric, of one data set. The accuracy over all images (`overall`) is there
+    where classes have unlike numbers of images.
+    """
+    others = {"validation_worst": _at_class(counts, worst_class)}
+    if counts.unequal:
+        others["overall"] = np.nansum(counts.correct, axis=1), counts.images.sum(axis=1)
     values = pd.DataFrame({metric.name: metric.of(counts.accuracy) for metric in METRICS.values() if metric.of})
-    values["validation_worst"] = chosen_accuracy
+    values = values.assign(**{name: metrics.rates(*counted) for name, counted in others.items()})
     scores = seed_intervals(counts.keys, values, by=CELL)
     means = mean_counts(counts, CELL)
-    images = means.keys.assign(images=means.images.sum(axis=1).round().astype(int), classes=means.images.shape[1])
-    samples = sample_intervals(counts, CELL, (chosen, chosen_images))
+    there = np.where(means.images > 0, means.images, np.nan).round()
+    images = means.keys.assign(
+        images=np.nansum(there, axis=1).astype(int), classes=means.images.shape[1],
+        fewest=np.nanmin(there, axis=1).astype(int), most=np.nanmax(there, axis=1).astype(int),
+    )  # fmt: skip
+    samples = sample_intervals(counts, CELL, others)
     return scores.merge(images, on=CELL, how="left").merge(samples, on=[*CELL, "metric"], how="left")
 
 
@@ -246,12 +260,38 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _classes(results: Results) -> dict[str, dict[int, tuple[str, int]]]:
+    frame = results.class_accuracy
+    datasets = frame["row"].map(results.rows["dataset"]).astype(str)
+    found: dict[str, dict[int, tuple[str, int]]] = {}
+    groups: Any = frame.astype({"class_name": str}).groupby([datasets, "class_index"])
+    for (dataset, index), part in groups:
+        found.setdefault(dataset, {})[int(index)] = part["class_name"].iloc[0], int(part["n"].max())
+    return found
+
+
+def _one_class(results: Results, counts: ClassCounts, classes: dict[str, dict[int, tuple[str, int]]]) -> list[str]:
+    """A note for every network that gets all images of one class right and none of the others."""
+    there = counts.images > 0
+    full, empty = there & (counts.correct == counts.images), there & (counts.correct == 0)
+    constant = (full.sum(axis=1) == 1) & (empty.sum(axis=1) == there.sum(axis=1) - 1) & (there.sum(axis=1) > 1)
+    lines = counts.keys[constant].assign(place=full[constant].argmax(axis=1))
+    variants, datasets = results.rows["variant"], results.rows["dataset"].astype(str)
+    return [
+        f"{variants[line['row']]}, seed {line['seed']}, {line['checkpoint']}: predicts one class only "
+        f"({classes[datasets[line['row']]][line['place']][0]} under {line['attack']})."
+        for line in records(lines.drop_duplicates(["row", "seed", "checkpoint"]))
+    ]
+
+
 def _data(results: Results) -> list[str]:
-    """What is odd about the data sets, as the trial that finished last on each has it."""
-    trials = results.done.sort_values("finished", kind="stable").drop_duplicates("dataset", keep="last")
-    notes = results.store.read("notes", list(trials["trial_id"])).astype({"trial_id": str, "source": str})
-    names = dict(zip(trials["trial_id"], trials["dataset"], strict=True))
-    return [f"{names[note['trial_id']]}: {note['text']}." for note in records(notes[notes["source"] == "data"])]
+    """What is odd about data sets and about selection on them, as the trial that was trained last on each has it."""
+    trials = results.done.assign(trained=results.done["epochs"].notna()).sort_values(["trained", "finished"])
+    last = trials.drop_duplicates("dataset", keep="last")
+    notes = results.store.read("notes", list(last["trial_id"])).astype({"trial_id": str, "source": str})
+    names = dict(zip(last["trial_id"], last["dataset"], strict=True))
+    odd = notes[notes["source"].isin(["data", "validation"])]
+    return [f"{names[note['trial_id']]}: {note['text']}." for note in records(odd)]
 
 
 def _codes(results: Results) -> list[str]:

@@ -76,7 +76,8 @@
 
   function columns() {
     const many = data.rows.some((row) => setting(row).classes.length >= 100);
-    const names = many ? ["average", "worst", "worst_10_percent", "nsd"] : ["average", "worst", "nsd"];
+    const unequal = data.settings.some(({ unequal }) => unequal);
+    const names = ["average", unequal && "overall", "worst", many && "worst_10_percent", "nsd"].filter((name) => name);
     const attacks = byId("attack").value === "" ? data.attacks.map(([name]) => name) : [byId("attack").value];
     const scores = attacks.flatMap((attack) => names.map((name, place) => ({
       key: `${attack} ${name}`, attack, one: metric(name), group: titles.get(attack), title: metric(name).title, first: place === 0,
@@ -224,10 +225,10 @@
 
   function classPanel(row, attack) {
     const names = setting(row).classes;
-    const values = classesOf(row, attack).map(([value, low, high], place) => ({ name: names[place], value, low, high })).filter(({ value }) => value !== null);
+    const values = classesOf(row, attack).map(([value, low, high], place) => ({ name: names[place], images: row.class_images[attack][place], value, low, high })).filter(({ value }) => value !== null);
     const order = [...values].sort((one, other) => one.value - other.value);
-    const chart = bars(order.map(({ name, ...one }) => ({ name, marks: [one] })), `Accuracy of each class of ${row.variant} under ${titles.get(attack)}`, [row.variant]);
-    const numbers = table(["class", "accuracy", "95% over test samples"], order.map(({ name, value, low, high }) => [name, shown(value), bounds(low, high)]));
+    const chart = bars(order.map(({ name, images, ...one }) => ({ name, marks: [one] })), `Accuracy of each class of ${row.variant} under ${titles.get(attack)}`, [row.variant]);
+    const numbers = table(["class", "images", "accuracy", "95% over test samples"], order.map(({ name, images, value, low, high }) => [name, images.toLocaleString("en"), shown(value), bounds(low, high)]));
     return section("Classes, hardest first", chart, element("details", {}, element("summary", {}, "Numbers"), numbers));
   }
 

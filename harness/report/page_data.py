@@ -32,7 +32,7 @@ from harness.report.leaderboard import CELL, Leaderboard, by_dataset
 from harness.report.results import Results, read_spec, records
 from harness.report.selection import RULES
 
-SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst")
+SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst", "overall")
 FINE, COARSE = 1_000_000_000, 10_000
 MOST_COMPARED = 16  # variants of a setting among which every pair is compared beforehand
 MOST_POINTS = 30  # of a curve
@@ -70,6 +70,7 @@ def _setting(results: Results, board: Leaderboard, setting: tuple, checkpoint: s
         "title": setting_title(setting),
         "classes": class_names(accuracy[accuracy["row"].isin(rows.index)]),
         "baseline": board.baselines.get(setting),
+        "unequal": bool((board.of(setting).scores["metric"] == "overall").any()),
         "caption": caption(board, setting, checkpoint),
     }
 
@@ -102,14 +103,17 @@ _FACTS = (
 
 
 def _add_classes(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
-    """`classes` of each row: by checkpoint and attack, per class accuracy (mean over seeds) and its sample bounds."""
+    """`classes` of each row: by checkpoint and attack, per class accuracy (mean over seeds) and its sample bounds; and
+    `class_images`, by attack.
+    """
     for part in by_dataset(results, counts):
         means = mean_counts(part, CELL)
         low, high = class_intervals(means.correct, means.images)
         numbers = np.stack([means.accuracy, low, high], axis=2)
-        for key, values in zip(records(means.keys), numbers, strict=True):
+        for key, values, images in zip(records(means.keys), numbers, means.images.round(), strict=True):
             cell = rows[key["row"]].setdefault("classes", {}).setdefault(key["checkpoint"], {})
             cell[key["attack"]] = [[small(number, COARSE) for number in triple] for triple in values]
+            rows[key["row"]].setdefault("class_images", {})[key["attack"]] = [int(count) for count in images]
 
 
 def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:

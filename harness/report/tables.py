@@ -17,7 +17,7 @@ from rich.text import Text
 
 from harness.report import escape
 from harness.report.captions import attack_title, caption, marks, registered, setting_title
-from harness.report.details import intervals_table, selection_table, wide
+from harness.report.details import class_images, intervals_table, selection_table, wide
 from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
 
@@ -92,6 +92,7 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
                 "### Intervals and differences",
                 _markdown_frame(intervals_table(board, setting, checkpoint)),
                 INTERVALS_NOTE,
+                escape.markdown(class_images(board, setting)),
             ]
         parts += ["### Selection and cost", _markdown_frame(selection_table(board, setting)), SELECTION_NOTE]
         parts += [] if board.of(setting).rows["peeked_score"].isna().all() else [PEEKED_NOTE]
