@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import platform
 import subprocess
 import sys
@@ -152,18 +153,18 @@ def test_mode_and_frozen_give_back_what_they_found():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_stays_with_the_process():
-    """Page faults of a process that allocates and frees the same 64 MiB again and again, without and with it."""
+    """Page faults of a process that allocates and frees the same 36 MiB again and again, without and with it."""
     program = """
 import resource, sys, torch
 from harness.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):
-    torch.ones(2**24)
+for _ in range(10):
+    torch.ones(9 * 2**20)
 before = faults()
-for _ in range(20):
-    torch.ones(2**24)
+for _ in range(10):
+    torch.ones(9 * 2**20)
 print(faults() - before)
 """
     counts = {
@@ -196,6 +197,7 @@ def test_the_fast_attack_is_as_strong_as_the_plain_one(precision, start):
     assert losses[1][1] >= 0.99 * losses[0][1]
 
 
+@functools.cache
 def trained_student() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     """A student after a few epochs of AT on digits, and the test images it did not see."""
     train, test = load("digits", "train"), load("digits", "test")
