@@ -34,6 +34,11 @@ def long_trials() -> list[TrialSpec]:
     ]
 
 
+def movable_trials() -> list[TrialSpec]:
+    """All four have time to reach their second step before the first ends."""
+    return [fake.make(seed, steps=20, step_s=0.5) for seed in range(4)]
+
+
 def gpu_trials() -> list[TrialSpec]:
     """64 trials on whole GPUs, halves and quarters; larger shares tend to take longer, as larger networks do."""
     numbers = random.Random(0)
@@ -196,7 +201,7 @@ def node_loss(root: Path) -> Outcome:
                 removed.append(node.node_id)
                 cluster.remove_node(node, allow_graceful=False)
 
-        outcome = execute([fake.make(seed, steps=6, step_s=0.5) for seed in range(4)], root, on_event)
+        outcome = execute(movable_trials(), root, on_event)
         print("removed", *removed, file=sys.stderr)
         return outcome
 

@@ -19,6 +19,7 @@ from harness.files import write_bytes
 from harness.provenance import trial_columns
 from harness.spec import DatasetSpec, EvaluationSpec, NetworkSpec, Resources, Source, TrainingSpec, TrialSpec
 
+HANGS_S = 600.0  # longer than any machine takes to notice and end a hanging trial
 POLICIES = {kind: {"name": "none"} for kind in ("labels", "weights", "margins")}
 
 
@@ -175,7 +176,7 @@ def _need_a_whole_gpu(step: int, starts: int, spec: TrialSpec) -> None:
 
 def _hang(step: int, starts: int, spec: TrialSpec) -> None:
     if step == 1:
-        time.sleep(600)
+        time.sleep(HANGS_S)
 
 
 def _exit(step: int, starts: int, spec: TrialSpec) -> None:

@@ -376,12 +376,12 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":  # it hangs in the next one
-            for wait in (0.1, 0.4):
+            for wait in (0.1, 1.0):
                 threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     began = time.monotonic()
     outcome = run([spec], Store(tmp_path), options=SERIAL, on_event=on_event)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < fake.HANGS_S / 2
     assert outcome.interrupted == [spec.trial_id]
     assert outcome.exit_code == 130
 
@@ -608,13 +608,11 @@ def test_workers_option_caps_concurrency(ray_session: None, tmp_path: Path) -> N
 
 
 def test_what_no_node_has_is_refused_at_once(ray_session: None, tmp_path: Path) -> None:
-    began = time.monotonic()
     with pytest.raises(
         InputError, match=r"asks for CPU 1, GPU 3, and no node has that: the cluster has 1 node with"
     ) as caught:
         run([fake.make(1), fake.make(2, gpu=3)], Store(tmp_path), options=ON_RAY)
     assert "CPU 4, GPU 2, licence 1" in str(caught.value)
-    assert time.monotonic() - began < 20
     assert not (tmp_path / "journal").exists()
 
 
@@ -624,26 +622,26 @@ def test_a_hanging_trial_is_killed(ray_session: None, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     began = time.monotonic()
     outcome = run([hanging], Store(tmp_path), options=options, on_event=events.append)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < fake.HANGS_S / 2
     assert outcome.failed == {hanging.trial_id: "stopped after 1.5 s, the time limit per trial"}
     assert_gone(next(event["pid"] for event in events if event["event"] == "launch"))
 
 
 def assert_gone(pid: int) -> None:
-    """A process has ended, or ends within seconds."""
-    end = time.monotonic() + 20
+    """A process has ended, or ends soon."""
+    end = time.monotonic() + 120
     while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize(("grace", "second"), [(0.5, None), (60.0, 1.0)])
+@pytest.mark.parametrize(("grace", "second"), [(3.0, None), (fake.HANGS_S, 1.0)])
 def test_a_trial_that_does_not_heed_the_stop_is_killed(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float, second: float | None
 ) -> None:
     """After the grace, or at once when asked a second time."""
     monkeypatch.setattr("harness.driver.GRACE_S", grace)
-    hanging, good, never = fake.make(1, "hang"), fake.make(2, steps=50, step_s=0.1), fake.make(3, cpu=4)
+    hanging, good, never = fake.make(1, "hang"), fake.make(2, steps=2000, step_s=0.1), fake.make(3, cpu=4)
     under_way: set[str] = set()
 
     def on_event(event: dict[str, Any]) -> None:

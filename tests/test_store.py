@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import effort
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from waiting import wait_until
 
 from harness import compaction, files, manifest, parquet
 from harness.errors import InputError
@@ -534,7 +536,7 @@ import sys, time
 from harness.lock import StoreLock
 with StoreLock(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -553,9 +555,7 @@ class TestLock:
                 pass
         finally:
             child.kill()
-        deadline = time.monotonic() + 5
-        while process_start(child.pid) is not None and time.monotonic() < deadline:
-            time.sleep(0.01)  # dead, though not yet waited for: a zombie does not hold the lock
+        wait_until(lambda: process_start(child.pid) is None)  # not yet waited for: a zombie does not hold the lock
         with StoreLock(tmp_path) as lock:
             assert not lock.lost
             with pytest.raises(InputError, match=str(os.getpid())):
@@ -582,7 +582,7 @@ class TestLock:
         path = self.held_by(tmp_path, machine="far away", host="far")
         with pytest.raises(InputError, match="on far"):
             StoreLock(tmp_path).acquire()
-        os.utime(path, (time.time() - 59, time.time() - 59))
+        os.utime(path, (time.time() - 50, time.time() - 50))  # a busy machine may need some of the ten seconds left
         with pytest.raises(InputError, match="on far"):
             StoreLock(tmp_path).acquire()
         os.utime(path, (time.time() - 62, time.time() - 62))
@@ -595,10 +595,7 @@ class TestLock:
         assert slow._path is not None
         next_one = tmp_path / "driver" / "00000002.json"
         next_one.write_text(slow._path.read_text())
-        deadline = time.monotonic() + 5
-        while not slow.lost and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert slow.lost
+        wait_until(lambda: slow.lost)
         slow.release()
         with pytest.raises(InputError, match="in use"):
             StoreLock(tmp_path).acquire()
@@ -606,9 +603,10 @@ class TestLock:
     def test_heartbeat_keeps_the_file_young(self, tmp_path: Path) -> None:
         with StoreLock(tmp_path, heartbeat=0.05) as lock:
             assert lock._path is not None
-            os.utime(lock._path, (0, 0))
-            time.sleep(0.4)
-            assert time.time() - lock._path.stat().st_mtime < 5
+            path = lock._path
+            for _ in range(3):
+                os.utime(path, (0, 0))
+                wait_until(lambda: path.stat().st_mtime > 0)
 
     def test_of_many_that_start_at_once_exactly_one_drives(self, tmp_path: Path) -> None:
         self.held_by(tmp_path, process_start="1")  # all of them find a dead holder
@@ -654,20 +652,21 @@ def synthetic(root: Path, trials: int, classes: int = 10) -> Store:
 
 
 @pytest.mark.slow
-def test_store_of_many_trials_is_read_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of the ten thousand trials that must take under 3 s (statuses) and leave a report most of its 6 s."""
+def test_four_times_the_trials_take_no_more_than_twice_four_times_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)  # durability is not what is timed here
-    synthetic(tmp_path, 2_000)
-    began = time.process_time()
-    assert len(Store(tmp_path).statuses()) == 2_000
-    scattered = time.process_time() - began
-    Store(tmp_path).compact()
-    began = time.process_time()
-    store = Store(tmp_path)
-    assert set(store.statuses().values()) == {"done"}
-    trials, classes = store.trials(), store.read("class_accuracy")
-    compacted = time.process_time() - began
-    assert (len(trials), len(classes)) == (2_000, 240_000)
-    assert scattered < 3 / 5
-    assert compacted < 4 / 5
-    assert classes.memory_usage(deep=True).sum() < 60e6
+    for name, trials in (("few", 250), ("many", 1000)):
+        synthetic(tmp_path / name, trials)
+
+    def read(name: str) -> tuple[int, int]:
+        store = Store(tmp_path / name)
+        assert set(store.statuses().values()) == {"done"}
+        return len(store.trials()), len(store.read("class_accuracy"))
+
+    assert effort.growth(lambda: Store(tmp_path / "few").statuses(), lambda: Store(tmp_path / "many").statuses()) < 8
+    for name in ("few", "many"):
+        Store(tmp_path / name).compact()
+    assert effort.growth(lambda: read("few"), lambda: read("many")) < 8
+    assert read("many") == (1000, 120_000)
+    assert Store(tmp_path / "many").read("class_accuracy").memory_usage(deep=True).sum() < 250 * 120_000

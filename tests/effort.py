@@ -1,0 +1,42 @@
+"""What work costs, in terms that do not depend on the machine's speed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Work = Callable[[], Any]
+
+
+def growth(small: Work, large: Work) -> float:
+    """How many times the processor time of `small` it takes to do `large`, in this process; each the best of two."""
+    return _least_seconds(large) / _least_seconds(small)
+
+
+def _least_seconds(work: Work) -> float:
+    taken = []
+    for _ in range(2):
+        began = time.process_time()
+        work()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
+def calls(work: Work) -> int:
+    """How many functions, of Python or C, the work calls in this thread."""
+    made = 0
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return made
