@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 Work = Callable[[], Any]
@@ -23,20 +21,3 @@ def _least_seconds(work: Work) -> float:
         work()
         taken.append(time.process_time() - began)
     return min(taken)
-
-
-def calls(work: Work) -> int:
-    """How many functions, of Python or C, the work calls in this thread."""
-    made = 0
-
-    def count(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal made
-        made += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return made
