@@ -29,8 +29,8 @@ class Counted:
 
     def __init__(self, num_classes: int = 5) -> None:
         draw = torch.Generator().manual_seed(2)
-        self.first = torch.randn(36, 12, generator=draw, dtype=torch.float64)
-        self.second = torch.randn(12, num_classes, generator=draw, dtype=torch.float64)
+        self.first = torch.randn(36, 12, generator=draw).double()
+        self.second = torch.randn(12, num_classes, generator=draw).double()
         self.images = 0
 
     def __call__(self, x: Tensor) -> Tensor:
