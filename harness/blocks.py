@@ -95,9 +95,11 @@ def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "path": str(path), "sha256": found}
 
 
-def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec, seed: int = 0) -> EvaluationSpec:
+def evaluation_spec(
+    values: Mapping[str, Any], eps: float, dataset: DatasetSpec, seed: int = 0, *, given: bool = False
+) -> EvaluationSpec:
     """The evaluation block of one seed's trial: attacks as names or mappings, `images` as their common default; one
-    with `seeds` is for those only.
+    with `seeds` is for those only. given: of a network from a file, for which `checkpoints` mean nothing.
 
     However they are written, and in whichever order: the same attacks at this eps, on these images, make the same
     specification.
@@ -108,6 +110,8 @@ def evaluation_spec(values: Mapping[str, Any], eps: float, dataset: DatasetSpec,
     attacks = [_attack(entry, images, eps, dataset) for entry in entries if entry is not None]
     if not attacks:
         raise InputError("evaluation: attacks must name at least one attack")
+    if given:
+        attacks = [attack.model_copy(update={"checkpoints": CHECKPOINTS}) for attack in attacks]
     attacks.sort(key=lambda attack: attack_place(attack.name))
     for first, second in pairwise(attacks):
         if first.name == second.name:

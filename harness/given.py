@@ -58,7 +58,7 @@ def evaluation_trial(
         dataset=data,
         student=network,
         init=read(Source, file, "--weights"),
-        evaluation=evaluation_spec({"attacks": list(attacks), "images": images}, size, data),
+        evaluation=evaluation_spec({"attacks": list(attacks), "images": images}, size, data, given=True),
         eps=size,
     )
 

@@ -224,7 +224,7 @@ def _trial(
             "method": resolved,
             "code": methods.code_of(resolved) if resolved else {},
             "training": training,
-            "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed),
+            "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed, given=training is None),
             "eps": eps,
             "norm": suite.norm,
             "seed": seed,

@@ -122,6 +122,10 @@ def test_a_teacher_from_a_file_is_evaluated_and_not_trained(suite_file):
     first, student = specs(suite_file(teacher=teacher, methods=["rslad"]))
     assert (first.role, first.training, first.init.sha256) == ("teacher", None, "ab" * 32)
     assert (student.depends_on, student.teachers["teacher"].sha256) == ([], "ab" * 32)
+    asked = [{"name": name, "checkpoints": ["last"]} for name in ("clean", "pgd20", "aa_short")]
+    again, other = specs(suite_file(teacher=teacher, methods=["rslad"], evaluation={"attacks": asked}))
+    assert again.trial_id == first.trial_id  # a file has no checkpoints to choose from
+    assert other.trial_id != student.trial_id
 
 
 @pytest.mark.parametrize("name", suite_names())
