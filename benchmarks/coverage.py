@@ -15,7 +15,7 @@ from scipy import special
 from harness import metrics
 from harness.comparison import average_difference_bounds, holm
 from harness.metrics import Floats
-from harness.multiple_comparisons import ERROR, compare_family, detectable
+from harness.multiple_comparisons import ERROR, compare_family, detectable, residual_spread
 from harness.nsd import nsd_difference_bounds
 from harness.pairing import Paired
 from harness.statistics import seed_interval, worst_interval
@@ -126,8 +126,7 @@ def _by_residuals_alone(values: Floats) -> np.ndarray:
 def _power(values: Floats) -> float:
     """The share of tables where one variant is found whose true difference is the one that `detectable` names."""
     _, seeds, variants, columns = values.shape
-    rest = values - values.mean(axis=2, keepdims=True)
-    spread = np.sqrt(rest.var(axis=1, ddof=1).mean(axis=(0, 1)) * variants / (variants - 1))
+    spread = np.sqrt(np.mean(residual_spread(values) ** 2, axis=0))
     shifted = values.copy()
     shifted[:, :, 1] += detectable(spread, seeds, variants - 1, columns) * (1, 0, 0)
     return float(compare_family(shifted, against_first(variants)).stands[:, 0, 0].mean())

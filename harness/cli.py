@@ -18,6 +18,7 @@ from harness.terminal import (
     err,
     out,
     print_calibration,
+    print_power,
     print_trials,
     print_tuning,
     refuse,
@@ -269,6 +270,7 @@ def report(
     ] = "none",
     brackets: Annotated[bool, typer.Option("--brackets", help="those intervals as [low, high], not as ±")] = False,
     html: Annotated[bool, typer.Option("--html", help="also one self-contained page, index.html")] = False,
+    power: Annotated[bool, typer.Option("--power", help="only print what 3, 5 and 10 seeds would find")] = False,
     plugin: Plugins = None,
 ) -> int:
     """Print the leaderboard of a suite and write its tables and figures."""
@@ -287,6 +289,9 @@ def report(
         store, which = planned.store, _with_older(_coordinates(planned), say_otherwise(planned, err))
         _check_seeds(planned, _numbers(seeds))
     _check_something_to_report(store, which.get("trial_ids"))
+    if power:
+        print_power(store, which | {"baseline": baseline, "checkpoint": checkpoint})
+        return 0
     report_store(
         store, which | {"baseline": baseline, "checkpoint": checkpoint}, into, figures=_split(figures), html=html,
         formats=_split(formats), width=width, intervals=intervals, style="brackets" if brackets else "pm",

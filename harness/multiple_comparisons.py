@@ -69,6 +69,15 @@ def compare_family(values: ArrayLike, pairs: Sequence[tuple[int, int]], compared
     return Family(difference, error, df, corrected, int(compared.sum()))
 
 
+def residual_spread(values: ArrayLike) -> Floats:
+    """Standard deviation over seeds (..., M) of one variant within blocks, as all have it; values: (..., S, V, M)."""
+    values = np.asarray(values, dtype=float)
+    there = ~np.isnan(values).any(axis=-3)
+    freedom = (values.shape[-3] - 1) * (there.sum(axis=-2) - 1)
+    squares = _residual_squares(values, there)
+    return np.sqrt(np.divide(squares, freedom, out=np.full(squares.shape, np.nan), where=freedom > 0))
+
+
 def _residual_squares(values: Floats, there: np.ndarray) -> Floats:
     """(..., M): the sum of squares that seeds and variants leave, over the variants that are `there`."""
     known = there[..., None, :, :]

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from harness.errors import InputError
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -105,6 +107,18 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
     for path in written:
         out.print(str(path), soft_wrap=True)
     out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
+
+
+def print_power(store: Any, which: dict[str, Any]) -> None:
+    """What difference 3, 5 and 10 seeds would find. which: trials, names, checkpoint, baseline."""
+    from harness.report.power import power, power_tables
+    from harness.report.results import read_results
+
+    checkpoint, baseline = which.pop("checkpoint"), which.pop("baseline")
+    found = power(read_results(store, **which), checkpoint, baseline)
+    if found.empty:
+        raise InputError("no spread over seeds: --power needs two variants of one table with two seeds in common")
+    out.print(power_tables(found))
 
 
 def conclude(outcome: Any, planned: Any, suite: str, results: Path | None, leaving_out: str = "") -> int:

@@ -25,7 +25,7 @@ from harness import statistics
 from harness.cli import app
 from harness.config import PrimaryComparison
 from harness.errors import InputError
-from harness.multiple_comparisons import compare_family
+from harness.multiple_comparisons import compare_family, detectable
 from harness.pairing import Paired
 from harness.report import escape, tables
 from harness.report.captions import caption, eps_text
@@ -36,6 +36,7 @@ from harness.report.intervals import METRICS
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.page_data import page_data
+from harness.report.power import power
 from harness.report.results import read_results, some_trials
 from harness.report.selection import RULES, class_scores, rule, selection_gap
 from harness.report.write import print_leaderboard, write_report
@@ -218,6 +219,24 @@ def test_registered_comparisons_are_a_family_of_their_own(frames):
     one_seed = frames_of([trial_spec(name, 0) for name in ("rslad", "absld")])
     text = " ".join(caption(leaderboard(read_results(one_seed), primary=primary), board.settings[0], "best_validation"))
     assert "no verdict below 3 common seeds" in text
+
+
+def test_power_is_from_the_spread_within_blocks(board, frames, tmp_path):
+    found = power(read_results(frames), "best_validation").set_index("metric")
+    assert set(found["attack"]) == {"aa_short"}
+    table = np.stack([accuracies(frames, name, "aa_short").mean(1) for name in VARIANTS], axis=1)
+    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    spread = np.sqrt((rest**2).sum() / 4)
+    assert found.loc["average", "spread"] == pytest.approx(spread)
+    for seeds in (3, 5, 10):
+        assert found.loc["average", f"needs_{seeds}"] == pytest.approx(float(detectable(spread, seeds, 2, 3)))
+    fill_store(tmp_path / "store", [trial_spec(name, seed) for name in VARIANTS for seed in (0, 1)], per_class=20)
+    done = report_command("store", tmp_path, "--power")
+    assert done.exit_code == 0, done.output
+    assert "spread over 2 seeds of 3 variants" in " ".join(done.stdout.split())
+    assert not (tmp_path / "store" / "report").exists()
+    done = report_command("store", tmp_path, "--power", "--seeds", "1")
+    assert isinstance(done.exception, InputError)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

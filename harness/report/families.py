@@ -54,14 +54,7 @@ def marked_columns(
     none whose rows have fewer than three seeds in common with the baseline.
     """
     found, lines = {}, []
-    for setting, checkpoint, part, values in _tables(rows, counts):
-        if setting not in baselines:
-            continue
-        baseline = part.index[part["variant"] == baselines[setting]][0]
-        layout = _Layout.around(values, baseline)
-        if layout is None:
-            continue
-        attack = _strongest(layout.values)
+    for setting, checkpoint, layout, attack in layouts(rows, counts, baselines, FEWEST_SEEDS):
         family = compare_family(layout.array([attack]), [(place, 0) for place in range(1, len(layout.rows))])
         found[(setting, checkpoint)] = MarkedColumns(attack, layout.seeds, family.comparisons)
         lines += [
@@ -70,6 +63,19 @@ def marked_columns(
             for column, metric in enumerate(MARKED)
         ]
     return found, pd.DataFrame(lines, columns=[*CELL, "metric", "p"]).astype({"row": "int64", "p": float})
+
+
+def layouts(
+    rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str], fewest: int
+) -> Iterator[tuple[tuple, str, Layout, str]]:
+    """Each setting and checkpoint with the rows that share so many seeds with the baseline, and the attack that is
+    marked.
+    """
+    for setting, checkpoint, part, values in _tables(rows, counts):
+        if setting in baselines:
+            layout = Layout.around(values, part.index[part["variant"] == baselines[setting]][0], fewest)
+            if layout is not None:
+                yield setting, checkpoint, layout, _strongest(layout.values)
 
 
 def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Registered]) -> pd.DataFrame:
@@ -83,7 +89,7 @@ def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Regist
         places = dict(zip(part["variant"], part.index, strict=True))
         chosen = [each for each in primary if {each.variant, each.against} <= places.keys()]
         members = list(dict.fromkeys(places[name] for each in chosen for name in (each.variant, each.against)))
-        layout = _Layout.of(values, members)
+        layout = Layout.of(values, members, FEWEST_SEEDS)
         strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
         named = [(each, places[each.variant], places[each.against], each.attack or strongest) for each in chosen]
         cells = list(dict.fromkeys((*pair, metric) for each, *pair in named for metric in each.metrics))
@@ -92,7 +98,7 @@ def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Regist
     return pd.DataFrame(lines, columns=["row", "other", "attack", "metric", "checkpoint", "p"])
 
 
-def _registered_p_values(layout: _Layout, cells: list[tuple]) -> dict[tuple, float]:
+def _registered_p_values(layout: Layout, cells: list[tuple]) -> dict[tuple, float]:
     attacks = [name for name in dict.fromkeys(cell[2] for cell in cells) if name in set(layout.values["attack"])]
     pairs = list(dict.fromkeys(cell[:2] for cell in cells))
     columns = [(attack, metric) for attack in attacks for metric in MARKED]
@@ -121,7 +127,7 @@ def _tables(rows: pd.DataFrame, counts: ClassCounts) -> Iterator[tuple[tuple, st
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """values: the marked metrics of `rows` over the same `seeds`, under the attacks that all of them have."""
 
     rows: list[int]
@@ -129,19 +135,19 @@ class _Layout:
     values: pd.DataFrame
 
     @classmethod
-    def around(cls, values: pd.DataFrame, baseline: int) -> _Layout | None:
-        """Of the baseline, which comes first, and the rows that share three seeds with it."""
+    def around(cls, values: pd.DataFrame, baseline: int, fewest: int) -> Layout | None:
+        """Of the baseline, which comes first, and the rows that share `fewest` seeds with it."""
         seeds = _seeds(values)
         shared = seeds.get(baseline, set())
-        others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= FEWEST_SEEDS]
-        return cls.of(values, [baseline, *others]) if others else None
+        others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= fewest]
+        return cls.of(values, [baseline, *others], fewest) if others else None
 
     @classmethod
-    def of(cls, values: pd.DataFrame, rows: list[int]) -> _Layout | None:
-        """None where the rows share fewer than three seeds, or no attack under all of them."""
+    def of(cls, values: pd.DataFrame, rows: list[int], fewest: int) -> Layout | None:
+        """None where the rows share fewer than `fewest` seeds, or no attack under all of them."""
         seeds = _seeds(values)
         shared = set.intersection(*[seeds.get(row, set()) for row in rows]) if rows else set()
-        if len(shared) < FEWEST_SEEDS:
+        if len(shared) < fewest:
             return None
         part = values[values["row"].isin(rows) & values["seed"].isin(shared)]
         complete = part.groupby("attack")["row"].transform("size") == len(rows) * len(shared)
