@@ -16,7 +16,11 @@ DEFAULT = Path(__file__).parent / "data" / "golden.json"
 
 
 def read_entries() -> list[dict[str, Any]]:
-    """The entries of the file named by GOLDEN_JSON, arrays as tensors."""
+    """The entries of the file named by GOLDEN_JSON, arrays as tensors.
+
+    Floating-point arrays come in float64, in which the tiny networks compute too. So an entry's tolerance is for the
+    rounding of the code that made it; none is left to the processor that compares.
+    """
     content = json.loads(Path(os.environ.get("GOLDEN_JSON") or DEFAULT).read_text())
     assert content["format"] == 2, f"unknown format {content['format']}"
     return [_decoded(entry) for entry in content["entries"]]
@@ -24,7 +28,8 @@ def read_entries() -> list[dict[str, Any]]:
 
 def _decoded(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"dtype", "shape", "data"}:
-        return torch.tensor(_numbers(value["data"]), dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+        tensor = torch.tensor(_numbers(value["data"]), dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+        return tensor.double() if tensor.is_floating_point() else tensor
     if isinstance(value, dict):
         return {key: _decoded(item) for key, item in value.items()}
     return value
@@ -174,12 +179,12 @@ class Constant(nn.Module):
 def tiny_network(arch: str, state: Mapping[str, Tensor], source: Mapping[str, Any] | None = None) -> Any:
     """The network that an entry's arch text names. source: where `input_mean` and `input_std` may be."""
     if arch.startswith("linear"):
-        return Linear(state)
+        return Linear(state).double()
     assert arch.startswith("tinyconv: conv2d("), f"unknown architecture {arch}"
     if source and "input_mean" in source:
         mean, std = (torch.tensor(source[key]).view(1, -1, 1, 1) for key in ("input_mean", "input_std"))
-        return TinyConv(state, mean, std)
-    return TinyConv(state)
+        return TinyConv(state, mean, std).double()
+    return TinyConv(state).double()
 
 
 def gradients(loss: Tensor, **leaves: Tensor) -> dict[str, Tensor]:
