@@ -161,7 +161,7 @@ class Tuning:
             if family.specs(values)[0].training_id != family.bases[0].training_id:
                 entries.append({**family.entry, "variant": f"{name}-default"})
                 entries.append({**family.at(values), "variant": f"{name}-tuned"})
-        if not entries or not self.options.compare_seeds:
+        if not entries:
             return []
         return plan(self.suite.model_copy(update={"methods": entries, "primary": []}), seeds=self.comparison_seeds)
 

@@ -129,17 +129,19 @@ def write_comparison(
     """The report of the comparison on test images, and what came out by method: a sentence each, which also stand in
     comparison.md; and the files."""
     variants = {spec.trial_id: spec.variant for spec in specs}
-    results = read_results(tuning.store, trial_ids=list(variants), variants=variants)
+    results = read_results(tuning.store, trial_ids=list(variants), variants=variants) if specs else None
     metric, mode = tuning.options.metric, tuning.options.direction
     own = {spec.variant for spec in specs}
     sentences = []
     for name in best:
-        if f"{name}-tuned" not in own:
+        if results is None or f"{name}-tuned" not in own:
             sentences.append(f"The default of {name} is its best setting: nothing to compare.")
         else:
             sentence = against_default(results, name, metric, mode)
             sentences.append(sentence or f"The comparison of {name} with its default has no seed that both finished.")
     path = tuning.folder / "comparison.md"
     write_bytes(path, ("\n\n".join(["# Tuned against default", *sentences]) + "\n").encode())
+    if not specs:
+        return sentences, [path]
     folder = tuning.folder / "comparison"
     return sentences, [path, *write_report(tuning.store, folder, trial_ids=list(variants), variants=variants)]

@@ -57,9 +57,9 @@ def run_tuning(
             return Tuned({}, [], [], [], _troubles(tuning.teachers, outcome), outcome.stop_reason)
         stop_reason = search(tuning, options, say=say, tensorboard=tensorboard)
         found = write_tuning(tuning)
-        specs = [] if stop_reason else tuning.comparison(found.best)
-        if not specs:
+        if stop_reason or not found.best or not tuning.options.compare_seeds:
             return replace(found, stop_reason=stop_reason)
+        specs = tuning.comparison(found.best)
         outcome = _run(specs, tuning.store, options, follow)
         sentences, written = write_comparison(tuning, found.best, specs)
         return replace(

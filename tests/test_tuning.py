@@ -27,6 +27,7 @@ from harness.report import tuning as report
 from harness.scheduler import Options, run
 from harness.search import Tuning, plan_tuning
 from harness.search_journal import Journal, setting_of
+from harness.search_report import write_comparison
 from harness.search_run import run_tuning, take_over
 from harness.space import Setting, draw, grid, read_space, short, split_entries
 from harness.spec import TrialSpec
@@ -336,6 +337,16 @@ def test_shorter_trainings_keep_their_shape_teacher_and_comparison_their_length(
     assert tuning.teachers[0].trial_id in {each.trial_id for each in compared}
 
 
+def test_a_default_that_is_best_is_said_and_compared_with_nothing(tmp_path: Path) -> None:
+    tuning = tuning_of(tmp_path, trials=2, with_default=True)
+    best = {"absld": tuning.families["absld"].defaults}
+    assert tuning.comparison(best) == []
+    tuning.folder.mkdir(parents=True)
+    sentences, [path] = write_comparison(tuning, best, [])
+    assert sentences == ["The default of absld is its best setting: nothing to compare."]
+    assert sentences[0] in path.read_text()
+
+
 def test_what_a_search_would_run_is_listed(tmp_path: Path) -> None:
     suite_file(tmp_path)
     spaces = [word for space in SHARED for word in ("--space", space)]
@@ -548,7 +559,7 @@ def test_several_methods_with_halving_to_a_methods_list(tmp_path: Path) -> None:
                        metric="val_robust_worst", compare_seeds=1)  # fmt: skip
     lines: list[str] = []
     tuned = run_tuning(tuning, Options(minimum_free_bytes=0), say=lines.append)
-    assert tuned.exit_code == 0
+    assert (tuned.trouble, tuned.stop_reason, tuned.exit_code) == ([], None, 0)
     journal = Journal(tuning.folder)
     assert len(lines) == len(journal.entries) == 6
     for name in ("at", "absld"):
