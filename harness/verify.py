@@ -91,9 +91,10 @@ def _by_trial(store: Store, table: str, marks: Marks) -> Iterator[tuple[str, pa.
     found = store.arrow(table)
     ids = np.array(found["trial_id"].to_pylist(), dtype=object)
     order, wanted = np.argsort(ids, kind="stable"), sorted(marks)
+    ordered = found.unify_dictionaries().combine_chunks().take(order)
     starts, ends = (np.searchsorted(ids[order], wanted, side) for side in ("left", "right"))
     for trial_id, start, end in zip(wanted, starts, ends, strict=True):
-        yield trial_id, found.take(order[start:end])
+        yield trial_id, ordered.slice(start, end - start)
 
 
 def _values(store: Store, marks: Marks) -> Iterator[tuple[str, str]]:
