@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +57,10 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
         raise InputError(f"dataset: 'path' goes with 'name: {' or '.join(OWN)}', and they need it")
     if spec.path is None and spec.sha256 is not None:
         raise InputError(f"dataset: 'sha256' goes with 'name: {' or '.join(OWN)}', not with {spec.name}")
+    if spec.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", spec.sha256):
+        raise InputError(
+            f"dataset: sha256 must be 64 hexadecimal digits, as sha256sum prints them, not '{spec.sha256}'"
+        )
     if spec.imbalance == 1:  # as they are
         spec = spec.model_copy(update={"imbalance": None})
     if spec.resize is not None and spec.name != "folder":

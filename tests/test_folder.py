@@ -430,6 +430,7 @@ def test_evaluate_takes_the_path_of_a_folder(tmp_path: Path, monkeypatch):
         ({"name": "digits", "path": "x"}, "'path' goes with"),
         ({"name": "digits", "sha256": "x"}, "'sha256' goes with"),
         ({"name": "folder", "path": 3}, "dataset: path"),
+        ({"name": "npz", "path": "absent.npz", "sha256": "../x"}, "sha256 must be 64 hexadecimal digits"),
         ({"name": "digits", "resize": 32}, "'resize' goes with 'name: folder'"),
         ({"name": "digits", "title": ""}, "dataset: title"),
     ],
