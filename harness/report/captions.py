@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from harness.attacks import attack_info, declared
+from harness.attacks import OVERRIDES, ascent_settings, attack_info, declared, stage_names
 from harness.report.grid import change_text
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
@@ -71,18 +71,51 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 
 def _training(board: Leaderboard) -> list[str]:
-    """Epochs and images of training, where all students share them."""
+    """What students were trained with, and by name those that were trained otherwise."""
+    specs = _specs(board)
+    return [
+        text
+        for what, of in _TRAINING.items()
+        if (text := _by_row(board, {row: of(spec) for row, spec in specs.items()}, what))
+    ]
+
+
+def _specs(board: Leaderboard) -> dict[int, dict[str, Any]]:
+    """By row of a trained student, the specification of one of its trials."""
     roles = board.rows["role"]
-    specs = [read_spec(text) for row, text in board.specs.items() if roles[row] == "student"]
-    budgets = {
-        (spec["training"]["epochs"], (spec.get("dataset") or {}).get("train_images"))
-        for spec in specs
-        if spec.get("training")
-    }
-    if len(budgets) != 1:
-        return []
-    epochs, images = budgets.pop()
-    return [f"Trained for {epochs} epochs on {f'a subset of {images:,}' if images else 'all training'} images."]
+    specs = {row: read_spec(text) for row, text in board.specs.items() if roles[row] == "student"}
+    return {row: spec for row, spec in specs.items() if spec.get("training")}
+
+
+def _by_row(board: Leaderboard, values: Mapping[int, str], what: str) -> str:
+    """A sentence with the value that most rows share and, by name, the rows with others."""
+    counts = pd.Series(values, dtype=object).value_counts()
+    if counts.empty:
+        return ""
+    usual = str(counts.index[0])
+    others: dict[str, list[str]] = {}
+    for row, value in values.items():
+        if value != usual:
+            others.setdefault(value, []).append(str(board.rows.loc[row, "variant"]))
+    listed = [f"{_names(names)} {value}" for value, names in others.items()]
+    return f"{what} {usual}" + (f", but {'; '.join(listed)}" if listed else "") + "."
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _budget(spec: Mapping[str, Any]) -> str:
+    images = (spec.get("dataset") or {}).get("train_images")
+    return f"{spec['training']['epochs']} epochs on {f'a subset of {images:,}' if images else 'all training'} images"
+
+
+# What decides how a network was trained, as a caption says it.
+_TRAINING: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "Trained for": _budget,
+    "Attack in training:": lambda spec: f"{spec['training'].get('attack_steps', 10)} steps",
+    "Arithmetic of training:": lambda spec: f"{spec.get('precision', 'float32')}, {spec.get('engine', 'fast')} engine",
+}
 
 
 ONE_SEED = "differences between seeds are not in these numbers"
@@ -126,14 +159,22 @@ def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]
 
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:
-    """A sentence per attack: its settings, from the suite's own requests, and its number of images."""
-    spec = next((found for found in map(read_spec, board.specs.values()) if found), {})
-    requests = {request["name"]: request for request in (spec.get("evaluation") or {}).get("attacks", [])}
+    """A sentence per attack: what it did to each row's networks, and on how many images."""
+    requests = {row: _requests(text) for row, text in board.specs.items()}
     sentences = []
     for name in [attack for attack in board.attacks if attack in set(scores["attack"])]:
-        parts = [*_ascent(name, requests.get(name, {})), images_text(scores[scores["attack"] == name])]
-        sentences.append(f"{attack_title(name)}: {', '.join(part for part in parts if part)}.")
+        part = scores[scores["attack"] == name]
+        did = {row: _did(name, requests.get(row, {}).get(name, {}), int(classes))
+               for row, classes in zip(part["row"], part["classes"].fillna(0), strict=True)}  # fmt: skip
+        said = _by_row(board, {row: text for row, text in did.items() if text}, f"{attack_title(name)}:").rstrip(".")
+        parts = [said or f"{attack_title(name)}:", images_text(part)]
+        sentences.append(", ".join(part for part in parts if part).replace(":,", ":") + ".")
     return sentences
+
+
+def _requests(text: Any) -> dict[str, Mapping[str, Any]]:
+    """The attacks that a specification asks for, by name."""
+    return {request["name"]: request for request in (read_spec(text).get("evaluation") or {}).get("attacks", [])}
 
 
 def images_text(scores: pd.DataFrame) -> str:
@@ -151,19 +192,29 @@ def _range(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _ascent(name: str, request: Mapping[str, Any]) -> list[str]:
-    info = attack_info(name) if declared(name) else None
-    if info is None or info.ascent is None:
-        return [info.description.split(": ")[-1]] if info and info.stages else []
-    steps, share = request.get("steps") or info.ascent.steps, info.ascent.step_share
+def _did(name: str, request: Mapping[str, Any], classes: int) -> str:
+    """What an attack of that name did where `request` was asked for, on data of so many classes; empty for none."""
+    if not declared(name):
+        return ""
+    info = attack_info(name)
+    if info.stages:
+        *first, last = stage_names(name, classes)
+        return f"{', '.join(first)} and {last}" if first else last
+    if info.ascent is None:
+        return ""
+    settings = ascent_settings({"name": name, **{key: request.get(key) for key in OVERRIDES}})
     size = (
-        f"{request['step_size']:g}"
-        if request.get("step_size")
-        else {1.0: "eps", 0.25: "eps/4"}.get(share, f"{share:g} eps")
+        f"{settings.step_size:g}"
+        if settings.step_size
+        else _SHARES.get(settings.step_share, f"{settings.step_share:g} eps")
     )
-    parts = [f"{steps} steps of {size}" if steps > 1 else f"one step of {size}"]
-    if info.ascent.start != "clean":
-        restarts = request.get("restarts") or info.ascent.restarts
-        parts.append(f"{restarts} random start" + ("s" if restarts > 1 else ""))
-        parts.append("robust on every iterate" if info.ascent.every_iterate else "judged on the last iterate")
-    return parts
+    steps = f"{settings.steps} steps of {size}" if settings.steps > 1 else f"one step of {size}"
+    if settings.start == "clean":
+        return steps
+    restarts = f"{settings.restarts} random start{'s' * (settings.restarts > 1)}"
+    return (
+        f"{steps}, {restarts}, {'robust on every iterate' if settings.every_iterate else 'judged on the last iterate'}"
+    )
+
+
+_SHARES = {1.0: "eps", 0.25: "eps/4"}

@@ -249,7 +249,7 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
         texts = ", ".join(f"{name} ({count})" for name, count in names.items())
         notes.append(f"Not in the store yet, {len(results.absent)} trials: {texts}.")
-    notes += _codes(results) + _data(results)
+    notes += _codes(results) + _origins(results) + _data(results)
     if results.left_out:
         variants = results.rows["variant"]
         extra = "; ".join(f"{variants[row]} {', '.join(map(str, seeds))}" for row, seeds in results.left_out.items())
@@ -282,6 +282,30 @@ def _one_class(results: Results, counts: ClassCounts, classes: dict[str, dict[in
         f"({classes[datasets[line['row']]][line['place']][0]} under {line['attack']})."
         for line in records(lines.drop_duplicates(["row", "seed", "checkpoint"]))
     ]
+
+
+_ORIGINS = {
+    "teacher_sha256": "learned from {count} different teachers",
+    "train_device": "were trained on {count} kinds of devices ({names})",
+    "device": "were evaluated on {count} kinds of devices ({names})",
+}
+
+
+def _origins(results: Results) -> list[str]:
+    """Tables whose students have not all one teacher, or were made on unlike devices: the last bits differ then, and
+    trainings with them."""
+    students = results.done[results.done["role"] == "student"]
+    found = []
+    for setting, part in students.groupby(SETTING, sort=False, dropna=False):
+        texts = []
+        for column, text in _ORIGINS.items():
+            names = _distinct(*part[column]) if column in part else []
+            if len(names) > 1:
+                texts.append(text.format(count=len(names), names="; ".join(names)))
+        if texts:
+            who = f"{setting[0]}, {setting[1]}: students"
+            found.append(f"{who} {' and '.join(texts)}; not all of a difference among them is the method's.")
+    return found
 
 
 def _data(results: Results) -> list[str]:

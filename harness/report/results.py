@@ -251,10 +251,19 @@ def _mark(content: str, name: str) -> str:
 def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials of one name whose settings differ in more than the seed get names of their own.
 
-    Two suites may share a store and a variant's name; their numbers must not average into one row.
+    Two suites may share a store and a variant's name; their numbers must not average into one row. Seeds may differ in
+    which attacks they were given, not in what an attack of one name did; networks evaluated twice stand apart.
     """
     trials = trials.reset_index(drop=True)
-    setups = pd.Series([_setup(spec) for spec in trials["spec"]], trials.index, dtype=object)
+    parts = [_setup(spec) for spec in trials["spec"]]
+    setups = pd.Series([setup for setup, _ in parts], trials.index, dtype=object)
+    attacks = pd.Series([requests for _, requests in parts], trials.index, dtype=object)
+    keys = [*[trials[name] for name in ROW], setups]
+    unlike = attacks.groupby(keys, dropna=False).transform("nunique") > 1
+    for _, group in trials[unlike].groupby([key[unlike] for key in keys], dropna=False):
+        if _disagree(attacks[group.index], group["training_id"]):
+            whole = _with_attacks(setups[group.index], attacks[group.index])
+            setups = whole.reindex(setups.index).fillna(setups)
     several = setups.groupby([trials[name] for name in ROW], dropna=False).transform("nunique") > 1
     names = trials["variant"].copy()
     for _, group in trials[several].groupby(ROW, dropna=False):
@@ -286,10 +295,29 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     return {name: leaf for key, item in inner.items() for name, leaf in flat(item, key).items()}
 
 
-def _setup(text: Any) -> str:
-    """What decides the numbers in a specification, without the seed."""
+def _setup(text: Any) -> tuple[str, str]:
+    """What decides the numbers in a specification, without the seed: everything but the attacks, and the attacks."""
     setup = {key: value for key, value in canonical(read_spec(text)).items() if key != "seed"}
-    return json.dumps(setup, sort_keys=True)
+    evaluation = setup.get("evaluation")
+    attacks = evaluation.pop("attacks", []) if isinstance(evaluation, dict) else []
+    return json.dumps(setup, sort_keys=True), json.dumps(attacks, sort_keys=True)
+
+
+def _disagree(attacks: pd.Series, trainings: pd.Series) -> bool:
+    """Whether trials were given different attacks of one name, or one network was evaluated twice."""
+    requests = {json.dumps(request, sort_keys=True) for text in set(attacks) for request in json.loads(text)}
+    names = [json.loads(request)["name"] for request in requests]
+    return len(set(names)) < len(names) or bool(trainings.duplicated().any())
+
+
+def _with_attacks(setups: pd.Series, attacks: pd.Series) -> pd.Series:
+    def joined(setup: str, requests: str) -> str:
+        whole = json.loads(setup)
+        return json.dumps(
+            {**whole, "evaluation": {**whole["evaluation"], "attacks": json.loads(requests)}}, sort_keys=True
+        )
+
+    return pd.Series(list(map(joined, setups, attacks)), setups.index, dtype=object)
 
 
 def _suffixes(setups: Sequence[str]) -> list[str]:

@@ -1,0 +1,81 @@
+"""What stands under a table is computed from what each row's trials ran."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.report.captions import caption
+from harness.report.latex import latex
+from harness.report.leaderboard import Leaderboard, leaderboard
+from harness.report.page import page
+from harness.report.results import read_results
+from harness.report.tables import markdown
+from harness.spec import TrialSpec
+from tests.synthetic_store import frames_of, trial_spec
+
+
+def board_of(specs: list[TrialSpec], **options) -> Leaderboard:
+    return leaderboard(read_results(frames_of(specs, **options)))
+
+
+def sentences(board: Leaderboard) -> str:
+    (setting,) = board.settings
+    return " ".join(caption(board, setting, "best_validation"))
+
+
+@pytest.mark.parametrize(("classes", "stages"), [(3, "apgd-ce,"), (4, "apgd-ce and apgd-t,")])
+def test_the_stages_that_ran_are_named(classes, stages):
+    names = [f"class {number}" for number in range(classes)]
+    results = read_results(frames_of([trial_spec("rslad", 0, attacks=("clean", "aa_short"))], classes=names))
+    board = leaderboard(results)
+    texts = [markdown(board), latex(board, "best_validation"), page(results, board, "best_validation")]
+    for text in texts:
+        assert f"AA (short): {stages} {200 * classes} images" in text
+        assert ("apgd-t" in text.split("AA (short): ")[1].split(".")[0]) == (classes > 3)
+
+
+def test_rows_that_were_trained_otherwise_are_named():
+    usual = [trial_spec(name, 0) for name in ("at", "rslad", "trades")]
+    longer = trial_spec("absld", 0, epochs=45)
+    text = sentences(board_of([*usual, longer]))
+    assert (
+        "Trained for 20 epochs on a subset of 12,000 images, but absld 45 epochs on a subset of 12,000 images." in text
+    )
+    exact = longer.model_copy(update={"precision": "bfloat16", "engine": "plain"})
+    text = sentences(board_of([*usual, exact]))
+    assert "Arithmetic of training: float32, fast engine, but absld bfloat16, plain engine." in text
+
+
+def test_rows_that_were_attacked_otherwise_are_named():
+    first, second = trial_spec("at", 0, attacks=("pgd20",)), trial_spec("rslad", 0, attacks=("pgd20",))
+    (request,) = second.evaluation.attacks
+    changed = second.evaluation.model_copy(update={"attacks": (request.model_copy(update={"restarts": 5}),)})
+    text = sentences(board_of([first, second.model_copy(update={"evaluation": changed})]))
+    assert (
+        "PGD-20: 20 steps of eps/4, 1 random start, robust on every iterate, but rslad 20 steps of eps/4, 5 random"
+        in text
+    )
+
+
+def test_an_attack_of_one_seed_leaves_the_row_whole_and_another_attack_of_its_name_does_not():
+    some = [trial_spec("rslad", seed, attacks=("clean", "pgd20")) for seed in (1, 2)]
+    longer = trial_spec("rslad", 0, attacks=("clean", "pgd20", "aa_standard"))
+    board = board_of([longer, *some])
+    assert list(board.rows["variant"]) == ["rslad"]
+    counts = board.scores[board.scores["metric"] == "average"].set_index(["attack", "checkpoint"])["seeds"]
+    assert (counts["pgd20", "best_validation"], counts["aa_standard", "best_validation"]) == (3, 1)
+    fewer = trial_spec("rslad", 0, attacks=("clean", "pgd20"), images=1000)
+    assert len(board_of([fewer, *some]).rows) == 2
+    again = trial_spec("rslad", 1, attacks=("clean", "fgsm"))
+    assert len(board_of([*some, again]).rows) == 2, "one network evaluated twice is not two seeds"
+
+
+def test_students_of_two_teachers_and_of_unlike_devices_are_told():
+    frames = frames_of([trial_spec("rslad", seed) for seed in (0, 1)] + [trial_spec("at", 0)])
+    assert not [note for note in leaderboard(read_results(frames)).notes if "teachers" in note or "devices" in note]
+    trials = frames.tables["trials"]
+    teachers = iter(["a" * 64, "b" * 64])
+    trials["teacher_sha256"] = [next(teachers) if variant == "rslad" else None for variant in trials["variant"]]
+    trials["train_device"] = ["Xeon", "EPYC", "Xeon"]
+    (note,) = [note for note in leaderboard(read_results(frames)).notes if "teachers" in note]
+    assert "learned from 2 different teachers and were trained on 2 kinds of devices (EPYC; Xeon)" in note
