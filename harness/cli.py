@@ -4,18 +4,17 @@ used."""
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from harness.errors import InputError, unknown
 from harness.terminal import (
     conclude,
     conclude_tuning,
     err,
+    leave,
     out,
     print_calibration,
     print_power,
@@ -24,7 +23,9 @@ from harness.terminal import (
     refuse,
     report_store,
     say_otherwise,
+    speak_any_encoding,
     states_of,
+    tell,
 )
 from methods.settings import SettingsError
 
@@ -70,16 +71,22 @@ Serial = Annotated[bool, typer.Option("--serial", help="one trial after the othe
 
 
 def main() -> None:
-    """Run a command; the user's mistakes are one line and exit code 2."""
+    """Run a command. What ends it early is one line: the user's mistakes with exit code 2, a file system that refuses
+    with 1, Ctrl-C with 130."""
+    speak_any_encoding()
     try:
         code = app(standalone_mode=False)
     except (InputError, SettingsError) as error:
         refuse(str(error))
     except CommandLineError as error:
         refuse(error.format_message())
+    except OSError as error:
+        tell(f"error: {error}; to go on, give the same command again")
+        leave(1)
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        tell("stopped; to go on, give the same command again")
+        leave(130)
+    leave(code if isinstance(code, int) else 0)
 
 
 @app.callback(invoke_without_command=True)
@@ -152,8 +159,12 @@ def run(
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
         outcome = run_planned(planned, options, progress, teachers)
-    report_store(planned.store, _coordinates(planned), None)
-    return conclude(outcome, planned, suite, results, " but --redo" if redone else "")
+    try:
+        if outcome.stop_reason is None:  # a report of thousands of trials takes longer than a stop may
+            report_store(planned.store, _coordinates(planned), None)
+    finally:
+        code = conclude(outcome, planned, suite, results, " but --redo" if redone else "")
+    return code
 
 
 @app.command()
@@ -227,7 +238,7 @@ def tune(
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     tuned = run_tuning(
-        tuning, options, say=lambda text: err.print(escape(text), soft_wrap=True),
+        tuning, options, say=lambda text: err.print(text, soft_wrap=True),
         follow=lambda specs: Progress(specs, err), tensorboard=tensorboard,
     )  # fmt: skip
     return conclude_tuning(tuned, tuning, suite)
@@ -378,9 +389,9 @@ def verify(store: Annotated[Path, typer.Argument(help="a result store")]) -> int
     _check_store(store)
     verdict = verify_store(store)
     for trial_id, faults in verdict.broken.items():
-        out.print(f"{escape(trial_id)}: {escape('; '.join(faults))}", soft_wrap=True)
+        out.print(f"{trial_id}: {'; '.join(faults)}", soft_wrap=True)
     for problem in verdict.problems:
-        out.print(escape(problem), soft_wrap=True)
+        out.print(problem, soft_wrap=True)
     unchecked = f", {verdict.unchecked} without checksums (stored by an earlier version)" if verdict.unchecked else ""
     out.print(f"{verdict.trials} trials, {len(verdict.broken)} broken{unchecked}")
     return 1 if verdict.broken or verdict.problems else 0
@@ -486,7 +497,7 @@ def evaluate(
             progress({"event": "warning", "text": text})
         outcome = run_trials([spec], store, options=options, on_event=progress)
     for reason in outcome.failed.values():
-        err.print(f"failed: {escape(reason)}", soft_wrap=True)
+        err.print(f"failed: {reason}", soft_wrap=True)
     if not outcome.failed:
         from harness.report.write import print_leaderboard
 

@@ -14,6 +14,7 @@ from typing import Any
 from harness.files import make_folder, write_bytes
 
 GRACE_S = 10.0  # from the first signal until trials that have not saved their state are ended
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that end a run in order
 _POLL_S = 0.5
 
 
@@ -83,10 +84,16 @@ class StopSignal:
         return values.get("nonce") != self._nonce or bool(values.get("stop"))
 
 
-class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets `signal_name`; the second raises KeyboardInterrupt.
+def by_signal(stop_reason: str | None) -> bool:
+    """Whether a run ended early because of a signal."""
+    return stop_reason in [number.name for number in SIGNALS]
 
-    Outside the main thread (some notebooks) Python has no signal handlers, and signals keep their usual effect.
+
+class StopRequest:
+    """While entered, the first SIGINT, SIGTERM or SIGHUP only sets `signal_name`; the second raises KeyboardInterrupt.
+
+    A SIGHUP that is ignored (`nohup`) stays so. Outside the main thread (some notebooks) Python has no signal handlers,
+    and signals keep their usual effect.
     """
 
     def __init__(self) -> None:
@@ -95,7 +102,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from harness.spec import TrialSpec
+from harness.terminal import Terminal
 from harness.worker import Event
 
 _TRAINING_SHARE = 0.8  # of a trial's time, for the estimate only; the rest is evaluation
@@ -46,7 +47,7 @@ class Progress:
     ) -> None:
         """console: standard error by default, as standard output is for results."""
         self._specs = {spec.trial_id: spec for spec in specs}
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Terminal(stderr=True)
         self._clock = clock
         self.running: dict[str, Running] = {}
         self.done: set[str] = set()
@@ -64,13 +65,15 @@ class Progress:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._console.is_terminal:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Takes one event of a run; unknown ones are passed over."""
+        """Takes one event of a run; unknown ones are passed over. A terminal that is gone ends no run."""
         handle = getattr(self, f"_on_{event['event']}", None)
         if handle is not None:
-            handle(event)
+            with suppress(OSError):
+                handle(event)
 
     # Events
 
@@ -171,7 +174,7 @@ class Progress:
             trial = self.running[name]
             epoch = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
             doing = trial.doing + (f", {len(trial.assistants)} assisting" if trial.assistants else "")
-            table.add_row(escape(self._title(name)), epoch, _rate(trial.average), _rate(trial.worst), escape(doing))
+            table.add_row(self._title(name), epoch, _rate(trial.average), _rate(trial.worst), doing)
         lines: list[Text | Table] = [Text(self.headline(), style="bold")]
         if self.running:
             lines.append(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.agenda import Agenda
 from harness.cluster import RayLauncher, connected, preflight
-from harness.control import RunControl, StopRequest
+from harness.control import RunControl, StopRequest, by_signal
 from harness.driver import Driver
 from harness.errors import InputError
 from harness.launcher import Launcher, SerialLauncher
@@ -64,7 +64,7 @@ class Options:
 class Outcome:
     """What became of each trial, by id. skipped: the store had them. failed, blocked: with the reason in one line.
 
-    stop_reason: why the run ended early (`SIGINT`, `SIGTERM`, or a sentence), None if it did not.
+    stop_reason: why the run ended early (`SIGINT`, `SIGTERM`, `SIGHUP`, or a sentence), None if it did not.
     """
 
     done: list[str]
@@ -77,7 +77,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0: everything is there. 130: stopped by a signal. 1: something failed."""
-        if self.stop_reason in ("SIGINT", "SIGTERM"):
+        if by_signal(self.stop_reason):
             return 130
         return 1 if self.failed or self.blocked or self.interrupted else 0
 
@@ -92,8 +92,8 @@ def run(
     """Runs what the store does not have yet and returns when every trial is settled.
 
     A failing trial is a row in the store, and the others go on. on_event: told of everything that happens, see
-    `harness.progress`. SIGINT and SIGTERM let trials save their state and end the run within half a minute; a second
-    one ends it at once. Raises InputError for what cannot be run here.
+    `harness.progress`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a minute; a
+    second one ends it at once. Raises InputError for what cannot be run here.
     """
     options = options or Options()
     store.prepare()

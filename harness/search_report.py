@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.control import by_signal
 from harness.files import write_bytes
 from harness.report import tuning as report
 from harness.report.results import read_results
@@ -37,7 +38,7 @@ class Tuned:
     @property
     def exit_code(self) -> int:
         """As `Outcome.exit_code`."""
-        return 130 if self.stop_reason in ("SIGINT", "SIGTERM") else 1 if self.trouble or self.stop_reason else 0
+        return 130 if by_signal(self.stop_reason) else 1 if self.trouble or self.stop_reason else 0
 
 
 def write_tuning(tuning: Tuning) -> Tuned:

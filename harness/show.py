@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 import methods
@@ -78,7 +77,7 @@ def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) 
         groups.setdefault(f"{name} (teacher)" if spec.role == "teacher" else name, []).append(estimates[spec.trial_id])
     for name, found in {**groups, "total": list(estimates.values())}.items():
         parts = (sum(getattr(each, part) for each in found) / 3600 for part in ("train_s", "eval_s", "total_s"))
-        table.add_row(escape(name), str(len(found)), *(f"{hours:.3g}" for hours in parts))
+        table.add_row(name, str(len(found)), *(f"{hours:.3g}" for hours in parts))
     return table
 
 
@@ -101,9 +100,9 @@ def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None
     console.print_json(json.dumps(spec))
     _print_accuracies(store.read("class_accuracy", [trial_id]), console)
     for note in store.read("notes", [trial_id]).itertuples():
-        console.print(f"note ({escape(str(note.source))}): {escape(str(note.text))}", soft_wrap=True)
+        console.print(f"note ({note.source}): {note.text}", soft_wrap=True)
     if error:
-        console.print(escape(error), soft_wrap=True)
+        console.print(error, soft_wrap=True)
 
 
 def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
@@ -117,7 +116,7 @@ def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
     table = Table(
         "checkpoint",
         "attack",
-        *(escape(str(name)) for name in names),
+        *(str(name) for name in names),
         title="accuracy per class, %",
         title_justify="left",
         box=None,
@@ -130,7 +129,7 @@ def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
 def _key_values(values: dict) -> Table:
     table = Table("", "", show_header=False, box=None, pad_edge=False)
     for key, value in values.items():
-        table.add_row(key, escape(str(value)))
+        table.add_row(key, str(value))
     return table
 
 
@@ -140,7 +139,7 @@ def _methods() -> Table:
         resolved = methods.resolve(name, 100)
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         policies = (resolved[kind]["name"] for kind in ("labels", "weights", "margins"))
-        table.add_row(name, *policies, escape(cls.reference or summary))
+        table.add_row(name, *policies, cls.reference or summary)
     return table
 
 
@@ -148,14 +147,14 @@ def _policies() -> Table:
     table = Table("axis", "policy", "", box=None, pad_edge=False)
     for kind, policies in methods.POLICIES.items():
         for name, cls in sorted(policies.items()):
-            table.add_row(kind, name, escape(" ".join((cls.__doc__ or "").split("\n\n")[0].split())))
+            table.add_row(kind, name, " ".join((cls.__doc__ or "").split("\n\n")[0].split()))
     return table
 
 
 def _described(names: dict[str, str]) -> Table:
     table = Table("name", "", box=None, pad_edge=False)
     for name, description in names.items():
-        table.add_row(name, escape(description))
+        table.add_row(name, description)
     return table
 
 

@@ -3,24 +3,73 @@ needs torch is imported where it is used."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from harness.errors import InputError
-
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+from harness.report.escape import ascii_letters, visible
 
 
-def refuse(message: str) -> None:
+class Terminal(Console):
+    """A console on which names and paths are text: no markup, no emoji codes, no control or invisible characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+out = Terminal()
+err = Terminal(stderr=True)
+
+
+def _ascii_form(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(ascii_letters(char) for char in error.object[error.start : error.end]), error.end
+
+
+def speak_any_encoding() -> None:
+    """Characters that a terminal's encoding lacks come out as ASCII ones, instead of ending the command."""
+    codecs.register_error("ascii_form", _ascii_form)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ascii_form")
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code; 1 for a success whose output could not be written (a full disk, a closed
+    pipe)."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # into nothing with what is left, or the interpreter would complain at its very end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = code or 1
+    sys.exit(code)
+
+
+def tell(message: str) -> None:
+    """One line on standard error, if anybody can still read it."""
+    with suppress(OSError):
+        err.print(" ".join(message.split()), soft_wrap=True)
+
+
+def refuse(message: str) -> NoReturn:
     """Say in one line what is wrong with what the user asked for, and leave with exit code 2."""
-    err.print(f"error: {escape(' '.join(message.split()))}", soft_wrap=True)
-    sys.exit(2)
+    tell(f"error: {message}")
+    leave(2)
 
 
 def states_of(planned: Any) -> dict[str, tuple[str, str]]:
@@ -50,7 +99,7 @@ def print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
     say_otherwise(planned, out)
     planned.store.look_for_foreign_files()
     for problem in planned.store.problems:
-        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+        err.print(f"cannot read {problem}", soft_wrap=True)
 
 
 def say_otherwise(planned: Any, console: Console) -> list[Any]:
@@ -60,7 +109,7 @@ def say_otherwise(planned: Any, console: Console) -> list[Any]:
 
     found = stored_otherwise(planned.specs, planned.store)
     for each in found:
-        console.print(escape(describe(each, planned.specs)), soft_wrap=True)
+        console.print(describe(each, planned.specs), soft_wrap=True)
     return found
 
 
@@ -80,7 +129,7 @@ def print_calibration(specs: list[Any], store: Any, data: Path | None, download:
     for gpu in sorted({spec.resources.gpu for spec in specs}):
         part = sum(estimates[spec.trial_id].total_s for spec in specs if spec.resources.gpu == gpu) / 3600
         threads = ", ".join(sorted({f"{spec.threads} thread{'s' * (spec.threads > 1)}" for spec in specs}))
-        where = f"GPU x {gpu:g}" if gpu else f"{escape(processor())}, {threads} a trial"
+        where = f"GPU x {gpu:g}" if gpu else f"{processor()}, {threads} a trial"
         out.print(f"{part:.3g} hours on {where}", soft_wrap=True)
     here = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count()}
     wanted = {kind: max((getattr(spec.resources, kind) for spec in specs), default=0) for kind in here}
@@ -95,7 +144,7 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
 
     def left_out(text: str) -> None:
         if form.get("figures"):  # asked for by name
-            err.print(escape(text), soft_wrap=True)
+            err.print(text, soft_wrap=True)
 
     primary = registered_comparisons(store.root)
     written = write_report(
@@ -103,7 +152,7 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
     )
     store.look_for_foreign_files()
     for problem in store.problems:
-        err.print(f"cannot read {escape(problem)}", soft_wrap=True)
+        err.print(f"cannot read {problem}", soft_wrap=True)
     for path in written:
         out.print(str(path), soft_wrap=True)
     out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
@@ -127,7 +176,7 @@ def conclude(outcome: Any, planned: Any, suite: str, results: Path | None, leavi
     variants = planned.variants
     for kind, found in (("failed", outcome.failed), ("blocked", outcome.blocked)):
         for trial_id, reason in found.items():
-            err.print(f"{kind}: {escape(variants[trial_id])} ({trial_id}): {escape(reason)}", soft_wrap=True)
+            err.print(f"{kind}: {variants[trial_id]} ({trial_id}): {reason}", soft_wrap=True)
     if outcome.interrupted:
         where = f" --results {results}" if results else ""
         err.print(
@@ -154,7 +203,7 @@ def print_tuning(tuning: Any) -> None:
     out.out(titles, style="bold", highlight=False)
     out.out("\n".join(lines), highlight=False)
     for line in tuning.summary:
-        out.print(escape(line), soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
@@ -166,9 +215,9 @@ def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
         variants = {spec.trial_id: spec.variant for spec in tuned.compared}
         print_leaderboard(out, tuning.store, trial_ids=list(variants), variants=variants)
     for line in [*tuned.sentences, *map(str, tuned.written)]:
-        out.print(escape(line), soft_wrap=True)
+        out.print(line, soft_wrap=True)
     for trouble in tuned.trouble:
-        err.print(escape(trouble), soft_wrap=True)
+        err.print(trouble, soft_wrap=True)
     if tuned.stop_reason:
         err.print(
             f"stopped ({tuned.stop_reason}); to go on: run-bench tune {suite}, with the same options", soft_wrap=True

@@ -345,7 +345,7 @@ def test_time_limit_per_trial(tmp_path: Path) -> None:
     assert outcome.failed == {slow.trial_id: "stopped after 0.4 s, the time limit per trial"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_at_the_next_step_and_the_next_run_goes_on(tmp_path: Path, number: int) -> None:
     specs = [fake.make(1, steps=10, step_s=0.05), fake.make(2, steps=2)]
     events: list[dict[str, Any]] = []

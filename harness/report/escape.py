@@ -15,18 +15,30 @@ _LATEX = {
 }  # fmt: skip
 _MARKDOWN = set("\\`*_{}[]#|~$")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_ASCII = {
+    "–": "-", "−": "-", "—": "-", "·": "-", "±": "+-", "×": "x", "≈": "~", "≤": "<=", "≥": ">=", "…": "...",
+    "↑": "^", "↓": "v", "→": "->", "Δ": "d", "α": "alpha", "β": "beta", "γ": "gamma", "ε": "eps", "λ": "lambda",
+    "τ": "tau",
+}  # fmt: skip
+_UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def one_line(text: object) -> str:
     """The text on one line, without control and invisible formatting characters."""
-    line = " ".join(str(text).split())
-    if line.isprintable():
-        return line
-    kept = (
-        " " if char.isspace() else char for char in str(text) if char.isspace() or unicodedata.category(char)[0] != "C"
-    )
-    return " ".join("".join(kept).split())
+    return " ".join(visible(" ".join(str(text).split())).split())
+
+
+def visible(text: str) -> str:
+    """The text without control and invisible formatting characters; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in _UNSEEN)
+
+
+def ascii_letters(char: str) -> str:
+    """The nearest ASCII letters to a character; `?` where there are none."""
+    return _ASCII.get(char) or unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() or "?"
 
 
 def latex(text: object) -> str:

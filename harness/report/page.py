@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from harness.report.captions import setting_title
+from harness.report.escape import one_line
 from harness.report.leaderboard import Leaderboard
 from harness.report.page_data import page_data, safe_json
 from harness.report.results import Results
@@ -23,12 +24,12 @@ def page(results: Results, board: Leaderboard, checkpoint: str = "best_validatio
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = safe_json(page_data(results, board, checkpoint))
     return environment.from_string(template).render(
-        title=title or _title(board),
+        title=one_line(title or _title(board)),
         style=Markup(style),
         script=Markup(script),
         data=Markup(data),
         empty=board.rows.empty,
-        notes=board.notes,
+        notes=[one_line(note) for note in board.notes],
     )
 
 

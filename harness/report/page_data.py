@@ -25,6 +25,7 @@ from harness.report.differences import (
     metric_differences,
     paired_lines,
 )
+from harness.report.escape import visible
 from harness.report.figure_data import class_names
 from harness.report.grid import MAIN, mark
 from harness.report.intervals import METRICS, class_intervals
@@ -260,8 +261,8 @@ def _plain(value: Any) -> Any:
 
 
 def safe_json(data: Any) -> str:
-    """JSON that can stand inside a script element: no `<`, `>` or `&`, no line separators, no NaN."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for char in "<>&\u2028\u2029":
+    """JSON that can stand inside a script element: no `<`, `>` or `&`, no invisible characters, no NaN."""
+    text = visible(json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+    for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text

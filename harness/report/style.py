@@ -19,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from harness.report.escape import one_line
+
 WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width of a two-column paper
 INK, SOFT = "#222222", "#767676"
 
@@ -115,7 +117,7 @@ def save(figure: Figure, path: Path, dots: int | None = None) -> None:
 
 def plain(text: object) -> str:
     """A name as it is: dollar signs and the like are no mathematics; long ones are cut."""
-    name = " ".join(str(text).split())
+    name = one_line(text)
     name = name if len(name) <= 36 else name[:35] + "…"
     return name.replace("$", r"\$")
 

@@ -1,0 +1,97 @@
+"""How commands end when something is in their way: interruptions, closed pipes, full devices, poor terminals; and that
+names on the terminal are text."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.escape import one_line
+from harness.report.style import canvas, plain, save, styled
+from harness.terminal import Terminal, speak_any_encoding
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTILE = "a[red]b[/red]:smile:\x1b[31mc\x07\x9b1m\u202ed\u2066\u200be\udcff"
+SHOWN = "a[red]b[/red]:smile:[31mc1mde"
+
+
+@pytest.mark.parametrize("printed", [HOSTILE, Text(HOSTILE), "table", "out"])
+def test_names_are_text_on_the_terminal(printed) -> None:
+    terminal = Terminal(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
+    if printed == "table":
+        printed = Table(HOSTILE)
+        printed.add_row(HOSTILE)
+    if printed == "out":
+        terminal.out(HOSTILE, highlight=False)
+    else:
+        terminal.print(printed)
+    text = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert SHOWN in text
+    for char in "\x07\x9b\u202e\u2066\u200b\udcff":
+        assert char not in text
+    assert "\x1b[31m" not in text
+
+
+def test_names_on_figures_are_valid_in_svg(tmp_path: Path) -> None:
+    @styled
+    def draw():
+        figure, axes = canvas("column", 2.0)
+        axes[0, 0].set_title(plain(HOSTILE))
+        return figure
+
+    save(draw(), tmp_path / "figure.svg")  # type: ignore[arg-type]
+    ElementTree.parse(tmp_path / "figure.svg")
+    assert plain(HOSTILE) == one_line(HOSTILE) == SHOWN
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("ascii", b"+-1.5 - lambda Z ?\n"), ("latin-1", "\xb11.5 - lambda Z ?\n".encode("latin-1"))]
+)
+def test_terminals_of_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str, text: bytes) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    speak_any_encoding()
+    Terminal().print("±1.5 – λ Ž 漢")
+    stream.flush()
+    assert stream.buffer.getvalue() == text  # type: ignore[attr-defined]
+
+
+def command(*words: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*options.pop("first", []), str(ROOT)])}
+    return subprocess.Popen([sys.executable, str(ROOT / "run_bench.py"), *words], env=environment, **options)
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = command("list", "methods", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.communicate()[1] == b""
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_device_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = command("list", "methods", stdout=full, stderr=subprocess.PIPE)
+        lines = done.communicate()[1].decode().splitlines()
+        assert (len(lines), done.returncode) == (1, 1)
+        assert lines[0].startswith("error: [Errno 28] No space left on device")
+        done = command("list", "nothing", stderr=full)
+        done.communicate()
+        assert done.returncode == 2
+
+
+def test_an_interruption_while_packages_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    done = command("list", "methods", stderr=subprocess.PIPE, first=[str(tmp_path)])
+    assert done.communicate()[1].decode() == "stopped; to go on, give the same command again\n"
+    assert done.returncode == 130
