@@ -87,6 +87,7 @@ def test_json_is_safe_inside_a_script():
     assert json.loads(text) == nasty
     with pytest.raises(ValueError, match="not JSON compliant"):
         safe_json(float("nan"))
+    assert json.loads(safe_json("a\u202eb\udcff")) == "ab"
 
 
 def test_the_page_holds_the_leaderboard_s_numbers(small, text):

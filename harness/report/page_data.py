@@ -262,7 +262,7 @@ def _plain(value: Any) -> Any:
 
 def safe_json(data: Any) -> str:
     """JSON that can stand inside a script element: no `<`, `>` or `&`, no invisible characters, no NaN."""
-    text = visible(json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
-    for char in "<>&":
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
+    return visible(text)
