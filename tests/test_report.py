@@ -831,3 +831,16 @@ def test_a_network_that_predicts_one_class_only_is_remarked():
     assert [note for note in notes if "one class only" in note] == [
         "absld, seed 1, last: predicts one class only (Dress under clean)."
     ]
+
+
+def test_captions_say_that_the_teacher_is_fixed():
+    def words(*specs):
+        board = leaderboard(read_results(frames_of(list(specs))))
+        return " ".join(caption(board, board.settings[0], "last"))
+
+    student = trial_spec("rslad", 0)
+    assert "One teacher, which is fixed" in words(student, trial_spec("absld", 0), trial_spec("at", 0))
+    assert "fixed" not in words(trial_spec("at", 0), trial_spec("trades", 0))
+    other = student.teachers["teacher"].model_copy(update={"training": "b" * 16})
+    taught = trial_spec("absld", 0).model_copy(update={"teachers": {"teacher": other}})
+    assert "2 teachers, each of them fixed" in words(student, taught)

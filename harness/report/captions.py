@@ -49,9 +49,17 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     if setting in board.baselines:
         sentences.append(marks(board, setting, checkpoint))
     sentences += registered(board, setting, checkpoint)
-    if part.rows["teacher"].notna().any():
-        sentences.append("Students share their teacher: what is said of them holds for that teacher.")
-    return sentences
+    return sentences + _teachers(part.rows)
+
+
+def _teachers(rows: pd.DataFrame) -> list[str]:
+    """Intervals say nothing of what another teacher would bring."""
+    count = rows.loc[rows["role"] == "student", "teacher"].nunique()
+    if count == 0:
+        return []
+    if count == 1:
+        return ["One teacher, which is fixed: what is said of its students holds for that teacher."]
+    return [f"{count} teachers, each of them fixed: students of two teachers differ by their teachers too."]
 
 
 def _seeds(rows: pd.DataFrame) -> str:
