@@ -187,6 +187,8 @@ class Driver:
         if attempt.done:
             self.agenda.finish(name)
             self._guarded(lambda: self.store.reset_attempts(name))
+        elif not self.store.root.is_dir():
+            self._interrupt(attempt)
         elif attempt.error is not None and not attempt.timed_out:
             self._judge(attempt, attempt.error["kind"], attempt.error["error"], attempt.error["traceback"])
         elif self.stop_reason is not None:
@@ -249,10 +251,13 @@ class Driver:
         self._guarded(lambda: self.store.commit(row))
 
     def _guarded(self, write: Callable[[], object]) -> None:
-        """The driver's own writes: a full disk stops the run as it does in a trial, everything else is raised."""
+        """The driver's own writes: a full disk stops the run as it does in a trial, and so does a results folder that
+        is gone; everything else is raised."""
         try:
             write()
         except OSError as error:
+            if not self.store.root.is_dir():
+                return  # `_heed_stop` says so
             if kind_of(error) != "disk":
                 raise
             self._begin_stop(disk_full(str(error)))
@@ -262,7 +267,9 @@ class Driver:
     def _heed_stop(self) -> None:
         if self.stop_request.signal_name is not None:
             self._begin_stop(self.stop_request.signal_name)
-        if self.lost_store():
+        if not self.store.root.is_dir():
+            self._begin_stop(f"the results folder {self.store.root} is no longer there")
+        elif self.lost_store():
             self._begin_stop("another driver has taken the store over")
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             self._kill_all()

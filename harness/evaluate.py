@@ -224,7 +224,7 @@ class _StageFile:
         """Store atomically: whoever reads the name finds a whole file or none."""
         if self.path is None:
             return
-        make_folder(self.path.parent)
+        make_folder(self.path.parent, inside=self.path.parent.parent)
         facts = {"key": self.key, "survivors": result.survivors, "warnings": result.warnings}
         table = pa.Table.from_pandas(result.outcomes, preserve_index=False)
         table = table.replace_schema_metadata({METADATA: json.dumps([facts, _seal(table, facts)])})

@@ -9,13 +9,13 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import InputError
 
-_TEMPORARY = re.compile(r"^\..+\.tmp$")
+_TEMPORARY = re.compile(r"^\..+\.\d+\.(\d+\.)?[0-9a-f]{8}\.tmp$")  # see `temporary_path`
 _NOT_OURS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL,
     errno.ENAMETOOLONG, errno.ELOOP,
@@ -64,8 +64,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> Path:
-    """The folder, made if it is missing; InputError where a folder cannot be made or is a file."""
+def make_folder(folder: Path, inside: Path | None = None) -> Path:
+    """The folder, made if it is missing; InputError where a folder cannot be made or is a file.
+
+    inside: a folder above it that must be there: FileNotFoundError where somebody moved or deleted it in mid-run.
+    """
+    if inside is not None:
+        inside.stat()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,14 +103,17 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def remove_leftovers(folder: Path, older_than: float = 3600.0) -> int:
-    """Removes temporary files that a dead writer left below `folder`, at any depth; returns how many.
+def remove_leftovers(root: Path, own: Collection[str], older_than: float = 3600.0) -> int:
+    """Removes temporary files that a dead writer left in `root` or, at any depth, in its folders of the names in `own`;
+    returns how many.
 
-    A writer of this host is dead when its process is gone; one of another host when its file is `older_than` seconds
-    old.
+    Only names as `temporary_path` makes them count. A writer of this host is dead when its process is gone; one of
+    another host when its file is `older_than` seconds old.
     """
     removed = 0
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(root):
+        if Path(parent) == root:
+            folders[:] = [name for name in folders if name in own]
         for name in filter(_TEMPORARY.match, names):
             path = Path(parent, name)
             if _abandoned(path, older_than):

@@ -27,6 +27,7 @@ from harness import compaction, parquet
 from harness.files import check_writable, make_folder, remove_leftovers, replacing
 from harness.manifest import Label, Manifest, Part, checked_rows, load_manifest, read_label
 from harness.parquet import UNREADABLE
+from harness.results_folder import FOLDERS, check_results_folder
 from harness.tables import STATUSES, TABLES, checked_id, content_hash, reading_schema, to_arrow, trial_row
 
 # Key of the trials file's footer: status, the number of rows in each other table, and the hash of every table's rows.
@@ -44,14 +45,17 @@ class Store:
         self._given = manifest
         self._problems: dict[str, None] = {}
         self._footers: dict[tuple[str, int, int], Any] = {}
+        self._was_there = self.root.is_dir()
 
     def manifest(self) -> Manifest:
         """Which compacted files count. InputError where the manifest is damaged or lost."""
         return load_manifest(self.root) if self._given is None else self._given
 
     def prepare(self) -> Store:
-        """Makes the folder, and says with an InputError if results cannot be written there."""
+        """Makes the folder, and says with an InputError if results cannot or should not be written there."""
+        check_results_folder(self.root)
         check_writable(self.root)
+        self._was_there = True
         return self
 
     @property
@@ -90,7 +94,7 @@ class Store:
                 for name in TABLES:
                     self.path(name, trial_id).unlink(missing_ok=True)
             for name, table in [*content.items(), ("trials", row)]:
-                make_folder(self.root / name)
+                self._make_folder(name)
                 with replacing(self.path(name, trial_id), attempt) as temporary:
                     parquet.write(table, temporary, write_statistics=False)
         return True
@@ -98,7 +102,7 @@ class Store:
     def record_attempt(self, trial_id: str) -> int:
         """Counts one more attempt at a trial, durably, and returns the number of attempts so far."""
         path = self._attempts_path(trial_id)
-        make_folder(path.parent)
+        self._make_folder("attempts")
         with open(path, "a") as file:
             file.write(f"{time.time():.3f} {os.uname().nodename} {os.getpid()}\n")
             file.flush()
@@ -121,8 +125,8 @@ class Store:
         shutil.rmtree(self.root / "work" / training_id / "evaluations", ignore_errors=True)
 
     def remove_leftovers(self) -> int:
-        """Removes temporary files of writers that are dead, anywhere in the store; returns how many."""
-        return remove_leftovers(self.root)
+        """Removes temporary files of writers that are dead, in the store's own folders; returns how many."""
+        return remove_leftovers(self.root, FOLDERS)
 
     # Reading
 
@@ -392,6 +396,10 @@ class Store:
     def path(self, table: str, trial_id: str) -> Path:
         return self.root / table / f"{trial_id}.parquet"
 
+    def _make_folder(self, name: str) -> Path:
+        """A folder of the store. FileNotFoundError where the store is no longer where it was: nothing is made there."""
+        return make_folder(self.root / name, inside=self.root if self._was_there else None)
+
     def _attempts_path(self, trial_id: str) -> Path:
         return self.root / "attempts" / checked_id(trial_id)
 
@@ -401,8 +409,7 @@ class Store:
 
         The lock is the kernel's: it falls with its process.
         """
-        make_folder(self.root)
-        with open(self.root / ".commit", "a") as file:
+        with open(self._make_folder("") / ".commit", "a") as file:
             with suppress(OSError):  # a file system without locks: what remains is the atomic rename
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -56,6 +56,7 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
     where = {"host": socket.gethostname(), "pid": os.getpid(), "place": place}
     yield {"event": "launch", **common, **where, "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
     try:
+        job.store_root.stat()  # nothing is made anew at the place of a results folder that was moved
         load_plugins(job.plugins)
         run = resolve(job.run_trial)
         with torch_threads(job.spec.threads):

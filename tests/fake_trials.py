@@ -51,7 +51,7 @@ def make(
         dataset=DatasetSpec(name="digits", train_images=max(1, int(step_s * 1000))),
         student=network,
         teachers=teachers,
-        method={"name": "fake", "behaviour": behaviour, "step_s": step_s, **POLICIES},
+        method={"name": "at", "behaviour": behaviour, "step_s": step_s, **POLICIES},
         training=TrainingSpec(epochs=steps, attack_steps=1),
         evaluation=EvaluationSpec(attacks=()),
         eps=0.1,

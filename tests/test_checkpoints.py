@@ -328,5 +328,5 @@ def test_what_a_killed_writer_leaves_is_known_for_a_leftover(tmp_path, monkeypat
         write_state(tmp_path / "last.pt", {"weight": torch.zeros(2)}, {})
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert len(list(tmp_path.iterdir())) == 1
-    assert remove_leftovers(tmp_path) == 1
+    assert remove_leftovers(tmp_path, ()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -278,7 +278,7 @@ def test_serial_run_and_run_again(tmp_path: Path) -> None:
     row = store.trials().set_index("trial_id").loc[bad.trial_id]
     assert "Traceback" in row["error"]
     assert "fake_trials.py" in row["error"]
-    assert (row["attempts"], row["variant"], row["method"]) == (1, "raise", "fake")
+    assert (row["attempts"], row["variant"], row["method"]) == (1, "raise", "at")
     assert [event["event"] for event in events if event.get("trial_id") == bad.trial_id] == [
         "launch",
         "start",
@@ -369,6 +369,25 @@ def test_a_signal_stops_at_the_next_step_and_the_next_run_goes_on(tmp_path: Path
     short = Options(serial=True, run_trial="fake_trials:run", trial_timeout_s=60, minimum_free_bytes=0)
     assert len(run(specs, Store(tmp_path), options=short).done) == 2
     assert fake.start_steps(tmp_path, specs[0]) == [0, 2]
+
+
+def test_a_results_folder_that_is_moved_in_mid_run_stops_it_and_nothing_is_made_in_its_place(tmp_path: Path) -> None:
+    specs = [fake.make(1, steps=10, step_s=0.05), fake.make(2, steps=2)]
+    root, moved = tmp_path / "here", tmp_path / "there"
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch" and event["epoch"] == 2 and not moved.exists():
+            root.rename(moved)
+
+    outcome = run(specs, Store(root), options=SERIAL, on_event=on_event)
+    assert outcome.stop_reason == f"the results folder {root} is no longer there"
+    assert sorted(outcome.interrupted) == sorted(ids(specs))
+    assert outcome.exit_code == 1
+    assert not root.exists()
+    for lock in (moved / "driver").iterdir():  # as if this process, which holds it, had ended
+        lock.write_text('{"released": true}')
+    assert len(run(specs, Store(moved), options=SERIAL).done) == 2
+    assert fake.start_steps(moved, specs[0]) == [0, 2]
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from harness.merge import merge
 from harness.store import Store
 from harness.tables import TABLES
 
+ROOT = Path(__file__).resolve().parent.parent
 KEYS = ["trial_id", "checkpoint", "attack", "class_index"]
 
 
@@ -181,6 +182,22 @@ class TestBadFiles:
         with pytest.raises(InputError, match="cannot write to"):
             Store(tmp_path / "taken" / "store").commit(trial("a"), {})
 
+    def test_folders_of_other_things_take_no_results(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        (tmp_path / "home").mkdir()
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "chapter.tex").write_text("")
+        for root, words in (("/", "right into /"), (tmp_path / "home", "right into"), (ROOT, "right into"),
+                            (tmp_path / "thesis", "holds other files .chapter.tex.")):  # fmt: skip
+            with pytest.raises(InputError, match=words):
+                Store(root).prepare()
+        assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+        (tmp_path / "planned").mkdir()
+        (tmp_path / "planned" / "plan.md").write_text("")
+        Store(tmp_path / "planned").prepare()
+        filled(tmp_path / "thesis", 1)
+        Store(tmp_path / "thesis").prepare()  # a store already
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_read_only_folder_is_refused(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
@@ -261,10 +278,20 @@ class TestBadFiles:
         gone.wait()
         host = os.uname().nodename
         for pid in (gone.pid, os.getpid()):
-            (tmp_path / "trials" / f".a.parquet.{host}.{pid}.0.aa.tmp").write_text("")
-        (tmp_path / "trials" / ".a.parquet.elsewhere.1.0.aa.tmp").write_text("")
+            (tmp_path / "trials" / f".a.parquet.{host}.{pid}.0.0123abcd.tmp").write_text("")
+        (tmp_path / "trials" / ".a.parquet.elsewhere.1.0.0123abcd.tmp").write_text("")
         assert store.remove_leftovers() == 1
         assert len(temporary_files(tmp_path)) == 2
+
+    @pytest.mark.parametrize("name", ["trials/.mine.tmp", "mine/.a.parquet.elsewhere.1.0.0123abcd.tmp", ".Trash.tmp"])
+    def test_what_is_not_ours_is_never_cleaned_up(self, tmp_path: Path, name: str) -> None:
+        store = filled(tmp_path, 1)
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+        os.utime(path, (0, 0))
+        assert store.remove_leftovers() == 0
+        assert path.exists()
 
 
 class TestCompaction:

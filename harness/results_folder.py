@@ -1,0 +1,35 @@
+"""What in a results folder is the harness's own, and which folders can be one: nothing foreign is written beside or
+cleaned up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.tables import TABLES
+
+FOLDERS = (*TABLES, "work", "attempts", "driver", "tuning", "report", "set_aside")
+_FILES = ("compacted.json", "machine.json", "primary.json", "plan.md", "README.md")
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def is_store(root: Path) -> bool:
+    """Whether results stand in a folder, or a driver has begun there."""
+    return (root / "trials").is_dir() or any((root / "driver").glob("*.json"))
+
+
+def check_results_folder(root: Path) -> None:
+    """InputError for a folder that is no store yet and holds what is not the harness's own, or is `/`, the user's home
+    or the checkout. Hidden files do not count."""
+    if is_store(root) or not root.is_dir():
+        return
+    place = root.resolve()
+    if place in (Path(place.anchor), Path.home().resolve(), _CHECKOUT):
+        raise InputError(f"results cannot go right into {place}: give a folder of their own")
+    own = {*FOLDERS, *_FILES, "lost+found"}
+    foreign = sorted(path.name for path in root.iterdir() if path.name not in own and not path.name.startswith("."))
+    if foreign:
+        raise InputError(
+            f"{root} is no result store and holds other files ({', '.join(foreign[:3])}): give results a folder of "
+            "their own"
+        )
