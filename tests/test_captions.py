@@ -71,11 +71,11 @@ def test_an_attack_of_one_seed_leaves_the_row_whole_and_another_attack_of_its_na
 
 
 def test_students_of_two_teachers_and_of_unlike_devices_are_told():
-    frames = frames_of([trial_spec("rslad", seed) for seed in (0, 1)] + [trial_spec("at", 0)])
+    frames = frames_of([trial_spec(name, seed) for name in ("rslad", "at") for seed in (0, 1)])
     assert not [note for note in leaderboard(read_results(frames)).notes if "teachers" in note or "devices" in note]
     trials = frames.tables["trials"]
     teachers = iter(["a" * 64, "b" * 64])
     trials["teacher_sha256"] = [next(teachers) if variant == "rslad" else None for variant in trials["variant"]]
-    trials["train_device"] = ["Xeon", "EPYC", "Xeon"]
+    trials["train_device"] = ["Xeon", "EPYC", "Xeon", "Xeon"]
     (note,) = [note for note in leaderboard(read_results(frames)).notes if "teachers" in note]
     assert "learned from 2 different teachers and were trained on 2 kinds of devices (EPYC; Xeon)" in note
