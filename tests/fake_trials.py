@@ -20,7 +20,7 @@ from harness.provenance import trial_columns
 from harness.spec import DatasetSpec, EvaluationSpec, NetworkSpec, Resources, Source, TrainingSpec, TrialSpec
 
 HANGS_S = 600.0  # longer than any machine takes to notice and end a hanging trial
-POLICIES = {kind: {"name": "none"} for kind in ("labels", "weights", "margins")}
+POLICIES = {"labels": {"name": "hard"}, "weights": {"name": "none"}, "margins": {"name": "none"}}
 
 
 class OutOfMemoryError(RuntimeError):
