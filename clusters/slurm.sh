@@ -17,6 +17,11 @@ shift 2
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=6379
 
+# whoever reaches a Ray cluster's ports can run code on it, unless it asks for a token; srun hands these to every node
+export RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(python3 -c "import secrets; print(secrets.token_hex(32))")
+export RAY_AUTH_TOKEN
+
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
     ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
     run-bench run "$suite" --address auto --results "$results" "$@"

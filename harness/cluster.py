@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
+import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from harness.preflight import Node, check_probe, check_requests, fits, request_o
 from harness.spec import Resources, TrialSpec
 from harness.worker import Event, Job
 
-_CONNECT_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
 _CAPACITY_AGE_S = 2.0
 # Ray keeps its objects in shared memory. Trials exchange small events only, so the minimum will do.
@@ -32,6 +36,11 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|The node with node id|Raylet is terminated|killed due to",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+_HARMLESS = {*_ENVIRONMENT, "RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+# Ray listens on all interfaces, wherever it is told to listen: only who has this may talk to a local one.
+_TOKEN = secrets.token_hex(32)
+_LONGEST_SOCKET = 103  # bytes; 107 on Linux
+_SOCKET = "/ray-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 
 @contextmanager
@@ -42,22 +51,77 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _check_environment()
+    # Never Ray's own default: it follows a file that a killed cluster leaves behind.
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local" and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it as it is loaded; from 2.59 on its own default
     import ray
 
     if ray.is_initialized():
         yield
         return
-    # Never Ray's own default: it follows a file that a killed cluster leaves behind.
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **local)
-    else:
-        _check_address(address)
-        _join(address)
+    with ExitStack() as stack:
+        if address == "local":
+            stack.enter_context(_authenticated())
+            folder = stack.enter_context(_session_folder())
+        stack.callback(ray.shutdown)
+        if address == "local":
+            _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=str(folder), **local)
+        else:
+            _check_address(address)
+            _join(address)
+        yield
+
+
+def _check_environment() -> None:
+    """Ray reads its settings from variables as it is loaded; one that it cannot read ends the process."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode.lower() not in ("token", "disabled"):
+        raise InputError(f"RAY_AUTH_MODE must be token or disabled, not '{mode}'")
+    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in _HARMLESS | {"RAY_AUTH_MODE"})
+    if not names or "ray" in sys.modules:
+        return
+    if subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode:
+        raise InputError(f"Ray cannot be loaded with {', '.join(names)} as the environment has it: correct or unset it")
+
+
+@contextmanager
+def _authenticated() -> Iterator[None]:
+    """Inside, a Ray started here asks for a token that only this process and its children know, unless the user has
+    chosen a token or none."""
+    chosen = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if chosen or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = _TOKEN
     try:
         yield
     finally:
-        ray.shutdown()
+        del os.environ["RAY_AUTH_TOKEN"]
+        with suppress(ImportError, AttributeError):  # Ray has no public name for it
+            from ray._raylet import AuthenticationTokenLoader
+
+            AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """A folder of this process alone for Ray's sockets and logs, removed afterwards."""
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
+    if len(os.fsencode(base)) + len(_SOCKET) > _LONGEST_SOCKET:
+        raise InputError(
+            f"the paths of Ray's sockets below {base} would be longer than a socket's may be: "
+            "set RAY_TMPDIR to a short folder, such as /tmp; --serial runs without Ray"
+        )
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=base))
+    except OSError as error:
+        raise InputError(f"Ray needs a folder for its sockets and logs: {error}; set RAY_TMPDIR") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(**options: Any) -> None:
@@ -97,11 +161,23 @@ def _check_address(address: str) -> None:
             return  # Ray looks for running processes, and says if it finds none
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S) as connection:
+            answered = "RAY_USE_TLS" in os.environ or _speaks_grpc(connection)
+    except (OSError, ValueError, OverflowError) as error:
         raise InputError(
             f"no Ray cluster answers at '{address}' ({error}); start one with: ray start --head"
         ) from error
+    if not answered:
+        raise InputError(f"what answers at '{address}' is not a Ray cluster")
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether the other side begins as every HTTP/2 server must: with a frame of settings (RFC 9113, section 3.4)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    head = b""
+    while len(head) < 4 and (more := connection.recv(4 - len(head))):
+        head += more
+    return head[3:] == b"\x04"
 
 
 def _address_on_file() -> str | None:

@@ -36,12 +36,15 @@ def test_the_slurm_script_is_valid_shell_and_calls_the_command():
     (line,) = re.findall(r"run-bench run .*", text)
     check(line)
     assert "ray symmetric-run" in text
+    assert "export RAY_AUTH_MODE=token\n" in text
+    assert "export RAY_AUTH_TOKEN\n" in text
 
 
 def test_the_rayjob_is_valid_and_calls_the_command():
     job = yaml.safe_load(RAYJOB.read_text())
     assert (job["kind"], job["apiVersion"]) == ("RayJob", "ray.io/v1")
     check(job["spec"]["entrypoint"])
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     groups = [job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]]
     for group in groups:
         pod = group["template"]["spec"]

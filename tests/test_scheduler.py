@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -692,6 +693,53 @@ def test_an_address_where_nobody_answers(address: str, words: str, monkeypatch: 
     with pytest.raises(InputError, match=words) as caught, connected(address):
         pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_an_address_that_is_not_ray_is_said_at_once(banner: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(banner)
+                connection.recv(64)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match="is not a Ray cluster"), connected(address):
+            pass
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RAY_AUTH_MODE", "nonsense", "RAY_AUTH_MODE must be token or disabled, not 'nonsense'"),
+        ("RAY_TMPDIR", "/" + "x" * 40, "set RAY_TMPDIR to a short folder, such as /tmp"),
+        ("RAY_TMPDIR", "/nonexistent", "set RAY_TMPDIR"),
+        ("RAY_ADDRESS", "nonsense", "no Ray cluster answers at 'nonsense'"),
+    ],
+)
+def test_nonsense_in_the_environment_is_refused(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=words) as caught, connected():
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_ray_cannot_read_are_refused_before_it_is_loaded() -> None:
+    program = "from harness.cluster import connected\nwith connected(): pass"
+    environment = {**os.environ, "RAY_health_check_period_ms": "soon"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "InputError: Ray cannot be loaded with" in done.stderr
+    assert "RAY_health_check_period_ms" in done.stderr
 
 
 def test_the_exit_code_tells() -> None:
