@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import secrets
@@ -100,9 +101,7 @@ def _authenticated() -> Iterator[None]:
     finally:
         del os.environ["RAY_AUTH_TOKEN"]
         with suppress(ImportError, AttributeError):  # Ray has no public name for it
-            from ray._raylet import AuthenticationTokenLoader
-
-            AuthenticationTokenLoader.instance().reset_cache()
+            importlib.import_module("ray._raylet").AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
