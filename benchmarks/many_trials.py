@@ -74,7 +74,7 @@ def many_trials(suite: Path, root: Path, classes: int, *, compacted: bool = True
         "class_state": EPOCHS * classes * len(QUANTITIES),
     }
     if compacted:
-        publish(store, dict.fromkeys(planned.trial_ids, (drawn, rows)))  # type: ignore[arg-type]
+        publish(store, dict.fromkeys(planned.trial_ids, (drawn, {"tables": rows})))  # type: ignore[arg-type]
         return store
     for spec in planned.specs:
         frames = {name: drawn.arrow(name, [spec.trial_id]).to_pandas() for name in rows}
