@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from harness.errors import InputError
+from harness.files import check_writable
 from harness.report.escape import ascii_letters, visible
 
 
@@ -140,16 +141,24 @@ def print_calibration(specs: list[Any], store: Any, data: Path | None, download:
 def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: Any) -> None:
     """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
     from harness.config import registered_comparisons
-    from harness.report.write import write_report
+    from harness.report.captions import FAILED
+    from harness.report.write import print_leaderboard, write_report
 
     def left_out(text: str) -> None:
-        if form.get("figures"):  # asked for by name
+        if form.get("figures") or FAILED in text:  # asked for by name, or not as it should be
             err.print(text, soft_wrap=True)
 
     primary = registered_comparisons(store.root)
-    written = write_report(
-        store, into or store.root / "report", primary=primary, console=out, left_out=left_out, **form, **which
-    )
+    folder = into or store.root / "report"
+    try:
+        check_writable(folder)
+    except InputError as error:
+        if into:
+            raise
+        print_leaderboard(out, store, **which)
+        err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
+        return
+    written = write_report(store, folder, primary=primary, console=out, left_out=left_out, **form, **which)
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {problem}", soft_wrap=True)

@@ -8,14 +8,18 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 from rich.text import Text
+from synthetic_store import fill_store, frames_of, trial_spec
 
 from harness.report.escape import one_line
+from harness.report.figures import FIGURES
 from harness.report.style import canvas, plain, save, styled
+from harness.report.write import write_report
 from harness.terminal import Terminal, speak_any_encoding
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,3 +99,45 @@ def test_an_interruption_while_packages_are_loaded(tmp_path: Path) -> None:
     done = command("list", "methods", stderr=subprocess.PIPE, first=[str(tmp_path)])
     assert done.communicate()[1].decode() == "stopped; to go on, give the same command again\n"
     assert done.returncode == 130
+
+
+def test_a_figure_that_fails_is_named_and_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*frames, **options):
+        raise RuntimeError("no\nfont")
+
+    info = FIGURES["nsd"]
+    monkeypatch.setitem(FIGURES, "nsd", replace(info, function=fail))
+    said: list[str] = []
+    names = ["nsd", "class_accuracy"]
+    frames = frames_of([trial_spec("at", 0), trial_spec("rslad", 0)])
+    written = write_report(frames, tmp_path, figures=names, formats=["svg"], left_out=said.append)
+    assert [path.name for path in written if path.suffix == ".svg"] == ["class_accuracy.svg"]
+    assert said == ["left out: nsd: could not be drawn (RuntimeError: no font)"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
+
+
+def test_a_figure_is_written_in_full_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, _ = canvas("column", 2.0)
+    save(figure, tmp_path / "figure.png")
+    before = (tmp_path / "figure.png").read_bytes()
+
+    def fill(path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", fill)
+    with pytest.raises(OSError, match="No space left"):
+        save(figure, tmp_path / "figure.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert (tmp_path / "figure.png").read_bytes() == before
+
+
+def test_a_store_that_cannot_be_written_is_only_printed(tmp_path: Path) -> None:
+    specs = [trial_spec("at", 0), trial_spec("rslad", 0)]
+    fill_store(tmp_path / "store", specs)
+    (tmp_path / "store" / "report").write_text("")  # in the way, even of a superuser
+    done = command("report", str(tmp_path / "store"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = (text.decode() for text in done.communicate())
+    assert done.returncode == 0
+    assert "rslad" in out
+    assert err.splitlines()[-1].endswith("the report is only printed; --into FOLDER writes it elsewhere")

@@ -15,6 +15,8 @@ from harness.report.results import read_spec, records
 from harness.report.selection import RULES
 from harness.statistics import FEWEST_SEEDS
 
+FAILED = "could not be drawn"  # of a figure
+
 
 def attack_title(name: object) -> str:
     """How tables and figures call an attack."""

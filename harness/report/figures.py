@@ -15,6 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.errors import unknown
+from harness.report.captions import FAILED
+from harness.report.escape import one_line
 from harness.report.figure_data import class_names, headline_attack, reference, variants_in
 from harness.report.figures_classes import attack_ladder, class_accuracy, confusion
 from harness.report.figures_epochs import temperatures, training_curves
@@ -99,10 +101,12 @@ def draw(
         if empty:
             found[name] = f"{name}: no rows in {', '.join(empty)}"
             continue
-        found[name] = (
-            info.function(*frames, **tables.extra(name), **options)
-            or f"{name}: {_REASONS.get(name, 'no rows to draw')}"
-        )
+        try:
+            drawn = info.function(*frames, **tables.extra(name), **options)
+        except Exception as error:  # a figure that fails takes none of the others with it
+            found[name] = f"{name}: {FAILED} ({one_line(f'{type(error).__name__}: {error}')[:200]})"
+            continue
+        found[name] = drawn or f"{name}: {_REASONS.get(name, 'no rows to draw')}"
     return found
 
 

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from harness.files import replacing
 from harness.report.escape import one_line
 
 WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width of a two-column paper
@@ -106,13 +107,19 @@ def canvas(width: str, height: float, rows: int = 1, columns: int = 1, **options
 
 
 def save(figure: Figure, path: Path, dots: int | None = None) -> None:
-    """Write a figure; the kind of file follows from the name. The same figure gives the same bytes.
+    """Write a figure, in full or not at all; the kind of file follows from the name. The same figure gives the same
+    bytes.
 
     dots: an inch of a picture, 300 by default.
     """
     metadata = {".pdf": {"CreationDate": None, "ModDate": None}, ".svg": {"Date": None}, ".png": {"Software": None}}
-    with paper_style():
-        figure.savefig(path, dpi=dots or matplotlib.rcParams["savefig.dpi"], metadata=metadata.get(path.suffix))
+    with paper_style(), replacing(path) as temporary:
+        figure.savefig(
+            temporary,
+            dpi=dots or matplotlib.rcParams["savefig.dpi"],
+            format=path.suffix[1:],
+            metadata=metadata.get(path.suffix),
+        )
 
 
 def plain(text: object) -> str:
