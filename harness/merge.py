@@ -16,6 +16,7 @@ from harness.errors import InputError, unknown
 from harness.files import make_folder, replacing
 from harness.lock import StoreLock
 from harness.manifest import COMPACTED
+from harness.results_folder import nothing_left_if_refused
 from harness.store import Store
 from harness.tables import TABLES
 from harness.verify import outcome_counts
@@ -50,7 +51,7 @@ def merge(sources: Iterable[Path | str], into: Path | str, keep: str | None = No
     target = Store(into)
     stores = [existing_store(Path(source)) for source in sources]
     stores = [store for store in stores if store.root.resolve() != target.root.resolve()]
-    with StoreLock(target.prepare().root):
+    with nothing_left_if_refused(target.root), StoreLock(target.prepare().root):
         before = target.statuses()
         chosen, others = _choose([target, *stores])
         if others and keep is None:

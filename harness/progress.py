@@ -80,7 +80,7 @@ class Progress:
     def _on_plan(self, event: Event) -> None:
         self.skipped = set(event["skipped"])
         if event.get("shared_bytes"):
-            self._console.print(
+            self._print(
                 f"teachers' logits, shared by the trials of a seed: up to {event['shared_bytes'] / 2**20:,.1f} MB of "
                 f"disk while this runs"
             )

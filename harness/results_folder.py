@@ -3,6 +3,9 @@ cleaned up."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import InputError
@@ -13,9 +16,25 @@ _FILES = ("compacted.json", "machine.json", "primary.json", "plan.md", "README.m
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def is_store(root: Path) -> bool:
-    """Whether results stand in a folder, or a driver has begun there."""
-    return (root / "trials").is_dir() or any((root / "driver").glob("*.json"))
+def is_store(root: Path, begun: bool = True) -> bool:
+    """Whether results stand in a folder. begun: or a driver has been there."""
+    return (root / "trials").is_dir() or (begun and any((root / "driver").glob("*.json")))
+
+
+@contextmanager
+def nothing_left_if_refused(root: Path) -> Iterator[None]:
+    """Where an InputError ends the block, a results folder that was made inside goes again, with the folders above that
+    were made for it; not one in which a training has begun."""
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    except InputError:
+        if made and not is_store(root, begun=False) and not any((root / "work").glob("*/*")):
+            shutil.rmtree(root, ignore_errors=True)
+            for folder in made[1:]:
+                with suppress(OSError):  # somebody else's by now
+                    folder.rmdir()
+        raise
 
 
 def check_results_folder(root: Path) -> None:

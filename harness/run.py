@@ -11,6 +11,7 @@ from typing import Any
 from harness.config import MACHINE, Suite, for_this_machine, load_suite, remember_comparisons, remember_machine
 from harness.otherwise import refuse_older
 from harness.plan import plan
+from harness.results_folder import nothing_left_if_refused
 from harness.scheduler import Options, Outcome, run
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -103,12 +104,13 @@ def run_planned(
         refuse_older(planned.specs, planned.store)
     for text in check_inputs(planned.specs, planned.store, options):
         on_event({"event": "warning", "text": text})
-    take_teachers(teachers, planned.store)
-    planned.store.prepare()
-    if planned.machine:
-        remember_machine(planned.suite, planned.store.root, planned.machine)
-    remember_comparisons(planned.suite, planned.store.root)
-    return run(planned.specs, planned.store, options=options, on_event=on_event)
+    with nothing_left_if_refused(planned.store.root):
+        take_teachers(teachers, planned.store)
+        planned.store.prepare()
+        if planned.machine:
+            remember_machine(planned.suite, planned.store.root, planned.machine)
+        remember_comparisons(planned.suite, planned.store.root)
+        return run(planned.specs, planned.store, options=options, on_event=on_event)
 
 
 def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> list[str]:

@@ -20,6 +20,7 @@ from harness.lock import StoreLock
 from harness.manifest import check_parts
 from harness.preflight import check_disk
 from harness.redo import set_aside
+from harness.results_folder import nothing_left_if_refused
 from harness.retries import kind_of
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -96,8 +97,7 @@ def run(
     second one ends it at once. Raises InputError for what cannot be run here.
     """
     options = options or Options()
-    store.prepare()
-    with StoreLock(store.root) as lock:
+    with nothing_left_if_refused(store.root), StoreLock(store.prepare().root) as lock:
         store.remove_leftovers()
         check_parts(store.root)
         if options.redo:

@@ -13,6 +13,7 @@ from typing import Any
 from harness.cluster import connected
 from harness.config import remember_machine
 from harness.files import make_folder, replacing
+from harness.results_folder import nothing_left_if_refused
 from harness.run import check_inputs
 from harness.scheduler import Options, Outcome, run
 from harness.search import Tuning
@@ -45,11 +46,11 @@ def run_tuning(
     needs_optuna(tuning)
     for text in check_inputs([*tuning.teachers, *tuning.bases], tuning.store, options):
         say(f"warning: {text}")
-    tuning.store.prepare()
-    if tuning.resolved_here:
-        remember_machine(tuning.suite, tuning.store.root)
     is_open = not Journal(tuning.folder).is_settled(tuning.tries)
-    with connected(options.address) if is_open else nullcontext():
+    with nothing_left_if_refused(tuning.store.root), connected(options.address) if is_open else nullcontext():
+        tuning.store.prepare()
+        if tuning.resolved_here:
+            remember_machine(tuning.suite, tuning.store.root)
         for parent in tuning.parents:
             take_over(tuning.teachers, parent, tuning.store)
         outcome = _run(tuning.teachers, tuning.store, options, follow)

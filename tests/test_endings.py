@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from synthetic_store import fill_store, frames_of, trial_spec
 
+from harness.errors import InputError
+from harness.merge import merge
 from harness.report.escape import one_line
 from harness.report.figures import FIGURES
 from harness.report.style import canvas, plain, save, styled
@@ -141,3 +143,27 @@ def test_a_store_that_cannot_be_written_is_only_printed(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "rslad" in out
     assert err.splitlines()[-1].endswith("the report is only printed; --into FOLDER writes it elsewhere")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "quickstart"),
+        ("tune", "quickstart", "--method", "at", "--space", "training.lr=choice(0.1, 0.2)", "--trials", "2"),
+    ],
+)
+def test_a_bad_address_leaves_nothing_behind(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = command(*words, "--address", "127.0.0.1:1", "--results", "a/b", cwd=tmp_path, stderr=subprocess.PIPE)
+    error = done.communicate()[1].decode()
+    assert done.returncode == 2, error
+    assert error.splitlines()[-1].startswith("error: no Ray cluster answers at '127.0.0.1:1'")
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_merge_leaves_nothing_behind(tmp_path: Path) -> None:
+    spec = trial_spec("at", 0)
+    stores = [fill_store(tmp_path / name, [spec], per_class=size).root for name, size in (("a", 20), ("b", 30))]
+    with pytest.raises(InputError, match="has other numbers"):
+        merge(stores, tmp_path / "x" / "all")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
