@@ -18,7 +18,7 @@ from harness.lock import StoreLock
 from harness.manifest import COMPACTED
 from harness.results_folder import nothing_left_if_refused
 from harness.store import Store
-from harness.tables import TABLES
+from harness.tables import TABLES, checked_id
 from harness.verify import outcome_counts
 
 # What stays of a trial's working folder once it is done; its training state and caches are of no use elsewhere.
@@ -51,6 +51,8 @@ def merge(sources: Iterable[Path | str], into: Path | str, keep: str | None = No
     target = Store(into)
     stores = [existing_store(Path(source)) for source in sources]
     stores = [store for store in stores if store.root.resolve() != target.root.resolve()]
+    for store in stores:
+        _check_training_ids(store)
     with nothing_left_if_refused(target.root), StoreLock(target.prepare().root):
         before = target.statuses()
         chosen, others = _choose([target, *stores])
@@ -83,6 +85,15 @@ def existing_store(root: Path) -> Store:
     if not (root / "trials").is_dir():
         raise InputError(f"{root} is not a result store: it has no folder 'trials'")
     return Store(root)
+
+
+def _check_training_ids(store: Store) -> None:
+    """They become paths. InputError for one that is none of ours."""
+    for training_id in store.trials(columns=["training_id"])["training_id"].dropna().unique():
+        try:
+            checked_id(training_id)
+        except ValueError as error:
+            raise InputError(f"{store.root}: training_id: {error}") from None
 
 
 def _choose(stores: Sequence[Store]) -> tuple[dict[str, tuple[Store, str]], list[tuple[str, Store, Store]]]:

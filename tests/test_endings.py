@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 from rich.text import Text
-from synthetic_store import fill_store, frames_of, trial_spec
+from synthetic_store import fill_store, frames_of, trial_spec, trial_tables
 
 from harness.errors import InputError
 from harness.merge import merge
@@ -22,6 +22,7 @@ from harness.report.escape import one_line
 from harness.report.figures import FIGURES
 from harness.report.style import canvas, plain, save, styled
 from harness.report.write import write_report
+from harness.store import Store
 from harness.terminal import Terminal, speak_any_encoding
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,3 +168,15 @@ def test_a_refused_merge_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has other numbers"):
         merge(stores, tmp_path / "x" / "all")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_store_cannot_make_a_merge_write_outside_its_target(tmp_path: Path) -> None:
+    row, tables = trial_tables(trial_spec("at", 0), per_class=20)
+    store = Store(tmp_path / "a" / "hostile")
+    store.commit(row | {"training_id": "../../outside"}, tables)
+    (tmp_path / "a" / "outside").mkdir()
+    (tmp_path / "a" / "outside" / "last.pt").write_text("")
+    (store.root / "work").mkdir()
+    with pytest.raises(InputError, match=r"training_id: '../../outside' is not"):
+        merge([store.root], tmp_path / "b" / "all")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
