@@ -29,7 +29,21 @@ from harness.terminal import (
 )
 from methods.settings import SettingsError
 
-app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+class _Commands(typer.core.TyperGroup):
+    """Typer ends an interrupted command without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            tell("stopped; to go on, give the same command again")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands, add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 # typer brings a click of its own since 0.26, and used the installed one before: the class is found through typer
 CommandLineError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -83,8 +97,7 @@ def main() -> None:
     except OSError as error:
         tell(f"error: {error}; to go on, give the same command again")
         leave(1)
-    except (typer.Abort, KeyboardInterrupt):
-        tell("stopped; to go on, give the same command again")
+    except typer.Abort:
         leave(130)
     leave(code if isinstance(code, int) else 0)
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness.control import RunControl
+from harness.control import RunControl, StopRequest
 from harness.errors import InputError
 from harness.preflight import Node, check_probe, check_requests, fits, request_of
 from harness.spec import Resources, TrialSpec
@@ -67,11 +67,12 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
             stack.enter_context(_authenticated())
             folder = stack.enter_context(_session_folder())
         stack.callback(ray.shutdown)
-        if address == "local":
-            _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=str(folder), **local)
-        else:
-            _check_address(address)
-            _join(address)
+        with _uninterrupted():
+            if address == "local":
+                _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=str(folder), **local)
+            else:
+                _check_address(address)
+                _join(address)
         yield
 
 
@@ -121,6 +122,15 @@ def _session_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal waits until the block is done: torn apart in the middle of its start, Ray ends the process."""
+    with StopRequest() as request:
+        yield
+    if request.signal_name:
+        raise KeyboardInterrupt
 
 
 def _start(**options: Any) -> None:

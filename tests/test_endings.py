@@ -97,6 +97,13 @@ def test_a_full_device_is_said_in_one_line() -> None:
         assert done.returncode == 2
 
 
+def test_an_interruption_before_a_run_can_save_anything(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text("raise KeyboardInterrupt\n")
+    done = command("run", "quickstart", "--plugin", str(tmp_path / "plugin.py"), stderr=subprocess.PIPE)
+    assert done.communicate()[1].decode() == "stopped; to go on, give the same command again\n"
+    assert done.returncode == 130
+
+
 def test_an_interruption_while_packages_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
     done = command("list", "methods", stderr=subprocess.PIPE, first=[str(tmp_path)])
