@@ -308,11 +308,13 @@ def test_class_accuracy_counts_unequal_classes():
             "checkpoint": "last",
             "attack": "clean",
             "label": [0, 0, 0, 2],
+            "prediction": [0, 1, 0, 1],
             "robust": [True, False, True, False],
             "sample_index": range(4),
         }
     )
     table = class_accuracy_rows(outcomes, ("a", "b", "c")).set_index("class_name")
-    assert list(table.index) == ["a", "c"]
+    assert list(table.index) == ["a", "b", "c"]
+    assert (table.loc["b", "n"], math.isnan(table.loc["b", "accuracy"])) == (0, True)
     assert math.isclose(table.loc["a", "accuracy"], 2 / 3)
     assert (table.loc["c", "n"], table.loc["c", "correct"]) == (1, 0)
