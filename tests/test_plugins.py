@@ -235,6 +235,7 @@ def test_an_installed_package_is_hashed_by_its_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("loads", [OTHER, None])
 def test_a_worker_that_has_other_code_than_planned_is_at_fault_and_computes_nothing(tmp_path, loads, assistant):
     plugin, store = tmp_path / "mine.py", tmp_path / "store"
+    store.mkdir()
     plugin.write_text(FORMULA)
     spec = planned(tmp_path, plugin)["mine"]
     plugin.write_text(loads or LABELS)
@@ -247,7 +248,7 @@ def test_a_worker_that_has_other_code_than_planned_is_at_fault_and_computes_noth
     assert "plugin" in events[1]["error"]
     assert "mine" in events[1]["error"]
     assert "\n" not in events[1]["error"]
-    assert not store.exists()
+    assert list(store.iterdir()) == []
 
 
 def test_an_interrupted_trial_does_not_go_on_under_another_formula(tmp_path):
