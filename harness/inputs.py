@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,28 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
     of another shape."""
     path = weights_path(source, store_root)
-    state = read_state(path, source.sha256, source.weights)
+    try:
+        state = read_state(path, source.sha256 if source.file else kept_sha256(path), source.weights)
+    except InputError as error:
+        if source.trial is None:
+            raise
+        raise InputError(f"{error}; `run --redo {source.trial[:8]} --retry-failed` trains it again") from error
     if source.file is not None:
         check_finite(state, source=str(path))
     network = new_network(source.network, data, 0)
     load_into(network, state, source=str(path))
     return network
+
+
+def kept_sha256(weights: Path) -> str | None:
+    """The hash that was noted when a training kept its weights; None where none was, `damaged` for a note that cannot
+    be read."""
+    try:
+        return json.loads(weights.with_suffix(".json").read_bytes()).get("sha256")
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError):
+        return "damaged"
 
 
 def weights_path(source: Source, store_root: Path) -> Path:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from harness.control import StopSignal
 from harness.family import Family
@@ -31,7 +30,7 @@ from harness.search_options import METRICS
 from harness.space import Setting
 from harness.spec import TrialSpec
 from harness.store import Store
-from harness.training import STATE, read_history
+from harness.training import read_history, read_training_state
 from harness.trial import run_trial
 from harness.worker import load_plugins, torch_threads
 
@@ -165,8 +164,8 @@ def history(folder: Path) -> Mapping[str, Any]:
     finished = read_history(folder)
     if finished is not None:
         return finished
-    with suppress(FileNotFoundError):
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    with suppress(FileNotFoundError, ValueError):  # none, or a damaged one
+        state = read_training_state(folder)
         known = {name: state[name] for name in ("origins", "teacher_sha256", "peak_memory_mb") if name in state}
         return {**state["history"], **known, "train_s": state["seconds"], "train_cpu_s": state.get("cpu_seconds")}
     return NOTHING

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import cached_property
@@ -20,9 +22,10 @@ import methods
 from harness import metrics
 from harness.engine import evaluation_forward
 from harness.files import write_bytes
-from harness.inputs import Data, Images, new_network, trained_network, training_folder, weights_path
+from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
 from harness.models.checkpoints import file_sha256, write_state
 from harness.provenance import cpu_seconds, origin
+from harness.retries import kind_of
 from harness.seeds import derive_seed, globally_seeded, seeded
 from harness.spec import TrialSpec
 from harness.teacher_logits import SharedLogits, digest, network_digest, shared_folder, shared_names
@@ -32,6 +35,7 @@ from methods.base import EpochEnd, HeldOut, Method
 
 Event = dict[str, Any]
 STATE, HISTORY = "state.pt", "training.json"
+DAMAGED = "damaged-"  # what is set aside is called so
 
 
 def train(
@@ -44,7 +48,14 @@ def train(
     the hashes of the teachers' weights, and where it ran (`origins`, one or, after a move, several).
     """
     run = _Run(spec, data, store_root, device)
-    run.resume()
+    try:
+        run.resume()
+    except Exception as error:
+        if kind_of(error) != "method":
+            raise
+        set_aside(run.folder / STATE)
+        run = _Run(spec, data, store_root, device)  # the other may have taken up a part
+    (run.folder / HISTORY).unlink(missing_ok=True)  # of weights that are no longer there
     while run.trainer.epoch < run.epochs:
         yield from run.epoch(should_stop)
         if run.interrupted:
@@ -54,11 +65,50 @@ def train(
 
 
 def read_history(folder: Path) -> dict[str, Any] | None:
-    """What a finished training recorded; None while it is not finished."""
+    """What a finished training recorded; None while it is not finished, or where the record is damaged, which is then
+    set aside."""
     try:
-        return json.loads((folder / HISTORY).read_text())
+        found = json.loads((folder / HISTORY).read_bytes())
+        if isinstance(found, dict) and {"epochs", "class_state"} <= found.keys():
+            return found
     except FileNotFoundError:
         return None
+    except ValueError:
+        pass
+    set_aside(folder / HISTORY)
+    return None
+
+
+def read_training_state(folder: Path) -> dict[str, Any]:
+    """What an unfinished training saved last. FileNotFoundError where there is nothing, ValueError where it is
+    damaged."""
+    path = folder / STATE
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"{name} has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if kind_of(error) != "method":
+            raise
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def is_whole(weights: Path) -> bool:
+    """Whether kept weights are there and are what was kept; damaged ones are set aside."""
+    if not weights.exists():
+        return False
+    if kept_sha256(weights) in (None, file_sha256(weights)):
+        return True
+    set_aside(weights)
+    return False
+
+
+def set_aside(path: Path) -> None:
+    """A damaged file gives way to a whole one and is kept for whoever wants to look into it."""
+    os.replace(path, path.with_name(DAMAGED + path.name))
 
 
 class _Run:
@@ -264,7 +314,7 @@ class _Run:
     def resume(self) -> None:
         """Take up the saved state, if there is one; not one that learnt from teachers with other weights."""
         try:
-            state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+            state = read_training_state(self.folder)
         except FileNotFoundError:
             return
         if state.get("teacher_sha256", self.teacher_sha256) != self.teacher_sha256:
@@ -309,6 +359,10 @@ class _Run:
         if self._batches(0).dropped:
             text = f"a last batch of one image is left out of each epoch, which has {len(self.data.train)} images"
             notes.append({"source": "batches", "text": text})
+        for path in sorted(self.folder.glob(f"{DAMAGED}*")):
+            name = path.name.removeprefix(DAMAGED)
+            text = f"{name} was damaged and is set aside as {path.name}; the training started over from what was whole"
+            notes.append({"source": "damage", "text": text})
         return notes
 
     def _engine_note(self) -> str:

@@ -26,7 +26,7 @@ from harness.provenance import joined, origin, training_columns, trial_columns
 from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
 from harness.store import Store
-from harness.training import peak_memory_mb, read_history, train
+from harness.training import is_whole, peak_memory_mb, read_history, train
 from harness.validation import few_held_out
 
 Event = dict[str, Any]
@@ -134,7 +134,7 @@ def _check_code(spec: TrialSpec) -> None:
 def _is_trained(spec: TrialSpec, folder: Path) -> bool:
     """Whether the training is finished and the weights that the evaluation needs were kept."""
     wanted = {checkpoint for attack in spec.evaluation.attacks for checkpoint in attack.checkpoints}
-    return read_history(folder) is not None and all((folder / f"{checkpoint}.pt").exists() for checkpoint in wanted)
+    return read_history(folder) is not None and all(is_whole(folder / f"{checkpoint}.pt") for checkpoint in wanted)
 
 
 def _commit(

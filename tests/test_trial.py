@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -262,6 +264,59 @@ def test_weights_that_were_not_kept_are_gone_and_trained_again_when_needed(tmp_p
     more = small_specs(tmp_path, evaluation={"attacks": ["fgsm"]})["at"]
     assert more.training_id == spec.training_id
     assert "epoch" in [event["event"] for event in run_to_end(more, tmp_path)]
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes({
+        "truncated": content[:middle],
+        "empty": b"",
+        "flipped": content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1:],
+        "foreign": b"[]",
+    }[how])  # fmt: skip
+
+
+def noted(root, spec):
+    notes = Store(root).read("notes", [spec.trial_id]).query("source == 'damage'")["text"]
+    return [text.split(" ")[0] for text in notes]
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "foreign"])
+def test_a_damaged_state_is_set_aside_and_the_training_starts_over(straight, tmp_path, how):
+    root, specs, _ = straight
+    spec, calls = specs["at"], itertools.count(1)
+    run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 6)
+    folder = tmp_path / "work" / spec.training_id
+    spoil(folder / "state.pt", how)
+    assert [event["epoch"] for event in run_to_end(spec, tmp_path) if event["event"] == "epoch"] == [1, 2]
+    assert_same_weights(weights(tmp_path, spec), weights(root, spec))
+    assert (folder / "damaged-state.pt").exists()
+    assert noted(tmp_path, spec) == ["state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("training.json", "truncated"), ("training.json", "foreign"), ("last.pt", "flipped")]
+)
+def test_what_a_finished_training_left_damaged_is_trained_again(straight, tmp_path, name, how):
+    root, specs, _ = straight
+    shutil.copytree(root / "work", tmp_path / "work")
+    folder = tmp_path / "work" / specs["at"].training_id
+    spoil(folder / name, how)
+    more = small_specs(tmp_path, evaluation={"attacks": ["fgsm"]})["at"]
+    assert [event["epoch"] for event in run_to_end(more, tmp_path) if event["event"] == "epoch"] == [1, 2]
+    assert_same_weights(weights(tmp_path, more), weights(root, specs["at"]))
+    assert noted(tmp_path, more) == [name]
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_students_of_a_damaged_teacher_are_told_how_to_make_it_again(straight, tmp_path, how):
+    root, specs, _ = straight
+    folder = Path("work") / specs["teacher"].training_id
+    shutil.copytree(root / folder, tmp_path / folder)
+    spoil(tmp_path / folder / "best_validation.pt", how)
+    with pytest.raises(InputError, match=f"--redo {specs['teacher'].trial_id[:8]} --retry-failed` trains it again"):
+        run_to_end(specs["rslad"], tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_trial_and_names_the_step(tmp_path):
