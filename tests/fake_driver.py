@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import fake_trials as fake
@@ -54,10 +55,11 @@ def soak_trials() -> list[TrialSpec]:
     return [fake.make(seed, steps=5, step_s=0.03, cpu=1) for seed in range(80)]
 
 
-def real_trials(root: Path) -> list[TrialSpec]:
+def real_trials() -> list[TrialSpec]:
     """A teacher and three students on digits, some seconds each."""
     overrides = ("training.epochs=8", "dataset.train_images=1000", "training.attack_steps=10")
-    return list(small_specs(root, *overrides).values())
+    with TemporaryDirectory() as folder:
+        return list(small_specs(Path(folder), *overrides).values())
 
 
 def execute(
@@ -85,7 +87,7 @@ def real(root: Path) -> Outcome:
             print(event["trial_id"], event["epoch"], file=sys.stderr)
 
     with connected(num_cpus=2):
-        return execute(real_trials(root), root, on_event, "harness.trial:run_trial")
+        return execute(real_trials(), root, on_event, "harness.trial:run_trial")
 
 
 def killer(root: Path) -> Outcome:
@@ -113,11 +115,12 @@ def killer(root: Path) -> Outcome:
         return execute(soak_trials(), root, on_event)
 
 
-def soak_of_real_trials(root: Path) -> list[TrialSpec]:
+def soak_of_real_trials() -> list[TrialSpec]:
     """So many short trials on digits as SOAK_TRIALS says, 16 by default."""
     wanted = int(os.environ.get("SOAK_TRIALS", "16"))
     overrides = ("training.epochs=3", f"seeds={list(range(wanted))}")
-    specs = plan(load_suite(suite_file(root, methods=["at"]), overrides))
+    with TemporaryDirectory() as folder:
+        specs = plan(load_suite(suite_file(Path(folder), methods=["at"]), overrides))
     return [spec for spec in specs if spec.role == "student"]
 
 
@@ -159,7 +162,7 @@ def soak(root: Path) -> Outcome:
     killer.start()
     try:
         with connected(num_cpus=2):
-            return execute(soak_of_real_trials(root), root, on_event, "harness.trial:run_trial")
+            return execute(soak_of_real_trials(), root, on_event, "harness.trial:run_trial")
     finally:
         over.set()
         killer.join()
@@ -217,15 +220,14 @@ def packing(root: Path) -> Outcome:
 
     scheduler.RayLauncher = Reusing  # type: ignore[misc]
     with simulated_cluster(2, num_cpus=16, num_gpus=4):
-        start_gpu_processes(32, root / "processes")
+        with TemporaryDirectory() as folder:
+            start_gpu_processes(32, Path(folder))
         return execute(gpu_trials(), root)
 
 
 def start_gpu_processes(count: int, folder: Path) -> None:
     """Leaves so many idle worker processes behind that Ray gives to tasks with GPUs."""
     import ray
-
-    folder.mkdir()
 
     def start(path: list[str]) -> None:
         import sys

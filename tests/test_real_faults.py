@@ -57,7 +57,7 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(ray_session: None, tmp_pat
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trials of the scenario `real`, one after the other in this process."""
     root = tmp_path_factory.mktemp("undisturbed")
-    for spec in fake_driver.real_trials(root):
+    for spec in fake_driver.real_trials():
         run_to_end(spec, root)
     return root
 
@@ -67,7 +67,7 @@ def test_a_driver_of_real_trials_is_simply_started_again(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUN_MARK", str(tmp_path))
-    specs = fake_driver.real_trials(tmp_path)
+    specs = fake_driver.real_trials()
     driver = start_driver("real", tmp_path)
     wait_until(lambda: driver.poll() is not None or (done(tmp_path) and len(under_way(tmp_path, specs)) >= 2))
     assert driver.poll() is None, driver.communicate()
@@ -165,7 +165,7 @@ def test_a_soak_under_random_kills_leaves_every_row_once_and_nothing_else(
 ) -> None:
     """SOAK_TRIALS short trials (16 by default) while a random worker is killed every few seconds."""
     monkeypatch.setenv("RUN_MARK", str(tmp_path))  # every process of the run inherits it
-    specs = fake_driver.soak_of_real_trials(tmp_path)
+    specs = fake_driver.soak_of_real_trials()
     outcome = outcome_of(start_driver("soak", tmp_path), timeout=3600)
     wait_until(lambda: not processes_of(tmp_path))
     counts = json.loads((tmp_path / "soak.json").read_text())
