@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,46 @@ def test_a_local_ray_whose_processes_were_ended_ends_the_run(tmp_path: Path) -> 
     assert stopped["stop_reason"] == "Ray has no node left: its processes were ended"
     outcome_of(start_driver("plain", tmp_path))
     assert_clean(tmp_path, specs)
+
+
+_STRANGER = """
+import sys, ray
+try:
+    ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+    print("let in")
+except ConnectionError:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("stranger", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": 64 * "0"}])
+def test_a_local_ray_lets_no_stranger_in_and_leaves_no_folder(stranger: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short path
+        host = f"""if True:
+            import os, subprocess, sys
+            from harness.cluster import connected
+            with connected(num_cpus=1):
+                import ray
+                address = ray.get_runtime_context().gcs_address
+                environment = dict(os.environ)
+                del environment["RAY_AUTH_TOKEN"]
+                environment.update({stranger!r})
+                subprocess.run([sys.executable, "-c", {_STRANGER!r}, address], env=environment, check=True)
+                print(*os.listdir("{folder}"))
+            print(len(os.listdir("{folder}")))
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", host],
+            env={**environment, "RAY_TMPDIR": folder, "PYTHONPATH": str(HERE.parent)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    said, during, after = done.stdout.splitlines()
+    assert said == "refused"
+    assert during.startswith("ray-")
+    assert after == "0"
 
 
 def _parent(stat: Path) -> int:
