@@ -18,7 +18,7 @@ from harness.metrics import Floats
 from harness.multiple_comparisons import ERROR, compare_family, detectable, residual_spread
 from harness.nsd import nsd_difference_bounds
 from harness.pairing import Paired
-from harness.statistics import seed_interval, worst_interval
+from harness.statistics import Interval, crossed_interval, seed_interval, worst_interval
 from harness.worst_class import worst_difference_bounds
 
 TABLES = 2000
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate, store the rows and write them into the document."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--tables", type=int, default=TABLES, help="simulated tables or test sets of each setting")
-    parser.add_argument("--only", choices=list(PARTS), help="simulate this part, keep the rows of the other")
+    parser.add_argument("--only", choices=list(PARTS), help="simulate this part, keep the rows of the others")
     options = parser.parse_args(arguments)
     rows = json.loads(ROWS.read_text()) if options.only else {}
     for name in [options.only] if options.only else PARTS:
@@ -193,7 +193,43 @@ def drawn_pairs(
         yield Paired(n.astype(float), np.einsum("ckk->kc", both), both)
 
 
-PARTS: dict[str, Callable[[int], Iterator[Row]]] = {"families": families, "pairs": pairs}
+def crossed(tables: int) -> Iterator[Row]:
+    """A mean over seeds and teachers: how often intervals hold where both vary, and those over seeds alone."""
+    for seeds, teachers in ((3, 3), (6, 3), (10, 3), (5, 5)):
+        for name, parts in PARTED.items():
+            values = crossed_values(np.random.default_rng([seeds, teachers]), tables, seeds, teachers, parts)
+            both, alone = crossed_interval(values), seed_interval(values.mean(axis=1))
+            yield {
+                "seeds": seeds, "teachers": teachers, "varies": name, "tables": tables,
+                "covered": _holds(both), "over seeds alone": _holds(alone),
+            }  # fmt: skip
+
+
+PARTED = {  # standard deviations over seeds, over teachers, and of the rest
+    "seeds": (1, 0, 0),
+    "teachers": (0, 1, 0),
+    "the rest": (0, 0, 1),
+    "all alike": (1, 1, 1),
+    "seeds and teachers alike": (1, 1, 0),
+    "teachers x 3": (1, 3, 1),
+    "seeds x 3": (3, 1, 1),
+}
+
+
+def crossed_values(
+    generator: np.random.Generator, tables: int, seeds: int, teachers: int, parts: tuple[float, float, float]
+) -> Floats:
+    """A metric (seeds, teachers, tables) of networks whose true mean is 0."""
+    shapes = (seeds, 1, tables), (1, teachers, tables), (seeds, teachers, tables)
+    drawn = [part * generator.normal(size=shape) for part, shape in zip(parts, shapes, strict=True)]
+    return drawn[0] + drawn[1] + drawn[2]
+
+
+def _holds(interval: Interval) -> float:
+    return float(np.mean((interval.low <= 0) & (interval.high >= 0)))
+
+
+PARTS: dict[str, Callable[[int], Iterator[Row]]] = {"families": families, "pairs": pairs, "crossed": crossed}
 
 
 def _any(stands: np.ndarray) -> float:
@@ -208,7 +244,7 @@ def written_into(document: str, rows: dict[str, list[Row]]) -> str:
 
 
 def rendered(rows: dict[str, list[Row]]) -> str:
-    """The rows as two Markdown tables."""
+    """The rows as Markdown tables, one of each part."""
     return "\n\n".join(_markdown(part) for part in rows.values())
 
 

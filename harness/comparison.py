@@ -45,11 +45,17 @@ class Comparison:
 
 
 def compare(
-    labels: ArrayLike, first: ArrayLike, second: ArrayLike, num_classes: int, level: float = 0.95
+    labels: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    num_classes: int,
+    level: float = 0.95,
+    seeds: ArrayLike | None = None,
 ) -> Comparison:
     """First minus second variant. labels: (N,); first, second: (S, N) or (N,) booleans, robust or not, by seed.
 
-    Row s of both must come from the same seed. Raises ValueError for shapes that do not pair.
+    Row s of both must come from the same seed, and teacher. seeds: (S,) the seed of each row, by default one each; what
+    is said over seeds is said of the means over rows of one seed. Raises ValueError for shapes that do not pair.
     """
     paired = Paired.of(labels, first, second, num_classes)
     accuracy, images = paired.accuracy, int(paired.n.sum())
@@ -61,21 +67,30 @@ def compare(
     }
     found = {}
     for name, values in change.items():
-        by_seed = values[: paired.seeds] - values[paired.seeds :]
+        by_seed = seed_means(values[: paired.seeds] - values[paired.seeds :], seeds)
         low, high = (np.asarray(end) for end in bounds[name])
         samples = Interval(by_seed.mean(axis=0), low, high, SAMPLES, images, level)
         found[name] = Difference(samples, seed_interval(by_seed, level, *WITHIN[name]))
-    p_values, p_source = class_p_values(labels, first, second, num_classes)
+    p_values, p_source = class_p_values(labels, first, second, num_classes, seeds)
+    change_by_class = seed_means(accuracy[: paired.seeds] - accuracy[paired.seeds :], seeds)
     return Comparison(
         **found,
         classes=Difference(
             _class_interval(paired, level),
-            seed_interval(accuracy[: paired.seeds] - accuracy[paired.seeds :], level, *WITHIN["average"]),
+            seed_interval(change_by_class, level, *WITHIN["average"]),
         ),
         p_values=p_values,
         p_holm=holm(p_values),
         p_source=p_source,
     )
+
+
+def seed_means(values: Floats, seeds: ArrayLike | None = None) -> Floats:
+    """Of values (S, ...) the mean over those of one seed, in the order of seeds. seeds: (S,), by default one each."""
+    if seeds is None or len(np.unique(seeds)) == len(values):
+        return values
+    _, place = np.unique(seeds, return_inverse=True)
+    return np.stack([values[place == seed].mean(axis=0) for seed in range(place.max() + 1)])
 
 
 WITHIN = {"average": (-1.0, 1.0), "worst": (-1.0, 1.0), "nsd": (-np.inf, np.inf)}  # where differences can lie
@@ -97,7 +112,9 @@ def average_difference_bounds(paired: Paired, level: float = 0.95) -> tuple[floa
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
-def class_p_values(labels: ArrayLike, first: ArrayLike, second: ArrayLike, num_classes: int) -> tuple[Floats, str]:
+def class_p_values(
+    labels: ArrayLike, first: ArrayLike, second: ArrayLike, num_classes: int, seeds: ArrayLike | None = None
+) -> tuple[Floats, str]:
     """Two-sided p-values (C,) of no difference in a class, and their source; arguments as in `compare`.
 
     From three seeds on a paired t-test over seeds. Counts are whole images, so a spread is not known finer than their
@@ -106,9 +123,9 @@ def class_p_values(labels: ArrayLike, first: ArrayLike, second: ArrayLike, num_c
     """
     labels, first, second = np.asarray(labels), np.atleast_2d(first).astype(bool), np.atleast_2d(second).astype(bool)
     n = np.bincount(labels, minlength=num_classes)
-    if len(first) >= FEWEST_SEEDS:
+    if len(first if seeds is None else np.unique(seeds)) >= FEWEST_SEEDS:
         change = _accuracies(labels, first, num_classes) - _accuracies(labels, second, num_classes)
-        return seed_p_values(change, n), SEEDS
+        return seed_p_values(seed_means(change, seeds), n), SEEDS
     gain = first.sum(axis=0, dtype=int) - second.sum(axis=0, dtype=int)
     better, worse = (np.bincount(labels[side], minlength=num_classes) for side in (gain > 0, gain < 0))
     p_values = np.minimum(1.0, 2 * special.bdtr(np.minimum(better, worse), better + worse, 0.5))

@@ -17,8 +17,8 @@ from scipy import special
 from harness.metrics import Floats, average, rates, worst, worst_class
 from harness.nsd import noise_nsd, true_nsd_quantiles
 
-SAMPLES, SEEDS = "test samples", "seeds"
-FEWEST_SEEDS = 3  # a spread of two numbers is no basis for an interval
+SAMPLES, SEEDS, SEEDS_AND_TEACHERS = "test samples", "seeds", "seeds and teachers"
+FEWEST_SEEDS = FEWEST_TEACHERS = 3  # a spread of two numbers is no basis for an interval
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,31 @@ def seed_interval(values: ArrayLike, level: float = 0.95, lowest: float = -np.in
     half = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
     low, high = np.clip(mean - half, lowest, highest), np.clip(mean + half, lowest, highest)
     return Interval(mean, low, high, SEEDS, count, level)
+
+
+def crossed_interval(
+    values: ArrayLike, level: float = 0.95, lowest: float = -np.inf, highest: float = np.inf
+) -> Interval:
+    """Mean over seeds and teachers (axes 0 and 1) of networks from every seed and every teacher, with an interval for
+    other seeds and other teachers; bounds are NaN below three of either.
+
+    Both are random effects: the variance of the mean is (MS_seeds + MS_teachers - MS_rest) / (S T) in mean squares of
+    the two-way layout. The rest is not taken off, and each of the other two has the t of its own degrees of freedom
+    (Banerjee): at least 95 % are covered whatever varies.
+    """
+    values = np.asarray(values, dtype=float)
+    seeds, teachers = values.shape[:2]
+    mean = values.mean(axis=(0, 1))
+    if seeds < FEWEST_SEEDS or teachers < FEWEST_TEACHERS:
+        nothing = np.full_like(mean, np.nan)
+        return Interval(mean, nothing, nothing, SEEDS_AND_TEACHERS, seeds, level)
+    errors = [
+        special.stdtrit(count - 1, (1 + level) / 2) * values.mean(axis=other).std(axis=0, ddof=1) / np.sqrt(count)
+        for other, count in ((1, seeds), (0, teachers))
+    ]
+    half = np.hypot(*errors)
+    low, high = np.clip(mean - half, lowest, highest), np.clip(mean + half, lowest, highest)
+    return Interval(mean, low, high, SEEDS_AND_TEACHERS, seeds, level)
 
 
 def _over_samples(estimate: Floats, low: Floats, high: Floats, n: Floats, level: float) -> Interval:

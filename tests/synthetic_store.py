@@ -81,9 +81,15 @@ def identity(spec: TrialSpec) -> dict[str, Any]:
         "student": spec.student.label, "teacher": ", ".join(s.label for s in spec.teachers.values()) or None,
         "method": spec.method["name"], "variant": spec.variant, "label_policy": "class_temperature",
         "weight_policy": "none", "margin_policy": "none", "norm": spec.norm, "eps": spec.eps, "seed": spec.seed,
+        "teacher_seed": teacher_seed(spec),
         "split_seed": spec.split_seed, "train_images": spec.dataset.train_images, "epochs": spec.training.epochs,
         "precision": spec.precision, "spec": spec.model_dump_json(), "numerics_version": NUMERICS_VERSION,
     }  # fmt: skip
+
+
+def teacher_seed(spec: TrialSpec) -> int | None:
+    """The seed of its teacher's training; None without a teacher."""
+    return spec.teachers["teacher"].seed if "teacher" in spec.teachers else None
 
 
 def trial_tables(spec: TrialSpec, *, classes: Sequence[str] = CLOTHES, per_class: int = 200,
@@ -94,7 +100,8 @@ def trial_tables(spec: TrialSpec, *, classes: Sequence[str] = CLOTHES, per_class
     count = len(classes)
     difficulty = np.sort(shared.normal(0, 1.1, count))[shared.permutation(count)]
     images = shared.normal(0, 1, (count, per_class))
-    own = np.random.default_rng([abs(hash_of(spec.variant)), spec.seed])
+    taught = [] if teacher_seed(spec) is None else [teacher_seed(spec)]
+    own = np.random.default_rng([abs(hash_of(spec.variant)), spec.seed, *taught])
     fairness = FAIRNESS.get(spec.variant, 1.1)
     logit = PLACE.get(spec.variant, -0.1) + fairness * difficulty - 1.0 + own.normal(0, 0.12, count)
     truth = logit[:, None] + images + own.normal(0, 0.6, images.shape)

@@ -39,9 +39,16 @@ def test_paired_bounds_cover() -> None:
         assert abs(row["average covered"] - 0.95) < 0.01 + slack, row
 
 
+def test_crossed_intervals_cover() -> None:
+    slack = 3 * np.sqrt(0.95 * 0.05 / 2000)
+    assert min(row["covered"] for row in ROWS["crossed"]) > 0.95 - slack
+    assert min(row["over seeds alone"] for row in ROWS["crossed"]) < 0.01, "which says nothing of teachers"
+
+
 def test_a_small_run_of_the_simulations_gives_the_same_rows_each_time() -> None:
     first, second = ([*coverage.families(4)], [*coverage.families(4)])
     assert first == second
+    assert list(coverage.crossed(4)) == list(coverage.crossed(4))
     design = [("10", np.full(10, 10), 1)]
     pairs = [list(coverage.pairs(3, coverage.PAIRS[:2], design)) for _ in range(2)]
     assert pairs[0] == pairs[1]

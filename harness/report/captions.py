@@ -13,7 +13,7 @@ from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
 from harness.report.results import read_spec, records
 from harness.report.selection import RULES
-from harness.statistics import FEWEST_SEEDS
+from harness.statistics import FEWEST_SEEDS, FEWEST_TEACHERS
 
 FAILED = "could not be drawn"  # of a figure
 
@@ -55,13 +55,34 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
 
 
 def _teachers(rows: pd.DataFrame) -> list[str]:
-    """Intervals say nothing of what another teacher would bring."""
-    count = rows.loc[rows["role"] == "student", "teacher"].nunique()
-    if count == 0:
+    """Whether intervals say something of what another teacher would bring: from three teachers of every row on."""
+    students = rows[(rows["role"] == "student") & rows["teacher"].notna()]
+    if students.empty:
         return []
-    if count == 1:
-        return ["One teacher, which is fixed: what is said of its students holds for that teacher."]
-    return [f"{count} teachers, each of them fixed: students of two teachers differ by their teachers too."]
+    several, aside = students["teachers"].str.contains(","), students.loc[students["teachers_aside"] != ""]
+    names, count = students["teachers"].iloc[0], students["teacher"].nunique()
+    if count > 1:
+        who = "Unlike teachers by row" if several.any() else f"{count} teachers"
+        texts = [f"{who}, each of them fixed: students of two teachers differ by their teachers too."]
+    elif not several.any():
+        texts = ["One teacher, which is fixed: what is said of its students holds for that teacher."]
+    elif len(names.split(", ")) < FEWEST_TEACHERS:
+        texts = [f"Mean over teachers {names} (their seeds), which are fixed: intervals and verdicts hold for these."]
+    else:
+        texts = [f"Mean over teachers {names} (their seeds). {CROSSED}"]
+    if len(aside):
+        others = ", ".join(dict.fromkeys(", ".join(aside["teachers_aside"]).split(", ")))
+        texts.append(f"Not all seeds were trained from teachers {others}: they enter the spread between teachers only.")
+    return [*texts, SPREAD] if several.any() or len(aside) else texts
+
+
+CROSSED = (
+    "Intervals over seeds are over seeds and teachers, crossed, and a difference stands only where that excludes zero."
+)
+SPREAD = (
+    "Between teachers: largest minus smallest of the means of each one's students, over seeds that were trained from "
+    "all of them."
+)
 
 
 def _seeds(rows: pd.DataFrame) -> str:

@@ -42,16 +42,17 @@ class ClassCounts:
         """The lines of a boolean or index array."""
         return ClassCounts(self.keys.loc[chosen].reset_index(drop=True), self.correct[chosen], self.images[chosen])
 
-    def labelled(self, labels: pd.Series) -> ClassCounts:
-        """The same counts with other values of `row` in their keys."""
-        return ClassCounts(self.keys.assign(row=labels.to_numpy()), self.correct, self.images)
+    def labelled(self, **labels: pd.Series) -> ClassCounts:
+        """The same counts with other values in some columns of their keys."""
+        columns = {name: values.to_numpy() for name, values in labels.items()}
+        return ClassCounts(self.keys.assign(**columns), self.correct, self.images)
 
 
 def class_counts(class_accuracy: pd.DataFrame, by: Sequence[str]) -> ClassCounts:
     """The counts of `class_accuracy`, one line per combination of the columns `by`, in order of appearance."""
     codes = np.zeros(len(class_accuracy), dtype=np.int64)
     for name in by:
-        column, found = pd.factorize(class_accuracy[name])
+        column, found = pd.factorize(class_accuracy[name], use_na_sentinel=False)
         codes = codes * max(len(found), 1) + column
     line, first = pd.factorize(codes)[0], None
     first = np.unique(line, return_index=True)[1]

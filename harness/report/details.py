@@ -30,7 +30,11 @@ def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.D
     found = []
     for row, line in zip(board.of(setting).rows.index, table.lines, strict=True):
         for attack in [name for name in table.attacks if (name, "average") in line.cells]:
-            texts = {METRICS[name].title: _with_bounds(line.cells.get((attack, name))) for name in names}
+            texts = {
+                METRICS[name].title: _with_bounds(line.cells.get((attack, name)))
+                + _between_teachers(by_cell.get((row, attack, name)), name, line.facts["seed_list"])
+                for name in names
+            }
             if baseline is not None:
                 for name in MAIN:
                     change = _difference(by_cell[row, attack, name], name, line.facts["seed_list"])
@@ -45,6 +49,13 @@ def _with_bounds(cell: Cell | None) -> str:
     sample, seeds = cell.bounds("samples"), cell.bounds("seeds")
     text = cell.text() + (f" test samples [{sample[0]}, {sample[1]}]" if sample else "")
     return text + (f" seeds [{seeds[0]}, {seeds[1]}]" if seeds else "")
+
+
+def _between_teachers(score: dict[str, Any] | None, metric: str, seeds: str) -> str:
+    if score is None or pd.isna(score["teacher_spread"]):
+        return ""
+    over = "" if score["spread_seeds"] == seeds else f" (over seeds {score['spread_seeds']})"
+    return f" between teachers {number(score['teacher_spread'], METRICS[metric])}{over}"
 
 
 def _difference(score: dict[str, Any], metric: str, seeds: str) -> str:
@@ -128,7 +139,7 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     cell = ["row", "checkpoint", "attack"]
     values = [
         name
-        for name in ("value", "sample_low", "sample_high", "seed_low", "seed_high", *_DIFFERENCE)
+        for name in ("value", "sample_low", "sample_high", "seed_low", "seed_high", *_DIFFERENCE, *_BETWEEN)
         if name in board.scores
     ]
     scores = board.scores.astype({"checkpoint": str, "attack": str})
@@ -137,7 +148,8 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     columns = {metric if value == "value" else f"{metric}_{value}": unstacked[value, metric] for value, metric in pairs}
     table = pd.DataFrame(columns, index=unstacked.index).dropna(axis="columns", how="all")
     images = scores.groupby(cell, observed=True)["images"].first()
-    rows = board.rows.drop(columns="seed_list")
+    several = "teacher_spread" in board.scores and board.scores["teacher_spread"].notna().any()
+    rows = board.rows.drop(columns=["seed_list", *([] if several else ["teachers", "teachers_aside"])])
     table = table.join(images).reset_index()
     order = {name: place for place, name in enumerate([*board.checkpoints, *board.attacks])}
     table = table.sort_values(cell, key=lambda column: column.map(order) if column.name != "row" else column)
@@ -145,3 +157,4 @@ def wide(board: Leaderboard) -> pd.DataFrame:
 
 
 _DIFFERENCE = ("difference", *[f"difference_{name}" for name in BOUNDS], "pairing", "common_seeds", "p", "stands")
+_BETWEEN = ("teacher_spread", "spread_seeds")

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import special
 
 from harness import metrics
-from harness.comparison import WITHIN, Comparison, compare, holm, seed_p_values
+from harness.comparison import WITHIN, Comparison, compare, holm, seed_means, seed_p_values
 from harness.errors import unknown
 from harness.multiple_comparisons import ERROR
 from harness.nsd import recovered_bounds
@@ -18,10 +18,19 @@ from harness.report.counts import ClassCounts
 from harness.report.families import Registered, registered
 from harness.report.intervals import MOST_NSD_COUNTS, nsd_quantiles, seed_intervals, worst_bounds
 from harness.report.results import CELL, SETTING, Results
-from harness.statistics import FEWEST_SEEDS, SAMPLES, SEEDS
+from harness.report.seeds import listed
+from harness.statistics import FEWEST_SEEDS, FEWEST_TEACHERS, SAMPLES, SEEDS
 
 BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
-COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "pairing", "common_seeds"]
+COLUMNS = [
+    *CELL,
+    "metric",
+    "difference",
+    *[f"difference_{name}" for name in BOUNDS],
+    "pairing",
+    "common_seeds",
+    "common_teachers",
+]
 COMPARED = {
     "average": metrics.average,
     "worst": metrics.worst,
@@ -53,9 +62,11 @@ def pick_baselines(rows: pd.DataFrame, name: str | None = None) -> dict[tuple, s
 def differences(
     results: Results, counts: ClassCounts, baselines: dict[tuple, str], *, paired: bool | None = None
 ) -> pd.DataFrame:
-    """A line per row, checkpoint, attack and metric: row minus baseline, mean over `common_seeds`, those both have.
+    """A line per row, checkpoint, attack and metric: row minus baseline, mean over `common_seeds`, those both have, and
+    over so many `common_teachers`.
 
-    Bounds are 95 %, each by itself, over test samples and over seeds (from three on). paired: read `outcomes` to
+    Bounds are 95 %, each by itself, over test samples and over seeds (from three on; with three teachers over both, see
+    `seed_intervals`). paired: read `outcomes` to
     compare image by image, by default for small reports; without them the samples are taken as if independent, which
     is wider. pairing says which it was.
     """
@@ -91,9 +102,12 @@ def registered_differences(
 
 
 def stands(found: pd.DataFrame) -> pd.Series:
-    """Of a difference with a corrected `p` whether it is there over seeds, and over test samples too; None without."""
+    """Of a difference with a corrected `p` whether it is there over seeds, and over test samples and, with three, over
+    teachers too; None without."""
     low, high = found["difference_sample_low"], found["difference_sample_high"]
     there = (found["p"] < ERROR) & (low.isna() | (low > 0) | (high < 0))
+    low, high = found["difference_seed_low"], found["difference_seed_high"]
+    there &= (found["common_teachers"] < FEWEST_TEACHERS) | (low > 0) | (high < 0)
     return there.astype(object).where(found["p"].notna(), None)
 
 
@@ -104,17 +118,22 @@ def _of_lines(results: Results, mine: ClassCounts, theirs: ClassCounts, paired: 
 
 
 def paired_lines(counts: ClassCounts, pairs: Sequence[tuple[Any, int, int]]) -> tuple[ClassCounts, ClassCounts]:
-    """For each (label, row, other row): the lines of both that share seed, checkpoint and attack, in the same order.
+    """For each (label, row, other row): the lines of both that share seed, teacher, checkpoint and attack, in the same
+    order. A network without a teacher is compared with those of every teacher.
 
-    The label takes the place of `row` in their keys.
+    The label takes the place of `row` in their keys, and the pair's teacher that of theirs.
     """
     names = ["seed", "checkpoint", "attack"]
-    lines = counts.keys[["row", *names]].assign(line=np.arange(len(counts.keys))).drop_duplicates(["row", *names])
+    keys = ["row", *names, "teacher_seed"]
+    lines = counts.keys[keys].assign(line=np.arange(len(counts.keys))).drop_duplicates(keys)
     wanted = pd.DataFrame(pairs, columns=["label", "row", "other"]).astype({"row": "int64", "other": "int64"})
-    others = lines.rename(columns={"row": "other", "line": "other_line"})
+    others = lines.rename(columns={"row": "other", "line": "other_line", "teacher_seed": "other_teacher"})
     found = wanted.merge(lines, on="row").merge(others, on=["other", *names])
+    teacher = found["teacher_seed"].fillna(found["other_teacher"])
+    found = found.assign(teacher_seed=teacher)[found["other_teacher"].isna() | (found["other_teacher"] == teacher)]
     mine, theirs = (counts.where(found[name].to_numpy(dtype=int)) for name in ("line", "other_line"))
-    return mine.labelled(found["label"]), theirs.labelled(found["label"])
+    labels = {"row": found["label"], "teacher_seed": found["teacher_seed"]}
+    return mine.labelled(**labels), theirs.labelled(**labels)
 
 
 class Outcomes:
@@ -141,13 +160,15 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
     ours, base = (pd.MultiIndex.from_frame(side.keys[columns].astype(object)) for side in (mine, theirs))
     classes = mine.images.shape[1]
     found = {}
-    seeds = mine.keys["seed"].to_numpy()
+    networks = mine.keys[["seed", "teacher_seed"]].sort_values(["seed", "teacher_seed"], kind="stable")
+    place = np.argsort(networks.index.to_numpy())
     for key, found_members in _cells(mine):
-        members = found_members[np.argsort(seeds[found_members], kind="stable")]
+        members = found_members[np.argsort(place[found_members])]
         first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
         if first is not None and second is not None and np.array_equal(first[0], second[0]):
             _, labels, robust = first
-            found[key] = compare(labels, robust, second[2], classes)
+            seeds = mine.keys["seed"].to_numpy()[members]
+            found[key] = compare(labels, robust, second[2], classes, seeds=seeds)
     return found
 
 
@@ -157,8 +178,9 @@ def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tu
     found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL, within=_WITHIN)
     found = found.rename(columns={"value": "difference"})
     found = found.merge(_unpaired_bounds(mine, theirs), on=[*CELL, "metric"], how="left")
-    seeds: Any = mine.keys.groupby(CELL, sort=False, observed=True)["seed"]
-    found = found.merge(seeds.agg(listed).rename("common_seeds").reset_index(), on=CELL, how="left")
+    groups: Any = mine.keys.groupby(CELL, sort=False, observed=True)
+    common = {"common_seeds": groups["seed"].agg(listed), "common_teachers": groups["teacher_seed"].nunique()}
+    found = found.merge(pd.DataFrame(common).reset_index(), on=CELL, how="left")
     found["pairing"] = pd.Series(UNPAIRED, found.index, dtype=object).where(found["sample_low"].notna(), None)
     for place, key in enumerate(found[[*CELL, "metric"]].itertuples(index=False, name=None)):
         comparison, metric = compared.get(key[:3]), key[3]
@@ -171,19 +193,14 @@ def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tu
 _WITHIN = WITHIN | {"worst_10_percent": WITHIN["average"]}
 
 
-def listed(seeds: pd.Series) -> str:
-    """0, 1, 2: distinct seeds in order; long lists are cut."""
-    names = [str(seed) for seed in sorted(set(seeds))]
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])}, … {names[-1]}"
-
-
 def class_differences(
     mine: ClassCounts, theirs: ClassCounts, compared: dict[tuple, Comparison]
 ) -> dict[tuple, dict[str, Any]]:
     """By row, checkpoint and attack: arrays (C,) `difference`, `low`, `high`, `p` (Holm's), and their `source`.
 
-    Over seeds from three on, else over test samples: paired where the cell is in `compared`.
+    Over seeds from three on, with these teachers, else over test samples: paired where the cell is in `compared`.
     """
+    seeds = mine.keys["seed"].to_numpy()
     found = {}
     for key, members in _cells(mine):
         comparison = compared.get(key)
@@ -191,29 +208,34 @@ def class_differences(
             found[key] = _classes_from_counts(mine.where(members), theirs.where(members))
             continue
         classes = comparison.classes
-        interval = classes.seeds if len(members) >= FEWEST_SEEDS else classes.samples
-        source = SEEDS if len(members) >= FEWEST_SEEDS else f"{SAMPLES}, {PAIRED}"
+        over_seeds = len(np.unique(seeds[members])) >= FEWEST_SEEDS
+        interval = classes.seeds if over_seeds else classes.samples
+        source = _over_seeds(mine.where(members)) if over_seeds else f"{SAMPLES}, {PAIRED}"
         numbers = {"difference": interval.estimate, "low": interval.low, "high": interval.high, "p": comparison.p_holm}
         found[key] = numbers | {"source": source}
     return found
 
 
 def _classes_from_counts(mine: ClassCounts, theirs: ClassCounts) -> dict[str, Any]:
-    """`class_differences` of one cell without outcomes; its lines are seeds."""
-    change = mine.accuracy - theirs.accuracy
+    """`class_differences` of one cell without outcomes; its lines are networks."""
+    change = seed_means(mine.accuracy - theirs.accuracy, mine.keys["seed"])
     mean, seeds = change.mean(axis=0), len(change)
     over_seeds = seeds >= FEWEST_SEEDS
     variance = change.var(axis=0, ddof=1) / seeds if over_seeds else (_variance(mine) + _variance(theirs)).mean(axis=0)
     freedom = seeds - 1 if over_seeds else np.inf
     half = special.stdtrit(freedom, 0.975) * np.sqrt(variance)
     p = seed_p_values(change, mine.images[0]) if over_seeds else 2 * special.ndtr(-np.abs(mean) / np.sqrt(variance))
-    source = SEEDS if over_seeds else f"{SAMPLES}, {UNPAIRED}"
+    source = _over_seeds(mine) if over_seeds else f"{SAMPLES}, {UNPAIRED}"
     low, high = np.clip(mean - half, -1, 1), np.clip(mean + half, -1, 1)
     return {"difference": mean, "low": low, "high": high, "p": holm(p), "source": source}
 
 
+def _over_seeds(counts: ClassCounts) -> str:
+    return SEEDS if counts.keys["teacher_seed"].nunique() < FEWEST_TEACHERS else f"{SEEDS}, with these teachers"
+
+
 def _cells(counts: ClassCounts) -> list[tuple[tuple, np.ndarray]]:
-    """Each row, checkpoint and attack with its lines, one per seed."""
+    """Each row, checkpoint and attack with its lines, one per seed and teacher."""
     indices: Any = counts.keys.groupby(CELL, sort=False, observed=True).indices
     return list(indices.items())
 

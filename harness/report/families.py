@@ -12,6 +12,7 @@ import pandas as pd
 from harness import metrics
 from harness.multiple_comparisons import compare_family
 from harness.report.counts import ClassCounts
+from harness.report.intervals import over_teachers
 from harness.report.results import CELL, SETTING
 from harness.statistics import FEWEST_SEEDS
 
@@ -82,14 +83,15 @@ def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Regist
     """The comparisons registered before their results, a line each per setting, checkpoint and metric: `row` and
     `other`, the attack, and `p`, corrected for those of its table, a family of their own.
 
-    Those that are not in a table are not there; p is NaN where not all variants share three seeds.
+    Those that are not in a table are not there; p is NaN where not all variants share three seeds and
+    their teachers.
     """
     lines = []
     for _, checkpoint, part, values in _tables(rows, counts):
         places = dict(zip(part["variant"], part.index, strict=True))
         chosen = [each for each in primary if {each.variant, each.against} <= places.keys()]
         members = list(dict.fromkeys(places[name] for each in chosen for name in (each.variant, each.against)))
-        layout = Layout.of(values, members, FEWEST_SEEDS)
+        layout = Layout.of(values, members, FEWEST_SEEDS) if _same_teachers(values, members) else None
         strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
         named = [(each, places[each.variant], places[each.against], each.attack or strongest) for each in chosen]
         cells = list(dict.fromkeys((*pair, metric) for each, *pair in named for metric in each.metrics))
@@ -116,10 +118,12 @@ def _registered_p_values(layout: Layout, cells: list[tuple]) -> dict[tuple, floa
 
 
 def _tables(rows: pd.DataFrame, counts: ClassCounts) -> Iterator[tuple[tuple, str, pd.DataFrame, pd.DataFrame]]:
-    """Each setting and checkpoint with its students' rows, and the marked metrics by row, seed and attack."""
-    columns = [of(counts.accuracy) for of in MARKED.values()]
-    frame = counts.keys[CELL].assign(seed=counts.keys["seed"], **dict(zip(MARKED, columns, strict=True)))
-    frame = frame.astype({"attack": str, "checkpoint": str}).drop_duplicates([*CELL, "seed"])
+    """Each setting and checkpoint with its students' rows, and the marked metrics by row, seed and attack, means over
+    teachers."""
+    columns = {name: of(counts.accuracy) for name, of in MARKED.items()}
+    keys, values = over_teachers(counts.keys, pd.DataFrame(columns), CELL)
+    frame = keys[[*CELL, "seed"]].astype({"attack": str, "checkpoint": str}).join(values)
+    frame = frame.assign(teachers=frame["row"].map(rows["teachers"]))
     for setting, part in rows[rows["role"] == "student"].groupby(SETTING, sort=False, dropna=False):
         own = frame[frame["row"].isin(part.index)]
         for checkpoint, values in own.groupby("checkpoint", sort=False):
@@ -136,10 +140,11 @@ class Layout:
 
     @classmethod
     def around(cls, values: pd.DataFrame, baseline: int, fewest: int) -> Layout | None:
-        """Of the baseline, which comes first, and the rows that share `fewest` seeds with it."""
+        """Of the baseline, which comes first, and the rows that share `fewest` seeds and all teachers with it."""
         seeds = _seeds(values)
         shared = seeds.get(baseline, set())
         others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= fewest]
+        others = [row for row in others if _same_teachers(values, [baseline, row])]
         return cls.of(values, [baseline, *others], fewest) if others else None
 
     @classmethod
@@ -164,6 +169,11 @@ class Layout:
 def _seeds(values: pd.DataFrame) -> dict[int, set[int]]:
     groups: Any = values.groupby("row", sort=False)["seed"]
     return {row: set(own) for row, own in groups}
+
+
+def _same_teachers(values: pd.DataFrame, rows: list[int]) -> bool:
+    """Whether all rows that have teachers are averages over the same ones."""
+    return len(set(values.loc[values["row"].isin(rows), "teachers"]) - {""}) <= 1
 
 
 def _strongest(values: pd.DataFrame) -> str:

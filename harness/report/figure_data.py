@@ -96,7 +96,7 @@ def reference(variants: Sequence[str], baseline: str | None = None) -> str:
 
 def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | None = None) -> ClassView:
     """Mean over seeds and 95 % interval over test samples of every class and variant."""
-    counts = class_counts(frame, ["variant", "seed"])
+    counts = class_counts(frame, ["variant", "seed", "teacher_seed"])
     means = mean_counts(counts, ["variant"])
     place = pd.Index(means.keys["variant"].astype(str)).get_indexer(pd.Index(list(variants)))
     means = means.where(place)
@@ -111,7 +111,7 @@ def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     The interval is over seeds where there are three or more, else over test samples.
     """
     by = ["variant", "attack"]
-    counts = class_counts(frame, [*by, "seed"])
+    counts = class_counts(frame, [*by, "seed", "teacher_seed"])
     values = pd.DataFrame({name: metric.of(counts.accuracy) for name, metric in METRICS.items() if metric.of})
     scores = seed_intervals(counts.keys, values, by=by)
     scores = scores.merge(sample_intervals(counts, by), on=[*by, "metric"], how="left")

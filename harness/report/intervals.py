@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,19 +55,51 @@ def seed_intervals(
 ) -> pd.DataFrame:
     """A line per group of `by` and metric (column of `values`): mean over seeds, `seeds`, seed_low, seed_high.
 
-    Student's t at 95 %, as `statistics.seed_interval`; null below three seeds. within: where values of a metric can
-    lie, by default 0 to 1, NSD from 0 on; the bounds stay there.
+    keys: also `seed` and `teacher_seed`. The value of a seed is the mean over its teachers. Student's t at 95 %, as
+    `statistics.seed_interval`; null below three seeds. From three teachers on the bounds are over seeds and teachers,
+    as `statistics.crossed_interval`. within: where values of a metric can lie, by default 0 to 1, NSD from 0 on; the
+    bounds stay there.
     """
     limits = within or {name: metric.within for name, metric in METRICS.items()}
     lowest, highest = ([limits[str(name)][end] for name in values] for end in (0, 1))
-    groups = values.groupby([keys[name] for name in by], sort=False, observed=True)
+    seeds, means = over_teachers(keys, values, by)
+    groups = means.groupby([seeds[name] for name in by], sort=False, observed=True)
     mean, count = groups.mean(), groups.count()
     factor = special.stdtrit(np.maximum(count - 1, 1), 0.975) / np.sqrt(np.maximum(count, 1))
     half = (groups.std() * factor).where(count >= statistics.FEWEST_SEEDS)
+    for group, crossed in _crossed_halves(keys, values, by).items():
+        half.loc[group] = crossed
     low, high = (mean - half).clip(lower=lowest, axis=1), (mean + half).clip(upper=highest, axis=1)
     tables = {"value": mean, "seeds": count, "seed_low": low, "seed_high": high}
     long = {name: table.rename_axis(columns="metric").stack(future_stack=True) for name, table in tables.items()}
     return pd.DataFrame(long).reset_index()
+
+
+def over_teachers(keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A line per group of `by` and seed: its keys, and the mean over the teachers that the seed was trained from; NaN
+    where one of them has no value."""
+    names = [*by, "seed"]
+    if not keys.duplicated(names).any():
+        return keys, values
+    groups = values.groupby([keys[name] for name in names], sort=False, observed=True)
+    means = groups.mean().where(groups.count().eq(groups.size(), axis=0))
+    return means.index.to_frame(index=False), means.reset_index(drop=True)
+
+
+def _crossed_halves(keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str]) -> dict[tuple, np.ndarray]:
+    """Half the width of `statistics.crossed_interval` of each metric, by group of `by` with three teachers or more; NaN
+    where not every seed was trained from every teacher."""
+    groups = keys.groupby(list(by), sort=False, observed=True)
+    several = keys[groups["teacher_seed"].transform("nunique") >= statistics.FEWEST_TEACHERS]
+    found: dict[tuple, np.ndarray] = {}
+    parts: Any = several.groupby(list(by), sort=False, observed=True).groups
+    for key, lines in parts.items():
+        networks = pd.MultiIndex.from_frame(keys.loc[lines, ["seed", "teacher_seed"]])
+        seeds, teachers = (networks.unique(level) for level in (0, 1))
+        table = values.loc[lines].set_axis(networks).reindex(pd.MultiIndex.from_product([seeds, teachers]))
+        interval = statistics.crossed_interval(table.to_numpy().reshape(len(seeds), len(teachers), -1))
+        found[key] = interval.high - interval.estimate
+    return found
 
 
 def sample_intervals(

@@ -11,11 +11,13 @@ import pandas as pd
 
 from harness import metrics
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
-from harness.report.differences import differences, listed, pick_baselines, registered_differences, stands
+from harness.report.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.families import MarkedColumns, Registered, marked_columns
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
-from harness.report.results import CELL, SETTING, Results, in_setting, records, settings_of
+from harness.report.results import CELL, NETWORK, SETTING, Results, in_setting, records, settings_of
+from harness.report.seeds import listed
 from harness.report.selection import RULES, selection_gap
+from harness.report.teachers import teacher_spread, unlike_teachers
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Leaderboard:
     and sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best
     of the students, 2 second, 0 not ranked), and difference with its bounds and pairing: see `differences`. Where a
     difference is marked, also p (over seeds, corrected for all marked ones) and stands: whether p is below 0.05 and
-    the bounds over test samples, where there are any, exclude zero. specs: by row, the specification of one of its
+    the bounds over test samples, where there are any, exclude zero (with three teachers also those over seeds and
+    teachers). teacher_spread and spread_seeds: see `teacher_spread`. specs: by row, the specification of one of its
     trials. baselines: by setting, the variant that others are compared with. marked: by setting and checkpoint, what is
     marked. registered: see `registered_differences`. classes: by data set and
     class index, its name and number of test images. notes: what a reader must know, a line each.
@@ -74,7 +77,7 @@ def leaderboard(
     baseline: the variant that others are compared with; see `pick_baselines` for the default. paired: read `outcomes`
     for the differences; by default for small reports. primary: comparisons registered before their results.
     """
-    by_trial = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
+    by_trial = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
     worst_class = validation_worst(results)
     parts = [_scores(part, worst_class) for part in by_dataset(results, by_trial)]
     scores = pd.concat(parts, ignore_index=True) if parts else _NO_SCORES
@@ -84,6 +87,7 @@ def leaderboard(
     marked, p_values = marked_columns(results.rows, by_trial, baselines)
     scores = scores.merge(found, on=[*CELL, "metric"], how="left").merge(p_values, on=[*CELL, "metric"], how="left")
     scores["stands"] = stands(scores)
+    scores = scores.merge(teacher_spread(results), on=[*CELL, "metric"], how="left")
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = _tuning_trials(results)
@@ -228,17 +232,20 @@ def _missing(results: Results, counts: ClassCounts) -> pd.Series:
     for trial in records(others):
         lines = trial["error"].strip().splitlines() if isinstance(trial["error"], str) else []
         reason = f" ({lines[-1]})" if lines else ""
-        texts[trial["row"]].append(f"seed {trial['seed']} {trial['status']}{reason}")
-    seeds = results.done.groupby("row")["seed"].nunique()
-    cells = counts.keys.groupby(CELL, sort=False, observed=True)["seed"].nunique().rename("found").reset_index()
-    short = cells[cells["found"] < seeds.reindex(cells["row"]).to_numpy()]
+        several = "," in results.rows["teachers"][trial["row"]]
+        of_teacher = f" of teacher {trial['teacher_seed']:g}" if several else ""
+        texts[trial["row"]].append(f"seed {trial['seed']}{of_teacher} {trial['status']}{reason}")
+    networks = results.done.groupby("row")["trial_id"].nunique()
+    cells = counts.keys.groupby(CELL, sort=False, observed=True)["trial_id"].nunique().rename("found").reset_index()
+    short = cells[cells["found"] < networks.reindex(cells["row"]).to_numpy()]
     for cell in records(short):
-        found = f"{cell['found']} of {seeds[cell['row']]} seeds"
+        what = "networks" if "," in results.rows["teachers"][cell["row"]] else "seeds"
+        found = f"{cell['found']} of {networks[cell['row']]} {what}"
         texts[cell["row"]].append(f"{cell['attack']} on {cell['checkpoint']}: {found}")
     for cell in records(results.undefined):
         where = f"{cell['attack']} on {cell['checkpoint']}"
         texts[cell["row"]].append(f"{where}: no result, logits of seed {cell['seed']} are not finite")
-    for row in set(seeds.index) - set(counts.keys["row"]) - set(results.undefined["row"]):
+    for row in set(networks.index) - set(counts.keys["row"]) - set(results.undefined["row"]):
         texts[row].append("no class-wise results")
     return pd.Series({row: "; ".join(parts) for row, parts in texts.items()}, dtype=object)
 
@@ -254,6 +261,13 @@ def _notes(results: Results, scores: pd.DataFrame) -> list[str]:
         variants = results.rows["variant"]
         extra = "; ".join(f"{variants[row]} {', '.join(map(str, seeds))}" for row, seeds in results.left_out.items())
         notes.append(f"Rows of one table are over the same seeds. Left out, for other rows lack them: {extra}.")
+    aside = results.rows[results.rows["teachers_aside"] != ""]
+    if len(aside):
+        listed_teachers = "; ".join(f"{row['variant']} {row['teachers_aside']}" for row in records(aside))
+        notes.append(
+            f"Left out of averages, for not every seed of every row was trained from them: teachers of "
+            f"{listed_teachers}."
+        )
     nsd = scores[scores["metric"] == "nsd"]
     if len(nsd) and nsd["sample_low"].isna().all() and nsd["value"].notna().any():
         notes.append("Intervals of NSD over test samples are left out: they would take long for so many rows.")
@@ -300,6 +314,8 @@ def _origins(results: Results) -> list[str]:
         texts = []
         for column, text in _ORIGINS.items():
             names = _distinct(*part[column]) if column in part else []
+            if column == "teacher_sha256" and not unlike_teachers(part):
+                continue
             if len(names) > 1:
                 texts.append(text.format(count=len(names), names="; ".join(names)))
         if texts:

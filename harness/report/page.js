@@ -260,17 +260,19 @@
   function scorePanel(row, attack) {
     const names = metrics.filter(({ name }) => name !== "worst_10_percent" || setting(row).classes.length > 10);
     const found = names.map((one) => [one, cell(row, attack, one.name)]).filter(([, score]) => score);
-    const rows = found.map(([one, [value, low, high, seedLow, seedHigh]]) => [one.title, shown(value, one), bounds(low, high, one) || missing, bounds(seedLow, seedHigh, one) || missing]);
+    const several = found.some(([, score]) => score[7] !== undefined);
+    const rows = found.map(([one, [value, low, high, seedLow, seedHigh, , , spread]]) => [one.title, shown(value, one), bounds(low, high, one) || missing, bounds(seedLow, seedHigh, one) || missing, ...(several ? [shown(spread, one)] : [])]);
     const note = "Worst class: simultaneous bounds; the raw minimum is biased low. Val.-worst: test accuracy of the class validation found worst, unbiased. Seeds: Student's t, from three on.";
-    return section("Scores and 95% intervals", table(["", "value", "test samples", "seeds"], rows), element("p", { class: "mark" }, note));
+    return section("Scores and 95% intervals", table(["", "value", "test samples", "seeds", ...(several ? ["between teachers"] : [])], rows), element("p", { class: "mark" }, note));
   }
 
   function seedPanel(row, attack) {
+    const several = row.teachers.includes(",");
     const found = (row.trials || []).map((trial) => {
       const values = ((trial.scores[checkpointOf(row)] || {})[attack]) || [null, null, null];
-      return [trial.seed, ...values.map((value, place) => shown(value, metric(["average", "worst", "nsd"][place]))), trial.status];
+      return [trial.seed, ...(several ? [trial.teacher_seed] : []), ...values.map((value, place) => shown(value, metric(["average", "worst", "nsd"][place]))), trial.status];
     });
-    return section("Each seed", table(["seed", "Avg.", "Worst", "NSD", "state"], found));
+    return section("Each seed", table(["seed", ...(several ? ["teacher"] : []), "Avg.", "Worst", "NSD", "state"], found));
   }
 
   function lineChart(title, description, epochs, curves, scale) {

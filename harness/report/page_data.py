@@ -30,7 +30,7 @@ from harness.report.figure_data import class_names
 from harness.report.grid import MAIN, mark
 from harness.report.intervals import METRICS, class_intervals
 from harness.report.leaderboard import CELL, Leaderboard, by_dataset
-from harness.report.results import Results, read_spec, records
+from harness.report.results import NETWORK, Results, read_spec, records
 from harness.report.selection import RULES
 
 SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst", "overall")
@@ -43,7 +43,7 @@ MOST_NUMBERS = 120_000  # in all temperature curves together; beyond, they are t
 def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str, Any]:
     """Everything on the page. Settings have tables; rows refer to them by place, as pairs refer to rows."""
     settings = board.settings
-    counts = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
+    counts = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
     rows = _rows(results, board, settings)
     _add_classes(rows, results, counts)
     _add_seeds(rows, results, counts)
@@ -77,7 +77,8 @@ def _setting(results: Results, board: Leaderboard, setting: tuple, checkpoint: s
 
 
 def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> list[dict[str, Any]]:
-    """The facts of every row with its scores: by checkpoint and attack, per metric value, bounds, rank, mark."""
+    """The facts of every row with its scores: by checkpoint and attack, per metric value, bounds, rank, mark and spread
+    between teachers."""
     facts = records(board.rows)
     places = {
         row: place for place, setting in reversed(list(enumerate(settings))) for row in board.of(setting).rows.index
@@ -91,14 +92,15 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
         cell = row["scores"].setdefault(score["checkpoint"], {}).setdefault(score["attack"], [None] * len(SHOWN))
         row["images"][score["attack"]] = _plain(score["images"])
         numbers = [small(score[name]) for name in ("value", *BOUNDS)]
-        cell[SHOWN.index(score["metric"])] = _trimmed([*numbers, score["rank"], mark(score, METRICS[score["metric"]])])
+        shown = [*numbers, score["rank"], mark(score, METRICS[score["metric"]]), small(score["teacher_spread"])]
+        cell[SHOWN.index(score["metric"])] = _trimmed(shown)
     for place, row in enumerate(rows):
         row["spec"] = read_spec(board.specs.get(place))
     return rows
 
 
 _FACTS = (
-    "role", "variant", "student", "method", "teacher", "seeds", "seed_list", "train_hours", "eval_hours",
+    "role", "variant", "student", "method", "teacher", "teachers", "seeds", "seed_list", "train_hours", "eval_hours",
     "peak_memory_mb", "missing", "honest_score", "last_score", "peeked_score", "peeked_gain", "tuning_trials",
 )  # fmt: skip
 
@@ -121,7 +123,7 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
     """`trials` of each row: id, seed, state, versions, cost, and average, worst and NSD by checkpoint and attack."""
     trials = {trial["trial_id"]: trial for trial in records(results.trials)}
     found: dict[str, dict[str, Any]] = {}
-    for key, trial in sorted(trials.items(), key=lambda item: item[1]["seed"]):
+    for key, trial in sorted(trials.items(), key=lambda item: (item[1]["seed"], item[1]["teacher_seed"])):
         entry = {name: _plain(trial[name]) for name in _TRIAL}
         entry["versions"] = read_spec(trial["versions"])
         found[key] = entry | {"scores": {}}
@@ -134,9 +136,8 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
 
 
 _TRIAL = (
-    "trial_id", "seed", "status", "error", "train_device", "device", "git_commit", "code_fingerprint", "teacher_sha256",
-    "started", "finished",
-    "attempts", "train_s", "eval_s", "peak_memory_mb",
+    "trial_id", "seed", "teacher_seed", "status", "error", "train_device", "device", "git_commit", "code_fingerprint",
+    "teacher_sha256", "started", "finished", "attempts", "train_s", "eval_s", "peak_memory_mb",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from harness.report.differences import pick_baselines
 from harness.report.families import MARKED, layouts
 from harness.report.grid import number
 from harness.report.intervals import METRICS
-from harness.report.results import Results, records
+from harness.report.results import NETWORK, Results, records
 
 SEEDS = (3, 5, 10)
 FEWEST = 2  # seeds from which a spread is known, if badly
@@ -29,7 +29,7 @@ def power(results: Results, checkpoint: str, baseline: str | None = None) -> pd.
     (standard deviation over seeds of one variant within blocks) and `needs_N`, the difference that N seeds would find
     with a chance of 80 %, corrected for all comparisons of the table. Empty below two common seeds.
     """
-    counts = class_counts(results.class_accuracy, ["trial_id", "row", "seed", "checkpoint", "attack"])
+    counts = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
     baselines = pick_baselines(results.rows, baseline)
     lines = []
     for setting, found_at, layout, attack in layouts(results.rows, counts, baselines, FEWEST):

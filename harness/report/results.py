@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from harness.errors import named, unknown
-from harness.report.seeds import common_seeds
+from harness.report.seeds import Network, common_networks
 from harness.spec import canonical
 
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
-ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed only
+ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed, or their teacher's, only
 CELL = ["row", "checkpoint", "attack"]  # what has a result, a mean over seeds
+NETWORK = ["trial_id", "row", "seed", "teacher_seed"]  # one trained network
 ROLES = ("teacher", "student", "evaluation")
 _STATES = 10_000_000  # rows of class states to read at once, some 400 MB
 _QUANTITIES = 6  # by class, that a trial keeps of each epoch
@@ -44,9 +46,11 @@ class Results:
     """The trials of a report, and where their other rows are.
 
     trials: rows of `trials`, with `variant` as the report calls it and `row`, the number of its line in `rows`.
-    rows: one line per (dataset, student, eps, role, variant), in the order of the report.
+    rows: one line per (dataset, student, eps, role, variant), in the order of the report; `teachers`, seeds of the
+    teachers that its numbers are over, and `teachers_aside`, of others that some of its seeds were trained from.
     absent: trials that were asked for and are not in the store, with their variants.
     left_out: by row, finished seeds that are not in `trials`, because other rows of their table lack them.
+    taught: `NETWORK` of every finished student whose row has several teachers, also of those that are not in `trials`.
     """
 
     store: Readable
@@ -54,6 +58,7 @@ class Results:
     rows: pd.DataFrame
     absent: dict[str, str]
     left_out: dict[int, list[int]] = field(default_factory=dict)
+    taught: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=NETWORK))
 
     @property
     def done(self) -> pd.DataFrame:
@@ -61,7 +66,7 @@ class Results:
 
     @cached_property
     def class_accuracy(self) -> pd.DataFrame:
-        """Checkpoint, attack, class, n and correct of the finished trials, with their `row` and `seed`.
+        """Checkpoint, attack, class, n and correct of the finished trials, with their `row`, `seed` and `teacher_seed`.
 
         Without what is `undefined`, with all its seeds: the mean of the others would be another row's.
         """
@@ -77,7 +82,7 @@ class Results:
     def _counted(self) -> pd.DataFrame:
         columns = ["checkpoint", "attack", "class_index", "class_name", "n", "correct"]
         frame = self.store.read("class_accuracy", self._wanted, columns).reset_index(drop=True)
-        return self._with(frame, "row", "seed")
+        return self._with(frame, "row", "seed", "teacher_seed")
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
@@ -106,7 +111,8 @@ class Results:
 
     def select(self, rows: pd.DataFrame) -> Results:
         """The part of the results that belongs to some lines of `rows`."""
-        return Results(self.store, self.trials[self.trials["row"].isin(rows.index)], rows, {}, self.left_out)
+        trials, taught = (part[part["row"].isin(rows.index)] for part in (self.trials, self.taught))
+        return Results(self.store, trials, rows, {}, self.left_out, taught)
 
     @cached_property
     def _wanted(self) -> list[str]:
@@ -131,6 +137,7 @@ def read_results(
     """The trials of a store, or those of `trial_ids`, called as `variants` and `datasets` say, by trial id. Reads the
     `trials` table only."""
     trials = store.trials()
+    stand_ins = _stand_ins(trials)
     if trial_ids is not None:
         trials = trials[trials["trial_id"].isin(set(trial_ids))].reset_index(drop=True)
     names = dict(variants or {})
@@ -139,26 +146,84 @@ def read_results(
     called = [names.get(key, str(own)) for key, own in zip(trials["trial_id"], trials["variant"], strict=True)]
     place = {key: place for place, key in enumerate(trial_ids or ())}
     content = _dataset_names(trials, datasets or {})
-    trials = _told_apart(trials.assign(variant=called, dataset=content, place=trials["trial_id"].map(place)))
+    trials = trials.assign(variant=called, dataset=content, place=trials["trial_id"].map(place))
+    trials = _told_apart(trials.assign(teacher_seed=_teacher_seeds(trials, stand_ins)), stand_ins)
     rows = _rows(trials)
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
     trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
-    extra = _extra_seeds(trials, rows)
-    left_out: Any = trials[extra].groupby("row")["seed"].agg(sorted).to_dict()
-    return Results(store, trials[~extra].reset_index(drop=True), rows, absent, left_out)
+    students = trials[(trials["status"] == "done") & (trials["role"] == "student")]
+    extra = _extra_networks(students)
+    kept = trials.drop(index=extra.index)
+    averaged = set(zip(kept["row"], kept["seed"], strict=True))
+    left_out: dict[int, list[int]] = {}
+    for row, seed in sorted(set(zip(extra["row"], extra["seed"], strict=True)) - averaged):
+        left_out.setdefault(row, []).append(seed)
+    several = students.groupby("row")["teacher_seed"].transform("nunique") > 1
+    taught = students.loc[several, NETWORK].reset_index(drop=True)
+    return Results(store, kept.reset_index(drop=True), _with_teachers(rows, kept, extra), absent, left_out, taught)
 
 
-def _extra_seeds(trials: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
-    """Which trials are finished students' of seeds that other rows of their table lack: averages over unlike seeds
-    cannot be compared.
+def _extra_networks(students: pd.DataFrame) -> pd.DataFrame:
+    """The finished students of seeds or teachers that other rows of their table lack: averages over unlike ones cannot
+    be compared.
     """
-    students = trials[(trials["status"] == "done") & trials["row"].isin(rows.index[rows["role"] == "student"])]
-    extra = pd.Series(False, trials.index)
+    extra = pd.Series(False, students.index)
     for _, part in students.groupby(SETTING, sort=False, dropna=False):
-        kept = common_seeds({row: set(own) for row, own in part.groupby("row", sort=False)["seed"]})
-        is_kept = [seed in kept[row] for row, seed in zip(part["row"], part["seed"], strict=True)]
-        extra[part.index] = ~np.array(is_kept)
-    return extra
+        teachers = [None if np.isnan(teacher) else int(teacher) for teacher in part["teacher_seed"]]
+        lines = list(zip(part["row"], zip(part["seed"], teachers, strict=True), strict=True))
+        networks: dict[Any, set[Network]] = {row: set() for row, _ in lines}
+        for row, network in lines:
+            networks[row].add(network)
+        kept = common_networks(networks)
+        extra[part.index] = np.array([network not in kept[row] for row, network in lines])
+    return students[extra]
+
+
+def _with_teachers(rows: pd.DataFrame, kept: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the teachers of their networks: labels and seeds of those in the averages, seeds of others."""
+    done, others = (
+        part[(part["status"] == "done") & (part["role"] == "student")].dropna(subset=["teacher_seed", "teacher"])
+        for part in (kept, extra)
+    )
+    averaged = set(zip(done["row"], done["teacher_seed"], strict=True))
+    pairs = zip(others["row"], others["teacher_seed"], strict=True)
+    aside = np.array([pair not in averaged for pair in pairs], dtype=bool)
+
+    def by_row(part: pd.DataFrame, name: str) -> pd.Series:
+        names: Any = part.sort_values("teacher_seed", kind="stable").groupby("row")[name]
+        texts = names.agg(lambda own: ", ".join(str(each) for each in dict.fromkeys(own)))
+        return texts.astype(object).reindex(rows.index)
+
+    whole = [part.astype({"teacher_seed": int}) for part in (done, others[aside])]
+    return rows.assign(
+        teacher=by_row(done, "teacher").fillna(rows["teacher"].astype(object)),
+        teachers=by_row(whole[0], "teacher_seed").fillna(""),
+        teachers_aside=by_row(whole[1], "teacher_seed").fillna(""),
+    )
+
+
+def _stand_ins(trials: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    """By the training id of each teacher its seed, and the training that stands for all that differ from it in their
+    seed only: that of the smallest seed."""
+    teachers = trials[trials["role"] == "teacher"].sort_values("seed")
+    first: dict[tuple[str, int], str] = {}
+    found = {}
+    for training, seed, version, text in teachers[["training_id", "seed", "numerics_version", "spec"]].to_numpy():
+        setup = {key: value for key, value in json.loads(_setup(text)[0]).items() if key != "evaluation"}
+        same = json.dumps(setup, sort_keys=True), version
+        found[str(training)] = first.setdefault(same, str(training)), int(seed)
+    return found
+
+
+def _teacher_seeds(trials: pd.DataFrame, stand_ins: Mapping[str, tuple[str, int]]) -> pd.Series:
+    """The seed of each trial's teacher, NaN where it has none or it is not known."""
+
+    def known(text: Any) -> float:
+        teacher = (read_spec(text).get("teachers") or {}).get("teacher") or {}
+        return stand_ins[teacher["training"]][1] if teacher.get("training") in stand_ins else np.nan
+
+    seeds = trials["teacher_seed"].astype(float)
+    return seeds.fillna(trials.loc[seeds.isna(), "spec"].map(known).astype(float))
 
 
 def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -248,14 +313,14 @@ def _mark(content: str, name: str) -> str:
     return ", ".join([beginning] * (beginning not in name) + [f"{resize} pixels"] * bool(resize)) or kind
 
 
-def _told_apart(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials of one name whose settings differ in more than the seed get names of their own.
+def _told_apart(trials: pd.DataFrame, stand_ins: Mapping[str, tuple[str, int]]) -> pd.DataFrame:
+    """Trials of one name whose settings differ in more than the seed, or their teacher's, get names of their own.
 
     Two suites may share a store and a variant's name; their numbers must not average into one row. Seeds may differ in
     which attacks they were given, not in what an attack of one name did; networks evaluated twice stand apart.
     """
     trials = trials.reset_index(drop=True)
-    parts = [_setup(spec) for spec in trials["spec"]]
+    parts = [_setup(spec, stand_ins) for spec in trials["spec"]]
     setups = pd.Series([setup for setup, _ in parts], trials.index, dtype=object)
     attacks = pd.Series([requests for _, requests in parts], trials.index, dtype=object)
     keys = [*[trials[name] for name in ROW], setups]
@@ -295,9 +360,15 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     return {name: leaf for key, item in inner.items() for name, leaf in flat(item, key).items()}
 
 
-def _setup(text: Any) -> tuple[str, str]:
-    """What decides the numbers in a specification, without the seed: everything but the attacks, and the attacks."""
+def _setup(text: Any, stand_ins: Mapping[str, tuple[str, int]] = MappingProxyType({})) -> tuple[str, str]:
+    """What decides the numbers in a specification, without the seed: everything but the attacks, and the attacks.
+
+    In place of a teacher stands that of the smallest seed.
+    """
     setup = {key: value for key, value in canonical(read_spec(text)).items() if key != "seed"}
+    teacher = (setup.get("teachers") or {}).get("teacher") or {}
+    if teacher.get("training") in stand_ins:
+        teacher["training"] = stand_ins[teacher["training"]][0]
     evaluation = setup.get("evaluation")
     attacks = evaluation.pop("attacks", []) if isinstance(evaluation, dict) else []
     return json.dumps(setup, sort_keys=True), json.dumps(attacks, sort_keys=True)
