@@ -64,6 +64,7 @@ def _teachers(rows: pd.DataFrame) -> list[str]:
     if count > 1:
         who = "Unlike teachers by row" if several.any() else f"{count} teachers"
         texts = [f"{who}, each of them fixed: students of two teachers differ by their teachers too."]
+        texts += [SOME_CROSSED] if (students["teachers"].str.count(",") + 1 >= FEWEST_TEACHERS).any() else []
     elif not several.any():
         texts = ["One teacher, which is fixed: what is said of its students holds for that teacher."]
     elif len(names.split(", ")) < FEWEST_TEACHERS:
@@ -79,6 +80,7 @@ def _teachers(rows: pd.DataFrame) -> list[str]:
 CROSSED = (
     "Intervals over seeds are over seeds and teachers, crossed, and a difference stands only where that excludes zero."
 )
+SOME_CROSSED = "Of rows with three teachers or more, intervals over seeds are over seeds and teachers, crossed."
 SPREAD = (
     "Between teachers: largest minus smallest of the means of each one's students, over seeds that were trained from "
     "all of them."

@@ -22,15 +22,8 @@ from harness.report.seeds import listed
 from harness.statistics import FEWEST_SEEDS, FEWEST_TEACHERS, SAMPLES, SEEDS
 
 BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
-COLUMNS = [
-    *CELL,
-    "metric",
-    "difference",
-    *[f"difference_{name}" for name in BOUNDS],
-    "pairing",
-    "common_seeds",
-    "common_teachers",
-]
+COMMON = ["common_seeds", "common_teachers"]
+COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "pairing", *COMMON]
 COMPARED = {
     "average": metrics.average,
     "worst": metrics.worst,
@@ -66,9 +59,8 @@ def differences(
     over so many `common_teachers`.
 
     Bounds are 95 %, each by itself, over test samples and over seeds (from three on; with three teachers over both, see
-    `seed_intervals`). paired: read `outcomes` to
-    compare image by image, by default for small reports; without them the samples are taken as if independent, which
-    is wider. pairing says which it was.
+    `seed_intervals`). paired: read `outcomes` to compare image by image, by default for small reports; without them the
+    samples are taken as if independent, which is wider. pairing says which it was.
     """
     students = results.rows[results.rows["role"] == "student"]
     pairs: list[tuple[Any, int, int]] = []
@@ -160,15 +152,13 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
     ours, base = (pd.MultiIndex.from_frame(side.keys[columns].astype(object)) for side in (mine, theirs))
     classes = mine.images.shape[1]
     found = {}
-    networks = mine.keys[["seed", "teacher_seed"]].sort_values(["seed", "teacher_seed"], kind="stable")
-    place = np.argsort(networks.index.to_numpy())
+    seeds, teachers = (mine.keys[name].to_numpy() for name in ("seed", "teacher_seed"))
     for key, found_members in _cells(mine):
-        members = found_members[np.argsort(place[found_members])]
+        members = found_members[np.lexsort((teachers[found_members], seeds[found_members]))]
         first, second = (outcomes.stacked(list(side[members])) for side in (ours, base))
         if first is not None and second is not None and np.array_equal(first[0], second[0]):
             _, labels, robust = first
-            seeds = mine.keys["seed"].to_numpy()[members]
-            found[key] = compare(labels, robust, second[2], classes, seeds=seeds)
+            found[key] = compare(labels, robust, second[2], classes, seeds=seeds[members])
     return found
 
 

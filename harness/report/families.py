@@ -83,8 +83,7 @@ def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Regist
     """The comparisons registered before their results, a line each per setting, checkpoint and metric: `row` and
     `other`, the attack, and `p`, corrected for those of its table, a family of their own.
 
-    Those that are not in a table are not there; p is NaN where not all variants share three seeds and
-    their teachers.
+    Those that are not in a table are not there; p is NaN where not all variants share three seeds and their teachers.
     """
     lines = []
     for _, checkpoint, part, values in _tables(rows, counts):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.attacks import declared
 from harness.report.captions import attack_title
-from harness.report.counts import attack_order, class_counts, mean_counts
+from harness.report.counts import ClassCounts, attack_order, class_counts, mean_counts
 from harness.report.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
 
 HEADLINE = (
@@ -96,7 +96,7 @@ def reference(variants: Sequence[str], baseline: str | None = None) -> str:
 
 def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | None = None) -> ClassView:
     """Mean over seeds and 95 % interval over test samples of every class and variant."""
-    counts = class_counts(frame, ["variant", "seed", "teacher_seed"])
+    counts = _of_networks(frame, ["variant"])
     means = mean_counts(counts, ["variant"])
     place = pd.Index(means.keys["variant"].astype(str)).get_indexer(pd.Index(list(variants)))
     means = means.where(place)
@@ -105,13 +105,19 @@ def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | Non
     return ClassView(list(variants), first, class_names(frame), means.accuracy, low, high)
 
 
+def _of_networks(frame: pd.DataFrame, by: Sequence[str]) -> ClassCounts:
+    """The counts of each network. The table of a store, drawn as it is, does not name teachers."""
+    known = frame if "teacher_seed" in frame else frame.assign(teacher_seed=np.nan)
+    return class_counts(known, [*by, "trial_id", "seed", "teacher_seed"])
+
+
 def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Per variant and attack: each metric's mean over seeds with a 95 % interval: `low`, `high` and their `source`.
 
     The interval is over seeds where there are three or more, else over test samples.
     """
     by = ["variant", "attack"]
-    counts = class_counts(frame, [*by, "seed", "teacher_seed"])
+    counts = _of_networks(frame, by)
     values = pd.DataFrame({name: metric.of(counts.accuracy) for name, metric in METRICS.items() if metric.of})
     scores = seed_intervals(counts.keys, values, by=by)
     scores = scores.merge(sample_intervals(counts, by), on=[*by, "metric"], how="left")
