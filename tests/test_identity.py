@@ -136,7 +136,8 @@ class Stored:
         lines = [
             {"trial_id": str(place), "dataset": "digits", "student": "cnn", "eps": 0.1, "role": "student",
              "variant": "at", "method": "at", "teacher": None, "seed": place, "status": "done",
-             "training_id": str(place), "teacher_seed": None, "spec": json.dumps(spec), "numerics_version": 1, "finished": None}
+             "training_id": str(place), "teacher_seed": None, "spec": json.dumps(spec), "numerics_version": 1,
+             "finished": None}
             for place, spec in enumerate(self.specs)
         ]  # fmt: skip
         return pd.DataFrame(lines)
