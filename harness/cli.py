@@ -148,12 +148,13 @@ def run(
     """Run a suite: what the store has is skipped, so running it again goes on where it stopped."""
     if calibrate and not dry_run:
         raise InputError("--calibrate goes with --dry-run")
-    from harness.redo import named_trials
+    from harness.redo import named_trials, refuse_left_behind
 
     planned = _plan(suite, sets, methods, seeds, results, plugin)
     teachers = _teachers(planned, teachers_from)
     redone = named_trials(planned.specs, redo or ())
     if dry_run:
+        refuse_left_behind(planned.store, [spec for spec in planned.specs if spec.trial_id in redone])
         states = states_of(planned) | dict.fromkeys(redone, ("again", "what there is, is set aside"))
         print_trials(planned, states)
         if calibrate:

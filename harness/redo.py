@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from harness.store import Store
 from harness.tables import TABLES
 
 _SHORTEST = 4  # characters of a trial id
+_LISTED = 4  # trials that a refusal names
 
 
 def named_trials(specs: Sequence[TrialSpec], names: Sequence[str]) -> list[str]:
@@ -35,14 +37,40 @@ def named_trials(specs: Sequence[TrialSpec], names: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
+def refuse_left_behind(store: Store, specs: Sequence[TrialSpec]) -> None:
+    """InputError where a store has finished trials that learnt or started from these and are not among them: they would
+    stand beside a network that they never saw."""
+    trainings, named = {spec.training_id for spec in specs}, {spec.trial_id for spec in specs}
+    rows = store.arrow("trials", columns=["variant", "status", "spec"]).to_pylist()
+    left = [
+        f"{row['variant']} ({row['trial_id'][:8]})"
+        for row in rows
+        if row["status"] == "done" and row["trial_id"] not in named and trainings & _trainings(row["spec"])
+    ]
+    if left:
+        shown = ", ".join(left[:_LISTED]) + (f" and {len(left) - _LISTED} more" if len(left) > _LISTED else "")
+        raise InputError(
+            f"{store.root} has finished trials of a network that is to be made again: {shown}; name them with --redo "
+            "too, or use another --results"
+        )
+
+
+def _trainings(spec: str | None) -> set[str]:
+    """The trainings whose weights a stored specification learns or starts from."""
+    found = json.loads(spec or "{}")
+    sources = [*(found.get("teachers") or {}).values(), found.get("init")]
+    return {source["training"] for source in sources if source and source["training"]}
+
+
 def set_aside(store: Store, specs: Sequence[TrialSpec]) -> Path | None:
     """Move all that a store has of some trials, rows and working folders, into a store below it; None where it has
     nothing. Only the store's one driver may call it.
 
     A working folder goes with the first trial that names it: trials that differ in their attacks alone share one. A
     crash in between loses nothing; asked for again, the rest is set aside too. InputError where rows in a compacted
-    file are damaged; then nothing is changed.
+    file are damaged or others depend on them (`refuse_left_behind`); then nothing is changed.
     """
+    refuse_left_behind(store, specs)
     compacted = store.compacted()
     held = frozenset(spec.trial_id for spec in specs if spec.trial_id in compacted)
     files = [store.path(table, spec.trial_id) for spec in specs for table in sorted(TABLES, key="trials".__eq__)]

@@ -11,7 +11,7 @@ import pytest
 
 from harness import load_results
 from harness.errors import InputError
-from harness.redo import named_trials, set_aside
+from harness.redo import named_trials, refuse_left_behind, set_aside
 from harness.scheduler import run
 from harness.spec import TrialSpec
 from harness.store import Store
@@ -183,3 +183,21 @@ def test_the_command_makes_again_and_refuses_what_it_does_not_know(tmp_path):
     assert list(load_results(aside).trials()["finished"]) == [first]
     assert list((aside / "work").iterdir())
     assert Store(tmp_path / "store").statuses() == load_results(aside).statuses()
+
+
+@pytest.mark.parametrize("role", ["teachers", "init"])
+def test_a_network_is_not_made_again_behind_its_students(tmp_path, role):
+    specs = small_specs(tmp_path, methods=["rslad"])
+    network, student = specs["teacher"], specs["rslad"]
+    source = student.teachers["teacher"]
+    if role == "init":
+        student = TrialSpec.model_validate({**student.model_dump(), "teachers": {}, "init": source.model_dump()})
+    store = Store(tmp_path / "store")
+    for spec in (network, student):
+        store.commit(*trial_tables(spec, per_class=10))
+    for make in (set_aside, refuse_left_behind):
+        with pytest.raises(InputError, match=rf"rslad \({student.trial_id[:8]}\); name them with --redo too"):
+            make(store, [network])
+    assert store.statuses() == dict.fromkeys([network.trial_id, student.trial_id], "done")
+    assert set_aside(store, [network, student]) is not None
+    assert store.statuses() == {}
