@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -61,6 +62,8 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
         raise InputError(
             f"dataset: sha256 must be 64 hexadecimal digits, as sha256sum prints them, not '{spec.sha256}'"
         )
+    if spec.test_images is not None and spec.test_images == sum(DATASETS[spec.name].test_counts or ()):
+        spec = spec.model_copy(update={"test_images": None})  # all of them
     if spec.imbalance == 1:  # as they are
         spec = spec.model_copy(update={"imbalance": None})
     if spec.resize is not None and spec.name != "folder":
@@ -157,7 +160,8 @@ def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) 
     classes, images = DATASETS[dataset.name].num_classes, request.images
     if images is not None and classes is not None and images < classes:
         raise InputError(f"{where}: images must be at least {classes}, one of each class, not {images}")
-    if images is not None and dataset.test_images is not None and images >= dataset.test_images:
+    there = dataset.test_images or sum(DATASETS[dataset.name].test_counts or ())
+    if images is not None and there and images >= there:
         images = None
     return AttackRequest(images=images, checkpoints=checkpoints, **canonical_request(request.overrides, eps))
 
@@ -269,7 +273,8 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
     if isinstance(value, Mapping) and set(value) == {"mean", "std"}:
         mean, std = (tuple(each) if isinstance(each, list) else (each,) for each in (value["mean"], value["std"]))
         channels = DATASETS[dataset.name].channels or len(mean)
-        if not len(mean) == len(std) == channels or not all(_positive(each) for each in std):
+        finite = all(_is_finite(each) for each in (*mean, *std))
+        if not len(mean) == len(std) == channels or not finite or min(std) <= 0:
             raise InputError(
                 f"{where}: normalization: mean and std need one number a channel ({channels}), deviations above 0, "
                 f"not {value!r}"
@@ -278,5 +283,5 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
     raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -85,6 +85,8 @@ def _training_ids(specs: Sequence[TrialSpec], version: int, machine: dict[str, A
     there: dict[str, str] = {}
     for spec in specs:
         values = canonical(spec.model_dump(mode="json")) | machine
+        if version < 2:  # which knew nothing of the code of plugins
+            values.pop("code", None)
         for source in [*values["teachers"].values(), values["init"]]:
             if source and source["training"]:
                 source["training"] = there[source["training"]]

@@ -36,6 +36,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     _check_variants([entry.variant for entry in entries])
     _check_primary(suite, [entry.variant for entry in entries])
     places = named("method or variant", only, [(entry.variant, entry.resolved["name"]) for entry in entries])
+    _check_attack_seeds(suite, {seed for entry in entries for seed in entry.seeds} | set(seeds))
     chosen = [entries[place] for place in places] if only else entries
     specs: dict[str, TrialSpec] = {}
     for network in _students(suite):
@@ -115,6 +116,15 @@ def _check_primary(suite: Suite, variants: list[str]) -> None:
             raise unknown("attack in primary", comparison.attack, attacks)
 
 
+def _check_attack_seeds(suite: Suite, seeds: set[int]) -> None:
+    """An attack for seeds that no method has would never run."""
+    for entry in suite.evaluation.get("attacks", []):
+        asked = entry.get("seeds") if isinstance(entry, Mapping) else None
+        for seed in asked if isinstance(asked, list) else []:
+            if seed not in seeds:
+                raise unknown(f"seed of attack {entry.get('name')}", seed, {str(one) for one in seeds})
+
+
 def _by_teacher_seed(suite: Suite) -> list[Suite]:
     """The suite once for each of its teacher's seeds."""
     block = suite.teacher or {}
@@ -186,6 +196,7 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
             f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, "
             f"such as at, trades or natural"
         )
+    training = {**methods.METHODS[resolved["name"]].training, **training}
     trial = _trial(suite, "teacher", variant, network, resolved, training_spec(training, f"{where}: training"), seed)
     return Source(network=network, trial=trial.trial_id, training=trial.training_id, seed=seed), trial
 

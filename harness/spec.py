@@ -42,7 +42,7 @@ ASIDE = _Aside()
 class Frozen(BaseModel):
     """A read-only record that refuses unknown keys. Fields added from now on are marked `Introduced` or `ASIDE`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AugmentSpec(Frozen):
@@ -140,7 +140,7 @@ class TrainingSpec(Frozen):
     """
 
     epochs: int = Field(ge=1)
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=2)  # batch norm has no statistics of one image
     lr: float = Field(0.1, gt=0)
     milestones: tuple[int, ...] = ()
     decay: float = Field(0.1, gt=0, le=1)

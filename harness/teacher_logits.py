@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data import DATASETS
 from harness.data.splits import wants_second_split
 from harness.files import make_folder
+from harness.fingerprint import code_fingerprint
 from harness.provenance import device_name
 from harness.spec import NetworkSpec, TrialSpec
 
@@ -44,6 +45,7 @@ def shared_folder(store_root: Path) -> Path:
 def sharing(store_root: Path, specs: Sequence[TrialSpec]) -> Iterator[None]:
     """Inside, those of the trials share that can."""
     folder = shared_folder(store_root)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     if shared_bytes(specs):
         make_folder(folder)
     try:
@@ -118,7 +120,7 @@ def shared_names(
     """
     import torch
 
-    machine = [torch.get_num_threads(), device_name(device), torch.__version__]
+    machine = [torch.get_num_threads(), device_name(device), torch.__version__, code_fingerprint()]
     common = batches.recipe | {"images": images, "arithmetic": [engine, precision, *machine]}
     return {name: digest(common | {"teacher": teacher}) for name, teacher in teachers.items()}
 

@@ -59,7 +59,7 @@ def take_teachers(found: Sequence[Trained], target: Store) -> None:
     with StoreLock(target.prepare().root):
         for each in found:
             folder = _folder(target, each.spec)
-            if not target.has(each.spec.trial_id):
+            if not (folder / HISTORY).exists():
                 shutil.rmtree(folder, ignore_errors=True)
             for path in _kept(each.folder):
                 copy_file(path, folder / path.name)
@@ -104,7 +104,7 @@ def _compare(network: Trained, target: Store) -> None:
                     "--results"
                 )
     own = _folder(target, network.spec) / "best_validation.pt"
-    if target.has(network.spec.trial_id) and own.exists():
+    if own.exists() and (own.parent / HISTORY).exists():  # trained, under whatever evaluation
         sha256 = file_sha256(str(own), "weights")
         if sha256 != network.sha256:
             raise InputError(

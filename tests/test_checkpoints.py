@@ -113,7 +113,20 @@ def test_batch_counters_may_be_absent():
 
 @pytest.mark.parametrize("nested", [None, "state_dict", "model"])
 @pytest.mark.parametrize(
-    "name", ["ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "swa_state_dict", "averaged_model"]
+    "name",
+    [
+        "ema",
+        "state_dict_ema",
+        "ema_state_dict",
+        "model_ema",
+        "ema_model",
+        "swa_state_dict",
+        "averaged_model",
+        "EMA",
+        "modelEMA",
+        "model_avg",
+        "avg_model",
+    ],
 )
 def test_averaged_weights_beside_raw_ones_are_never_guessed(tmp_path: Path, name: str, nested: str | None):
     path, raw, averaged = tmp_path / "both.pt", small_wrn(0).state_dict(), small_wrn(1).state_dict()

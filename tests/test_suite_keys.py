@@ -137,3 +137,33 @@ def test_the_attack_of_a_registered_comparison_is_one_of_the_suite(planned):
     planned(primary=[{**PRIMARY[0], "attack": "pgd50"}], evaluation=longer)
     with pytest.raises(InputError, match="unknown attack in primary 'pgd20'"):
         planned(primary=[{**PRIMARY[0], "attack": "pgd20"}], evaluation=longer)
+
+
+def test_a_teacher_is_trained_as_its_method_says(planned):
+    teacher = planned("teacher.method=cfa_at")[0]
+    assert teacher.training.weight_average.kind == "fawa"
+    assert planned("teacher.method=cfa_at", "training.weight_average=null")[0].training.weight_average is None
+
+
+def test_an_attack_of_a_seed_that_no_method_has_is_refused(planned):
+    with pytest.raises(InputError, match="unknown seed of attack aa_short '7'"):
+        planned(evaluation={"attacks": ["clean", {"name": "aa_short", "images": 20, "seeds": [7]}]})
+
+
+@pytest.mark.parametrize("images", ["450", "5000"])
+def test_all_images_of_a_known_test_set_are_all_images(planned, images):
+    whole = [spec.trial_id for spec in planned()]
+    assert [spec.trial_id for spec in planned(f"evaluation.images={images}")] == whole
+    assert [spec.trial_id for spec in planned("dataset={name: digits, test_images: 450}")] == whole
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.lr=.inf", "training.lr=inf", "training.weight_decay=nan", "training.batch_size=1",
+        "student.normalization={mean: [nan], std: [1.0]}", "student.normalization={mean: [0.1], std: [.inf]}",
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant_are_refused(planned, override):
+    with pytest.raises(InputError):
+        planned(override)

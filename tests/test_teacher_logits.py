@@ -11,6 +11,7 @@ from small import assert_same_weights, run_to_end, small_specs, suite_file, weig
 
 import methods
 from harness.config import load_suite
+from harness.files import make_folder
 from harness.models.build import build
 from harness.plan import plan
 from harness.scheduler import Options, run
@@ -231,7 +232,9 @@ def test_the_name_does_not_depend_on_how_far_an_epoch_is():
     assert names(batches) == names()
 
 
-@pytest.mark.parametrize("where", ["torch.get_num_threads", "harness.provenance.processor"])
+@pytest.mark.parametrize(
+    "where", ["torch.get_num_threads", "harness.provenance.processor", "harness.teacher_logits.code_fingerprint"]
+)
 def test_the_name_changes_with_the_machine(monkeypatch, where):
     before = names()
     monkeypatch.setattr(where, lambda: 7)
@@ -291,3 +294,10 @@ def test_a_run_says_what_sharing_takes_and_clears_up(tmp_path, asked):
     assert len(asked) == 2 * 4
     assert next(event for event in events if event["event"] == "plan")["shared_bytes"] == 2 * (200 * 10 * 4 + 4 * 4)
     assert not shared_folder(root).exists()
+
+
+def test_what_a_killed_run_left_is_not_read(tmp_path):
+    left = make_folder(shared_folder(tmp_path)) / "old"
+    left.write_bytes(b"logits")
+    with sharing(tmp_path, []):
+        assert not left.exists()

@@ -143,6 +143,19 @@ def test_a_teacher_of_other_bits_is_refused_before_anything_is_written(first: Pa
     assert len(trained(run(tmp_path, "third", 1, first / "store"))) == 1
 
 
+def test_a_teacher_that_this_store_has_trained_stays_whatever_its_evaluation(first: Path, tmp_path: Path) -> None:
+    other = {"evaluation": {"attacks": ["clean", "fgsm"], "chunk_size": 25}}
+    run(tmp_path, "second", 2, **other)
+    teacher = specs(tmp_path)[0]
+    path = tmp_path / "second" / "work" / teacher.training_id / "best_validation.pt"
+    state = {name: value * 2 for name, value in weights(tmp_path / "second", teacher, "best_validation").items()}
+    write_state(path, state, {})
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="has trained a 'teacher' of its own"):
+        find_teachers(specs(tmp_path), first / "store", Store(tmp_path / "second"))
+    assert path.read_bytes() == content
+
+
 def test_a_source_that_contradicts_itself_is_refused(first: Path, tmp_path: Path) -> None:
     source, teacher = published(first, tmp_path), specs(tmp_path)[0]
     path = source / "work" / teacher.training_id / "best_validation.pt"

@@ -22,7 +22,8 @@ from harness.files import temporary_path
 State = dict[str, Tensor]
 
 _NESTED = ("state_dict", "model", "net")  # under which training scripts put the state dict among other things
-_AVERAGED = re.compile(r"(^|_)(ema|swa|averaged?)(_|$)")  # in the key of weights that are an average over training
+_AVERAGED = re.compile(r"(^|[_.-])(ema|swa|avg|averaged?)([_.-]|$)", re.IGNORECASE)  # weights averaged over training
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _IN_AVERAGES = ("shadow", "module")  # where an average keeps its state dict
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the parameters
 _UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls it
@@ -149,7 +150,11 @@ def _weights(path: Path, content: object, weights: str | None) -> object:
     to take is never guessed."""
     if not isinstance(content, Mapping):
         return content
-    averaged = [key for key, value in content.items() if _AVERAGED.search(str(key)) and isinstance(value, Mapping)]
+    averaged = [
+        key
+        for key, value in content.items()
+        if _AVERAGED.search(_CAMEL.sub("_", str(key))) and isinstance(value, Mapping)
+    ]
     names = ", ".join(map(str, averaged))
     if averaged and weights is None:
         raise InputError(f"checkpoint {path} holds averaged weights ({names}): say which to take, weights: ema or raw")
