@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.report.captions import caption
+from harness.report.details import wide
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.page import page
@@ -79,3 +80,49 @@ def test_students_of_two_teachers_and_of_unlike_devices_are_told():
     trials["train_device"] = ["Xeon", "EPYC", "Xeon", "Xeon"]
     (note,) = [note for note in leaderboard(read_results(frames)).notes if "teachers" in note]
     assert "learned from 2 different teachers and were trained on 2 kinds of devices (EPYC; Xeon)" in note
+
+
+@pytest.fixture(scope="module")
+def partly_attacked() -> Leaderboard:
+    """AutoAttack on seed 0 of both students, CW on all seeds of one and on seed 1 of the other."""
+    attacks = {
+        ("at", 0): ("pgd20", "cw20", "aa_short"), ("at", 1): ("pgd20", "cw20"), ("at", 2): ("pgd20", "cw20"),
+        ("rslad", 0): ("pgd20", "aa_short"), ("rslad", 1): ("pgd20", "cw20"), ("rslad", 2): ("pgd20",),
+    }  # fmt: skip
+    return board_of([trial_spec(name, seed, attacks=names) for (name, seed), names in attacks.items()])
+
+
+def test_an_attack_of_some_seeds_says_which(partly_attacked):
+    text = sentences(partly_attacked)
+    assert "Mean over seeds 0, 1, 2." in text
+    assert "AA (short): apgd-ce and apgd-t, 2,000 images, 200 of each class, over seeds 0." in text
+    assert "200 of each class, over seeds 0, 1, 2, but rslad 1." in text, "by row where they differ"
+    assert (
+        "PGD-20: 20 steps of eps/4, 1 random start, robust on every iterate, 2,000 images, 200 of each class. " in text
+    )
+    assert "second underlined, of those over the seeds that most in the column are over." in text
+    table = wide(partly_attacked).set_index(["variant", "checkpoint", "attack"]).sort_index()
+    seeds = table[["seeds", "seed_list"]].apply(tuple, axis=1)
+    assert seeds["rslad", "last", "aa_short"] == (1, "0")
+    assert seeds["rslad", "last", "cw20"] == (1, "1")
+    assert seeds["rslad", "last", "pgd20"] == (3, "0, 1, 2")
+
+
+def test_an_attack_that_a_seed_did_not_ask_for_is_not_missing(partly_attacked):
+    assert list(partly_attacked.rows["missing"]) == ["", ""]
+
+
+def test_cells_over_unlike_seeds_are_not_ranked(partly_attacked):
+    ranks = partly_attacked.scores.groupby("attack", observed=True)["rank"].max()
+    assert ranks.to_dict() == {"pgd20": 2, "cw20": 0, "aa_short": 2}
+
+
+def test_a_row_is_captioned_by_what_any_of_its_seeds_asked():
+    """The first seed has no AutoAttack and no CW; the CW of the second has 7 steps."""
+    first, second = (
+        trial_spec("rslad", seed, attacks=names) for seed, names in ((0, ("pgd20",)), (1, ("pgd20", "cw20")))
+    )
+    pgd, cw = second.evaluation.attacks
+    changed = second.evaluation.model_copy(update={"attacks": (pgd, cw.model_copy(update={"restarts": 7}))})
+    text = sentences(board_of([first, second.model_copy(update={"evaluation": changed})]))
+    assert "7 random starts" in text

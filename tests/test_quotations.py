@@ -10,6 +10,7 @@ import pytest
 from harness.errors import InputError
 from harness.report.quotations import KINDS, quote, quoted
 from harness.store import Store
+from tests.synthetic_store import fill_store, trial_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 SET = ROOT / "results" / "fast_against_plain"
@@ -113,3 +114,13 @@ def test_a_store_that_is_not_there_is_refused():
 def test_every_kind_is_explained():
     text = (ROOT / "docs" / "results.md").read_text()
     assert [kind for kind in KINDS if f"`{kind}" not in text] == []
+
+
+def test_the_seeds_of_a_quoted_number_are_its_attack_s(tmp_path):
+    """AutoAttack on the first of three seeds."""
+    fill_store(
+        tmp_path, [trial_spec("at", seed, attacks=("pgd20", "aa_short")[: 1 + (seed == 0)]) for seed in range(3)]
+    )
+    for attack, seeds in (("pgd20", "0, 1, 2"), ("aa_short", "0")):
+        text = quoted(f"<!-- from {tmp_path}: scores attack={attack} -->\n<!-- end -->", ROOT)
+        assert cells(text)["at"][3:] == [seeds, "2,000"]

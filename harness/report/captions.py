@@ -47,11 +47,18 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     sentences.append("NSD: population standard deviation over classes divided by their mean, lower is fairer.")
     sentences += _attacks(part, scores)
     if (part.rows["role"] == "student").sum() > 1:
-        sentences.append("Best student in bold, second underlined.")
+        sentences.append(f"Best student in bold, second underlined{_ranked(part, scores)}.")
     if setting in board.baselines:
         sentences.append(marks(board, setting, checkpoint))
     sentences += registered(board, setting, checkpoint)
     return sentences + _teachers(part.rows)
+
+
+def _ranked(board: Leaderboard, scores: pd.DataFrame) -> str:
+    """Which students are ranked, where the seeds of a column differ."""
+    students = scores[scores["row"].isin(board.rows.index[board.rows["role"] == "student"])]
+    unlike = students.groupby("attack", observed=True)["seed_list"].nunique() > 1
+    return ", of those over the seeds that most in the column are over" if unlike.any() else ""
 
 
 def _teachers(rows: pd.DataFrame) -> list[str]:
@@ -193,21 +200,24 @@ def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:
     """A sentence per attack: what it did to each row's networks, and on how many images."""
-    requests = {row: _requests(text) for row, text in board.specs.items()}
     sentences = []
     for name in [attack for attack in board.attacks if attack in set(scores["attack"])]:
         part = scores[scores["attack"] == name]
-        did = {row: _did(name, requests.get(row, {}).get(name, {}), int(classes))
+        did = {row: _did(name, board.requests.get(row, {}).get(name, {}), int(classes))
                for row, classes in zip(part["row"], part["classes"].fillna(0), strict=True)}  # fmt: skip
         said = _by_row(board, {row: text for row, text in did.items() if text}, f"{attack_title(name)}:").rstrip(".")
-        parts = [said or f"{attack_title(name)}:", images_text(part)]
+        parts = [said or f"{attack_title(name)}:", images_text(part), _over_seeds(board, part)]
         sentences.append(", ".join(part for part in parts if part).replace(":,", ":") + ".")
     return sentences
 
 
-def _requests(text: Any) -> dict[str, Mapping[str, Any]]:
-    """The attacks that a specification asks for, by name."""
-    return {request["name"]: request for request in (read_spec(text).get("evaluation") or {}).get("attacks", [])}
+def _over_seeds(board: Leaderboard, scores: pd.DataFrame) -> str:
+    """Which seeds the numbers of an attack are over, where these are not those of the rows."""
+    own = board.rows.loc[board.rows["role"] != "teacher", "seed_list"].to_dict()
+    over = {row: str(seeds) for row, seeds in zip(scores["row"], scores["seed_list"], strict=True) if row in own}
+    if all(seeds == own[row] for row, seeds in over.items()):
+        return ""
+    return _by_row(board, over, "over seeds").rstrip(".")
 
 
 def images_text(scores: pd.DataFrame) -> str:

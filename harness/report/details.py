@@ -132,7 +132,8 @@ def _count(value: float) -> str:
 
 
 def wide(board: Leaderboard) -> pd.DataFrame:
-    """A line per row, checkpoint and attack, with columns `average`, `average_sample_low` and so on.
+    """A line per row, checkpoint and attack, with columns `average`, `average_sample_low` and so on, and the
+    seeds of these numbers.
 
     Rows without results stay.
     """
@@ -147,13 +148,18 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     pairs = [(value, metric) for metric in METRICS for value in values if (value, metric) in unstacked]
     columns = {metric if value == "value" else f"{metric}_{value}": unstacked[value, metric] for value, metric in pairs}
     table = pd.DataFrame(columns, index=unstacked.index).dropna(axis="columns", how="all")
-    images = scores.groupby(cell, observed=True)["images"].first()
+    facts = scores.groupby(cell, observed=True)[["images", "seeds", "seed_list"]].first()
     several = "teacher_spread" in board.scores and board.scores["teacher_spread"].notna().any()
-    rows = board.rows.drop(columns=["seed_list", *([] if several else ["teachers", "teachers_aside"])])
-    table = table.join(images).reset_index()
+    rows = board.rows if several else board.rows.drop(columns=["teachers", "teachers_aside"])
+    table = table.join(facts).reset_index()
     order = {name: place for place, name in enumerate([*board.checkpoints, *board.attacks])}
     table = table.sort_values(cell, key=lambda column: column.map(order) if column.name != "row" else column)
-    return rows.merge(table, left_index=True, right_on="row", how="left").drop(columns="row")
+    merged = rows.merge(table, left_index=True, right_on="row", how="left", suffixes=("", "_of_cell")).drop(
+        columns="row"
+    )
+    for name in ("seeds", "seed_list"):
+        merged[name] = merged.pop(f"{name}_of_cell").fillna(merged[name]).astype(rows[name].dtype)
+    return merged
 
 
 _DIFFERENCE = ("difference", *[f"difference_{name}" for name in BOUNDS], "pairing", "common_seeds", "p", "stands")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from harness.report.counts import ClassCounts, attack_order, checkpoint_order, c
 from harness.report.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.families import MarkedColumns, Registered, marked_columns
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
+from harness.report.requested import requested_attacks, requesting_networks
 from harness.report.results import CELL, NETWORK, SETTING, Results, in_setting, records, settings_of
 from harness.report.seeds import listed
 from harness.report.selection import RULES, selection_gap
@@ -24,20 +25,22 @@ from harness.report.teachers import teacher_spread, unlike_teachers
 class Leaderboard:
     """rows: as `Results.rows`, with seeds, what is missing, cost and what peeking would have given.
 
-    scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, images, classes, sample_low
-    and sample_high (95 % over test images), seed_low and seed_high (95 % t over seeds, null below three), rank (1 best
-    of the students, 2 second, 0 not ranked), and difference with its bounds and pairing: see `differences`. Where a
-    difference is marked, also p (over seeds, corrected for all marked ones) and stands: whether p is below 0.05 and
-    the bounds over test samples, where there are any, exclude zero (with three teachers also those over seeds and
-    teachers). teacher_spread and spread_seeds: see `teacher_spread`. specs: by row, the specification of one of its
-    trials. baselines: by setting, the variant that others are compared with. marked: by setting and checkpoint, what is
-    marked. registered: see `registered_differences`. classes: by data set and
-    class index, its name and number of test images. notes: what a reader must know, a line each.
+    scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, seed_list (which attacks of
+    some seeds only make differ from the row's), images, classes, sample_low and sample_high (95 % over test images),
+    seed_low and seed_high (95 % t over seeds, null below three), rank (1 best of the students over the same seeds, 2
+    second, 0 not ranked), and difference with its bounds and pairing: see `differences`. Where a difference is marked,
+    also p (over seeds, corrected for all marked ones) and stands: whether p is below 0.05 and the bounds over test
+    samples, where there are any, exclude zero (with three teachers also those over seeds and teachers). teacher_spread
+    and spread_seeds: see `teacher_spread`. specs: by row, the specification of one of its trials. requests: see
+    `requested_attacks`. baselines: by setting, the variant that others are compared with. marked: by setting and
+    checkpoint, what is marked. registered: see `registered_differences`. classes: by data set and class index, its name
+    and number of test images. notes: what a reader must know, a line each.
     """
 
     rows: pd.DataFrame
     scores: pd.DataFrame
     specs: dict[int, str] = field(default_factory=dict)
+    requests: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
     baselines: dict[tuple, str] = field(default_factory=dict)
     marked: dict[tuple, MarkedColumns] = field(default_factory=dict)
     registered: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -62,7 +65,7 @@ class Leaderboard:
         rows = in_setting(self.rows, setting)
         scores = self.scores[self.scores["row"].isin(rows.index)]
         specs = {row: spec for row, spec in self.specs.items() if row in rows.index}
-        return Leaderboard(rows, scores, specs, self.baselines, self.marked, self.registered, self.classes, self.notes)
+        return replace(self, rows=rows, scores=scores, specs=specs)
 
 
 def leaderboard(
@@ -96,7 +99,7 @@ def leaderboard(
     chosen = registered_differences(results, by_trial, primary, paired=paired)
     classes = _classes(results)
     notes = _notes(results, scores) + _one_class(results, by_trial, classes)
-    return Leaderboard(rows, scores, specs, baselines, marked, chosen, classes, notes)
+    return Leaderboard(rows, scores, specs, requested_attacks(results), baselines, marked, chosen, classes, notes)
 
 
 _NO_SCORES = pd.DataFrame(
@@ -105,6 +108,7 @@ _NO_SCORES = pd.DataFrame(
         "metric",
         "value",
         "seeds",
+        "seed_list",
         "seed_low",
         "seed_high",
         "images",
@@ -162,6 +166,8 @@ def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
         images=np.nansum(there, axis=1).astype(int), classes=means.images.shape[1],
         fewest=np.nanmin(there, axis=1).astype(int), most=np.nanmax(there, axis=1).astype(int),
     )  # fmt: skip
+    seeds: Any = counts.keys.groupby(CELL, sort=False, observed=True)["seed"]
+    images = images.merge(seeds.agg(listed).rename("seed_list").reset_index(), on=CELL)
     samples = sample_intervals(counts, CELL, others)
     return scores.merge(images, on=CELL, how="left").merge(samples, on=[*CELL, "metric"], how="left")
 
@@ -177,15 +183,24 @@ def _at_class(counts: ClassCounts, worst_class: pd.Series) -> tuple[np.ndarray, 
 
 
 def _ranked(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """`rank` among the students of a setting: equal numbers share a rank; a column with one number has none."""
+    """`rank` among the students of a setting: equal numbers share a rank; a column with one number has none, nor has
+    one over other seeds than most of its column."""
     students = rows.index[rows["role"] == "student"]
     setting = rows.groupby(SETTING, sort=False, dropna=False).ngroup()
     part = scores[scores["row"].isin(students) & scores["value"].notna()]
     sign = part["metric"].map({name: -1.0 if metric.up else 1.0 for name, metric in METRICS.items()}).astype(float)
     keys = [setting.reindex(part["row"]).to_numpy(), part["checkpoint"], part["attack"], part["metric"]]
-    groups = (sign * part["value"].astype(float)).round(9).groupby(keys, sort=False, observed=True)
-    rank = groups.rank(method="dense").where(groups.transform("size") > 1, 0)
+    usual = part["seed_list"].groupby(keys, sort=False, observed=True).transform(_usual)
+    signed = (sign * part["value"].astype(float)).round(9).where(part["seed_list"] == usual)
+    groups = signed.groupby(keys, sort=False, observed=True)
+    rank = groups.rank(method="dense").where(groups.transform("count") > 1, 0)
     return scores.assign(rank=rank.where(rank <= 2, 0).reindex(scores.index).fillna(0).astype(int))
+
+
+def _usual(lists: pd.Series) -> str:
+    """The most frequent of some lists of seeds; of several the longest."""
+    counts = lists.value_counts()
+    return str(max(counts[counts == counts.max()].index, key=lambda seeds: seeds.count(",")))
 
 
 def _costs(results: Results) -> pd.DataFrame:
@@ -226,7 +241,7 @@ def _peeked(results: Results) -> pd.DataFrame:
 
 
 def _missing(results: Results, counts: ClassCounts) -> pd.Series:
-    """Per row, in words: trials that are not done, and attacks that some of its seeds lack."""
+    """Per row, in words: trials that are not done, and attacks that some of the seeds that asked for them lack."""
     texts: dict[int, list[str]] = {row: [] for row in results.rows.index}
     others = results.trials[results.trials["status"] != "done"]
     for trial in records(others):
@@ -237,10 +252,12 @@ def _missing(results: Results, counts: ClassCounts) -> pd.Series:
         texts[trial["row"]].append(f"seed {trial['seed']}{of_teacher} {trial['status']}{reason}")
     networks = results.done.groupby("row")["trial_id"].nunique()
     cells = counts.keys.groupby(CELL, sort=False, observed=True)["trial_id"].nunique().rename("found").reset_index()
-    short = cells[cells["found"] < networks.reindex(cells["row"]).to_numpy()]
+    asked = pd.MultiIndex.from_frame(cells[CELL].astype(object))
+    cells["asked"] = requesting_networks(results).reindex(asked, fill_value=0).to_numpy()
+    short = cells[cells["found"] < cells["asked"]]
     for cell in records(short):
         what = "networks" if "," in results.rows["teachers"][cell["row"]] else "seeds"
-        found = f"{cell['found']} of {networks[cell['row']]} {what}"
+        found = f"{cell['found']} of {cell['asked']} {what}"
         texts[cell["row"]].append(f"{cell['attack']} on {cell['checkpoint']}: {found}")
     for cell in records(results.undefined):
         where = f"{cell['attack']} on {cell['checkpoint']}"

@@ -81,8 +81,8 @@ def scores(root: Path, options: Options) -> str:
     for row in _rows(board, options):
         cells = [by_cell[row, name] for name in MAIN]
         texts = [_with_seeds(cell) for cell in cells]
-        facts = board.rows.loc[row]
-        lines.append([escape.markdown(facts["variant"]), *texts, str(facts["seed_list"]), f"{cells[0]['images']:,}"])
+        variant, over = escape.markdown(board.rows.loc[row, "variant"]), str(cells[0]["seed_list"])
+        lines.append([variant, *texts, over, f"{cells[0]['images']:,}"])
     return f"{attack_title(attack)}, in percent:\n\n{markdown_table(titles, lines)}"
 
 
