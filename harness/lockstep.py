@@ -72,7 +72,7 @@ def setting_reports(
 
     `epoch`; the mean over seeds of every metric; `seed_1000` .. the metric by seed; `objective`, the metric's mean or
     the worst possible; `reused`, the epochs of all seeds that were there before. A seed that raises is stored as failed
-    and reported with `failed`, its message, and `kind`.
+    and reported with `failed`, its message, and `kind`; what is the machine's fault is raised, and nothing is stored.
     """
     load_plugins(job.plugins)
     stop = should_stop or StopSignal(job.control, job.nonce)
@@ -96,6 +96,8 @@ def setting_reports(
                         return
                 yield {"epoch": epoch, "reused": reused, **summary(job, seeds, epoch)}
         except Exception as error:
+            if kind_of(error) == "infrastructure":
+                raise  # nothing is known of the setting: another process may do
             yield {"epoch": epoch, "reused": reused, "objective": WORST[job.mode], **_failure(job, seeds, seed, error)}
 
 

@@ -79,6 +79,12 @@ class Follower:
             self._stop(entry)
         self._tell(entry)
 
+    def unfit(self, name: str, error: str) -> None:
+        """A setting met nothing but processes that could not run it: it stays open, and the search ends, as no cut is
+        made before all are there."""
+        self._begin_stop(f"{error}; mend it and run again")
+        self.ended(name)
+
     def cut(self, rung: int) -> None:
         """Stop the settings that do not go on from a rung, method by method. The same scores, the same cut: taking it
         again after an interruption changes nothing."""

@@ -24,6 +24,7 @@ from harness.errors import InputError
 from harness.lock import StoreLock
 from harness.lockstep import SettingJob
 from harness.preflight import check_disk
+from harness.retries import kind_of
 from harness.scheduler import Options
 from harness.search import Tuning
 from harness.search_follower import Follower, Say
@@ -261,7 +262,12 @@ def _watch(follower: Follower) -> Any:
             self.follower.ended(trial.trial_id)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.follower.ended(trial.trial_id, f"the process of the setting died {_CRASHES} times")
+            error = trial.get_pickled_error()
+            error = getattr(error, "cause", error)  # Ray wraps what a worker raised
+            if error is not None and kind_of(error) == "infrastructure":
+                self.follower.unfit(trial.trial_id, " ".join(str(error).split()))
+            else:
+                self.follower.ended(trial.trial_id, f"the process of the setting died {_CRASHES} times")
 
     watch = Watch()
     watch.follower = follower  # not through the class, which is written as a whole

@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from ray.exceptions import RayTaskError
 from waiting import processes_of, wait_until
 
+import methods
 from harness.config import load_suite
-from harness.errors import InputError
+from harness.control import RunControl, StopRequest
+from harness.errors import InfrastructureError, InputError
 from harness.halving import rungs, survivors
 from harness.lockstep import SettingJob, kept_row, setting_reports, stored_rows
 from harness.plan import plan
@@ -26,12 +30,14 @@ from harness.report import figures_tuning
 from harness.report import tuning as report
 from harness.scheduler import Options, run
 from harness.search import Tuning, plan_tuning
+from harness.search_follower import Follower
 from harness.search_journal import Journal, setting_of
 from harness.search_report import write_comparison
 from harness.search_run import run_tuning, take_over
 from harness.space import Setting, draw, grid, read_space, short, split_entries
 from harness.spec import TrialSpec
 from harness.store import Store
+from harness.tuning import _watch
 from tests.small import SUITE, suite_file
 from tests.test_cli import bench, refused
 
@@ -497,6 +503,30 @@ def test_a_failure_is_stored_and_reported(
     assert "Traceback" in rows.loc[specs[1].trial_id, "error"]
     assert rows.loc[specs[0].trial_id, "status"] == "stopped"
     assert len(tuning.store.read("epochs", [specs[0].trial_id])) == 1
+
+
+def test_a_worker_with_other_code_settles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its setting is raised for another process; where none can run it, it stays open and the search ends."""
+    tuning, setting = tuning_of(tmp_path), at_rate(0.4)
+    tuning.store.prepare()
+    monkeypatch.setattr(methods, "code_of", lambda resolved: {"method:absld": "edited"})
+    with pytest.raises(InfrastructureError, match="the plugin was edited") as raised:
+        list(setting_reports(job_of(tuning), setting, lambda: False))
+    assert tuning.store.statuses() == {}
+    journal = Journal(tuning.folder)
+    journal.begin(tuning.facts, [setting])
+    follower = Follower(tuning, journal, lambda: False, lambda text: None, None)
+    control = RunControl(tuning.store.root)
+    with StopRequest() as request:
+        follower.heed(request, control)
+        follower.started("trial", {"setting": setting._asdict()})
+        error = RayTaskError("setting", "Traceback", raised.value)
+        trial = SimpleNamespace(trial_id="trial", get_pickled_error=lambda: error)
+        _watch(follower).on_trial_error(0, [], trial)
+    control.close()
+    assert [entry["status"] for entry in Journal(tuning.folder).entries] == ["open"]
+    assert "the plugin was edited" in str(follower.stop_reason)
+    assert "failed" not in tuning.store.statuses().values()
 
 
 def test_a_finished_teacher_is_taken_over(trained: tuple[Tuning, list[dict[str, Any]]], tmp_path: Path) -> None:
