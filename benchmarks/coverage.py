@@ -95,11 +95,16 @@ def spreads(variants: int) -> dict[str, Floats]:
     one, first = np.ones(variants), np.arange(variants) == 0
     return {
         "equal": one,
-        "one variant x 3": np.where(first[::-1], 3.0, one),
-        "baseline x 2": np.where(first, 2.0, one),
-        "baseline x 3": np.where(first, 3.0, one),
+        **{f"one variant x {times}": _restless(first[::-1], times) for times in (3, 5, 10, 30)},
+        **{f"baseline x {times}": _restless(first, times) for times in (2, 3, 5, 10, 30)},
         "from 2, the baseline, down to 1/2": np.geomspace(2, 0.5, variants),
     }
+
+
+def _restless(which: np.ndarray, times: float) -> Floats:
+    """At most 3, so that classes do not change places: the worst class is no linear function, and variants of which one
+    is far more restless would not be equal in it. Beyond, the others are the steadier."""
+    return np.where(which, times, 1.0) * min(1.0, 3 / times)
 
 
 def family_values(generator: np.random.Generator, tables: int, seeds: int, spread: Floats) -> Floats:

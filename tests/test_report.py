@@ -27,10 +27,10 @@ from harness.config import PrimaryComparison
 from harness.errors import InputError
 from harness.multiple_comparisons import compare_family, detectable
 from harness.pairing import Paired
-from harness.report import escape, tables
+from harness.report import differences, escape, tables
 from harness.report.captions import caption, eps_text
 from harness.report.details import intervals_table, wide
-from harness.report.differences import pick_baselines
+from harness.report.differences import pick_baselines, stands
 from harness.report.grid import grid, number
 from harness.report.intervals import METRICS
 from harness.report.latex import latex
@@ -191,6 +191,25 @@ def test_marks_are_few_and_corrected_together(board, frames):
     text = " ".join(caption(board, board.settings[0], "best_validation"))
     start = "in Avg., Worst and NSD under AA (short), over seeds 0, 1, 2 and over test samples. "
     assert f"{start}{3 * len(names)} comparisons" in text
+
+
+@pytest.mark.parametrize(("change", "low", "high", "expected"), [
+    (0.239, -0.475, -0.012, False), (-0.2, 0.01, 0.4, False), (-0.2, -0.4, -0.01, True), (0.2, 0.01, 0.4, True),
+    (0.2, -0.1, 0.4, False), (0.2, np.nan, np.nan, True),
+])  # fmt: skip
+def test_a_difference_stands_where_its_bounds_lie_on_its_side_of_zero(change, low, high, expected):
+    """The observed NSD is biased high, the bounds are of the true one: they can lie on the other side."""
+    bounds = {"difference_sample_low": low, "difference_sample_high": high}
+    unknown = {"difference_seed_low": np.nan, "difference_seed_high": np.nan, "common_teachers": 1}
+    line = {"p": 0.024, "difference": change, **bounds, **unknown}
+    assert stands(pd.DataFrame([line])).tolist() == [expected]
+
+
+def test_a_caption_says_where_seeds_alone_decide(frames, monkeypatch):
+    monkeypatch.setattr(differences, "MOST_NSD_COUNTS", 0)
+    board = leaderboard(read_results(frames), paired=False)
+    text = " ".join(caption(board, board.settings[0], "best_validation"))
+    assert "over test samples (NSD over seeds alone). 6 comparisons" in text
 
 
 def test_registered_comparisons_are_a_family_of_their_own(frames):

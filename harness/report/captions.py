@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.attacks import OVERRIDES, ascent_settings, attack_info, declared, stage_names
+from harness.report.differences import over_seeds_alone
 from harness.report.grid import change_text
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
@@ -173,10 +174,13 @@ def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
         few = f"no other row shares {FEWEST_SEEDS} seeds with it"
         return f"No arrows against {baseline}: {few}, and a difference of single networks is not one of methods."
     seeds, count = ", ".join(map(str, marked.seeds)), marked.comparisons
+    scores = board.of(setting).scores
+    unbounded = over_seeds_alone(scores[scores["checkpoint"] == checkpoint])
+    alone = f" ({', '.join(METRICS[name].title for name in unbounded)} over seeds alone)" if unbounded else ""
     return (
         f"Against {baseline}: ↑ better, ↓ worse, ≈ inside the noise, in Avg., Worst and NSD under "
-        f"{attack_title(marked.attack)}, over seeds {seeds} and over test samples. {count} comparisons, corrected "
-        "together (Holm): if all variants were equal, fewer than one table in ten would have a false arrow. "
+        f"{attack_title(marked.attack)}, over seeds {seeds} and over test samples{alone}. {count} comparisons, "
+        "corrected together (Holm): if all variants were equal, fewer than one table in ten would have a false arrow. "
         "Other columns are not compared."
     )
 

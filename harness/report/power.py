@@ -27,7 +27,7 @@ POWER = 0.8
 def power(results: Results, checkpoint: str, baseline: str | None = None) -> pd.DataFrame:
     """A line per table and marked metric: `setting`, `attack`, `metric`, `variants`, `seeds` (of the spread), `spread`
     (standard deviation over seeds of one variant within blocks) and `needs_N`, the difference that N seeds would find
-    with a chance of 80 %, corrected for all comparisons of the table. Empty below two common seeds.
+    with a chance of 80 % or more, corrected for all comparisons of the table. Empty below two common seeds.
     """
     counts = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
     baselines = pick_baselines(results.rows, baseline)
@@ -53,9 +53,8 @@ def power_tables(found: pd.DataFrame) -> Group:
     for (setting, attack), part in groups:
         variants, seeds = part["variants"].iloc[0], part["seeds"].iloc[0]
         title = f"{setting_title(setting)} · {attack_title(attack)}"
-        what = (
-            f"difference from the baseline found four times in five; spread over {seeds} seeds of {variants} variants"
-        )
+        found_how = "difference from the baseline found four times in five or more"
+        what = f"{found_how}; spread over {seeds} seeds of {variants} variants"
         parts += [Text(escape.one_line(title), style="bold"), Text(what, style="dim")]
         table = Table("", box=None, pad_edge=False, header_style="dim")
         for head in ("spread", *[f"{n} seeds" for n in SEEDS]):
