@@ -62,7 +62,7 @@ def waits_for_assistants(spec: TrialSpec, store_root: Path, **options: Any) -> I
     """Goes on with its evaluation when so many assistants work on it as the file `wanted` says."""
     from harness.trial import run_trial
 
-    wanted = int((store_root / "wanted").read_text())
+    wanted = int((store_root / ".wanted").read_text())
     for event in run_trial(spec, store_root, **options):
         yield event
         end = time.monotonic() + 300
@@ -83,7 +83,7 @@ def assists_slowly(
 
     mark = store_root / f"assistant-{os.getpid()}"
     with suppress(FileNotFoundError):
-        (store_root / "kill").unlink()  # one of them can
+        (store_root / ".kill").unlink()  # one of them can
         import harness.shared_evaluation as shared
 
         def die(*arguments: Any) -> None:

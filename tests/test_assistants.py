@@ -254,9 +254,9 @@ def test_rows_do_not_depend_on_assistants(ray_session: None, tmp_path: Path) -> 
     for assistants in (1, 3):
         root, events = tmp_path / str(assistants), []
         root.mkdir()
-        (root / "wanted").write_text(str(assistants))
+        (root / ".wanted").write_text(str(assistants))
         if assistants == 3:
-            (root / "kill").touch()
+            (root / ".kill").touch()
         options = Options(
             workers=1 + assistants,
             run_trial="real_trials:waits_for_assistants",
