@@ -15,7 +15,8 @@ from types import ModuleType
 
 from methods.settings import SettingsError
 
-_HASHES: dict[str, str | None] = {}  # by top-level module, of foreign code that has registered something
+_HASHES: dict[str, str] = {}  # by top-level module, of foreign code that has registered something or is a base of it
+_KNOWN = sys.stdlib_module_names - {"__main__"} | {__package__, "harness", "torch", "numpy"}
 
 
 def load_plugin(path: str) -> None:
@@ -48,10 +49,16 @@ def load_entry_points() -> None:
 
 
 def remember(cls: type) -> None:
-    """Hash the code of a class that is being registered, unless it is this package's own."""
-    top = _top(cls)
-    if top != __package__ and top not in _HASHES:
-        _HASHES[top] = _installed(sys.modules.get(top))
+    """Hash the code of a class that is being registered and of those it inherits from, where it is foreign: not this
+    package's own, Python's, or that of a library whose version is recorded. SettingsError for a class without a file
+    of its own, whose code would be no part of a trial's identity."""
+    for top in dict.fromkeys(_top(each) for each in cls.__mro__):
+        if top in _HASHES or top in _KNOWN:
+            continue
+        found = _installed(sys.modules.get(top))
+        if found is None:
+            raise SettingsError(f"{cls.__name__}: code in {top} has no file to be hashed; put it in a file (--plugin)")
+        _HASHES[top] = found
 
 
 def code_of(cls: type) -> str | None:
@@ -103,9 +110,12 @@ def _module(package: str, file: str) -> str:
 
 
 def _sources(folders: Sequence[Path]) -> dict[str, bytes]:
-    """All Python files below folders, by relative name."""
+    """All Python files below folders, by relative name; nothing hidden, such as an editor's locks and copies."""
+    found = [(path.relative_to(folder), path) for folder in folders for path in folder.rglob("*.py")]
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for folder in folders for path in folder.rglob("*.py")
+        name.as_posix(): path.read_bytes()
+        for name, path in found
+        if not any(part.startswith(".") for part in name.parts)
     }
 
 

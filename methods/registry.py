@@ -26,9 +26,9 @@ def register(name: str) -> Callable[[AnyPart], AnyPart]:
         table: dict[str, Any] = METHODS if issubclass(cls, Method) else _policy_table(cls)
         if name in table:
             raise SettingsError(f"'{name}' is registered already, by {table[name].__module__}")
+        plugins.remember(cls)
         cls.name = name
         table[name] = cls
-        plugins.remember(cls)
         return cls
 
     return add

@@ -231,6 +231,39 @@ def test_an_installed_package_is_hashed_by_its_files(tmp_path, monkeypatch):
     assert code == plugins._digest({"__init__.py": b"", "formula.py": FORMULA.encode()})
 
 
+def test_a_foreign_base_class_counts_though_it_registers_nothing(tmp_path, monkeypatch):
+    text = FORMULA.replace('@register("mine")\n', "").replace("class Mine", "class Base")
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from abc import ABC\nfrom foreign_base import Base\nfrom methods.registry import register\n"
+        '@register("mine")\nclass Mine(Base, ABC):\n    pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_HASHES", {})
+    (tmp_path / "foreign_base.py").write_text(text)
+    load_anew(plugin)
+    hashes = sorted(hashlib.sha256(each).hexdigest() for each in (text.encode(), plugin.read_bytes()))
+    assert methods.code_of(methods.resolve("mine", 2)) == {"method:mine": "+".join(hashes)}
+
+
+def test_a_class_without_a_file_is_refused_and_not_registered(monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    with pytest.raises(SettingsError, match="Mine: code in __main__ has no file to be hashed; put it in a file"):
+        exec(FORMULA, {"__name__": "__main__"})  # as a notebook and `python -c` do
+    assert "mine" not in methods.METHODS
+
+
+def test_hidden_files_of_a_plugin_package_do_not_count(tmp_path):
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text(FORMULA)
+    before = planned(tmp_path, package)["mine"]
+    (package / ".#__init__.py").symlink_to("somebody@somewhere.1234:5678")  # Emacs locks what is edited
+    (package / ".ipynb_checkpoints").mkdir()
+    (package / ".ipynb_checkpoints" / "__init__-checkpoint.py").write_text(OTHER)
+    assert planned(tmp_path, package)["mine"].code == before.code
+
+
 @pytest.mark.parametrize("assistant", ["", "helper"])
 @pytest.mark.parametrize("loads", [OTHER, None])
 def test_a_worker_that_has_other_code_than_planned_is_at_fault_and_computes_nothing(tmp_path, loads, assistant):
