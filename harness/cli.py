@@ -223,6 +223,9 @@ def tune(
     workers: Workers = None,
     address: Address = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the settings again that failed")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="make again what the store has from an older numerics version")
+    ] = False,
     tensorboard: Annotated[Path | None, typer.Option("--tensorboard", help="also write TensorBoard scalars")] = None,
     data: DataRoot = None,
     download: Download = False,
@@ -247,7 +250,8 @@ def tune(
     from harness.search_run import run_tuning
 
     options = Options(
-        workers=workers, address=address, retry_failed=retry_failed, data_root=data, download=download,
+        workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
+        download=download,
         trial_timeout_s=tuning.suite.time_limit_hours * 3600 if tuning.suite.time_limit_hours else None,
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 from harness.cluster import connected
 from harness.config import remember_machine
 from harness.files import make_folder, replacing
+from harness.otherwise import refuse_older
 from harness.results_folder import nothing_left_if_refused
 from harness.run import check_inputs
 from harness.scheduler import Options, Outcome, run
@@ -40,10 +41,13 @@ def run_tuning(
     """Search what is still open, write the report, and compare the best setting of each method with its own.
 
     say: told of every settled setting in a line. follow: makes what is told of the events of ordinary trials (teachers,
-    comparison). Raises InputError for what cannot be run here.
+    comparison). InputError for what cannot be run here, and where the store has trials of the search from an older
+    numerics version and `options.again` does not say that they may be made again.
     """
     options = options or Options()
     needs_optuna(tuning)
+    if not options.again:
+        refuse_older([*tuning.teachers, *tuning.bases], tuning.store)
     for text in check_inputs([*tuning.teachers, *tuning.bases], tuning.store, options):
         say(f"warning: {text}")
     is_open = not Journal(tuning.folder).is_settled(tuning.tries)

@@ -35,11 +35,12 @@ from harness.search_journal import Journal, setting_of
 from harness.search_report import write_comparison
 from harness.search_run import run_tuning, take_over
 from harness.space import Setting, draw, grid, read_space, short, split_entries
-from harness.spec import TrialSpec
+from harness.spec import NUMERICS_VERSION, TrialSpec
 from harness.store import Store
 from harness.tuning import _watch
 from tests.small import SUITE, suite_file
 from tests.test_cli import bench, refused
+from tests.test_otherwise import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = "temperature_rate=loguniform(0.01, 1)"
@@ -541,6 +542,25 @@ def test_a_finished_teacher_is_taken_over(trained: tuple[Tuning, list[dict[str, 
     weights = [store.root / "work" / spec.training_id / "best_validation.pt" for store in (target, tuning.store)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert target.verify() == {}
+
+
+def test_a_search_does_not_mix_with_an_older_numerics_version_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = tuning_of(tmp_path)
+    commit([*tuning.teachers, *tuning.bases], tuning.store.root, NUMERICS_VERSION - 1)
+    with pytest.raises(InputError, match="finished trials of these variants from an older numerics version"):
+        run_tuning(tuning)
+    words = ("small.yaml", "--method", "absld", "--space", RATE, "--results", "store")
+    assert "--again makes them again" in bench("tune", *words, cwd=tmp_path, check=2).stderr
+    assert bench("tune", *words, "--again", "--dry-run", cwd=tmp_path).returncode == 0
+
+    def reached(*words: Any) -> Any:
+        raise InputError("reached")
+
+    monkeypatch.setattr("harness.search_run.check_inputs", reached)
+    with pytest.raises(InputError, match="reached"):
+        run_tuning(tuning, Options(again=True))
 
 
 # With Ray Tune
