@@ -168,7 +168,11 @@ def history(folder: Path) -> Mapping[str, Any]:
         return finished
     with suppress(FileNotFoundError, ValueError):  # none, or a damaged one
         state = read_training_state(folder)
-        known = {name: state[name] for name in ("origins", "teacher_sha256", "peak_memory_mb") if name in state}
+        known = {
+            name: state[name]
+            for name in ("origins", "teacher_sha256", "init_sha256", "peak_memory_mb")
+            if name in state
+        }
         return {**state["history"], **known, "train_s": state["seconds"], "train_cpu_s": state.get("cpu_seconds")}
     return NOTHING
 

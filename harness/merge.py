@@ -31,6 +31,7 @@ KEEP = ("first",)
 _MADE_WITH = (
     (("code_fingerprint", "train_code_fingerprint"), "other code"),
     (("teacher_sha256",), "same specification, students of other teachers"),
+    (("init_sha256",), "same specification, started from other networks"),
     (("versions", "train_versions"), "same specification and code, other libraries"),
     (("device", "train_device"), "same specification and code, other processor"),
 )

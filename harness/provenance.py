@@ -66,7 +66,7 @@ def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
     places = joined(history["origins"]) if "origins" in history else {}
     teachers = history.get("teacher_sha256") or {}
     return {
-        **{name: history.get(name) for name in ("train_s", "train_cpu_s", "peak_memory_mb")},
+        **{name: history.get(name) for name in ("train_s", "train_cpu_s", "peak_memory_mb", "init_sha256")},
         **{f"train_{name}": value for name, value in places.items()},
         "teacher_sha256": "+".join(teachers[name] for name in sorted(teachers)) or None,
     }

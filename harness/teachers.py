@@ -96,10 +96,10 @@ def _compare(network: Trained, target: Store) -> None:
     """Every student of the network, in both stores, saw these weights, and `target` has no others."""
     variant, mine = network.spec.variant, network.sha256[:12]
     for store in (network.origin, target):
-        for student, sha256 in _seen(store, network.spec.training_id):
+        for student, took, sha256 in _seen(store, network.spec.training_id):
             if sha256 != network.sha256:
                 raise InputError(
-                    f"{student} in {store.root} learnt from a '{variant}' of sha256 {sha256[:12]}; the one in "
+                    f"{student} in {store.root} {took} a '{variant}' of sha256 {sha256[:12]}; the one in "
                     f"{network.origin.root} has {mine}. Students of both do not belong into one store: use another "
                     "--results"
                 )
@@ -113,15 +113,19 @@ def _compare(network: Trained, target: Store) -> None:
             )
 
 
-def _seen(store: Store, training_id: str) -> Iterator[tuple[str, str]]:
-    """The students that learnt from this training, and the sha256 of the weights they were given."""
-    columns = ["variant", "seed", "spec", "teacher_sha256"]
+def _seen(store: Store, training_id: str) -> Iterator[tuple[str, str, str]]:
+    """The students of this training, how they took it, and the sha256 of the weights they were given."""
+    columns = ["variant", "seed", "spec", "teacher_sha256", "init_sha256"]
     for row in store.arrow("trials", columns=columns).to_pylist():
-        teachers = json.loads(row["spec"] or "{}").get("teachers") or {}
+        spec = json.loads(row["spec"] or "{}")
+        teachers = spec.get("teachers") or {}
         hashes = (row["teacher_sha256"] or "").split("+")  # in the order of the teachers' names
-        for name, sha256 in zip(sorted(teachers), hashes, strict=False):
-            if sha256 and teachers[name]["training"] == training_id:
-                yield f"{row['variant']} (seed {row['seed']})", sha256
+        taken = [
+            ("learnt from", teachers[name], sha256) for name, sha256 in zip(sorted(teachers), hashes, strict=False)
+        ]
+        for took, source, sha256 in [*taken, ("started from", spec.get("init"), row["init_sha256"])]:
+            if source and sha256 and source["training"] == training_id:
+                yield f"{row['variant']} (seed {row['seed']})", took, sha256
 
 
 def _nearest(spec: TrialSpec, origin: Store) -> str:

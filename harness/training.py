@@ -45,7 +45,8 @@ def train(
     told to stop.
 
     Leaves best_validation.pt, last.pt and training.json: the rows of `epochs` and `class_state`, seconds, peak memory,
-    the hashes of the teachers' weights, and where it ran (`origins`, one or, after a move, several).
+    the hashes of the weights of its teachers and of the network it started from, and where it ran (`origins`, one or,
+    after a move, several).
     """
     run = _Run(spec, data, store_root, device)
     try:
@@ -152,6 +153,7 @@ class _Run:
         self.teacher_sha256 = {
             name: file_sha256(weights_path(source, store_root)) for name, source in spec.teachers.items()
         }
+        self.init_sha256 = file_sha256(weights_path(spec.init, store_root)) if spec.init else None
         self.peak_memory_mb = 0.0
         self.batches: EpochBatches | None = None
         self.interrupted = False
@@ -305,6 +307,7 @@ class _Run:
             "cpu_seconds": self.cpu_seconds,
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
+            "init_sha256": self.init_sha256,
             "peak_memory_mb": self.peak_memory_mb,
         }
         buffer = io.BytesIO()
@@ -312,13 +315,14 @@ class _Run:
         write_bytes(self.folder / STATE, buffer.getvalue())
 
     def resume(self) -> None:
-        """Take up the saved state, if there is one; not one that learnt from teachers with other weights."""
+        """Take up the saved state, if there is one; not one that learnt or started from networks with other weights."""
         try:
             state = read_training_state(self.folder)
         except FileNotFoundError:
             return
-        if state.get("teacher_sha256", self.teacher_sha256) != self.teacher_sha256:
-            return
+        for name, sha256 in (("teacher_sha256", self.teacher_sha256), ("init_sha256", self.init_sha256)):
+            if state.get(name, sha256) != sha256:
+                return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]
         self.seconds, self.peak_memory_mb = state["seconds"], state["peak_memory_mb"]
@@ -339,6 +343,7 @@ class _Run:
             "train_cpu_s": self.cpu_seconds,
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
+            "init_sha256": self.init_sha256,
             "peak_memory_mb": self.peak_memory_mb,
             "notes": self._notes(),
         }

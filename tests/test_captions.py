@@ -80,6 +80,9 @@ def test_students_of_two_teachers_and_of_unlike_devices_are_told():
     trials["train_device"] = ["Xeon", "EPYC", "Xeon", "Xeon"]
     (note,) = [note for note in leaderboard(read_results(frames)).notes if "teachers" in note]
     assert "learned from 2 different teachers and were trained on 2 kinds of devices (EPYC; Xeon)" in note
+    trials["init_sha256"] = ["c" * 64, None, "d" * 64, None]
+    (note,) = [note for note in leaderboard(read_results(frames)).notes if "teachers" in note]
+    assert "learned from 2 different teachers and started from 2 different networks and were" in note
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,21 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from harness import fingerprint, provenance, show, tables
 from harness.fingerprint import NUMERIC
 from harness.inputs import training_folder
+from harness.lockstep import history
+from harness.models.checkpoints import write_state
+from harness.provenance import training_columns
 from harness.report.leaderboard import leaderboard
 from harness.report.results import read_results
 from harness.show import trial_states
 from harness.spec import TrialSpec
 from harness.store import Store
 from harness.tables import TABLES
+from harness.teachers import _seen
 from harness.worker import Job, trial_events
 from tests.small import run_to_end, small_specs
 from tests.synthetic_store import trial_spec, trial_tables
@@ -197,13 +202,34 @@ def test_a_training_starts_over_when_its_teacher_has_other_weights(tmp_path):
     stop = itertools.count()
     run_to_end(specs["rslad"], tmp_path, should_stop=lambda: next(stop) == 5)
     weights = training_folder(tmp_path, specs["teacher"].training_id) / "best_validation.pt"
-    weights.write_bytes(
-        training_folder(tmp_path, specs["rslad"].training_id).joinpath("best_validation.pt").read_bytes()
-    )
+    for path in (weights, weights.with_suffix(".json")):  # which has the sha256 of the weights beside it
+        path.write_bytes((training_folder(tmp_path, specs["rslad"].training_id) / path.name).read_bytes())
     epochs = [event["epoch"] for event in run_to_end(specs["rslad"], tmp_path) if event["event"] == "epoch"]
     assert epochs == [1, 2]
     changed = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert row(tmp_path, specs["rslad"].trial_id)["teacher_sha256"] == changed
+
+
+def test_a_student_names_the_network_it_started_from_and_starts_over_from_another(tmp_path):
+    specs = small_specs(tmp_path, methods=["at", "frl_reweight"], init={"method": "at"}, teacher=None)
+    student = specs["frl_reweight"]
+    assert student.init is not None
+    start = next(spec for spec in specs.values() if spec.training_id == student.init.training)
+    for spec in (start, specs["at"]):
+        run_to_end(spec, tmp_path)
+    stop = itertools.count()
+    run_to_end(student, tmp_path, should_stop=lambda: next(stop) == 5)
+    weights = training_folder(tmp_path, start.training_id) / "best_validation.pt"
+    unfinished = training_columns(history(training_folder(tmp_path, student.training_id)))
+    assert unfinished["init_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    state = torch.load(weights, weights_only=True)
+    write_state(weights, {name: value * 2 for name, value in state.items()}, {})
+    epochs = [event["epoch"] for event in run_to_end(student, tmp_path) if event["event"] == "epoch"]
+    assert epochs == [1, 2]
+    changed = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert row(tmp_path, student.trial_id)["init_sha256"] == changed != unfinished["init_sha256"]
+    assert pd.isna(row(tmp_path, specs["at"].trial_id)["init_sha256"])
+    assert list(_seen(Store(tmp_path), start.training_id)) == [("frl_reweight (seed 0)", "started from", changed)]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +266,7 @@ def test_every_column_is_documented():
 
 NEW = {
     "train_git_commit", "train_code_fingerprint", "train_versions", "train_device", "teacher_sha256", "train_cpu_s",
-    "eval_cpu_s", "command",
+    "eval_cpu_s", "command", "init_sha256",
 }  # fmt: skip
 
 

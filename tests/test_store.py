@@ -475,6 +475,11 @@ class TestMerge:
                 "same specification, students of other teachers (a1, b2)",
             ),
             (
+                {"init_sha256": "a1", "device": "A"},
+                {"init_sha256": "b2", "device": "B"},
+                "same specification, started from other networks (a1, b2)",
+            ),
+            (
                 {"device": "A"},
                 {"device": "A"},
                 "same specification, code, libraries and processor: one of them is damaged",

@@ -317,14 +317,15 @@ def _one_class(results: Results, counts: ClassCounts, classes: dict[str, dict[in
 
 _ORIGINS = {
     "teacher_sha256": "learned from {count} different teachers",
+    "init_sha256": "started from {count} different networks",
     "train_device": "were trained on {count} kinds of devices ({names})",
     "device": "were evaluated on {count} kinds of devices ({names})",
 }
 
 
 def _origins(results: Results) -> list[str]:
-    """Tables whose students have not all one teacher, or were made on unlike devices: the last bits differ then, and
-    trainings with them."""
+    """Tables whose students have not all one teacher, started from unlike networks or were made on unlike devices: the
+    last bits differ then, and trainings with them."""
     students = results.done[results.done["role"] == "student"]
     found = []
     for setting, part in students.groupby(SETTING, sort=False, dropna=False):
