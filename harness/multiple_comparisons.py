@@ -39,10 +39,12 @@ class Family:
         return self.p < ERROR
 
 
-def compare_family(values: ArrayLike, pairs: Sequence[tuple[int, int]], compared: np.ndarray | None = None) -> Family:
+def compare_family(
+    values: ArrayLike, pairs: Sequence[tuple[int, int]], compared: np.ndarray | None = None, unavailable: int = 0
+) -> Family:
     """values: (..., S, V, M), of variants that occur in `pairs` (places of first and second); NaN where a column is
-    undefined for a variant, which then has no part in it. compared: (P, M) booleans, by default all. ValueError below
-    three seeds.
+    undefined for a variant, which then has no part in it. compared: (P, M) booleans, by default all. unavailable:
+    further comparisons of the family that could not be made, which count with p = 1. ValueError below three seeds.
 
     The standard error is the largest of three: from the residuals of all variants (randomised blocks), from the pairs
     on average (where their common baseline is the restless one), and from the pair alone (where the variant is). Its
@@ -69,8 +71,10 @@ def compare_family(values: ArrayLike, pairs: Sequence[tuple[int, int]], compared
     df = _freedom(turned, known, largest, _residual_freedom(seeds, there))
     ratio = np.divide(difference, error, out=np.full(error.shape, np.nan), where=known)
     p = 2 * special.stdtr(df, -np.abs(ratio))
-    corrected = holm(p.reshape(*p.shape[:-2], -1)).reshape(p.shape)
-    return Family(difference, error, df, corrected, int(compared.sum()))
+    flat = p.reshape(*p.shape[:-2], -1)
+    whole = np.concatenate([flat, np.ones((*flat.shape[:-1], unavailable))], axis=-1)
+    corrected = holm(whole)[..., : flat.shape[-1]].reshape(p.shape)
+    return Family(difference, error, df, corrected, int(compared.sum()) + unavailable)
 
 
 def residual_spread(values: ArrayLike) -> Floats:

@@ -220,7 +220,9 @@ def test_registered_comparisons_are_a_family_of_their_own(frames):
         PrimaryComparison(variant="absld", against="not there", metrics=("nsd",)),
     ]
     board = leaderboard(read_results(frames), primary=primary)
-    found = board.registered[board.registered["checkpoint"] == "best_validation"].set_index("metric")
+    found = board.registered[board.registered["checkpoint"] == "best_validation"]
+    assert list(found["reason"]) == ["", "", "no row is called not there"]
+    found = found[found["reason"] == ""].set_index("metric")
     assert list(found["attack"]) == ["aa_short", "pgd20"]
     change = {
         "worst": accuracies(frames, "absld", "aa_short").min(1) - accuracies(frames, "rslad", "aa_short").min(1),
@@ -229,15 +231,39 @@ def test_registered_comparisons_are_a_family_of_their_own(frames):
         ),
     }
     raw = sorted(stats.ttest_1samp(values, 0).pvalue for values in change.values())
-    assert sorted(found["p"]) == pytest.approx([min(1, 2 * raw[0]), max(min(1, 2 * raw[0]), raw[1])])
+    assert sorted(found["p"]) == pytest.approx([min(1, 3 * raw[0]), max(min(1, 3 * raw[0]), min(1, 2 * raw[1]))])
     assert found.loc["nsd", "difference"] == pytest.approx(change["nsd"].mean())
     text = caption(board, board.settings[0], "best_validation")
-    sentence = next(part for part in text if part.startswith("Registered before the results, 2 comparisons"))
+    sentence = next(part for part in text if part.startswith("Registered before the results, 3 comparisons"))
     assert "absld minus rslad, Worst under AA (short): " in sentence
     assert f"p = {found.loc['nsd', 'p']:.4f}" in sentence
     one_seed = frames_of([trial_spec(name, 0) for name in ("rslad", "absld")])
     text = " ".join(caption(leaderboard(read_results(one_seed), primary=primary), board.settings[0], "best_validation"))
     assert "no verdict below 3 common seeds" in text
+
+
+def test_registered_comparisons_that_cannot_be_made_are_named_and_counted():
+    """A second trial of a variant with other settings tells its rows apart; an attack was not run."""
+    specs = [trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]
+    primary = [
+        PrimaryComparison(variant="absld", against="at", metrics=("average",)),
+        PrimaryComparison(variant="absld", against="at", metrics=("worst",), attack="aa_standard"),
+    ]
+    suite = read_results(frames_of(specs))
+    alone = leaderboard(suite, primary=primary[:1])
+    both = leaderboard(suite, primary=primary)
+    found = both.registered[both.registered["checkpoint"] == "last"].set_index("metric")
+    one = alone.registered.set_index("checkpoint").loc["last", "p"]
+    assert found.loc["average", "p"] == pytest.approx(min(1, 2 * one))
+    assert "absld minus at, Worst under AA: not available: no results of absld and at" in " ".join(
+        caption(both, both.settings[0], "last")
+    )
+    frames = frames_of([*specs, trial_spec("absld", 0, epochs=45)])
+    board = leaderboard(read_results(frames), primary=primary[:1])
+    text = " ".join(caption(board, board.settings[0], "last"))
+    assert "not available: ambiguous, absld [training.epochs=20] and absld [training.epochs=45]" in text
+    board = leaderboard(read_results(frames, trial_ids=[spec.trial_id for spec in specs]), primary=primary[:1])
+    assert board.registered.set_index("checkpoint").loc["last", "p"] == pytest.approx(one), "a suite's own trials"
 
 
 def test_power_is_from_the_spread_within_blocks(board, frames, tmp_path):

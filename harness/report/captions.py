@@ -190,16 +190,19 @@ def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]
     found = board.registered
     if found.empty:
         return []
-    found = found[found["row"].isin(board.of(setting).rows.index) & (found["checkpoint"] == checkpoint)]
-    texts = [
-        f"{line['variant']} minus {line['against']}, {METRICS[line['metric']].title} under "
-        f"{attack_title(line['attack'])}: {change_text(line, METRICS[line['metric']])}"
-        for line in records(found)
-    ]
+    found = found[(found["setting"] == setting) & (found["checkpoint"] == checkpoint)]
+    texts = [_registered_text(line) for line in records(found)]
     if not texts:
         return []
     how = "corrected together (Holm)" if found["p"].notna().any() else f"no verdict below {FEWEST_SEEDS} common seeds"
     return [f"Registered before the results, {len(texts)} comparisons, {how}: {'; '.join(texts)}."]
+
+
+def _registered_text(line: Mapping[str, Any]) -> str:
+    metric = METRICS[line["metric"]]
+    under = f" under {attack_title(line['attack'])}" if line["attack"] else ""
+    result = f"not available: {line['reason']}" if line["reason"] else change_text(dict(line), metric)
+    return f"{line['variant']} minus {line['against']}, {metric.title}{under}: {result}"
 
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:

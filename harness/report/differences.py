@@ -77,20 +77,23 @@ def differences(
 def registered_differences(
     results: Results, counts: ClassCounts, primary: Sequence[Registered], *, paired: bool | None = None
 ) -> pd.DataFrame:
-    """The comparisons registered before their results (`families.registered`) with `variant`, `against` and the columns
-    of `differences`."""
-    found = registered(results.rows, counts, primary)
-    if found.empty:
-        return found
-    pairs = found[["row", "other"]].drop_duplicates().reset_index(drop=True)
-    lines = paired_lines(counts, list(pairs.itertuples(name=None)))
-    if lines[0].keys.empty:
-        return found.iloc[:0]
-    changes = _of_lines(results, *lines, paired).rename(columns={"row": "pair"})
-    found = found.merge(pairs.reset_index(names="pair"), on=["row", "other"])
-    found = found.merge(changes.astype({"checkpoint": str, "attack": str}), on=["pair", *CELL[1:], "metric"])
-    names = results.rows["variant"]
-    return found.assign(variant=found["row"].map(names), against=found["other"].map(names), stands=stands(found))
+    """The comparisons registered before their results (`families.registered`) with the columns of `differences`, null
+    where one could not be made."""
+    called = results.trials.drop_duplicates("row").set_index("row")["called"]
+    rows = results.rows.assign(called=called.reindex(results.rows.index).fillna(results.rows["variant"]))
+    found = registered(rows, counts, primary)
+    pairs = found.loc[found["reason"] == "", ["row", "other"]].drop_duplicates().reset_index(drop=True)
+    mine, theirs = paired_lines(counts, list(pairs.itertuples(name=None)))
+    if mine.keys.empty:
+        changes = pd.DataFrame(columns=COLUMNS).astype({"row": "int64"})
+    else:
+        changes = _of_lines(results, mine, theirs, paired)
+    changes = changes.rename(columns={"row": "pair"}).astype({"checkpoint": str, "attack": str})
+    found = found.merge(pairs.reset_index(names="pair"), on=["row", "other"], how="left")
+    found = found.merge(changes, on=["pair", *CELL[1:], "metric"], how="left")
+    uncommon = found["difference"].isna() & (found["reason"] == "")
+    found.loc[uncommon, "reason"] = "no results of a common seed and teacher"
+    return found.assign(stands=stands(found))
 
 
 def stands(found: pd.DataFrame) -> pd.Series:

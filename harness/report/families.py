@@ -80,26 +80,62 @@ def layouts(
 
 
 def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Registered]) -> pd.DataFrame:
-    """The comparisons registered before their results, a line each per setting, checkpoint and metric: `row` and
-    `other`, the attack, and `p`, corrected for those of its table, a family of their own.
+    """The comparisons registered before their results, a line each per setting, checkpoint and metric: `variant`,
+    `against`, their rows `row` and `other`, the attack, and `p`, corrected for all that are registered for its table.
 
-    Those that are not in a table are not there; p is NaN where not all variants share three seeds and their teachers.
+    rows: with `called`, the variants' names in their suites. Where a comparison cannot be made, `reason` says why, and
+    row and other are -1 where there is none. p is NaN where not all variants share three seeds and their teachers. A
+    table has the comparisons of its variants, and those whose variants are in no table.
     """
+    students = rows.loc[rows["role"] == "student", "called"]
     lines = []
-    for _, checkpoint, part, values in _tables(rows, counts):
-        places = dict(zip(part["variant"], part.index, strict=True))
-        chosen = [each for each in primary if {each.variant, each.against} <= places.keys()]
-        members = list(dict.fromkeys(places[name] for each in chosen for name in (each.variant, each.against)))
-        layout = Layout.of(values, members, FEWEST_SEEDS) if _same_teachers(values, members) else None
-        strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
-        named = [(each, places[each.variant], places[each.against], each.attack or strongest) for each in chosen]
-        cells = list(dict.fromkeys((*pair, metric) for each, *pair in named for metric in each.metrics))
-        p_values = {} if layout is None else _registered_p_values(layout, cells)
-        lines += [(*cell, checkpoint, p_values.get(cell, np.nan)) for cell in cells]
-    return pd.DataFrame(lines, columns=["row", "other", "attack", "metric", "checkpoint", "p"])
+    for setting, checkpoint, part, values in _tables(rows, counts):
+        elsewhere = set(students) - set(part["called"])
+        own = [each for each in primary if {each.variant, each.against} & set(part["called"])
+               or not {each.variant, each.against} & elsewhere]  # fmt: skip
+        lines += [(setting, checkpoint, *line) for line in _registered_in(part, values, own)]
+    columns = ["variant", "against", "row", "other", "attack", "metric", "reason", "p"]
+    return pd.DataFrame(lines, columns=["setting", "checkpoint", *columns])
 
 
-def _registered_p_values(layout: Layout, cells: list[tuple]) -> dict[tuple, float]:
+def _registered_in(part: pd.DataFrame, values: pd.DataFrame, primary: Sequence[Registered]) -> list[tuple]:
+    """The registered comparisons of one table; those that cannot be made count in the correction too."""
+    pairs = [(_row_called(part, each.variant), _row_called(part, each.against)) for each in primary]
+    members = list(dict.fromkeys(row for pair in pairs if -1 not in pair for row in pair))
+    layout = Layout.of(values, members, FEWEST_SEEDS) if _same_teachers(values, members) else None
+    strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
+    has_results = set(zip(values["row"], values["attack"], strict=True))
+    cells: dict[tuple, str] = {}
+    for each, pair in zip(primary, pairs, strict=True):
+        attack = each.attack or strongest
+        reason = _unavailable(part, each, pair, attack, has_results)
+        for metric in each.metrics:
+            cells[(each.variant, each.against, *pair, attack, metric)] = reason
+    made = [key[2:] for key, reason in cells.items() if not reason]
+    p_values = {} if layout is None else _registered_p_values(layout, made, len(cells) - len(made))
+    return [(*key, reason, p_values.get(key[2:], np.nan)) for key, reason in cells.items()]
+
+
+def _row_called(part: pd.DataFrame, name: str) -> int:
+    """The one row of that name, -1 where there is none or several have it."""
+    found = part.index[part["called"] == name]
+    return int(found[0]) if len(found) == 1 else -1
+
+
+def _unavailable(
+    part: pd.DataFrame, each: Registered, pair: tuple[int, int], attack: str, has_results: set[tuple]
+) -> str:
+    """Why a registered comparison cannot be made; empty where it can."""
+    for name, row in zip((each.variant, each.against), pair, strict=True):
+        if row == -1:
+            alike = part.loc[part["called"] == name, "variant"]
+            return f"ambiguous, {' and '.join(alike)}" if len(alike) else f"no row is called {name}"
+    lacking = [name for name, row in zip((each.variant, each.against), pair, strict=True)
+               if (row, attack) not in has_results]  # fmt: skip
+    return f"no results of {' and '.join(lacking)}" if lacking else ""
+
+
+def _registered_p_values(layout: Layout, cells: list[tuple], unavailable: int) -> dict[tuple, float]:
     attacks = [name for name in dict.fromkeys(cell[2] for cell in cells) if name in set(layout.values["attack"])]
     pairs = list(dict.fromkeys(cell[:2] for cell in cells))
     columns = [(attack, metric) for attack in attacks for metric in MARKED]
@@ -107,7 +143,8 @@ def _registered_p_values(layout: Layout, cells: list[tuple]) -> dict[tuple, floa
     if not compared.any():
         return {}
     places = [(layout.rows.index(row), layout.rows.index(other)) for row, other in pairs]
-    family = compare_family(layout.array(attacks), places, compared)
+    unavailable += len(cells) - int(compared.sum())
+    family = compare_family(layout.array(attacks), places, compared, unavailable)
     return {
         (*pair, *column): family.p[line, place]
         for line, pair in enumerate(pairs)

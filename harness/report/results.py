@@ -146,7 +146,7 @@ def read_results(
     called = [names.get(key, str(own)) for key, own in zip(trials["trial_id"], trials["variant"], strict=True)]
     place = {key: place for place, key in enumerate(trial_ids or ())}
     content = _dataset_names(trials, datasets or {})
-    trials = trials.assign(variant=called, dataset=content, place=trials["trial_id"].map(place))
+    trials = trials.assign(variant=called, called=called, dataset=content, place=trials["trial_id"].map(place))
     trials = _told_apart(trials.assign(teacher_seed=_teacher_seeds(trials, stand_ins)), stand_ins)
     rows = _rows(trials)
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
