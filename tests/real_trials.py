@@ -59,14 +59,14 @@ def killed_in_mid_epoch(
 
 
 def waits_for_assistants(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dict[str, Any]]:
-    """Goes on with its evaluation when so many assistants work on it as the file `wanted` says."""
+    """Goes on with its evaluation when so many assistants work on it as the file `.wanted` says."""
     from harness.trial import run_trial
 
     wanted = int((store_root / ".wanted").read_text())
     for event in run_trial(spec, store_root, **options):
         yield event
         end = time.monotonic() + 300
-        while event["event"] == "evaluation" and len(list(store_root.glob("assistant-*"))) < wanted:
+        while event["event"] == "evaluation" and len(list(store_root.glob(".assistant-*"))) < wanted:
             assert time.monotonic() < end, "no assistant came"
             time.sleep(0.05)
 
@@ -74,14 +74,14 @@ def waits_for_assistants(spec: TrialSpec, store_root: Path, **options: Any) -> I
 def assists_slowly(
     spec: TrialSpec, store_root: Path, *, should_stop: Callable[[], bool], **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Rests after each piece; one is killed with a piece half done where the file `kill` asks for it."""
+    """Rests after each piece; one is killed with a piece half done where the file `.kill` asks for it."""
     from harness.trial import assist
 
     def rest() -> bool:
         time.sleep(0.3)
         return should_stop()
 
-    mark = store_root / f"assistant-{os.getpid()}"
+    mark = store_root / f".assistant-{os.getpid()}"
     with suppress(FileNotFoundError):
         (store_root / ".kill").unlink()  # one of them can
         import harness.shared_evaluation as shared

@@ -268,7 +268,7 @@ def test_rows_do_not_depend_on_assistants(ray_session: None, tmp_path: Path) -> 
         helped = [event for event in events if event["event"] == "assistant"]
         pieces = sum(event["what"] == "assisted" for event in helped) - len({event["assistant"] for event in helped})
         assert pieces > 0
-        assert len(list(root.glob("assistant-*"))) >= assistants
+        assert len(list(root.glob(".assistant-*"))) >= assistants
         real_trials.assert_same_numbers(tmp_path / "0", root)
         assert not list(root.rglob("evaluations"))
         assert not list(root.rglob("*.tmp"))
