@@ -67,8 +67,10 @@ def test_random_draws_are_the_same_in_every_run_and_after_an_interruption(spec, 
         assert_same_weights(weights(root, spec), weights(roots[0], spec))
 
 
-def test_the_documented_attack_leads_to_wrong_classes_and_to_others_each_time():
-    exec(compile(FILES["at_random_target"], "random_method", "exec"), {"__name__": "random_method"})
+def test_the_documented_attack_leads_to_wrong_classes_and_to_others_each_time(tmp_path):
+    path = tmp_path / "random_method.py"
+    path.write_text(FILES["at_random_target"])
+    methods.load_plugin(str(path))
     method = methods.build(methods.resolve("at_random_target", 1), 3)
     labels = torch.arange(300) % 3
 
