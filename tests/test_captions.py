@@ -9,6 +9,7 @@ from harness.report.details import wide
 from harness.report.latex import latex
 from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.page import page
+from harness.report.page_data import page_data
 from harness.report.results import read_results
 from harness.report.tables import markdown
 from harness.spec import TrialSpec
@@ -129,3 +130,19 @@ def test_a_row_is_captioned_by_what_any_of_its_seeds_asked():
     changed = second.evaluation.model_copy(update={"attacks": (pgd, cw.model_copy(update={"restarts": 7}))})
     text = sentences(board_of([first, second.model_copy(update={"evaluation": changed})]))
     assert "7 random starts" in text
+
+
+def test_a_difference_over_fewer_seeds_says_which_on_the_page():
+    specs = [trial_spec("at", seed) for seed in range(3)] + [trial_spec("rslad", 0)]
+    specs += [trial_spec("absld", seed) for seed in range(3)]
+    results = read_results(frames_of(specs))
+    board = leaderboard(results)
+    places = {variant: place for place, variant in enumerate(board.rows["variant"])}
+    cells = page_data(results, board, "last")["pairs"]
+
+    def over(*names: str) -> str | None:
+        return cells["-".join(str(place) for place in sorted(places[name] for name in names))]["last"]["pgd20"].get(
+            "seeds"
+        )
+
+    assert (over("at", "rslad"), over("at", "absld")) == ("0", None)

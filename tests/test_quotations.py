@@ -124,3 +124,13 @@ def test_the_seeds_of_a_quoted_number_are_its_attack_s(tmp_path):
     for attack, seeds in (("pgd20", "0, 1, 2"), ("aa_short", "0")):
         text = quoted(f"<!-- from {tmp_path}: scores attack={attack} -->\n<!-- end -->", ROOT)
         assert cells(text)["at"][3:] == [seeds, "2,000"]
+
+
+def test_a_quoted_difference_over_other_seeds_than_its_row_says_which(tmp_path):
+    """One of three variants has the first seed and one of its own."""
+    specs = [trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]
+    fill_store(tmp_path, [*specs, trial_spec("rslad", 0), trial_spec("rslad", 4)])
+    words = "differences attack=pgd20 against=at metrics=average"
+    lines = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT))
+    assert lines["rslad"][1].endswith(" (over seeds 0)")
+    assert "seeds" not in lines["absld"][1]

@@ -61,8 +61,13 @@ def _between_teachers(score: dict[str, Any] | None, metric: str, seeds: str) -> 
 def _difference(score: dict[str, Any], metric: str, seeds: str) -> str:
     if pd.isna(score.get("difference")):
         return "–"
-    over = "" if score["common_seeds"] == seeds else f" (over seeds {score['common_seeds']})"
-    return change_text(score, METRICS[metric]) + over
+    return change_text(score, METRICS[metric]) + over_other_seeds(score, seeds)
+
+
+def over_other_seeds(score: dict[str, Any], seeds: str) -> str:
+    """Which seeds a difference is over, where they are not `seeds`, those of its row."""
+    known = not pd.isna(score["common_seeds"]) and score["common_seeds"] != seeds
+    return f" (over seeds {score['common_seeds']})" if known else ""
 
 
 MOST_CLASSES = 30  # that are listed with their numbers of images

@@ -372,7 +372,8 @@
       const [change, low, high, seedLow, seedHigh, stands] = found[name].metrics[place];
       const one = metric(key);
       const verdict = element("span", { class: stands ? "stands" : null }, words(stands));
-      return [`${title} ${one.title}`, change === null ? missing : signed(sign * change, one), verdict, bounds(...turn(sign, low, high), one) || missing, bounds(...turn(sign, seedLow, seedHigh), one) || missing];
+      const over = found[name].seeds ? ` (over seeds ${found[name].seeds})` : "";
+      return [`${title} ${one.title}`, change === null ? missing : signed(sign * change, one) + over, verdict, bounds(...turn(sign, low, high), one) || missing, bounds(...turn(sign, seedLow, seedHigh), one) || missing];
     }));
     return table(["", "difference", "", "95% test samples", "95% seeds"], lines);
   }

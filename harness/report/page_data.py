@@ -179,7 +179,7 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
         ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])
         outcomes = Outcomes(results, ids if len(ids) <= MOST_PAIRED else [])
         pairs = [(f"{first}-{second}", first, second) for first, second in itertools.combinations(rows, 2)]
-        _add_pairs(found, *paired_lines(part, pairs), outcomes, _verdicts(board, setting))
+        _add_pairs(found, *paired_lines(part, pairs), outcomes, _verdicts(board, setting), board.rows["seed_list"])
     return found
 
 
@@ -197,9 +197,14 @@ def _verdicts(board: Leaderboard, setting: tuple) -> dict[tuple, int]:
 
 
 def _add_pairs(
-    found: dict[str, Any], mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes, verdicts: dict[tuple, int]
+    found: dict[str, Any],
+    mine: ClassCounts,
+    theirs: ClassCounts,
+    outcomes: Outcomes,
+    verdicts: dict[tuple, int],
+    seed_lists: pd.Series,
 ) -> None:
-    """Each pair's cells by checkpoint and attack. A pair without common seeds is not there."""
+    """Each pair's cells by checkpoint and attack, with `seeds` where the difference is not over those of both rows. A pair without common seeds is not there."""
     if mine.keys.empty:
         return
     compared = comparisons(mine, theirs, outcomes)
@@ -214,6 +219,8 @@ def _add_pairs(
             verdict,
         ]
         cell["pairing"] = line["pairing"] or cell.get("pairing")
+        if {seed_lists[int(row)] for row in line["row"].split("-")} != {line["common_seeds"]}:
+            cell["seeds"] = line["common_seeds"]
     for (pair, checkpoint, attack), classes in class_differences(mine, theirs, compared).items():
         numbers = zip(*(classes[name] for name in ("difference", "low", "high", "p")), strict=True)
         cell = {"classes": [[small(number, COARSE) for number in line] for line in numbers], "over": classes["source"]}

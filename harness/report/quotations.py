@@ -20,6 +20,7 @@ from harness.files import write_bytes
 from harness.report import escape
 from harness.report.captions import attack_title
 from harness.report.counts import class_counts, mean_counts
+from harness.report.details import over_other_seeds
 from harness.report.grid import MAIN, number
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard, leaderboard
@@ -100,8 +101,9 @@ def differences(root: Path, options: Options) -> str:
             score, metric = by_cell[row, name], METRICS[name]
             spans = [_span(score, source, name) for source in ("seed", "sample")]
             stands = "not compared" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
+            over = over_other_seeds(score, board.rows.loc[row, "seed_list"])
             variant = escape.markdown(board.rows.loc[row, "variant"])
-            lines.append([variant, metric.title, _signed(score["difference"], name), *spans, stands])
+            lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, stands])
     return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"
 
 
