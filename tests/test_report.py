@@ -31,9 +31,9 @@ from harness.report import differences, escape, tables
 from harness.report.captions import caption, eps_text
 from harness.report.details import intervals_table, wide
 from harness.report.differences import pick_baselines, stands
-from harness.report.grid import grid, number
+from harness.report.grid import Cell, grid, number
 from harness.report.intervals import METRICS
-from harness.report.latex import latex
+from harness.report.latex import _cell, latex
 from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.page_data import page_data
 from harness.report.power import power
@@ -688,6 +688,19 @@ def test_latex_has_the_papers_layout(board):
     assert f"$\\pm${100 * (found['seed_high'] - found['value']):.2f}" in half
     brackets = latex(board, intervals="samples", style="brackets")
     assert f"[{100 * found['sample_low']:.1f}, {100 * found['sample_high']:.1f}]" in brackets
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "text"),
+    [
+        (0.0083, (0.0, 0.0342), "$^{+2.59}_{-0.83}$"),
+        (0.5, (0.48, 0.52), "$\\pm$2.00"),
+        (0.1, (0.12, 0.2), "[12.0, 20.0]"),
+    ],
+)
+def test_latex_says_no_symmetric_interval_where_it_is_not(value, ends, text):
+    cell = Cell(value, METRICS["worst"], seeds=ends)
+    assert _cell(cell, "seeds", "pm") == f"{100 * value:.2f} {{\\tiny{text}}}"
 
 
 # A document that takes the tables in compiles; CI installs TeX from Debian, so there it must.

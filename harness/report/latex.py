@@ -24,8 +24,8 @@ def latex(
 ) -> str:
     """One table per setting, to \\input into a paper with \\usepackage{booktabs}; best bold, second underlined.
 
-    intervals: none, seeds or samples, written as `style`: pm (half of the width) or brackets (both ends). Attacks that
-    do not fit side by side go below.
+    intervals: none, seeds or samples, written as `style`: pm (the distance of both ends from the number, each by itself
+    where they differ) or brackets (both ends). Attacks that do not fit side by side go below.
     """
     if board.rows.empty:
         return "% No results yet.\n"
@@ -76,6 +76,13 @@ def _cell(cell: Cell | None, intervals: str, style: str) -> str:
     ends = {"samples": cell.sample, "seeds": cell.seeds}.get(intervals)
     if ends is None:
         return text + (f"\\rlap{{{mark}}}" if mark else "")  # in the gap between columns: numbers stay aligned
-    low, high = (number(end, cell.metric, 1 if cell.metric.percent else 2) for end in ends)
-    half = number((ends[1] - ends[0]) / 2, cell.metric)
-    return f"{text}{mark} {{\\tiny[{low}, {high}]}}" if style == "brackets" else f"{text}{mark} {{\\tiny$\\pm${half}}}"
+    return f"{text}{mark} {{\\tiny{_interval(cell, ends, style)}}}"
+
+
+def _interval(cell: Cell, ends: tuple[float, float], style: str) -> str:
+    below, above = cell.value - ends[0], ends[1] - cell.value
+    if style == "brackets" or min(below, above) < 0:  # a number may lie outside its interval over test samples
+        low, high = (number(end, cell.metric, 1 if cell.metric.percent else 2) for end in ends)
+        return f"[{low}, {high}]"
+    down, up = (number(distance, cell.metric) for distance in (below, above))
+    return f"$\\pm${up}" if up == down else f"$^{{+{up}}}_{{-{down}}}$"
