@@ -204,7 +204,10 @@ def _add_pairs(
     verdicts: dict[tuple, int],
     seed_lists: pd.Series,
 ) -> None:
-    """Each pair's cells by checkpoint and attack, with `seeds` where the difference is not over those of both rows. A pair without common seeds is not there."""
+    """Each pair's cells by checkpoint and attack, with `seeds` where the difference is not over those of both rows.
+
+    A pair without common seeds is not there.
+    """
     if mine.keys.empty:
         return
     compared = comparisons(mine, theirs, outcomes)
