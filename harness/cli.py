@@ -318,6 +318,7 @@ def report(
         store, which = planned.store, _with_older(_coordinates(planned), say_otherwise(planned, err))
         _check_seeds(planned, _numbers(seeds))
     _check_something_to_report(store, which.get("trial_ids"))
+    _check_evaluated_at(checkpoint, store, which.get("trial_ids"))
     if power:
         print_power(store, which | {"baseline": baseline, "checkpoint": checkpoint})
         return 0
@@ -343,6 +344,16 @@ def _check_something_to_report(store: Any, trial_ids: list[str] | None) -> None:
     stored = store.statuses()
     if not (stored if trial_ids is None else stored.keys() & set(trial_ids)):
         raise InputError(f"nothing to report: none of these trials is in {store.root} (`status` lists them)")
+
+
+def _check_evaluated_at(checkpoint: str, store: Any, trial_ids: list[str] | None) -> None:
+    """Networks that were given have one checkpoint, which stands in every table."""
+    found = {str(name) for name in store.read("class_accuracy", trial_ids, ["checkpoint"])["checkpoint"].unique()}
+    if found - {"given"} and checkpoint not in found:
+        others = " or ".join(sorted(found - {"given"}))
+        raise InputError(
+            f"no trial of this report was evaluated at checkpoint '{checkpoint}': give --checkpoint {others}"
+        )
 
 
 def _part_of(store: Any, sets: list[str] | None, methods: str | None, seeds: str | None) -> dict[str, Any]:

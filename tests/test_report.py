@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 from scipy import stats
-from synthetic_store import CLOTHES, big_frames, failed_row, fill_store, frames_of, trial_spec
+from synthetic_store import CLOTHES, big_frames, failed_row, fill_store, frames_of, trial_spec, trial_tables
 from typer.testing import CliRunner
 
 from harness import statistics
@@ -297,6 +297,26 @@ def test_no_arrows_below_three_seeds_and_the_caption_says_why(seeds):
     assert "test samples [" in frame[frame["variant"] == "absld"]["Δ Avg. to at"].iloc[0]
 
 
+def test_no_arrows_without_a_common_attack_and_the_caption_says_that():
+    specs = [trial_spec("at", seed, attacks=("pgd20",)) for seed in range(3)]
+    specs += [trial_spec("absld", seed, attacks=("cw20",)) for seed in range(3)]
+    board = leaderboard(read_results(frames_of(specs)))
+    text = " ".join(caption(board, board.settings[0], "last"))
+    assert "No arrows against at: no attack has results on every common seed of it and the rows that share 3" in text
+    assert "no other row shares" not in text
+
+
+def test_a_registered_comparison_of_equal_numbers_says_so():
+    frames = frames_of([trial_spec(name, seed) for name in ("rslad", "absld") for seed in range(3)])
+    accuracy = frames.tables["class_accuracy"]
+    frames.tables["class_accuracy"] = accuracy.assign(correct=accuracy["class_index"])
+    primary = [PrimaryComparison(variant="absld", against="rslad", metrics=("worst",))]
+    board = leaderboard(read_results(frames), primary=primary)
+    text = " ".join(caption(board, board.settings[0], "best_validation"))
+    assert "no verdict where no seed differs from another" in text
+    assert "no verdict below" not in text
+
+
 def test_averages_and_differences_are_over_the_same_seeds():
     specs = [trial_spec("at", seed) for seed in range(5)] + [trial_spec("absld", seed) for seed in (0, 2, 4)]
     board = leaderboard(read_results(frames_of(specs)))
@@ -362,6 +382,9 @@ def test_baseline_is_at_or_the_one_named(board):
     assert pick_baselines(board.rows, "rslad")[setting] == "rslad"
     with pytest.raises(InputError, match="unknown baseline 'nobody'"):
         pick_baselines(board.rows, "nobody")
+    roles = board.rows["role"].where(board.rows["variant"] != "at", "teacher")
+    with pytest.raises(InputError, match=r"unknown baseline 'at': .*rslad"):
+        pick_baselines(board.rows.assign(role=roles), "at")
     rest = board.rows[~board.rows["variant"].isin(["at"])]
     assert pick_baselines(rest)[setting] == "rslad"
     assert pick_baselines(rest[rest["variant"] != "rslad"]) == {}, "one student is compared with nobody"
@@ -789,6 +812,19 @@ def test_the_command_reports_a_part_of_a_store(tmp_path):
     assert not re.search(r"^at ", done.stdout, re.MULTILINE)
     assert (tmp_path / "store" / "report" / "nsd.svg").is_file()
     assert not (tmp_path / "store" / "report" / "nsd.png").exists()
+
+
+def test_the_command_refuses_a_checkpoint_that_no_trial_has(tmp_path):
+    trial, tables = trial_tables(trial_spec("at", 0, peeked=False), per_class=20)
+    accuracy = tables["class_accuracy"]
+    tables["class_accuracy"] = accuracy[accuracy["checkpoint"] == "best_validation"]
+    Store(tmp_path / "store").commit(trial, tables)
+    done = report_command("store", tmp_path, "--checkpoint", "last", "--figures", "nsd")
+    assert isinstance(done.exception, InputError)
+    assert "no trial of this report was evaluated at checkpoint 'last': give --checkpoint best_validation" in str(
+        done.exception
+    )
+    assert not (tmp_path / "store" / "report").exists()
 
 
 def test_the_command_says_why_a_figure_that_was_asked_for_is_left_out(tmp_path):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.attacks import OVERRIDES, ascent_settings, attack_info, declared, stage_names
 from harness.report.differences import over_seeds_alone
+from harness.report.families import TOO_FEW_SEEDS
 from harness.report.grid import change_text
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
@@ -171,8 +172,7 @@ def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
     """Which differences from the baseline are marked and what the marks mean, or why there are none."""
     baseline, marked = board.baselines[setting], board.marked.get((setting, checkpoint))
     if marked is None:
-        few = f"no other row shares {FEWEST_SEEDS} seeds with it"
-        return f"No arrows against {baseline}: {few}, and a difference of single networks is not one of methods."
+        return f"No arrows against {baseline}: {board.unmarked.get((setting, checkpoint), TOO_FEW_SEEDS)}."
     seeds, count = ", ".join(map(str, marked.seeds)), marked.comparisons
     scores = board.of(setting).scores
     unbounded = over_seeds_alone(scores[scores["checkpoint"] == checkpoint])
@@ -194,8 +194,18 @@ def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]
     texts = [_registered_text(line) for line in records(found)]
     if not texts:
         return []
-    how = "corrected together (Holm)" if found["p"].notna().any() else f"no verdict below {FEWEST_SEEDS} common seeds"
-    return [f"Registered before the results, {len(texts)} comparisons, {how}: {'; '.join(texts)}."]
+    return [f"Registered before the results, {len(texts)} comparisons, {_verdicts(found)}: {'; '.join(texts)}."]
+
+
+def _verdicts(found: pd.DataFrame) -> str:
+    """How registered comparisons are judged, or why they are not."""
+    if found["p"].notna().any():
+        return "corrected together (Holm)"
+    if found["difference_seed_low"].isna().any():
+        return f"no verdict below {FEWEST_SEEDS} common seeds"
+    if (found["difference_seed_low"] == found["difference_seed_high"]).all():
+        return "no verdict where no seed differs from another"
+    return f"no verdict without {FEWEST_SEEDS} seeds and an attack that all their variants have"
 
 
 def _registered_text(line: Mapping[str, Any]) -> str:

@@ -39,12 +39,13 @@ Z = float(special.ndtri(0.975))
 
 def pick_baselines(rows: pd.DataFrame, name: str | None = None) -> dict[tuple, str]:
     """By setting the variant that others are compared with: `name`, else the first row of one of `BASELINES`, else the
-    first row. A setting with one student has none. InputError for a name that no row has.
+    first row. A setting with one student has none. InputError for a name that no student has.
     """
-    if name is not None and len(rows) and name not in set(rows["variant"]):
-        raise unknown("baseline", name, set(rows["variant"]))
+    students = rows[rows["role"] == "student"]
+    if name is not None and len(rows) and name not in set(students["variant"]):
+        raise unknown("baseline", name, set(students["variant"]))
     found = {}
-    for setting, part in rows[rows["role"] == "student"].groupby(SETTING, sort=False, dropna=False):
+    for setting, part in students.groupby(SETTING, sort=False, dropna=False):
         tests = [part["variant"] == name] if name is not None else [part["method"] == one for one in BASELINES]
         chosen = next((part[test] for test in tests if test.any()), part if name is None else part[:0])
         if len(chosen) and len(part) > 1:

@@ -66,6 +66,32 @@ def marked_columns(
     return found, pd.DataFrame(lines, columns=[*CELL, "metric", "p"]).astype({"row": "int64", "p": float})
 
 
+def unmarked(rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str]) -> dict[tuple, str]:
+    """By setting and checkpoint why a table has no marks, of those without."""
+    found = {}
+    for setting, checkpoint, part, values in _tables(rows, counts):
+        if setting in baselines:
+            baseline = part.index[part["variant"] == baselines[setting]][0]
+            if Layout.around(values, baseline, FEWEST_SEEDS) is None:
+                found[setting, checkpoint] = _why_unmarked(_seeds(values), baseline)
+    return found
+
+
+def _why_unmarked(seeds: dict[int, set[int]], baseline: int) -> str:
+    shared = [own & seeds.get(baseline, set()) for row, own in seeds.items() if row != baseline]
+    enough = [common for common in shared if len(common) >= FEWEST_SEEDS]
+    if not enough:
+        return TOO_FEW_SEEDS
+    if len(set.intersection(*enough)) < FEWEST_SEEDS:
+        return f"the rows that share {FEWEST_SEEDS} seeds with it do not share the same ones"
+    return f"no attack has results on every common seed of it and the rows that share {FEWEST_SEEDS} with it"
+
+
+TOO_FEW_SEEDS = (
+    f"no other row shares {FEWEST_SEEDS} seeds with it, and a difference of single networks is not one of methods"
+)
+
+
 def layouts(
     rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str], fewest: int
 ) -> Iterator[tuple[tuple, str, Layout, str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from harness import metrics
 from harness.report.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.differences import differences, pick_baselines, registered_differences, stands
-from harness.report.families import MarkedColumns, Registered, marked_columns
+from harness.report.families import MarkedColumns, Registered, marked_columns, unmarked
 from harness.report.intervals import METRICS, sample_intervals, seed_intervals
 from harness.report.requested import requested_attacks, requesting_networks
 from harness.report.results import CELL, NETWORK, SETTING, Results, in_setting, records, settings_of
@@ -33,8 +33,8 @@ class Leaderboard:
     samples, where there are any, exclude zero (with three teachers also those over seeds and teachers). teacher_spread
     and spread_seeds: see `teacher_spread`. specs: by row, the specification of one of its trials. requests: see
     `requested_attacks`. baselines: by setting, the variant that others are compared with. marked: by setting and
-    checkpoint, what is marked. registered: see `registered_differences`. classes: by data set and class index, its name
-    and number of test images. notes: what a reader must know, a line each.
+    checkpoint, what is marked, unmarked: why nothing is. registered: see `registered_differences`. classes: by data set
+    and class index, its name and number of test images. notes: what a reader must know, a line each.
     """
 
     rows: pd.DataFrame
@@ -43,6 +43,7 @@ class Leaderboard:
     requests: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
     baselines: dict[tuple, str] = field(default_factory=dict)
     marked: dict[tuple, MarkedColumns] = field(default_factory=dict)
+    unmarked: dict[tuple, str] = field(default_factory=dict)
     registered: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -99,7 +100,18 @@ def leaderboard(
     chosen = registered_differences(results, by_trial, primary, paired=paired)
     classes = _classes(results)
     notes = _notes(results, scores) + _one_class(results, by_trial, classes)
-    return Leaderboard(rows, scores, specs, requested_attacks(results), baselines, marked, chosen, classes, notes)
+    return Leaderboard(
+        rows,
+        scores,
+        specs,
+        requested_attacks(results),
+        baselines,
+        marked,
+        unmarked(results.rows, by_trial, baselines),
+        chosen,
+        classes,
+        notes,
+    )
 
 
 _NO_SCORES = pd.DataFrame(
