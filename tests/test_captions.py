@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from harness.report.captions import caption
 from harness.report.details import wide
@@ -11,7 +14,7 @@ from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.page import page
 from harness.report.page_data import page_data
 from harness.report.results import read_results
-from harness.report.tables import markdown
+from harness.report.tables import markdown, print_board
 from harness.spec import TrialSpec
 from tests.synthetic_store import frames_of, trial_spec
 
@@ -146,3 +149,28 @@ def test_a_difference_over_fewer_seeds_says_which_on_the_page():
         )
 
     assert (over("at", "rslad"), over("at", "absld")) == ("0", None)
+
+
+def test_teachers_of_one_name_are_told_apart_by_their_weights():
+    frames = frames_of([trial_spec(name, 0) for name in ("rslad", "absld", "at")])
+    weights = iter(["a" * 64, "b" * 64])
+    trials = frames.tables["trials"]
+    trials["teacher_sha256"] = [next(weights) if name != "at" else None for name in trials["variant"]]
+    text = sentences(leaderboard(read_results(frames)))
+    assert "2 teachers, each of them fixed" in text
+    assert "One teacher" not in text
+
+
+def test_the_page_has_the_caption_of_every_checkpoint():
+    results = read_results(frames_of([trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]))
+    board = leaderboard(results)
+    (setting,) = page_data(results, board, "last")["settings"]
+    wanted = {name: caption(board, board.settings[0], name) for name in ("best_validation", "last")}
+    assert setting["captions"] == wanted
+
+
+def test_the_terminal_names_rows_that_were_trained_otherwise():
+    board = board_of([trial_spec("at", 0), trial_spec("rslad", 0), trial_spec("absld", 0, epochs=45)])
+    console = Console(file=io.StringIO(), width=300)
+    print_board(console, board, "last")
+    assert "but absld 45 epochs on a subset of 12,000 images." in console.file.getvalue()

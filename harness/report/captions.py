@@ -53,7 +53,14 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     if setting in board.baselines:
         sentences.append(marks(board, setting, checkpoint))
     sentences += registered(board, setting, checkpoint)
-    return sentences + _teachers(part.rows)
+    return sentences + _teachers(part.rows, board.teacher_counts.get(setting, 0))
+
+
+def otherwise(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
+    """Those sentences that name rows trained or attacked otherwise, or attacks of other seeds than the rows'."""
+    part = board.of(setting)
+    scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
+    return [text for text in [*_training(part), *_attacks(part, scores)] if ", but " in text or ", over seeds " in text]
 
 
 def _ranked(board: Leaderboard, scores: pd.DataFrame) -> str:
@@ -63,13 +70,14 @@ def _ranked(board: Leaderboard, scores: pd.DataFrame) -> str:
     return ", of those over the seeds that most in the column are over" if unlike.any() else ""
 
 
-def _teachers(rows: pd.DataFrame) -> list[str]:
+def _teachers(rows: pd.DataFrame, distinct: int) -> list[str]:
     """Whether intervals say something of what another teacher would bring: from three teachers of every row on."""
     students = rows[(rows["role"] == "student") & rows["teacher"].notna()]
     if students.empty:
         return []
     several, aside = students["teachers"].str.contains(","), students.loc[students["teachers_aside"] != ""]
     names, count = students["teachers"].iloc[0], students["teacher"].nunique()
+    count = count if several.any() else max(distinct, 1)  # weights tell apart what one name hides
     if count > 1:
         who = "Unlike teachers by row" if several.any() else f"{count} teachers"
         texts = [f"{who}, each of them fixed: students of two teachers differ by their teachers too."]

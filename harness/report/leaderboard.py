@@ -18,7 +18,7 @@ from harness.report.requested import requested_attacks, requesting_networks
 from harness.report.results import CELL, NETWORK, SETTING, Results, in_setting, records, settings_of
 from harness.report.seeds import listed
 from harness.report.selection import RULES, selection_gap
-from harness.report.teachers import teacher_spread, unlike_teachers
+from harness.report.teachers import teacher_counts, teacher_spread, unlike_teachers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Leaderboard:
     and spread_seeds: see `teacher_spread`. specs: by row, the specification of one of its trials. requests: see
     `requested_attacks`. baselines: by setting, the variant that others are compared with. marked: by setting and
     checkpoint, what is marked, unmarked: why nothing is. registered: see `registered_differences`. classes: by data set
-    and class index, its name and number of test images. notes: what a reader must know, a line each.
+    and class index, its name and number of test images. teacher_counts: by setting. notes: what a reader must know, a
+    line each.
     """
 
     rows: pd.DataFrame
@@ -46,6 +47,7 @@ class Leaderboard:
     unmarked: dict[tuple, str] = field(default_factory=dict)
     registered: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
+    teacher_counts: dict[tuple, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -110,6 +112,7 @@ def leaderboard(
         unmarked(results.rows, by_trial, baselines),
         chosen,
         classes,
+        teacher_counts(results),
         notes,
     )
 

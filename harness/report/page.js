@@ -61,6 +61,7 @@
   // What is chosen
 
   const setting = (row) => data.settings[row.setting];
+  const captionOf = (place) => data.settings[place].captions[byId("checkpoint").value] || [];
   const checkpointOf = (row) => (row.scores[byId("checkpoint").value] ? byId("checkpoint").value : "given");
   const cell = (row, attack, name) => ((row.scores[checkpointOf(row)] || {})[attack] || [])[metric(name).place] || null;
   const classesOf = (row, attack) => (((row.classes || {})[checkpointOf(row)] || {})[attack] || null)?.map(fine) ?? null;
@@ -175,7 +176,7 @@
     byId("compare").disabled = state.chosen.length !== 2;
     const settings = [...new Set(rows.map(({ row }) => row.setting))];
     const rule = data.rules[byId("checkpoint").value];
-    const sentences = settings.slice(0, 3).map((place) => element("p", {}, data.settings[place].caption.filter((text) => !text.startsWith("Checkpoint ")).join(" ")));
+    const sentences = settings.slice(0, 3).map((place) => element("p", {}, captionOf(place).filter((text) => !text.startsWith("Checkpoint ")).join(" ")));
     byId("caption").replaceChildren(element("p", {}, `Checkpoint ${byId("checkpoint").value}: ${rule || "the network as it was given"}.`), ...sentences);
   }
 
@@ -445,7 +446,7 @@
       return found && found[5] === 1 ? `\\textbf{${text}}` : found && found[5] === 2 ? `\\underline{${text}}` : text;
     };
     const rows = sorted(visibleRows(), list);
-    const caption = [...new Set(rows.map(({ row }) => row.setting))].map((place) => data.settings[place].caption.filter((text) => !/^(Checkpoint|Against) /.test(text)).join(" ")).join(" ");
+    const caption = [...new Set(rows.map(({ row }) => row.setting))].map((place) => captionOf(place).filter((text) => !/^(Checkpoint|Against) /.test(text)).join(" ")).join(" ");
     const rules = attacks.map((_, place) => `\\cmidrule(lr){${2 + width * place}-${1 + width * (place + 1)}}`).join(" ");
     return [
       "% Needs \\usepackage{booktabs}.", "\\begin{table*}[t]", "\\centering\\footnotesize", "\\setlength{\\tabcolsep}{2pt}",

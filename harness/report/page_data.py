@@ -54,14 +54,14 @@ def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str
         "rules": {name: rule.description for name, rule in RULES.items()},
         "attacks": [[name, attack_title(name)] for name in board.attacks],
         "metrics": [[name, METRICS[name].title, METRICS[name].up, METRICS[name].percent] for name in SHOWN],
-        "settings": [_setting(results, board, setting, checkpoint) for setting in settings],
+        "settings": [_setting(results, board, setting) for setting in settings],
         "rows": rows,
         "pairs": _pairs(results, board, counts),
         "notes": board.notes,
     }
 
 
-def _setting(results: Results, board: Leaderboard, setting: tuple, checkpoint: str) -> dict[str, Any]:
+def _setting(results: Results, board: Leaderboard, setting: tuple) -> dict[str, Any]:
     rows = board.of(setting).rows
     accuracy = results.class_accuracy
     return {
@@ -72,7 +72,7 @@ def _setting(results: Results, board: Leaderboard, setting: tuple, checkpoint: s
         "classes": class_names(accuracy[accuracy["row"].isin(rows.index)]),
         "baseline": board.baselines.get(setting),
         "unequal": bool((board.of(setting).scores["metric"] == "overall").any()),
-        "caption": caption(board, setting, checkpoint),
+        "captions": {name: caption(board, setting, name) for name in board.checkpoints},
     }
 
 

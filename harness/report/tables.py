@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import escape
-from harness.report.captions import attack_title, caption, marks, registered, setting_title
+from harness.report.captions import attack_title, caption, marks, otherwise, registered, setting_title
 from harness.report.details import class_images, intervals_table, selection_table, wide
 from harness.report.grid import Cell, Grid, costs, grid
 from harness.report.leaderboard import Leaderboard
@@ -44,6 +44,7 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
         if len(table.lines) > MOST_PRINTED:
             parts.append(Text(f"{len(table.lines) - MOST_PRINTED} more rows: `report` writes them all", style="yellow"))
         parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint)[1:3]]
+        parts += [Text(escape.one_line(text), style="dim") for text in otherwise(board, setting, checkpoint)]
         if setting in board.baselines:
             parts.append(Text(escape.one_line(marks(board, setting, checkpoint)), style="dim"))
         parts += [Text(escape.one_line(text), style="dim") for text in registered(board, setting, checkpoint)]

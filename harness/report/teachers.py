@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.report.counts import class_counts
 from harness.report.intervals import METRICS
-from harness.report.results import CELL, NETWORK, Results
+from harness.report.results import CELL, NETWORK, SETTING, Results
 from harness.report.seeds import listed
 
 SPREAD = [*CELL, "metric", "teacher_spread", "spread_seeds"]
@@ -37,6 +37,17 @@ def teacher_spread(results: Results) -> pd.DataFrame:
     spread = (groups.max() - groups.min()).melt(var_name="metric", value_name="teacher_spread", ignore_index=False)
     seeds = values[shared].groupby(CELL, sort=False, observed=True)["seed"].agg(listed).rename("spread_seeds")
     return spread.reset_index().merge(seeds.reset_index(), on=CELL)[SPREAD]
+
+
+def teacher_counts(results: Results) -> dict[tuple, int]:
+    """By setting how many teachers its finished students have: by their weights, by name where these are not known."""
+    students = results.done[(results.done["role"] == "student") & results.done["teacher"].notna()]
+    found: dict[tuple, int] = {}
+    for setting, part in students.groupby(SETTING, sort=False, dropna=False):
+        known = part["teacher_sha256"].notna()
+        unknown = set(part.loc[~known, "teacher"]) - set(part.loc[known, "teacher"])
+        found[setting] = part["teacher_sha256"].nunique() + len(unknown)
+    return found
 
 
 def unlike_teachers(students: pd.DataFrame) -> bool:
