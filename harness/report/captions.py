@@ -209,6 +209,9 @@ def _verdicts(found: pd.DataFrame) -> str:
     """How registered comparisons are judged, or why they are not."""
     if found["p"].notna().any():
         return "corrected together (Holm)"
+    found = found[found["reason"] == ""]
+    if found.empty:
+        return "none of them available"
     if found["difference_seed_low"].isna().any():
         return f"no verdict below {FEWEST_SEEDS} common seeds"
     if (found["difference_seed_low"] == found["difference_seed_high"]).all():

@@ -73,16 +73,20 @@ def unmarked(rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str
         if setting in baselines:
             baseline = part.index[part["variant"] == baselines[setting]][0]
             if Layout.around(values, baseline, FEWEST_SEEDS) is None:
-                found[setting, checkpoint] = _why_unmarked(_seeds(values), baseline)
+                found[setting, checkpoint] = _why_unmarked(values, baseline)
     return found
 
 
-def _why_unmarked(seeds: dict[int, set[int]], baseline: int) -> str:
-    shared = [own & seeds.get(baseline, set()) for row, own in seeds.items() if row != baseline]
-    enough = [common for common in shared if len(common) >= FEWEST_SEEDS]
+def _why_unmarked(values: pd.DataFrame, baseline: int) -> str:
+    seeds = _seeds(values)
+    shared = {row: own & seeds.get(baseline, set()) for row, own in seeds.items() if row != baseline}
+    enough = {row: common for row, common in shared.items() if len(common) >= FEWEST_SEEDS}
     if not enough:
         return TOO_FEW_SEEDS
-    if len(set.intersection(*enough)) < FEWEST_SEEDS:
+    alike = [common for row, common in enough.items() if _same_teachers(values, [baseline, row])]
+    if not alike:
+        return f"the rows that share {FEWEST_SEEDS} seeds with it learned from other teachers"
+    if len(set.intersection(*alike)) < FEWEST_SEEDS:
         return f"the rows that share {FEWEST_SEEDS} seeds with it do not share the same ones"
     return f"no attack has results on every common seed of it and the rows that share {FEWEST_SEEDS} with it"
 

@@ -101,7 +101,7 @@ def differences(root: Path, options: Options) -> str:
             score, metric = by_cell[row, name], METRICS[name]
             spans = [_span(score, source, name) for source in ("seed", "sample")]
             stands = "not compared" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
-            over = over_other_seeds(score, board.rows.loc[row, "seed_list"])
+            over = over_other_seeds(score, str(board.rows.loc[row, "seed_list"]))
             variant = escape.markdown(board.rows.loc[row, "variant"])
             lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, stands])
     return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"
