@@ -97,12 +97,14 @@ def test_agreement_by_hand():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_evaluate_rows(student):
     rows = evaluate.measure(1, student)
     assert [row["attack"] for row in rows] == ["pgd20", "cw20"]
     assert all(row.keys() > PAIR | MEMORY | AGREEMENT | {"share_of_peak"} for row in rows)
 
 
+@pytest.mark.slow
 def test_autoattack_rows(student):
     efforts = dict.fromkeys(autoattack.EFFORTS, Effort(iterations=3, targets=1, queries=5))
     rows = autoattack.measure(1, student, efforts)

@@ -603,6 +603,7 @@ def test_a_search_with_asha(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_several_methods_with_halving_to_a_methods_list(tmp_path: Path) -> None:
     spaces = ("training.lr=choice(0.001, 0.03, 0.1)", "temperature_rate=choice(0.1, 0.5)")
     tuning = tuning_of(tmp_path, *spaces, methods="at,absld", overrides=LEARNS, trials=3, seeds=1, grace=1,
