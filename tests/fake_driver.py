@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -125,15 +124,16 @@ def soak_of_real_trials() -> list[TrialSpec]:
 
 
 def soak(root: Path) -> Outcome:
-    """Kills a random worker every few seconds, later where no two trials ended in between: the machine is busy then.
+    """Kills a random worker for every eight epochs that were done, whatever a machine takes for them.
 
     A trial that could not finish an epoch since it was killed is spared. Leaves counts in `soak.json`.
     """
+    numbers = random.Random(2)
     pids: dict[str, int] = {}
     launched: list[int] = []
     spared: set[str] = set()
-    counts = {"kills": 0, "retries": 0, "done": 0}
-    over, began = threading.Event(), time.monotonic()
+    counts = {"kills": 0, "retries": 0, "epochs": 0}
+    began = time.monotonic()
 
     def on_event(event: Event) -> None:
         name, kind = event.get("trial_id", ""), event["event"]
@@ -142,30 +142,25 @@ def soak(root: Path) -> Outcome:
             launched.append(event["pid"])
         elif kind == "epoch":
             spared.discard(name)
+            counts["epochs"] += 1
+            kill()
         elif kind in ("done", "retry"):
             pids.pop(name, None)
             counts["retries"] += kind == "retry"
-            counts["done"] += kind == "done"
 
     def kill() -> None:
-        numbers = random.Random(2)
-        while not over.wait(numbers.uniform(2, 5)):
-            victims = sorted(dict(pids).keys() - spared)
-            if victims and counts["done"] >= 2 * counts["kills"]:
-                victim = numbers.choice(victims)
-                spared.add(victim)
-                with suppress(ProcessLookupError, KeyError):
-                    os.kill(pids.pop(victim), signal.SIGKILL)
-                    counts["kills"] += 1
+        victims = sorted(pids.keys() - spared)
+        if victims and counts["epochs"] >= 8 * (counts["kills"] + 1):
+            victim = numbers.choice(victims)
+            spared.add(victim)
+            with suppress(ProcessLookupError):
+                os.kill(pids.pop(victim), signal.SIGKILL)
+                counts["kills"] += 1
 
-    killer = threading.Thread(target=kill)
-    killer.start()
     try:
         with connected(num_cpus=2):
             return execute(soak_of_real_trials(), root, on_event, "harness.trial:run_trial")
     finally:
-        over.set()
-        killer.join()
         counts["seconds"] = round(time.monotonic() - began)
         (root / "soak.json").write_text(json.dumps({**counts, "pids": launched}))
 

@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_stops_the_run_until_there_is_space(moment: str, ti
 def test_a_soak_under_random_kills_leaves_every_row_once_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SOAK_TRIALS short trials (16 by default) while a random worker is killed every few seconds."""
+    """SOAK_TRIALS short trials (16 by default) while a random worker is killed again and again."""
     monkeypatch.setenv("RUN_MARK", str(tmp_path))  # every process of the run inherits it
     specs = fake_driver.soak_of_real_trials()
     outcome = outcome_of(start_driver("soak", tmp_path), timeout=3600)
