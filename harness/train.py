@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.linf import Ascent, Forward, ascend, normal_start, uniform_start
+from harness.attacks.linf import Ascent, Forward, ascend, gradient_sign, normal_start, uniform_start
 from harness.averaging import WeightAverage
 from harness.data.augment import augmented
 from harness.engine import evaluation_forward, frozen, training_forward, update_precision
@@ -206,6 +206,7 @@ class Trainer:
                 eps=eps,
                 step_size=step_size,
                 steps=self.training.attack_steps,
+                direction=adversary.direction or gradient_sign,
                 labels=labels,
                 count_correct=self.method.weight_policy.count_correct,
                 stop_points=self.method.margin_policy.stop_points,

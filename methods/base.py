@@ -38,10 +38,11 @@ class Adversary:
     """What the training attack maximises, and how.
 
     objective(student_logits, target): per-sample value (B,) to maximise; `target` is what `target()` returned, or the
-    logits of
-        `teacher` at the current point (with gradient) where that is set (AdaAD).
-    start: "normal" (x + 0.001 N(0,1), sheet 1.1 KL-0.001) or "uniform" (inside the eps ball). recomputes_target: the
-    released script evaluates `target` anew in every step (same values, more work); only the plain engine does.
+        logits of `teacher` at the current point (with gradient) where that is set (AdaAD).
+    start: "normal" (x + 0.001 N(0, 1)) or "uniform" (inside the eps ball). recomputes_target: the released script
+        evaluates `target` anew in every step (same values, more work); only the plain engine does.
+    direction(gradient, memory): where to step, and what to remember of it for the next step (at first None), such as
+        a momentum; None is the gradient's sign.
     """
 
     objective: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -49,6 +50,7 @@ class Adversary:
     target: Callable[[], torch.Tensor] | None = None
     recomputes_target: bool = False
     teacher: str | None = None
+    direction: Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]] | None = None
 
 
 @dataclass(frozen=True)

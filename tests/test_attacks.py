@@ -21,6 +21,7 @@ from harness.attacks import (
     stage_names,
 )
 from harness.attacks.evaluation import (
+    DIRECTIONS,
     attack_chunk,
     cross_entropy,
     decide,
@@ -111,9 +112,35 @@ def test_dropping_broken_images_changes_nothing(name: str) -> None:
     assert 0 < (found == labels).sum() < (clean == labels).sum()
 
 
-def plain_any_iterate(network, x: Tensor, labels: Tensor, clean: Tensor, start: Tensor, cw: bool) -> Tensor:
+def momentum(gradient: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """MI-FGSM with a decay of 1: the sign of the sum of all gradients so far, each of length one."""
+    unit = gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
+    memory = unit if memory is None else memory + unit
+    return memory.sign(), memory
+
+
+def test_what_an_attack_remembers_goes_with_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DIRECTIONS, "momentum", momentum)
+    x, labels = curved_problem(400)
+    network, settings = curved_network(), AscentSettings(direction="momentum")
+    clean, eps = network(x).argmax(1), 0.025
+    noise = draw_noise(x, settings, generator(7))
+    found, without = (
+        attack_chunk(network, x, labels, clean, each, eps=eps, noise=lambda restart: noise, batch_size=13)
+        for each in (settings, AscentSettings())
+    )
+    start = start_point(x, noise, settings, eps)
+    expected = plain_any_iterate(network, x, labels, clean, start, cw=False, eps=eps, decay=1.0)
+    assert torch.equal(found, expected)
+    assert 0 < (found == labels).sum() < (clean == labels).sum()
+    assert not torch.equal(found, without)  # of other steps
+
+
+def plain_any_iterate(
+    network, x: Tensor, labels: Tensor, clean: Tensor, start: Tensor, cw: bool, eps: float = EPS, decay: float = 0.0
+) -> Tensor:
     """The definition, with all images in one batch to the end: the first wrong one of 21 iterates decides."""
-    decision, point = clean.clone(), start
+    decision, point, kept = clean.clone(), start, torch.zeros_like(x)
     for step in range(21):
         point = point.detach().requires_grad_()
         logits = network(point)
@@ -125,7 +152,8 @@ def plain_any_iterate(network, x: Tensor, labels: Tensor, clean: Tensor, start: 
         others = logits - 1e9 * F.one_hot(labels, logits.shape[1])
         loss = (others.amax(1) - label_logit) if cw else (logits.logsumexp(1) - label_logit)
         gradient = torch.autograd.grad(loss.sum(), point)[0]
-        moved = x + (point.detach() + EPS / 4 * gradient.sign() - x).clamp(-EPS, EPS)
+        kept = decay * kept + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
+        moved = x + (point.detach() + eps / 4 * kept.sign() - x).clamp(-eps, eps)
         point = moved.clamp(0, 1)
     raise AssertionError
 

@@ -3,10 +3,12 @@ have a meaning."""
 
 from __future__ import annotations
 
+import itertools
 import random as random_state
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor
 import methods
 from harness.spec import TrainingSpec
 from harness.train import Trainer
-from methods.base import ADVERSARIAL, CLEAN, CLEAN_AGAIN, EpochEnd, HeldOut, Method, Step, View
+from methods.base import ADVERSARIAL, CLEAN, CLEAN_AGAIN, Adversary, EpochEnd, HeldOut, Method, Step, View
 from methods.policies.dafa import class_weights
 from methods.policies.faal import worst_distribution
 from methods.policies.frl import limited
@@ -543,7 +545,8 @@ def trained_once(entry: Any) -> TinyConv:
         "running_var": torch.ones(4),
     }
     network = TinyConv(state | {f"bn.{name}": value for name, value in norm.items()})
-    trainer = Trainer(network, made(entry), {}, TrainingSpec(epochs=10, lr=1e-3), eps=0.3, engine="plain")
+    method = entry if isinstance(entry, Method) else made(entry)
+    trainer = Trainer(network, method, {}, TrainingSpec(epochs=10, lr=1e-3), eps=0.3, engine="plain")
     trainer.begin_epoch()
     images = torch.rand(len(LABELS), 1, 4, 4, generator=torch.Generator().manual_seed(1))
     list(trainer.train_steps([(images, LABELS)], lambda start, x: random(7, *x.shape).float()))
@@ -579,6 +582,32 @@ def test_released_dafa_step_doubles_the_move() -> None:
     inside &= (single - once[-1]["images"]).abs().lt(0.29) & (double - once[-1]["images"]).abs().lt(0.29)
     assert inside.sum() > 5
     torch.testing.assert_close((double - start)[inside], 2 * (single - start)[inside])
+
+
+def test_an_attack_may_remember_its_earlier_steps() -> None:
+    """Kappa counts the iterates of an attack that steps along the sum of all gradients so far."""
+    seen: list[Tensor] = []
+
+    class Momentum(methods.METHODS["at"]):  # type: ignore[misc, name-defined]
+        def adversary(self, view: View) -> Adversary | None:
+            def direction(gradient: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+                seen.append(gradient.clone())
+                memory = gradient if memory is None else memory + gradient
+                return memory.sign(), memory
+
+            return replace(super().adversary(view), direction=direction)
+
+    plain = made({"method": "at", "weights": "kappa"})
+    *log, tail = trained_once(Momentum(vars(plain.settings), *plain.parts[1:], CLASSES)).log
+    points = [record["x"] for record in log if record["mode"] == "eval"]
+    clean = tail["images"]
+    low, high = (clean - 0.3).clamp(0, 1), (clean + 0.3).clamp(0, 1)
+    for k, (before, after) in enumerate(itertools.pairwise(points)):
+        expected = (before + 0.3 / 4 * sum(seen[: k + 1]).sign()).clamp(low, high)  # type: ignore[union-attr]
+        torch.testing.assert_close(after, expected)
+    right = sum((record["logits"].argmax(1) == LABELS).long() for record in log if record["mode"] == "eval")
+    counted = plain.weight_policy.sums["kappa"]
+    assert counted.total.tolist() == [int(right[c == LABELS].sum()) for c in range(CLASSES)]  # type: ignore[index]
 
 
 def test_third_forward_of_trades_reads_the_clean_images() -> None:

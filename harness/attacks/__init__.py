@@ -20,6 +20,7 @@ class AscentSettings:
     """One FGSM, PGD or CW attack. Pixels in [0, 1].
 
     objective: cross_entropy, or margin (largest other logit minus the label's, the CW form).
+    direction: by name in `harness.attacks.evaluation.DIRECTIONS`: sign (of the gradient).
     step_size: in pixels; None means `step_share` of eps.
     start: clean (the image), uniform (in the eps ball) or normal (image + 0.001 * standard normal noise, not clamped).
     clamp_start: whether a uniform start is clipped to [0, 1]; later iterates always are.
@@ -28,6 +29,7 @@ class AscentSettings:
     """
 
     objective: str = "cross_entropy"
+    direction: str = "sign"
     steps: int = 20
     step_size: float | None = None
     step_share: float = 0.25
@@ -167,7 +169,7 @@ def canonical_request(request: Mapping[str, Any], eps: float) -> dict[str, Any]:
     forms = []
     for each in ATTACKS.values():
         form = each.with_steps(wanted.steps)
-        if form.ascent and form.ascent.objective == wanted.objective:
+        if form.ascent and (form.ascent.objective, form.ascent.direction) == (wanted.objective, wanted.direction):
             forms.append({"name": form.name, **_differences(form.ascent, wanted, eps)})
     return min(forms, key=len)
 

@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attacks import AscentSettings
-from harness.attacks.linf import Forward, Objective, ascend, normal_start, uniform_start
+from harness.attacks.linf import (
+    Ascent,
+    Direction,
+    Forward,
+    Objective,
+    ascend,
+    gradient_sign,
+    normal_start,
+    uniform_start,
+)
 from harness.seeds import seeded
 
 NO_DECISION = -1
@@ -49,6 +58,7 @@ def margin(labels: Tensor) -> Objective:
 
 
 OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin}
+DIRECTIONS: dict[str, Direction] = {"sign": gradient_sign}
 
 
 def draw_noise(x: Tensor, settings: AscentSettings, generator: torch.Generator) -> Tensor:
@@ -81,8 +91,8 @@ def attack_from(
     """The decisive prediction (B,) of one run: on the first wrong iterate if every iterate counts, else on the last."""
     if settings.every_iterate:
         return _first_wrong(forward, x, labels, start, settings, eps)
-    objective, step = OBJECTIVES[settings.objective](labels), settings.step(eps)
-    point = ascend(forward, x, objective, start=start, eps=eps, step_size=step, steps=settings.steps).point
+    objective = OBJECTIVES[settings.objective](labels)
+    point = _climb(forward, x, objective, start, settings, eps, steps=settings.steps).point
     return predict(forward, point, len(point))
 
 
@@ -114,18 +124,20 @@ def attack_chunk(
 def _first_wrong(
     forward: Forward, x: Tensor, labels: Tensor, start: Tensor, settings: AscentSettings, eps: float
 ) -> Tensor:
-    """One step at a time, so that broken images leave the batch in between."""
+    """One step at a time, so that broken images leave the batch in between, and what is remembered of them with
+    them."""
     prediction = labels.clone()
     alive = torch.arange(len(labels), device=labels.device)
-    point = start
+    point, memory = start, None
     for step in range(settings.steps):
-        guess, point = _look_and_step(forward, x, labels, point, settings, eps)
+        guess, point, memory = _look_and_step(forward, x, labels, point, memory, settings, eps)
         if step == 0 and not settings.start_is_an_image:
             continue
         right = guess == labels
         if not right.all():
             prediction[alive] = guess
             alive, x, labels, point = alive[right], x[right], labels[right], point[right]
+            memory = None if memory is None else memory[right]
         if not len(alive):
             return prediction
     prediction[alive] = predict(forward, point, len(point))
@@ -133,9 +145,15 @@ def _first_wrong(
 
 
 def _look_and_step(
-    forward: Forward, x: Tensor, labels: Tensor, point: Tensor, settings: AscentSettings, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The predictions at `point`, and the point one step on: both from one forward."""
+    forward: Forward,
+    x: Tensor,
+    labels: Tensor,
+    point: Tensor,
+    memory: Tensor | None,
+    settings: AscentSettings,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The predictions at `point`, the point one step on, and what the attack then remembers: all from one forward."""
     guesses: list[Tensor] = []
     ascended = OBJECTIVES[settings.objective](labels)
 
@@ -143,5 +161,22 @@ def _look_and_step(
         guesses.append(decide(logits))
         return ascended(logits, point)
 
-    moved = ascend(forward, x, objective, start=point, eps=eps, step_size=settings.step(eps), steps=1).point
-    return guesses[0], moved
+    moved = _climb(forward, x, objective, point, settings, eps, steps=1, memory=memory)
+    return guesses[0], moved.point, moved.memory
+
+
+def _climb(
+    forward: Forward,
+    x: Tensor,
+    objective: Objective,
+    start: Tensor,
+    settings: AscentSettings,
+    eps: float,
+    *,
+    steps: int,
+    memory: Tensor | None = None,
+) -> Ascent:
+    direction, step = DIRECTIONS[settings.direction], settings.step(eps)
+    return ascend(
+        forward, x, objective, start=start, eps=eps, step_size=step, steps=steps, direction=direction, memory=memory
+    )

@@ -10,6 +10,14 @@ from torch import Tensor
 
 Forward = Callable[[Tensor], Tensor]
 Objective = Callable[[Tensor, Tensor], Tensor]
+# Where to step (B, C, H, W), from the gradient there (which may be overwritten) and what the last step remembered; and
+# what this one does: None, or a tensor with one row per image.
+Direction = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+def gradient_sign(gradient: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The direction of FGSM and PGD; it remembers nothing."""
+    return gradient.sign_(), memory
 
 
 @dataclass(frozen=True)
@@ -19,15 +27,16 @@ class Ascent:
     point: (B, C, H, W), the last iterate.
     correct_iterates: (B,) int64, how many of the iterates x_0 .. x_{steps-1} were classified right (the start counts,
         the last iterate does not).
-    last_correct, first_wrong: (B, C, H, W), BAT's two points (reference sheet 4.6): the last iterate before the first
-        error (the start, if that is already wrong), and one step beyond the first wrong iterate (the last iterate, if
-        none was wrong).
+    last_correct, first_wrong: (B, C, H, W), BAT's two points: the last iterate before the first error (the start,
+        if that is already wrong), and one step beyond the first wrong iterate (the last iterate, if none was wrong).
+    memory: (B, ...), what the direction remembers for a next step.
     """
 
     point: Tensor
     correct_iterates: Tensor | None = None
     last_correct: Tensor | None = None
     first_wrong: Tensor | None = None
+    memory: Tensor | None = None
 
 
 def uniform_start(x: Tensor, eps: float | Tensor, noise: Tensor, clamp: bool = True) -> Tensor:
@@ -50,16 +59,19 @@ def ascend(
     eps: float | Tensor,
     step_size: float | Tensor,
     steps: int,
+    direction: Direction = gradient_sign,
+    memory: Tensor | None = None,
     labels: Tensor | None = None,
     count_correct: bool = False,
     stop_points: bool = False,
     second_step: tuple[float, float] | None = None,
 ) -> Ascent:
-    """Sign-gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and [0, 1].
+    """Gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and [0, 1].
 
     forward: images (B, C, H, W) in [0, 1] to logits (B, K). Its mode and its parameters are the caller's affair; only
         the gradient with respect to the point is taken.
     eps, step_size: one number, or (B,) per sample. labels are needed by count_correct and stop_points only.
+    direction: from each gradient to the step, in units of step_size; memory: what it remembers of the steps before.
     second_step: radius and size of one more step along the same gradient in each iteration (released DAFA only).
     Every iterate after the start is projected onto the ball and clipped; a start outside [0, 1] is used as it is.
     """
@@ -74,13 +86,13 @@ def ascend(
             gradient = torch.autograd.grad(objective(logits, point).sum(), point)[0]
         point = point.detach()
         watch.before_step(point, logits.detach())
-        direction = gradient.sign_()
-        point = point + step * direction if watch.keeps_points else point.addcmul_(direction, step)
+        ahead, memory = direction(gradient, memory)
+        point = point + step * ahead if watch.keeps_points else point.addcmul_(ahead, step)
         point.clamp_(lower, upper)
         if second_step is not None:
-            point = (point + second_step[1] * direction).clamp_(x - second_step[0], x + second_step[0]).clamp_(0, 1)
+            point = (point + second_step[1] * ahead).clamp_(x - second_step[0], x + second_step[0]).clamp_(0, 1)
         watch.after_step(point)
-    return watch.result(point)
+    return watch.result(point, memory)
 
 
 class _Watch:
@@ -114,10 +126,10 @@ class _Watch:
             moved = _per_sample(self.just_wrong | self.alive, point)
             self.first_wrong = torch.where(moved, point, self.first_wrong)
 
-    def result(self, point: Tensor) -> Ascent:
+    def result(self, point: Tensor, memory: Tensor | None) -> Ascent:
         if self.keeps_points:
-            return Ascent(point, self.correct_iterates, self.last_correct, self.first_wrong)
-        return Ascent(point, self.correct_iterates)
+            return Ascent(point, self.correct_iterates, self.last_correct, self.first_wrong, memory)
+        return Ascent(point, self.correct_iterates, memory=memory)
 
 
 def _per_sample(value: float | Tensor, x: Tensor) -> Tensor:
