@@ -16,7 +16,7 @@ import methods
 from harness.attacks import attack_info, attack_place, canonical_request
 from harness.data import DATASETS, OWN, DatasetInfo
 from harness.data.folder import folder_sha256
-from harness.errors import InputError, unknown
+from harness.errors import InputError, one_of, unknown
 from harness.models import MODELS, resolve_params
 from harness.notation import number
 from harness.spec import (
@@ -31,13 +31,13 @@ from harness.spec import (
 
 Entry = str | dict[str, Any]
 
+MOST_SEEDS = 10_000
+
 
 def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:
     """A network from `cnn` or `{name: cnn, width: 16, normalization: dataset}`."""
     values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-    name = values.pop("name", None)
-    if name not in MODELS:
-        raise unknown(f"model in {where}", name, MODELS)
+    name = one_of(f"model in {where}", values.pop("name", None), MODELS)
     mean, std = _normalization(values.pop("normalization", "none"), where, dataset)
     values = {"name": name, "params": resolve_params(name, values), "mean": mean, "std": std}
     return read(NetworkSpec, values, f"{where}: normalization")
@@ -50,8 +50,7 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
     An augmentation that is the data set's own is null: however it is written, it is the same.
     """
     values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-    if values.get("name") not in DATASETS:
-        raise unknown("dataset", values.get("name"), DATASETS)
+    one_of("dataset", values.get("name"), DATASETS)
     values["augment"] = _augmentation(values.get("augment"), DATASETS[values["name"]])
     spec = read(DatasetSpec, values, "dataset")
     if (spec.name in OWN) != (spec.path is not None):
@@ -114,7 +113,8 @@ def evaluation_spec(
     """
     values = dict(values)
     images = values.pop("images", None)
-    entries = [_of_seed(entry, seed) for entry in values.pop("attacks", [])]
+    entries = [_of_seed(entry, seed) for entry in attack_entries(values)]
+    values.pop("attacks", None)
     attacks = [_attack(entry, images, eps, dataset) for entry in entries if entry is not None]
     if not attacks:
         raise InputError("evaluation: attacks must name at least one attack")
@@ -129,7 +129,15 @@ def evaluation_spec(
 
 def attack_names(values: Mapping[str, Any], eps: float, dataset: DatasetSpec) -> set[str]:
     """What the attacks of an evaluation block are called in the results, those of some seeds only included."""
-    return {_attack(_without_seeds(entry), None, eps, dataset).name for entry in values.get("attacks", [])}
+    return {_attack(_without_seeds(entry), None, eps, dataset).name for entry in attack_entries(values)}
+
+
+def attack_entries(values: Mapping[str, Any]) -> list[Entry]:
+    """The attacks as an evaluation block lists them; InputError for what is no list of names and mappings."""
+    entries = values.get("attacks", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, (str, Mapping)) for entry in entries):
+        raise InputError(f"evaluation: attacks must be a list such as [clean, pgd20], not {entries!r}")
+    return entries
 
 
 def _of_seed(entry: Entry, seed: int) -> Entry | None:
@@ -167,9 +175,11 @@ def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) 
 
 
 def seed_list(seeds: Any, where: str) -> list[int]:
-    """A list of seeds, whole numbers of at least 0; InputError for anything else."""
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise InputError(f"{where} must be a list of whole numbers of at least 0, not {seeds!r}")
+    """A list of seeds, whole numbers from 0 to 2^63 - 1; InputError for anything else."""
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
+        raise InputError(f"{where} must be a list of whole numbers of at least 0, below 2^63, not {seeds!r}")
+    if len(seeds) > MOST_SEEDS:
+        raise InputError(f"{where} lists {len(seeds):,} seeds; {MOST_SEEDS:,} are the most")
     return seeds
 
 
@@ -197,6 +207,13 @@ def training_spec(values: Mapping[str, Any], where: str = "training") -> Trainin
             start = _epoch(values[option]["start_epoch"], epochs, f"{where}: {option}: start_epoch")
             values[option] = {**values[option], "start_epoch": start}
     return read(TrainingSpec, values, where)
+
+
+def training_block(values: Any, where: str) -> Mapping[str, Any]:
+    """Training settings that stand over the suite's; InputError for what is no mapping."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} must be a mapping such as {{lr: 0.2}}, not {values!r}")
+    return values
 
 
 def epochs_of(training: Mapping[str, Any], where: str) -> int:

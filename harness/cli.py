@@ -561,14 +561,14 @@ def _teachers(planned: Any, store: Path | None) -> list[Any]:
 
 
 def _numbers(seeds: str | None) -> list[int]:
+    from harness.blocks import seed_list
+
     names = _names(seeds, "--seeds")
     try:
         numbers = [int(seed) for seed in names]
     except ValueError:
         raise InputError(f"--seeds must be whole numbers separated by commas, not '{seeds}'") from None
-    if any(number < 0 for number in numbers):
-        raise InputError(f"--seeds must be at least 0, not '{seeds}'")
-    return numbers
+    return seed_list(numbers, "--seeds") if numbers else []
 
 
 def _load_methods(plugins: list[str] | None) -> None:

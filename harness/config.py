@@ -8,27 +8,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from harness.blocks import Entry, own_data, read
+from harness.blocks import MOST_SEEDS, Entry, own_data, read
 from harness.data import OWN
 from harness.errors import InputError, unknown
 from harness.files import write_bytes
 from harness.notation import number, read_text, read_yaml
 from harness.provenance import processor_precision
-from harness.spec import CHECKPOINTS, Checkpoint, Resources
+from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, Record, Resources, Seed
 
 MACHINE = ("precision", "threads")  # what `auto` leaves to the machine
 
 CountThreads = Callable[["Suite"], int]
 
 
-class PrimaryComparison(BaseModel):
+class PrimaryComparison(Frozen):
     """A comparison of two variants that is registered before their results are known, on some metrics under one attack,
     by default the strongest. Part of no trial's identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: str
     against: str
@@ -39,20 +37,22 @@ class PrimaryComparison(BaseModel):
 def _one_component(name: str) -> str:
     if name != name.strip() or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
         raise PydanticCustomError("name", "must be one path component, since it names the suite's folder")
+    if len(name.encode()) > MOST_OF_A_NAME:
+        raise PydanticCustomError(
+            "name", f"must have at most {MOST_OF_A_NAME} bytes, since it names the suite's folder"
+        )
     return name
 
 
-class Suite(BaseModel):
+class Suite(Record):
     """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in
     `harness/suites`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, AfterValidator(_one_component)]
     description: str = ""
     dataset: Entry
     student: Entry | None = None
-    students: list[Entry] = []
+    students: list[Entry] = Field([])
     teacher: dict[str, Any] | None = None
     natural_teacher: dict[str, Any] | None = None
     init: dict[str, Any] | None = None
@@ -60,17 +60,17 @@ class Suite(BaseModel):
     norm: Literal["linf"] = "linf"
     training: dict[str, Any]
     methods: list[Entry] = Field(min_length=1)
-    seeds: list[int] = Field([0], min_length=1)
-    split_seed: int = 0
+    seeds: list[Seed] = Field([0], min_length=1, max_length=MOST_SEEDS)
+    split_seed: Seed = 0
     evaluation: dict[str, Any]
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     engine: Literal["fast", "plain"] = "fast"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     resources: Resources = Resources()
-    keep: list[Checkpoint] = list(CHECKPOINTS)
+    keep: list[Checkpoint] = Field(list(CHECKPOINTS))
     time_limit_hours: float | None = Field(None, gt=0)
     tune: dict[str, Any] | None = None
-    primary: list[PrimaryComparison] = []
+    primary: list[PrimaryComparison] = Field([])
 
 
 def suite_names() -> dict[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
+
+_LONGEST_NAME = 100  # characters that are compared with the valid names
 
 
 class InputError(ValueError):
@@ -17,13 +20,20 @@ class InfrastructureError(RuntimeError):
 def unknown(what: str, name: object, allowed: Iterable[str]) -> InputError:
     """An InputError for a name that is not in a list: the nearest valid names, or all of them where few are or none
     is near."""
-    names = sorted(allowed)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    names, name = sorted(allowed), str(name)[:_LONGEST_NAME]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if not near or len(names) <= 4:
         hint += f"allowed: {', '.join(names)}"
     hint = hint.strip()
     return InputError(f"unknown {what} '{name}': {hint}")
+
+
+def one_of(what: str, name: Any, allowed: Collection[str]) -> Any:
+    """The name, where it is text and among those allowed; else the InputError of `unknown`."""
+    if not isinstance(name, str) or name not in allowed:
+        raise unknown(what, name, allowed)
+    return name
 
 
 def named(what: str, names: Iterable[str], entries: Iterable[tuple[str, str]]) -> dict[int, None]:

@@ -28,6 +28,11 @@ USUALLY = (
     "join): weights load without a fault all the same"
 )
 
+OFTEN = (
+    "Look at --normalization, at how its own code scales, shifts or pads inputs, at the order of channels and classes, "
+    "and at its layers (pre-activation, where branches join)"
+)
+
 
 def evaluation_trial(
     checkpoint: Path,
@@ -52,15 +57,16 @@ def evaluation_trial(
     sha256 = file_sha256(str(checkpoint), "checkpoint")
     file = {"network": network, "file": str(checkpoint.absolute()), "sha256": sha256, "weights": weights}
     size = radius(eps, "--eps")
-    return TrialSpec(
-        role="evaluation",
-        variant=variant,
-        dataset=data,
-        student=network,
-        init=read(Source, file, "--weights"),
-        evaluation=evaluation_spec({"attacks": list(attacks), "images": images}, size, data, given=True),
-        eps=size,
-    )
+    values = {
+        "role": "evaluation",
+        "variant": variant,
+        "dataset": data,
+        "student": network,
+        "init": read(Source, file, "--weights"),
+        "evaluation": evaluation_spec({"attacks": list(attacks), "images": images}, size, data, given=True),
+        "eps": size,
+    }
+    return read(TrialSpec, values, "evaluate")
 
 
 def check_clean_accuracy(spec: TrialSpec, expected: float | None, root: Path | None) -> list[str]:
@@ -72,7 +78,7 @@ def check_clean_accuracy(spec: TrialSpec, expected: float | None, root: Path | N
     accuracy, images = _clean_accuracy(spec, root, every=expected is not None)
     said = f"clean accuracy: {accuracy:.2f} % on {images:,} test images"
     if expected is not None and abs(accuracy - expected) > ALLOWED:
-        raise InputError(f"{said}, not {expected:g} % as expected; nothing was stored. Usually it is {USUALLY}")
+        raise InputError(f"{said}, not {expected:g} % as expected; nothing was stored. {OFTEN}")
     return [said, f"If that is less than it should be: usually it is {USUALLY}."] if accuracy < LOW else [said]
 
 

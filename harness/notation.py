@@ -61,7 +61,7 @@ class _Reader(yaml.SafeLoader):
         return int(node.value)
 
     def real(self, node: yaml.ScalarNode) -> float:
-        if len(node.value) > _MOST_DIGITS or not math.isfinite(float(node.value)):
+        if len(node.value) > _MOST_DIGITS or not _is_computable(node.value):
             raise _refused(f"a number is beyond what can be computed with, or has over {_MOST_DIGITS} digits",
                            node.start_mark)  # fmt: skip
         return float(node.value)
@@ -107,11 +107,18 @@ def number(value: Any, where: str) -> float:
     """A finite number of at least 0, written as 0.1 or 1e-1 or as a fraction, 8/255. Raises InputError."""
     text = str(value)
     match = _NUMBER.fullmatch(text) if len(text) <= 2 * _MOST_DIGITS and not isinstance(value, bool) else None
-    result = math.nan if match is None else float(match[1]) / (float(match[2] or 1) or math.nan)
+    computable = match is not None and all(_is_computable(part) for part in match.groups("1"))
+    result = float(match[1]) / (float(match[2] or 1) or math.nan) if match and computable else math.nan
     if not math.isfinite(result) or result < 0:
         shown = text if len(text) <= _MOST_DIGITS else f"{text[:_MOST_DIGITS]}…"
         raise InputError(f"{where} must be a finite number of at least 0 or a fraction such as 8/255, not '{shown}'")
     return result
+
+
+def _is_computable(text: str) -> bool:
+    """Whether a decimal is neither beyond what a float holds nor a number that would become 0."""
+    value = float(text)
+    return math.isfinite(value) and (value != 0 or not re.match(r"[-+.0]*[1-9]", text))
 
 
 def _refused(reason: str, mark: Any) -> yaml.YAMLError:

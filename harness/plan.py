@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import methods
 from harness.blocks import (
     Entry,
+    attack_entries,
     attack_names,
     dataset_spec,
     epochs_of,
@@ -17,12 +18,13 @@ from harness.blocks import (
     radius,
     read,
     seed_list,
+    training_block,
     training_spec,
 )
 from harness.config import Suite
 from harness.data.splits import check_known_sizes, wants_second_split
 from harness.errors import InputError, named, unknown
-from harness.spec import NetworkSpec, Source, TrainingSpec, TrialSpec
+from harness.spec import MOST_OF_A_NAME, NetworkSpec, Source, TrainingSpec, TrialSpec
 
 
 def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[TrialSpec]:
@@ -38,6 +40,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     places = named("method or variant", only, [(entry.variant, entry.resolved["name"]) for entry in entries])
     _check_attack_seeds(suite, {seed for entry in entries for seed in entry.seeds} | set(seeds))
     chosen = [entries[place] for place in places] if only else entries
+    _check_blocks(suite)
     specs: dict[str, TrialSpec] = {}
     for network in _students(suite):
         for entry in chosen:
@@ -48,6 +51,15 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     for spec in {(spec.dataset, wants_second_split(spec)): spec for spec in specs.values()}.values():
         check_known_sizes(spec)
     return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
+
+
+def _check_blocks(suite: Suite) -> None:
+    """A slip in a block that no method of the plan needs is told all the same."""
+    for where in ("teacher", "natural_teacher", "init"):
+        known = [*_TEACHER_KEYS, *_FILE_KEYS, *(["seeds"] if where == "teacher" else [])]
+        for key in getattr(suite, where) or {}:
+            if key not in known:
+                raise unknown(f"key in {where}", key, known)
 
 
 def _students(suite: Suite) -> list[NetworkSpec]:
@@ -72,17 +84,13 @@ def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
     own: Any = values.pop("training", {})
     seeds = seed_list(values.pop("seeds", suite.seeds), f"methods: seeds of {name}")
     where = f"methods: training of {name}" if own else "training"
-    if not isinstance(own, Mapping):
-        raise InputError(f"{where} must be a mapping such as {{lr: 0.2}}, not {own!r}")
-    given = {**suite.training, **own}
+    given = {**suite.training, **training_block(own, where)}
     resolved = _resolved(values, epochs_of(given, where), "methods")
     training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, where)
     if variant is None:
         differs = [f"{key}={_short(value)}" for key, value in {**values, **own}.items() if key != "method"]
         variant = "-".join([resolved["name"], *differs])
-    if not isinstance(variant, str) or not variant.strip():
-        raise InputError(f"methods: variant of {name} must be a name, not {variant!r}")
-    return MethodEntry(variant, resolved, training, seeds)
+    return MethodEntry(_variant(variant, f"methods: variant of {name}"), resolved, training, seeds)
 
 
 def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
@@ -90,6 +98,12 @@ def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
         return methods.resolve(entry, epochs)
     except methods.SettingsError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _variant(name: Any, where: str) -> str:
+    if not isinstance(name, str) or not name.strip() or len(name) > MOST_OF_A_NAME:
+        raise InputError(f"{where} must be a name of at most {MOST_OF_A_NAME} characters, not {name!r}")
+    return name
 
 
 def _short(value: Any) -> str:
@@ -118,11 +132,12 @@ def _check_primary(suite: Suite, variants: list[str]) -> None:
 
 def _check_attack_seeds(suite: Suite, seeds: set[int]) -> None:
     """An attack for seeds that no method has would never run."""
-    for entry in suite.evaluation.get("attacks", []):
-        asked = entry.get("seeds") if isinstance(entry, Mapping) else None
+    for entry in attack_entries(suite.evaluation):
+        values = entry if isinstance(entry, Mapping) else {}
+        asked = values.get("seeds")
         for seed in asked if isinstance(asked, list) else []:
             if seed not in seeds:
-                raise unknown(f"seed of attack {entry.get('name')}", seed, {str(one) for one in seeds})
+                raise unknown(f"seed of attack {values.get('name')}", seed, {str(one) for one in seeds})
 
 
 def _by_teacher_seed(suite: Suite) -> list[Suite]:
@@ -180,16 +195,16 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
                 f"{where}: a file needs its sha256, so that every result names the network it came from; "
                 f"compute it with sha256sum {file}"
             )
-        variant = str(block.pop("variant", where))
+        variant = _variant(block.pop("variant", where), f"{where}: variant")
         known = {key: block.pop(key) for key in ("sha256", "weights") if key in block}
-        _check_keys(block, where, ["model", "file", "sha256", "weights", "variant"])
+        _check_keys(block, where, ["model", "variant", *_FILE_KEYS])
         source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **known}, where)
         return source, _trial(suite, "teacher", variant, network, None, None, 0, init=source)
-    variant = block.pop("variant", where)
+    variant = _variant(block.pop("variant", where), f"{where}: variant")
     entry = block.pop("method", "at")
-    training = {**suite.training, **block.pop("training", {})}
+    training = {**suite.training, **training_block(block.pop("training", {}), f"{where}: training")}
     seed = block.pop("seed", 0)
-    _check_keys(block, where, [*_TEACHER_KEYS, "file", "sha256"])
+    _check_keys(block, where, [*_TEACHER_KEYS, *_FILE_KEYS])
     resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where)
     if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
         raise InputError(
@@ -202,6 +217,7 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
 
 
 _TEACHER_KEYS = ("model", "method", "training", "seed", "variant")
+_FILE_KEYS = ("file", "sha256", "weights")
 
 
 def _check_keys(left: Mapping[str, Any], where: str, allowed: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.blocks import read
 from harness.config import Suite
-from harness.errors import InputError, unknown
+from harness.errors import InputError, one_of
 from harness.space import Values, split_entries
 from harness.spec import Frozen
 
@@ -71,8 +71,7 @@ def read_options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
 
 
 def _check(options: TuneOptions) -> None:
-    if options.metric not in METRICS:
-        raise unknown("metric", options.metric, METRICS)
+    one_of("metric", options.metric, METRICS)
     twice = {name for name in options.methods if options.methods.count(name) > 1}
     if twice:
         raise InputError(f"tune: methods: {min(twice)} is listed twice")

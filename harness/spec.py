@@ -11,7 +11,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 # Raised by hand when a change alters results on purpose: old rows then belong to other trials and are never mixed
 # with new ones.
@@ -20,6 +21,9 @@ NUMERICS_VERSION = 2
 Role = Literal["teacher", "student", "evaluation"]
 Checkpoint = Literal["best_validation", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
+MOST_OF_A_NAME = 200  # characters
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as wide as the columns of the tables
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,34 @@ class _Aside:
 ASIDE = _Aside()
 
 
-class Frozen(BaseModel):
-    """A read-only record that refuses unknown keys. Fields added from now on are marked `Introduced` or `ASIDE`."""
+def plain(value: Any, annotation: Any) -> Any:
+    """The value of a field as it came, for pydantic to go on with; refused are text that UTF-8 cannot write, and true
+    or false for a number, which pydantic would take for 1 and 0."""
+    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        raise PydanticCustomError("text", "must be text in UTF-8")
+    kinds = {annotation, *get_args(annotation)}
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    numbers = [value, *inside] if get_origin(annotation) in (list, tuple, dict) and Any not in kinds else [value]
+    if bool not in kinds and any(isinstance(each, bool) for each in numbers):
+        raise PydanticCustomError("number", "must not be true or false")
+    return value
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+class Record(BaseModel):
+    """Refuses unknown keys, and values as `plain` does."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        return plain(value, cls.model_fields[str(info.field_name)].annotation)
+
+
+class Frozen(Record):
+    """A read-only record. Fields added from now on are marked `Introduced` or `ASIDE`."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 class AugmentSpec(Frozen):
@@ -204,7 +232,7 @@ class TrialSpec(Frozen):
     """
 
     role: Role
-    variant: Annotated[str, ASIDE]
+    variant: Annotated[str, ASIDE] = Field(min_length=1, max_length=MOST_OF_A_NAME)
     dataset: DatasetSpec
     student: NetworkSpec
     teachers: dict[str, Source] = {}
@@ -215,8 +243,8 @@ class TrialSpec(Frozen):
     evaluation: EvaluationSpec
     eps: float = Field(ge=0, lt=1)
     norm: Literal["linf"] = "linf"
-    seed: int = Field(0, ge=0)
-    split_seed: int = Field(0, ge=0)
+    seed: Seed = 0
+    split_seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     engine: Literal["fast", "plain"] = "fast"
     threads: int = Field(1, ge=1)

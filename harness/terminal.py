@@ -17,7 +17,9 @@ from rich.segment import Segment
 
 from harness.errors import InputError
 from harness.files import check_writable
-from harness.report.escape import ascii_letters, visible
+from harness.report.escape import ascii_letters, one_line, visible
+
+_LONGEST_LINE, _BEGINNING = 280, 180  # characters of a message, and of it before what is left out
 
 
 class Terminal(Console):
@@ -62,9 +64,18 @@ def leave(code: int) -> NoReturn:
 
 
 def tell(message: str) -> None:
-    """One line on standard error, if anybody can still read it."""
+    """One line on standard error, if anybody can still read it, with the middle left out of what is too long."""
     with suppress(OSError):
-        err.print(" ".join(message.split()), soft_wrap=True)
+        err.print(shortened(one_line(message)), soft_wrap=True)
+
+
+def shortened(line: str) -> str:
+    """At most 280 characters of a line, as the terminal's encoding has them: how it begins and how it ends, where the
+    reason and what is allowed stand."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    with suppress(LookupError, UnicodeError):
+        line = line.encode(encoding, "ascii_form").decode(encoding)
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_BEGINNING]} ... {line[_BEGINNING + 5 - _LONGEST_LINE :]}"
 
 
 def refuse(message: str) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from methods import plugins
 from methods.base import LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
-from methods.settings import SettingsError, introduced, read_settings, unknown_name
+from methods.settings import SettingsError, introduced, read_settings, registered, unknown_name
 
 KINDS: dict[str, type[Part]] = {"labels": LabelPolicy, "weights": WeightPolicy, "margins": MarginPolicy}
 METHODS: dict[str, type[Method]] = {}
@@ -48,10 +48,8 @@ def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
     meaning refused. Left out are settings that stand as they were introduced (`completed`). Raises SettingsError.
     """
     given = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
-    name = given.pop("method", None)
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    cls = METHODS[name]
+    cls: type[Method] = registered("method", given.pop("method", None), METHODS)
+    name = cls.name
     policies = {kind: _policy_entry(kind, given.pop(kind, None), getattr(cls, kind)) for kind in KINDS}
     own = {key: given.pop(key) for key in list(given) if key in _fields(cls)}
     _route_flat_keys(name, given, policies)
@@ -124,8 +122,7 @@ def _policy_entry(kind: str, entry: Any, preset: str | Mapping[str, Any]) -> dic
         return preset
     entry = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     name = entry.setdefault("name", preset["name"])
-    if name not in POLICIES[kind]:
-        raise unknown_name(f"{kind} policy", name, POLICIES[kind])
+    registered(f"{kind} policy", name, POLICIES[kind])
     return (preset if name == preset["name"] else {}) | entry
 
 

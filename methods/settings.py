@@ -38,12 +38,19 @@ def setting(
 
 def unknown_name(what: str, name: object, allowed: Iterable[str]) -> SettingsError:
     """An error for a name that is not in the list, with the nearest ones."""
-    names = sorted(allowed)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    names, name = sorted(allowed), str(name)[:100]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return SettingsError(
         f"unknown {what} '{name}': "
         + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(names)}")
     )
+
+
+def registered(what: str, name: Any, table: Mapping[str, Any]) -> Any:
+    """What a table has under a name; the error of `unknown_name` where the name is no text or not in it."""
+    if not isinstance(name, str) or name not in table:
+        raise unknown_name(what, name, table)
+    return table[name]
 
 
 def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from harness.errors import InputError, unknown
+from harness.errors import InputError, one_of, unknown
 
 AUTOATTACK_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 STARTS = ("clean", "uniform", "normal")
@@ -200,8 +200,8 @@ def _overridden(info: AttackInfo, request: Mapping[str, Any]) -> AscentSettings:
     for key in ("steps", "restarts"):
         if key in changes and (type(changes[key]) is not int or changes[key] < 1):
             raise InputError(f"attack {info.name}: {key} must be a whole number from 1, not {changes[key]!r}")
-    if "start" in changes and changes["start"] not in STARTS:
-        raise unknown(f"start of attack {info.name}", changes["start"], STARTS)
+    if "start" in changes:
+        one_of(f"start of attack {info.name}", changes["start"], STARTS)
     for key in ("clamp_start", "every_iterate"):
         if not isinstance(changes.get(key, True), bool):
             raise InputError(f"attack {info.name}: {key} must be true or false, not {changes[key]!r}")

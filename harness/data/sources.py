@@ -22,7 +22,7 @@ from harness.data.folder import folder_sha256, list_images
 from harness.data.pictures import decode
 from harness.data.readers import SOURCES
 from harness.data.splits import stratified_subset
-from harness.errors import InputError, unknown
+from harness.errors import InputError, one_of
 
 Split = Literal["train", "test"]
 
@@ -71,8 +71,7 @@ def load(
     of each class as test images where the folder has no test/. InputError if the data is missing (where it looked, how
     to get it), damaged, or not what `npz` and `folder` ask for.
     """
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
+    one_of("data set", name, DATASETS)
     if split not in ("train", "test"):
         raise ValueError(f"split must be train or test, not {split!r}")
     if (name in OWN) != (path is not None):

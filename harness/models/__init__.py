@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.errors import InputError, unknown
+from harness.errors import InputError, one_of, unknown
+
+_LARGEST = 1024  # of a width or a depth: sixteen times the widest in use
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ MODELS: dict[str, ModelInfo] = {info.name: info for info in _ALL}
 def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | bool]:
     """The settings of a network, the given ones over the defaults, without those that stand as they were introduced.
     InputError for a wrong name, type or range."""
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
+    one_of("model", name, MODELS)
     resolved = dict(MODELS[name].params)
     for key, value in params.items():
         if key not in resolved:
@@ -62,6 +63,6 @@ def _checked(name: str, key: str, value: object, wants_bool: bool) -> int | bool
         if not isinstance(value, bool):
             raise InputError(f"model {name}: {key} must be true or false, not {value!r}")
         return value
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"model {name}: {key} must be a whole number of at least 1, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
+        raise InputError(f"model {name}: {key} must be a whole number of at least 1, {_LARGEST} at most, not {value!r}")
     return value

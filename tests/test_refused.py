@@ -1,0 +1,115 @@
+"""Bad input ends the command in one short line and exit code 2, before anything is written: one table of inputs for
+each kind, through the command itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from tests.small import suite_file
+
+NINES = "9" * 5000
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Gives a command line to the command, in an empty folder; its one line on standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        monkeypatch.setattr("sys.argv", ["run-bench", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+        assert (end.value.code, told.out) == (2, ""), told.err
+        assert told.err.startswith("error: ")
+        assert told.err.count("\n") == 1
+        assert len(told.err) < 300
+        assert sorted(tmp_path.rglob("*")) == before
+        return told.err
+
+    return run
+
+
+@pytest.fixture
+def refused_suite(refused, tmp_path):
+    """The same for a suite with `--set` options or changed keys."""
+
+    def run(*overrides: str, options: tuple[str, ...] = ("--dry-run",), **changes: Any) -> str:
+        path = suite_file(tmp_path, **changes)
+        return refused("run", path, *options, *(word for each in overrides for word in ("--set", each)))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        # names that are no text
+        ("dataset={name: [digits]}", "unknown dataset"), ("dataset.name=[[1]]", "unknown dataset"),
+        ("dataset.name={a: 1}", "unknown dataset"), ("student={name: [cnn]}", "unknown model in student"),
+        ("student.name={a: 1}", "unknown model in student"), ("teacher.model=[cnn]", "unknown model in teacher"),
+        ("teacher.model={name: {a: 1}}", "unknown model in teacher"), ("teacher.method=[at]", "unknown method"),
+        ("methods=[[at]]", "methods"), ("methods=[{method: [at]}]", "unknown method"),
+        ("methods=[{method: absld, weights: {name: [kappa]}}]", "unknown weights policy"),
+        ("evaluation.attacks=[[clean]]", "attacks must be a list"),
+        ("evaluation.attacks=[{name: [clean]}]", "unknown attack"),
+        ("evaluation.attacks=[{name: pgd3, start: [uniform]}]", "start"),
+        # blocks of another kind
+        ("teacher.training=null", "teacher: training must be a mapping"),
+        ("teacher.training=8/0", "teacher: training must be a mapping"),
+        ("methods=[{method: at, training: [1]}]", "must be a mapping"),
+        ("evaluation.attacks=-1", "attacks must be a list"), ("evaluation.attacks=null", "attacks must be a list"),
+        ("evaluation.attacks=true", "attacks must be a list"), ("evaluation.attacks=clean", "attacks must be a list"),
+        ("init={a: 1}", "unknown key in init"), ("natural_teacher={models: cnn}", "did you mean model"),
+        ("teacher={modell: cnn}", "did you mean model"),
+        # true and false for numbers, and numbers that no float holds
+        ("training.lr=true", "must not be true or false"), ("training.attack_steps=true", "must not be true or false"),
+        ("dataset.imbalance=true", "must not be true or false"), ("threads=true", "must not be true or false"),
+        ("dataset.augment={crop: true}", "must not be true or false"), ("split_seed=true", "must not be true"),
+        ("seeds=[true]", "must not be true or false"), ("resources={custom: {a: true}}", "must not be true or false"),
+        ("evaluation.chunk_size=true", "must not be true or false"), ("time_limit_hours=true", "must not be true"),
+        ("eps=1e-400", "beyond what can be computed with"), ("training.lr=1e-400", "beyond what can be"),
+        ("eps='1e-400'", "must be a finite number"),
+        # numbers and texts of any length
+        ("eps=1e99999999", "beyond"), (f"eps={NINES}", "64 bits"), (f"eps=1/{NINES}", "must be a finite number"),
+        (f"training.epochs={NINES}/{NINES}", "training: epochs must be"), (f"training.milestones=[{NINES}]", "64 bits"),
+        (f"dataset={'x' * 5000}", "allowed: cifar10"), (f"student.width=[{'x,' * 500}]", "model cnn: width"),
+        (f"name={'x' * 300}", "at most 200"), (f"teacher.variant={'x' * 300}", "at most 200"),
+        (f"methods=[{{method: at, variant: {'x' * 300}}}]", "at most 200"), ("eps=" + "[" * 3000, "one another"),
+        ("student.width=1000000000", "1024 at most"), ("student={name: wrn, depth: 100000000004}", "1024 at most"),
+        # seeds beyond 63 bits, lists of very many
+        ("seeds=[9223372036854775808]", "64 bits"), ("split_seed=-1", "greater than or equal to 0"),
+        ("teacher.seed=9223372036854775808", "64 bits"), (f"seeds=[{'1,' * 15_000}2]", "at most 10000"),
+        (f"methods=[{{method: at, seeds: [{'1,' * 15_000}2]}}]", "10,000 are the most"),
+        # text that cannot be written down
+        ('dataset.title="\\ud800"', "UTF-8"),
+        ('teacher.variant="\\ud800"', "UTF-8"), ('description="\\udfff"', "UTF-8"),
+        ('methods=[{method: at, variant: "\\ud800"}]', "UTF-8"), ("teacher.variant=''", "teacher: variant must be"),
+        ("methods=[{method: at, variant: ' '}]", "variant of at must be"), ("teacher.variant=[a]", "variant must be"),
+    ],
+    ids=lambda text: text[:40],
+)  # fmt: skip
+def test_what_a_suite_cannot_mean(refused_suite, override, says):
+    assert says in refused_suite(override)
+
+
+def test_seeds_of_the_command(refused, tmp_path):
+    path = suite_file(tmp_path)
+    for seeds, says in {
+        "9223372036854775808": "2^63",
+        NINES: "--seeds must be",
+        "1,-1": "at least 0",
+        "a": "whole numbers",
+        ",".join(["1"] * 15_000): "10,000 are the most",
+    }.items():
+        assert says in refused("run", path, "--dry-run", "--seeds", seeds)
+
+
+def test_what_stands_at_both_ends_of_a_long_message_is_told(refused):
+    told = refused("run", "quickstart", "--dry-run", "--set", f"training.epochs={'é‮' * 4000}")
+    assert told.startswith("error: training: epochs must be a whole number of at least 1, not 'é\\u202eé")
+    assert told.endswith("é\\u202e'\n")
