@@ -15,7 +15,9 @@ from pydantic import BaseModel, ValidationError
 import methods
 from harness.attacks import attack_info, attack_place, canonical_request
 from harness.data import DATASETS, OWN, DatasetInfo
+from harness.data.counts import class_counts
 from harness.data.folder import folder_sha256
+from harness.data.splits import most_train_images
 from harness.errors import InputError, one_of, unknown
 from harness.models import MODELS, resolve_params
 from harness.notation import number
@@ -27,6 +29,7 @@ from harness.spec import (
     EvaluationSpec,
     NetworkSpec,
     TrainingSpec,
+    WeightAverageSpec,
 )
 
 Entry = str | dict[str, Any]
@@ -61,16 +64,25 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
         raise InputError(
             f"dataset: sha256 must be 64 hexadecimal digits, as sha256sum prints them, not '{spec.sha256}'"
         )
-    if spec.test_images is not None and spec.test_images == sum(DATASETS[spec.name].test_counts or ()):
-        spec = spec.model_copy(update={"test_images": None})  # all of them
     if spec.imbalance == 1:  # as they are
         spec = spec.model_copy(update={"imbalance": None})
     if spec.resize is not None and spec.name != "folder":
         raise InputError(f"dataset: 'resize' goes with 'name: folder', not with {spec.name}")
-    if spec.path is None or spec.sha256:
+    if spec.path is not None and not spec.sha256:
+        placed = own_data(values, Path())
+        spec = spec.model_copy(update={name: placed[name] for name in ("path", "sha256")})
+    return _whole_where_all(spec)
+
+
+def _whole_where_all(spec: DatasetSpec) -> DatasetSpec:
+    """A subset of all images is none: null, where the images are known."""
+    counts = class_counts(spec)
+    if counts is None:
         return spec
-    placed = own_data(values, Path())
-    return spec.model_copy(update={name: placed[name] for name in ("path", "sha256")})
+    everything = {"test_images": int(counts.test.sum())}
+    if spec.train_images is not None:
+        everything["train_images"] = most_train_images(counts.train, spec.imbalance)
+    return spec.model_copy(update={key: None for key, all_of in everything.items() if getattr(spec, key) == all_of})
 
 
 def _augmentation(values: Any, facts: DatasetInfo) -> Any:
@@ -124,7 +136,8 @@ def evaluation_spec(
     for first, second in pairwise(attacks):
         if first.name == second.name:
             raise InputError(f"evaluation: attacks: {_twice(first, second)}; each attack can be listed once")
-    return read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
+    spec = read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
+    return spec.model_copy(update={"batch_size": min(spec.batch_size, spec.chunk_size)})  # a batch is within a chunk
 
 
 def attack_names(values: Mapping[str, Any], eps: float, dataset: DatasetSpec) -> set[str]:
@@ -168,7 +181,8 @@ def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) 
     classes, images = DATASETS[dataset.name].num_classes, request.images
     if images is not None and classes is not None and images < classes:
         raise InputError(f"{where}: images must be at least {classes}, one of each class, not {images}")
-    there = dataset.test_images or sum(DATASETS[dataset.name].test_counts or ())
+    counts = class_counts(dataset)
+    there = dataset.test_images or (int(counts.test.sum()) if counts else None)
     if images is not None and there and images >= there:
         images = None
     return AttackRequest(images=images, checkpoints=checkpoints, **canonical_request(request.overrides, eps))
@@ -190,8 +204,11 @@ def _twice(first: AttackRequest, second: AttackRequest) -> str:
     return f"{first.name} is asked for twice" + (f", with {', '.join(differs)}" if differs else "")
 
 
-def training_spec(values: Mapping[str, Any], where: str = "training") -> TrainingSpec:
-    """The training block; milestones and start epochs below 1 are fractions of training."""
+def training_spec(values: Mapping[str, Any], eps: float, where: str = "training") -> TrainingSpec:
+    """The training block; milestones and start epochs below 1 are fractions of training.
+
+    However it is written: the same training at this eps makes the same specification.
+    """
     values = dict(values)
     epochs = epochs_of(values, where)
     if values.get("step_size") is not None:
@@ -206,7 +223,34 @@ def training_spec(values: Mapping[str, Any], where: str = "training") -> Trainin
         if isinstance(values.get(option), Mapping) and "start_epoch" in values[option]:
             start = _epoch(values[option]["start_epoch"], epochs, f"{where}: {option}: start_epoch")
             values[option] = {**values[option], "start_epoch": start}
-    return read(TrainingSpec, values, where)
+    spec = read(TrainingSpec, values, where)
+    if spec.nesterov and not spec.momentum:
+        raise InputError(f"{where}: nesterov needs a momentum above 0")
+    return spec.model_copy(update={**_schedule(spec), **_options(spec), **_own_step(spec, eps)})
+
+
+def _schedule(spec: TrainingSpec) -> dict[str, Any]:
+    """The milestones that change the rate, in order; without one there is no decay. `restart` decays once, so it is
+    `cumulative` with the first milestone only."""
+    reached = tuple(sorted(point for point in spec.milestones if point < spec.epochs)) if spec.decay < 1 else ()
+    reached = reached[:1] if spec.decay_rule == "restart" else reached
+    default = {key: TrainingSpec.model_fields[key].default for key in ("decay", "decay_rule")}
+    return {"milestones": reached, **default, **({"decay": spec.decay} if reached else {})}
+
+
+def _options(spec: TrainingSpec) -> dict[str, Any]:
+    """Without what would start after the last epoch; EMA has no threshold."""
+    average, perturbation = spec.weight_average, spec.weight_perturbation
+    if average is not None and average.kind == "ema":  # fawa holds images out, whether it ever takes a network or not
+        average = average.model_copy(update={"threshold": WeightAverageSpec.model_fields["threshold"].default})
+        average = average if average.start_epoch < spec.epochs else None
+    if perturbation is not None and perturbation.start_epoch >= spec.epochs:
+        perturbation = None
+    return {"weight_average": average, "weight_perturbation": perturbation}
+
+
+def _own_step(spec: TrainingSpec, eps: float) -> dict[str, Any]:
+    return {"step_size": None if spec.step_size == eps / 4 else spec.step_size}
 
 
 def training_block(values: Any, where: str) -> Mapping[str, Any]:
@@ -296,7 +340,7 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
                 f"{where}: normalization: mean and std need one number a channel ({channels}), deviations above 0, "
                 f"not {value!r}"
             )
-        return mean, std
+        return (None, None) if set(mean) == {0} and set(std) == {1} else (mean, std)  # inputs as they are
     raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")
 
 

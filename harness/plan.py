@@ -22,7 +22,8 @@ from harness.blocks import (
     training_spec,
 )
 from harness.config import Suite
-from harness.data.splits import check_known_sizes, wants_second_split
+from harness.data.counts import class_counts
+from harness.data.splits import check_sizes, wants_second_split
 from harness.errors import InputError, named, unknown
 from harness.spec import MOST_OF_A_NAME, NetworkSpec, Source, TrainingSpec, TrialSpec
 
@@ -48,8 +49,10 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
                 for one in _by_teacher_seed(suite):
                     for spec in _student_and_sources(one, network, entry, seed):
                         specs.setdefault(spec.trial_id, spec)
-    for spec in {(spec.dataset, wants_second_split(spec)): spec for spec in specs.values()}.values():
-        check_known_sizes(spec)
+    asked = {(spec.dataset, wants_second_split(spec), spec.evaluation): spec for spec in specs.values()}
+    for spec in asked.values():
+        if counts := class_counts(spec.dataset):
+            check_sizes(spec, *counts)
     return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
 
 
@@ -86,7 +89,7 @@ def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
     where = f"methods: training of {name}" if own else "training"
     given = {**suite.training, **training_block(own, where)}
     resolved = _resolved(values, epochs_of(given, where), "methods")
-    training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, where)
+    training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, _eps(suite), where)
     if variant is None:
         differs = [f"{key}={_short(value)}" for key, value in {**values, **own}.items() if key != "method"]
         variant = "-".join([resolved["name"], *differs])
@@ -212,7 +215,8 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
             f"such as at, trades or natural"
         )
     training = {**methods.METHODS[resolved["name"]].training, **training}
-    trial = _trial(suite, "teacher", variant, network, resolved, training_spec(training, f"{where}: training"), seed)
+    read_training = training_spec(training, _eps(suite), f"{where}: training")
+    trial = _trial(suite, "teacher", variant, network, resolved, read_training, seed)
     return Source(network=network, trial=trial.trial_id, training=trial.training_id, seed=seed), trial
 
 
@@ -238,7 +242,7 @@ def _trial(
     teachers: dict[str, Source] | None = None,
     init: Source | None = None,
 ) -> TrialSpec:
-    dataset, eps = dataset_spec(suite.dataset), radius(suite.eps, f"suite {suite.name}: eps")
+    dataset, eps = dataset_spec(suite.dataset), _eps(suite)
     return read(
         TrialSpec,
         {
@@ -264,3 +268,7 @@ def _trial(
         },
         f"suite {suite.name}",
     )
+
+
+def _eps(suite: Suite) -> float:
+    return radius(suite.eps, f"suite {suite.name}: eps")

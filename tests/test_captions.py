@@ -51,6 +51,55 @@ def test_rows_that_were_trained_otherwise_are_named():
     assert "Arithmetic of training: float32, fast engine, but absld bfloat16, plain engine." in text
 
 
+def changed(spec: TrialSpec, part: str, **changes) -> TrialSpec:
+    values = spec.model_dump()
+    return TrialSpec.model_validate({**values, part: {**values[part], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("dataset", {"imbalance": 0.1}, "dataset.imbalance: none, but absld 0.1."),
+        (
+            "dataset",
+            {"augment": {"crop": 0, "flip": True}},
+            "dataset.augment: (crop 2, flip true, pad zero), but absld (crop 0, flip true, pad zero).",
+        ),
+        ("dataset", {"test_images": 500}, "dataset.test_images: none, but absld 500."),
+        ("training", {"lr": 0.05}, "training.lr: 0.1, but absld 0.05."),
+        ("training", {"step_size": 0.02}, "training.step_size: none, but absld 0.02."),
+        ("training", {"milestones": (5, 8)}, "training.milestones: [], but absld [5, 8]."),
+        (
+            "training",
+            {"weight_average": {"kind": "fawa"}},
+            "training.weight_average: none, but absld (kind fawa, decay 0.85, threshold 0.2, start_epoch 0).",
+        ),
+        ("student", {"mean": (0.5,), "std": (0.25,)}, "student.mean: none, but absld [0.5]."),
+        ("evaluation", {"chunk_size": 250}, "evaluation.chunk_size: 500, but absld 250."),
+    ],
+)
+def test_whatever_else_rows_were_trained_with_is_named_where_they_differ(part, changes, said):
+    usual = [trial_spec(name, 0) for name in ("at", "rslad", "trades")]
+    text = sentences(board_of([*usual, changed(trial_spec("absld", 0), part, **changes)]))
+    assert said in text
+    assert text.count(f"{part}.") == 1 + ("mean" in changes), "of what rows share nothing is said"
+    assert f"{part}." not in sentences(board_of([*usual, trial_spec("absld", 0)]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"), [("split_seed", 3, "0, but absld 3"), ("threads", 2, "1, but absld 2")]
+)
+def test_rows_of_another_split_or_number_of_threads_are_named(key, value, said):
+    other = trial_spec("absld", 0).model_copy(update={key: value})
+    assert f"{key}: {said}." in sentences(board_of([trial_spec("at", 0), trial_spec("rslad", 0), other]))
+
+
+def test_a_key_that_specifications_get_later_is_named_too(monkeypatch):
+    board = board_of([trial_spec("at", 0), trial_spec("rslad", 0), trial_spec("trades", 0)])
+    board.specs[2] = board.specs[2].replace('"batch_size":128', '"batch_size":128,"warm_up":3')
+    assert "training.warm_up: none, but trades 3." in sentences(board)
+
+
 def test_rows_that_were_attacked_otherwise_are_named():
     first, second = trial_spec("at", 0, attacks=("pgd20",)), trial_spec("rslad", 0, attacks=("pgd20",))
     (request,) = second.evaluation.attacks

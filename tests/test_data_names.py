@@ -49,6 +49,14 @@ def test_a_set_resized_two_ways_is_two_sets():
     assert list(read_results(frames).rows["dataset"]) == [f"pets 1a2b3c4d ({size} pixels)" for size in (32, 64)]
 
 
+def test_a_folder_whose_test_images_another_seed_drew_is_another_set():
+    frames, _ = stored(*[DatasetSpec(name="folder", path="a/pets", sha256=FIRST)] * 2)
+    assert list(read_results(frames).rows["dataset"]) == ["pets 1a2b3c4d"]
+    trials = frames.tables["trials"]
+    trials.loc[1, "spec"] = trials.loc[1, "spec"].replace('"split_seed":0', '"split_seed":1')
+    assert list(read_results(frames).rows["dataset"]) == [f"pets 1a2b3c4d (split seed {seed})" for seed in (0, 1)]
+
+
 def test_one_content_has_one_name_wherever_it_lay_and_whatever_it_was_called():
     frames, specs = stored(own(FIRST), own(FIRST, "elsewhere/copy.npz"), own(FIRST, title="Mine"))
     assert list(read_results(frames).rows["dataset"]) == ["Mine"]

@@ -166,6 +166,8 @@ def canonical_request(request: Mapping[str, Any], eps: float) -> dict[str, Any]:
     wanted = _overridden(info, request)
     if wanted.start != "uniform":  # nothing else is clamped
         wanted = replace(wanted, clamp_start=AscentSettings.clamp_start)
+    if wanted.start == "clean":  # from one start, one path
+        wanted = replace(wanted, restarts=AscentSettings.restarts)
     forms = []
     for each in ATTACKS.values():
         form = each.with_steps(wanted.steps)

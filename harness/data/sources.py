@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.data import DATASETS, OWN, decoded
 from harness.data.arrays import read_npz
+from harness.data.counts import FOLDER_TEST_SHARE
 from harness.data.decoded import Arrays, data_root
 from harness.data.folder import folder_sha256, list_images
 from harness.data.pictures import decode
@@ -28,7 +29,6 @@ Split = Literal["train", "test"]
 
 _DIGITS_TEST_IMAGES = 450  # a quarter of 1,797
 _DIGITS_TEST_SEED = 0
-FOLDER_TEST_SHARE = 6  # one image in so many is a test image where a folder has no test/
 # What readers and decompressors raise on files that are not what they claim to be.
 _DAMAGE = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError, OSError, zlib.error)
 

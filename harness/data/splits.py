@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import methods
-from harness.data import DATASETS
 from harness.errors import InputError
 from harness.spec import TrialSpec
 
@@ -57,29 +56,29 @@ def split_sizes(
     whole = np.asarray(counts, dtype=np.int64)
     validation = _held_out_size(whole)
     rest = _long_tail(whole - validation, imbalance)
-    chosen = rest if train_images is None else _subset_sizes(rest, train_images, "train_images")
+    chosen = rest if train_images is None else subset_sizes(rest, train_images, "train_images")
     held_out = _held_out_size(chosen) if second else np.zeros_like(chosen)
     if second and (held_out < _FEWEST)[chosen > 0].any():
         raise ValueError(_too_few(rest, chosen))
     return Sizes(chosen - held_out, validation, held_out)
 
 
-def check_known_sizes(spec: TrialSpec) -> None:
-    """InputError where a trial asks for images that a data set of known class counts does not have, or for too few."""
-    facts, asked = DATASETS[spec.dataset.name], spec.dataset
-    if facts.train_counts is None or facts.test_counts is None:
-        return
+def most_train_images(counts: ArrayLike, imbalance: float | None = None) -> int:
+    """How many images there are to train on, beside validation, from the images of each class in the whole set (C,)."""
+    return int(split_sizes(counts, imbalance=imbalance).train.sum())
+
+
+def check_sizes(spec: TrialSpec, train: np.ndarray, test: np.ndarray) -> None:
+    """InputError where a trial asks for images that its data set does not have, or for too few. train, test: images of
+    each class in the whole of both (C,)."""
+    asked = spec.dataset
     try:
-        split_sizes(
-            facts.train_counts,
-            train_images=asked.train_images,
-            second=wants_second_split(spec),
-            imbalance=asked.imbalance,
-        )
+        split_sizes(train, train_images=asked.train_images, second=wants_second_split(spec), imbalance=asked.imbalance)
         if asked.test_images is not None:
-            _subset_sizes(np.asarray(facts.test_counts), asked.test_images, "test_images")
+            test = subset_sizes(test, asked.test_images, "test_images")
     except ValueError as error:
         raise InputError(f"dataset {asked.name}: {error}") from error
+    check_attacked(spec, test)
 
 
 def check_attacked(spec: TrialSpec, test: ArrayLike) -> None:
@@ -131,7 +130,7 @@ def stratified_subset(labels: Tensor, count: int, seed: int) -> Tensor:
     classes present or more than the images.
     """
     values = labels.cpu().numpy()
-    return _tensor(np.flatnonzero(_drawn(values, _subset_sizes(np.bincount(values), count), "subset", seed)))
+    return _tensor(np.flatnonzero(_drawn(values, subset_sizes(np.bincount(values), count), "subset", seed)))
 
 
 def _long_tail(counts: np.ndarray, imbalance: float | None) -> np.ndarray:
@@ -160,12 +159,13 @@ def _too_few(rest: np.ndarray, chosen: np.ndarray) -> str:
     if fewest < _FEWEST_CHOSEN:
         return reason
     needed = min(-(-_FEWEST_CHOSEN * int(rest.sum()) // fewest), int(rest.sum()))
-    while (_subset_sizes(rest, needed - 1) >= _FEWEST_CHOSEN)[rest > 0].all():  # rounding may be kind
+    while (subset_sizes(rest, needed - 1) >= _FEWEST_CHOSEN)[rest > 0].all():  # rounding may be kind
         needed -= 1
     return f"{reason}: train_images must be at least {needed}"
 
 
-def _subset_sizes(counts: np.ndarray, count: int, what: str = "a stratified subset") -> np.ndarray:
+def subset_sizes(counts: np.ndarray, count: int, what: str = "a stratified subset") -> np.ndarray:
+    """How many images of each class (C,) a stratified subset of `count` has. ValueError as `stratified_subset`."""
     present = int((counts > 0).sum())
     if not present <= count <= counts.sum():
         raise ValueError(f"{what} must be {present} to {counts.sum()} images, at least one of each class, not {count}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,9 @@ from harness.report.families import TOO_FEW_SEEDS
 from harness.report.grid import change_text
 from harness.report.intervals import METRICS
 from harness.report.leaderboard import Leaderboard
-from harness.report.results import read_spec, records
+from harness.report.results import records
 from harness.report.selection import RULES
+from harness.report.trained import MOST_NAMED, by_row, trained
 from harness.statistics import FEWEST_SEEDS, FEWEST_TEACHERS
 
 FAILED = "could not be drawn"  # of a figure
@@ -44,7 +45,7 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     part = board.of(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
     sentences = [f"{setting_title(setting)}.", _seeds(part.rows), f"Checkpoint {RULES.get(checkpoint, checkpoint)}."]
-    sentences += _training(part)
+    sentences += trained(part)
     sentences.append("Avg. and Worst: mean and smallest of the class-wise accuracies, in percent.")
     sentences.append("NSD: population standard deviation over classes divided by their mean, lower is fairer.")
     sentences += _attacks(part, scores)
@@ -60,7 +61,7 @@ def otherwise(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     """Those sentences that name rows trained or attacked otherwise, or attacks of other seeds than the rows'."""
     part = board.of(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
-    return [text for text in [*_training(part), *_attacks(part, scores)] if ", but " in text or ", over seeds " in text]
+    return [text for text in [*trained(part), *_attacks(part, scores)] if ", but " in text or ", over seeds " in text]
 
 
 def _ranked(board: Leaderboard, scores: pd.DataFrame) -> str:
@@ -120,56 +121,7 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _training(board: Leaderboard) -> list[str]:
-    """What students were trained with, and by name those that were trained otherwise."""
-    specs = _specs(board)
-    return [
-        text
-        for what, of in _TRAINING.items()
-        if (text := _by_row(board, {row: of(spec) for row, spec in specs.items()}, what))
-    ]
-
-
-def _specs(board: Leaderboard) -> dict[int, dict[str, Any]]:
-    """By row of a trained student, the specification of one of its trials."""
-    roles = board.rows["role"]
-    specs = {row: read_spec(text) for row, text in board.specs.items() if roles[row] == "student"}
-    return {row: spec for row, spec in specs.items() if spec.get("training")}
-
-
-def _by_row(board: Leaderboard, values: Mapping[int, str], what: str) -> str:
-    """A sentence with the value that most rows share and, by name, the rows with others."""
-    counts = pd.Series(values, dtype=object).value_counts()
-    if counts.empty:
-        return ""
-    usual = str(counts.index[0])
-    others: dict[str, list[str]] = {}
-    for row, value in values.items():
-        if value != usual:
-            others.setdefault(value, []).append(str(board.rows.loc[row, "variant"]))
-    listed = [f"{_names(names)} {value}" for value, names in others.items()]
-    return f"{what} {usual}" + (f", but {'; '.join(listed)}" if listed else "") + "."
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= MOST_NAMED else f"{', '.join(names[:3])} and {len(names) - 3} more"
-
-
-def _budget(spec: Mapping[str, Any]) -> str:
-    images = (spec.get("dataset") or {}).get("train_images")
-    return f"{spec['training']['epochs']} epochs on {f'a subset of {images:,}' if images else 'all training'} images"
-
-
-# What decides how a network was trained, as a caption says it.
-_TRAINING: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "Trained for": _budget,
-    "Attack in training:": lambda spec: f"{spec['training'].get('attack_steps', 10)} steps",
-    "Arithmetic of training:": lambda spec: f"{spec.get('precision', 'float32')}, {spec.get('engine', 'fast')} engine",
-}
-
-
 ONE_SEED = "differences between seeds are not in these numbers"
-MOST_NAMED = 8  # rows whose seeds a caption lists by name
 
 
 def _mean_over(seeds: str) -> str:
@@ -233,7 +185,7 @@ def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:
         part = scores[scores["attack"] == name]
         did = {row: _did(name, board.requests.get(row, {}).get(name, {}), int(classes))
                for row, classes in zip(part["row"], part["classes"].fillna(0), strict=True)}  # fmt: skip
-        said = _by_row(board, {row: text for row, text in did.items() if text}, f"{attack_title(name)}:").rstrip(".")
+        said = by_row(board, {row: text for row, text in did.items() if text}, f"{attack_title(name)}:").rstrip(".")
         parts = [said or f"{attack_title(name)}:", images_text(part), _over_seeds(board, part)]
         sentences.append(", ".join(part for part in parts if part).replace(":,", ":") + ".")
     return sentences
@@ -245,7 +197,7 @@ def _over_seeds(board: Leaderboard, scores: pd.DataFrame) -> str:
     over = {row: str(seeds) for row, seeds in zip(scores["row"], scores["seed_list"], strict=True) if row in own}
     if all(seeds == own[row] for row, seeds in over.items()):
         return ""
-    return _by_row(board, over, "over seeds").rstrip(".")
+    return by_row(board, over, "over seeds").rstrip(".")
 
 
 def images_text(scores: pd.DataFrame) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import named, unknown
+from harness.report.data_names import dataset_names, read_spec
 from harness.report.seeds import Network, common_networks
 from harness.spec import canonical
 
@@ -145,7 +145,7 @@ def read_results(
     absent = {key: names.get(key, "?") for key in trial_ids or () if key not in stored}
     called = [names.get(key, str(own)) for key, own in zip(trials["trial_id"], trials["variant"], strict=True)]
     place = {key: place for place, key in enumerate(trial_ids or ())}
-    content = _dataset_names(trials, datasets or {})
+    content = dataset_names(trials, datasets or {})
     trials = trials.assign(variant=called, called=called, dataset=content, place=trials["trial_id"].map(place))
     trials = _told_apart(trials.assign(teacher_seed=_teacher_seeds(trials, stand_ins)), stand_ins)
     rows = _rows(trials)
@@ -273,46 +273,6 @@ def _rows(trials: pd.DataFrame) -> pd.DataFrame:
     return keyed.drop_duplicates(ROW)[[*ROW, "method", "teacher"]].reset_index(drop=True)
 
 
-def _dataset_names(trials: pd.DataFrame, called: Mapping[str, str]) -> pd.Series:
-    """The name of each trial's data set, one for one content: as `called`, else as the trial that finished last has it.
-
-    Contents of one name are told apart by how their hashes begin, results of older numerics versions by these.
-    """
-    known = [_content(read_spec(text)) for text in trials["spec"]]
-    facts = pd.DataFrame({
-        "content": [text or str(name) for text, name in zip(known, trials["dataset"], strict=True)],
-        "asked": trials["trial_id"].isin(list(called)),
-        "finished": trials["finished"].astype(str),
-        "name": [called.get(key, own) for key, own in zip(trials["trial_id"], trials["dataset"], strict=True)],
-    })  # fmt: skip
-    names = dict(facts.sort_values(["asked", "finished"], kind="stable")[["content", "name"]].to_numpy())
-    several = {name for name, count in Counter(names.values()).items() if count > 1}
-    names |= {content: f"{name} ({_mark(content, name)})" for content, name in names.items() if name in several}
-    return facts["content"].map(names) + _version_marks(trials["numerics_version"])
-
-
-def _version_marks(versions: pd.Series) -> pd.Series:
-    """What sets rows of older numerics versions apart from the newest one's, under headings of their own."""
-    newest = versions.max()
-    return versions.map(lambda version: f" (numerics version {version:g})" if version < newest else "")
-
-
-def _content(spec: Mapping[str, Any]) -> str | None:
-    """What decides the images of a specification's data set, as text."""
-    dataset = spec.get("dataset") or {}
-    return json.dumps([dataset.get(name) for name in ("name", "sha256", "resize")]) if dataset else None
-
-
-def _mark(content: str, name: str) -> str:
-    """What tells a content from others of its name."""
-    try:
-        kind, sha256, resize = json.loads(content)
-    except ValueError:
-        return content
-    beginning = (sha256 or kind)[:8]
-    return ", ".join([beginning] * (beginning not in name) + [f"{resize} pixels"] * bool(resize)) or kind
-
-
 def _told_apart(trials: pd.DataFrame, stand_ins: Mapping[str, tuple[str, int]]) -> pd.DataFrame:
     """Trials of one name whose settings differ in more than the seed, or their teacher's, get names of their own.
 
@@ -341,15 +301,6 @@ def _told_apart(trials: pd.DataFrame, stand_ins: Mapping[str, tuple[str, int]]) 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame as dicts by column name."""
     return [{str(key): value for key, value in line.items()} for line in frame.to_dict("records")]
-
-
-def read_spec(text: Any) -> dict[str, Any]:
-    """The specification in the `spec` column; empty where there is none."""
-    try:
-        spec = json.loads(text)
-    except (TypeError, ValueError):
-        return {}
-    return spec if isinstance(spec, dict) else {}
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
