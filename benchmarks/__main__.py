@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness.memory import keep_freed_memory
+from harness.engine.process import keep_freed_memory
 
 WIDE = 200  # columns of a table in a file
 NAMES = ("train_step", "compiled", "teacher_logits", "evaluate", "autoattack", "calibration", "sweep", "report")

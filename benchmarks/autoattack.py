@@ -15,11 +15,11 @@ from benchmarks import plain_forms
 from benchmarks.evaluate import Counted, agreement
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from benchmarks.robust import Robust, robust_student
-from harness.attacks import AUTOATTACK_STAGES
-from harness.attacks.auto import Effort, attack_stage
-from harness.attacks.evaluation import predict
+from harness.attacks.autoattack import Effort, attack_stage
+from harness.attacks.pgd import predict
+from harness.attacks.registry import AUTOATTACK_STAGES
 from harness.data.augment import to_float
-from harness.engine import evaluation_forward, frozen
+from harness.engine.forwards import evaluation_forward, frozen
 
 BATCH = 250  # pyautoattack's own default
 EFFORTS = {

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import seconds
+from harness.api import plan_suite
 from harness.calibration import Calibration
-from harness.run import plan_suite
+from harness.running.worker import torch_threads
 from harness.spec import TrialSpec
-from harness.store import Store
+from harness.store.store import Store
 from harness.trial import run_trial
-from harness.worker import torch_threads
 
 VARIANTS = ("at", "rslad", "absld")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import in_turn, seconds
 from benchmarks.train_step import CASES
-from harness.engine import FoldedTwin, training_forward
+from harness.engine.forwards import FoldedTwin, training_forward
 from harness.models.build import build
 
 DTYPE = torch.bfloat16

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from harness import metrics
-from harness.comparison import average_difference_bounds, holm
-from harness.metrics import Floats
-from harness.multiple_comparisons import ERROR, compare_family, detectable, residual_spread
-from harness.nsd import nsd_difference_bounds
-from harness.pairing import Paired
-from harness.statistics import Interval, crossed_interval, seed_interval, worst_interval
-from harness.worst_class import worst_difference_bounds
+from harness.statistics import metrics
+from harness.statistics.comparison import average_difference_bounds, holm
+from harness.statistics.intervals import Interval, crossed_interval, seed_interval, worst_interval
+from harness.statistics.metrics import Floats
+from harness.statistics.multiple_comparisons import ERROR, compare_family, detectable, residual_spread
+from harness.statistics.nsd_interval import nsd_difference_bounds
+from harness.statistics.pairing import Paired
+from harness.statistics.worst_class import worst_difference_bounds
 
 TABLES = 2000
 ROWS = Path(__file__).with_suffix(".json")

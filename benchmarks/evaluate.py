@@ -16,10 +16,10 @@ from torch import Tensor
 from benchmarks import plain_forms
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from benchmarks.robust import Robust, robust_student
-from harness.attacks import ascent_settings
+from harness.attacks.registry import ascent_settings
 from harness.data.augment import to_float
-from harness.engine import evaluation_forward, frozen
-from harness.evaluate import evaluate_attack
+from harness.engine.forwards import evaluation_forward, frozen
+from harness.evaluation.chunk import evaluate_attack
 
 ATTACKS = ("pgd20", "cw20")
 IMAGES = 1000

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from harness.compaction import publish
-from harness.provenance import trial_columns
-from harness.run import Planned, plan_suite
-from harness.store import Store
-from harness.tables import TABLES, reading_schema, trial_row
+from harness.api import Planned, plan_suite
+from harness.store.compaction import publish
+from harness.store.provenance import trial_columns
+from harness.store.store import Store
+from harness.store.tables import TABLES, reading_schema, trial_row
 
 ATTACKS = ("clean", "fgsm", "pgd20", "cw20", "aa_short", "aa_standard")
 CHECKPOINTS = ("best_validation", "last")

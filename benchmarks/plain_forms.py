@@ -10,9 +10,9 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from harness.attacks import AscentSettings
-from harness.attacks.auto import Effort
-from harness.attacks.evaluation import OBJECTIVES, seeded_noise
+from harness.attacks.autoattack import Effort
+from harness.attacks.pgd import OBJECTIVES, seeded_noise
+from harness.attacks.registry import AscentSettings
 
 BATCH = 128  # of the scripts; about the fastest for this form on a CPU
 

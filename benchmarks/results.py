@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.__main__ import text
-from harness.provenance import bfloat16_units, git_commit, processor, versions
+from harness.store.provenance import bfloat16_units, git_commit, processor, versions
 
 FOLDER = Path(__file__).parent
 PLOT = "growth.svg"

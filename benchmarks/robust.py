@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import methods
-from harness.data import DATASETS
+from harness.data.registry import DATASETS
 from harness.data.sources import load
 from harness.data.splits import stratified_subset
 from harness.errors import InputError
 from harness.models.build import build
-from harness.provenance import processor_precision
 from harness.spec import NUMERICS_VERSION, AugmentSpec, TrainingSpec
-from harness.train import EpochBatches, Trainer
+from harness.store.provenance import processor_precision
+from harness.training.trainer import EpochBatches, Trainer
 
 
 @dataclass(frozen=True)

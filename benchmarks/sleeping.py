@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.provenance import trial_columns
 from harness.spec import TrialSpec
-from harness.store import Store
+from harness.store.provenance import trial_columns
+from harness.store.store import Store
 
 EPOCHS, CLASSES, IMAGES = 5, 10, 1000
 ATTACKS = ("clean", "fgsm", "pgd20", "cw20", "aa_short")

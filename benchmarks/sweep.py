@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from benchmarks.measure import Pair, run_python
-from harness.run import plan_suite
-from harness.scheduler import Options, run
-from harness.store import Store
+from harness.api import plan_suite
+from harness.running.run import Options, run
+from harness.store.store import Store
 
 TRIALS_A_CORE = 4
 EPOCHS = 25
@@ -74,8 +74,8 @@ def _write_suite(folder: Path, trials: int, epochs: int) -> Path:
 def _run_suite(suite: Path, store: Path, flags: list[str]) -> float:
     """Wall seconds of a run in a process of its own, from its start to the last row; without a report."""
     code = (
-        "import sys; from pathlib import Path; from harness.run import run_suite;"
-        "from harness.scheduler import Options;"
+        "import sys; from pathlib import Path; from harness.api import run_suite;"
+        "from harness.running.run import Options;"
         "serial = sys.argv[3] == '--serial';"
         "outcome = run_suite(sys.argv[1], results=Path(sys.argv[2]),"
         " options=Options(serial=serial, workers=None if serial else int(sys.argv[4])));"

@@ -1,5 +1,5 @@
 """Training steps of six distillation methods with one seed: each asking its teacher, against sharing the teacher's
-logits (`harness.teacher_logits`). The teacher is made as wide as it takes to cost a quarter of a student's step, the
+logits (`harness.training.teacher_logits`). The teacher is made as wide as it takes to cost a quarter of a student's step, the
 ratio of WRN-34-10 to ResNet-18."""
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import nn
 
 import methods
 from benchmarks.measure import in_turn, seconds
-from harness.engine import evaluation_forward
+from harness.engine.forwards import evaluation_forward
 from harness.models.build import build
 from harness.spec import AugmentSpec, TrainingSpec
-from harness.teacher_logits import SharedLogits
-from harness.train import EpochBatches, Trainer
+from harness.training.teacher_logits import SharedLogits
+from harness.training.trainer import EpochBatches, Trainer
 
 METHODS = ("ard", "rslad", "absld", "absld_reweight", "fair_ard", "fair_rslad")
 SHARE, BATCH, STEPS, EPS = 0.25, 64, 6, 0.1

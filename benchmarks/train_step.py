@@ -19,11 +19,11 @@ import torch
 
 import methods
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
-from harness.engine import DTYPES
+from harness.engine.forwards import DTYPES
 from harness.models.build import build
-from harness.provenance import processor_precision
 from harness.spec import TrainingSpec
-from harness.train import Trainer
+from harness.store.provenance import processor_precision
+from harness.training.trainer import Trainer
 
 # model, parameters, image shape, batch, teacher parameters: the two networks of the targets
 CASES: tuple[tuple[str, dict[str, int], tuple[int, int, int], int, dict[str, int]], ...] = (
@@ -58,7 +58,7 @@ def rows(rounds: int, precisions: Sequence[str], device: torch.device, instructi
 
 def _rows_without_units(rounds: int) -> Rows:
     code = (
-        "import json, sys, torch; from harness.memory import keep_freed_memory; from benchmarks import train_step;"
+        "import json, sys, torch; from harness.engine.process import keep_freed_memory; from benchmarks import train_step;"
         "torch.set_num_threads(int(sys.argv[1])); keep_freed_memory(); train_step.CASES = json.loads(sys.argv[2]);"
         "found = train_step.rows(int(sys.argv[3]), ['float32'], torch.device('cpu'), sys.argv[4]);"
         "print(json.dumps(found))"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.run import load_results, run_suite
+    from harness.api import load_results, run_suite
     from harness.trial import run_trial
 
 __all__ = ["load_results", "run_suite", "run_trial"]
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return run_trial
     if name in ("load_results", "run_suite"):
-        from harness import run
+        from harness import api
 
-        return getattr(run, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'harness' has no attribute '{name}'")

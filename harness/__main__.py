@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> None:
-    """See `harness.cli.main`."""
+    """See `harness.cli.commands.main`."""
     try:
-        from harness.cli import main as command
+        from harness.cli.commands import main as command
 
         command()
     except KeyboardInterrupt:

@@ -22,22 +22,22 @@ import torch
 from torch import Tensor
 
 import methods
-from harness.attacks import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
-from harness.attacks.auto import STANDARD, Effort, attack_stage
-from harness.attacks.evaluation import attack_chunk, predict, seeded_noise
-from harness.attacks.linf import Forward
+from harness.attacks.ascent import Forward
+from harness.attacks.autoattack import STANDARD, Effort, attack_stage
+from harness.attacks.pgd import attack_chunk, predict, seeded_noise
+from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
 from harness.data.augment import to_float
 from harness.data.splits import wants_second_split
-from harness.engine import evaluation_forward, exact_float32
+from harness.engine.forwards import evaluation_forward, exact_float32
+from harness.engine.process import keep_freed_memory
 from harness.errors import InputError
 from harness.inputs import Data, new_network, read_data
-from harness.memory import keep_freed_memory
+from harness.running.worker import torch_threads
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrialSpec
-from harness.store import Store
-from harness.train import EpochBatches, Trainer
-from harness.validation import correct_under_pgd, held_out_statistics
-from harness.worker import torch_threads
+from harness.store.store import Store
+from harness.training.trainer import EpochBatches, Trainer
+from harness.training.validation import correct_under_pgd, held_out_statistics
 
 CLEAN, ROBUST = 0.85, 0.65  # shares of the test images that are right before an attack and after it
 MEASURE_S, FEWEST, MOST = 1.5, 3, 12  # seconds of batches to measure, and how many batches at least and at most

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.data import DATASETS, OWN
+from harness.data.registry import DATASETS, OWN
 from harness.data.remarks import remarks
 from harness.data.sources import load
 from harness.data.splits import check_attacked, split, stratified_subset, wants_second_split

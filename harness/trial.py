@@ -15,19 +15,19 @@ import pandas as pd
 import torch
 
 import methods
-from harness import metrics
-from harness.attacks.evaluation import NO_DECISION
+from harness.attacks.pgd import NO_DECISION
 from harness.data.splits import wants_second_split
-from harness.engine import exact_float32
+from harness.engine.forwards import exact_float32
+from harness.engine.process import keep_freed_memory
 from harness.errors import InfrastructureError
+from harness.evaluation.evaluate import SharedEvaluation
 from harness.inputs import Data, read_data, training_folder
-from harness.memory import keep_freed_memory
-from harness.provenance import joined, origin, training_columns, trial_columns
-from harness.shared_evaluation import SharedEvaluation
 from harness.spec import TrialSpec
-from harness.store import Store
-from harness.training import is_whole, peak_memory_mb, read_history, train
-from harness.validation import few_held_out
+from harness.statistics import metrics
+from harness.store.provenance import joined, origin, training_columns, trial_columns
+from harness.store.store import Store
+from harness.training.train import is_whole, peak_memory_mb, read_history, train
+from harness.training.validation import few_held_out
 
 Event = dict[str, Any]
 _NOT_TRAINED: dict[str, Any] = {
@@ -100,7 +100,7 @@ def assist(
     """Help a trial that is in its evaluation, in another process: compute pieces of it until none is left.
 
     Yields `assisted` events with the number of pieces `left`. The trial finds what was computed in its working folder,
-    and needs none of it: see `harness.shared_evaluation`.
+    and needs none of it: see `harness.evaluation.evaluate`.
     """
     device = _prepared(spec)
     data = read_data(spec.dataset, spec.split_seed, device, second=False, root=data_root, download=download)

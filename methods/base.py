@@ -74,7 +74,7 @@ class Step:
     """What is known of a batch after the attack and the forwards.
 
     student[forward]: logits (B, C) with gradient, one per name in `Method.forwards`; teacher["name:clean"],
-    teacher["name:adversarial"]: logits without gradient; correct_iterates (B,): see `harness.attacks.linf.Ascent`;
+    teacher["name:adversarial"]: logits without gradient; correct_iterates (B,): see `harness.attacks.ascent.Ascent`;
     epoch counts from 0; generator(purpose): random numbers, see `no_generator`.
     """
 

@@ -14,7 +14,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray with 4 logical CPUs and 2 GPUs that do not exist; trials that sleep can be scheduled on both."""
-    from harness.scheduler import connected
+    from harness.running.run import connected
 
     with connected(num_cpus=4, num_gpus=2, resources={"licence": 1}):
         yield

@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import fake_trials as fake
-from small import small_specs, suite_file
 
-from harness import scheduler
-from harness.config import load_suite
-from harness.plan import plan
-from harness.scheduler import Options, Outcome, connected, run
+from harness.running import run as scheduler
+from harness.running.run import Options, Outcome, connected, run
 from harness.spec import TrialSpec
-from harness.store import Store
+from harness.store.store import Store
+from harness.suites.plan import plan
+from harness.suites.suite import load_suite
+from tests.small import small_specs, suite_file
 
 Event = dict[str, Any]
 

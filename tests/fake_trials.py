@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import write_bytes
-from harness.provenance import trial_columns
 from harness.spec import DatasetSpec, EvaluationSpec, NetworkSpec, Resources, Source, TrainingSpec, TrialSpec
+from harness.store.provenance import trial_columns
 
 HANGS_S = 600.0  # longer than any machine takes to notice and end a hanging trial
 POLICIES = {"labels": {"name": "hard"}, "weights": {"name": "none"}, "margins": {"name": "none"}}
@@ -99,7 +99,7 @@ def run(
 
 def commit(spec: TrialSpec, store_root: Path, starts: int) -> None:
     """Stores the trial as done. A quiet trial leaves that out: importing pandas takes longer than it sleeps."""
-    from harness.store import Store
+    from harness.store.store import Store
 
     Store(store_root).commit({**trial_columns(spec), "status": "done", "attempts": starts})
 

@@ -14,8 +14,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from harness.spec import TrialSpec
-from harness.store import Store
-from harness.tables import TABLES
+from harness.store.store import Store
+from harness.store.tables import TABLES
 
 TIMES = [
     "train_s", "eval_s", "train_cpu_s", "eval_cpu_s", "seconds", "peak_memory_mb", "attempts", "started", "finished",
@@ -84,7 +84,7 @@ def assists_slowly(
     mark = store_root / f".assistant-{os.getpid()}"
     with suppress(FileNotFoundError):
         (store_root / ".kill").unlink()  # one of them can
-        import harness.shared_evaluation as shared
+        import harness.evaluation.evaluate as shared
 
         def die(*arguments: Any) -> None:
             mark.touch()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import yaml
 
-from harness.config import load_suite
-from harness.plan import plan
 from harness.spec import TrialSpec
+from harness.suites.plan import plan
+from harness.suites.suite import load_suite
 from harness.trial import run_trial
 
 SUITE: dict[str, Any] = {

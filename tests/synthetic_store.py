@@ -21,8 +21,8 @@ from harness.spec import (
     TrainingSpec,
     TrialSpec,
 )
-from harness.store import Store
-from harness.tables import TABLES, categories
+from harness.store.store import Store
+from harness.store.tables import TABLES, categories
 
 CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

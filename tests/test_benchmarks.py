@@ -29,10 +29,11 @@ from benchmarks import (
 from benchmarks.evaluate import agreement
 from benchmarks.many_trials import many_trials, suite_file
 from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_python
-from harness.attacks.auto import Effort
+from harness.api import plan_suite
+from harness.attacks.autoattack import Effort
+from harness.cli.listings import trial_states
 from harness.report.write import write_report
-from harness.run import plan_suite
-from harness.show import trial_states
+from harness.store.verify import verify
 
 PAIR = {"plain_s", "fast_s", "ratio", "ratio_range"}
 MEMORY = {"plain_mb", "fast_mb"}
@@ -134,7 +135,7 @@ def test_drawn_stores_are_real_ones(tmp_path, compacted):
     assert len(planned.specs) == 6
     assert {state for state, _ in trial_states(store, planned.specs).values()} == {"done"}
     assert len(store.read("class_accuracy")) == 6 * 2 * 6 * 4
-    assert store.verify() == {}
+    assert verify(store.root).broken == {}
     assert len(store.compacted()) == (6 if compacted else 0)
 
 

@@ -8,16 +8,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from small import run_to_end, small_specs, suite_file
 
 from harness import calibration
-from harness.attacks.auto import STANDARD
+from harness.api import plan_suite, run_planned
+from harness.attacks.autoattack import STANDARD
 from harness.calibration import AttackCost, Calibration, batch_seconds, best_threads
-from harness.config import load_suite
 from harness.errors import InputError
-from harness.run import plan_suite, run_planned
-from harness.scheduler import Options
-from harness.store import Store
+from harness.running.run import Options
+from harness.store.store import Store
+from harness.suites.suite import load_suite
+from tests.small import run_to_end, small_specs, suite_file
 
 
 class Clock:
@@ -82,7 +82,7 @@ def test_one_measurement_for_trials_that_differ_in_seed_epochs_or_settings(tmp_p
 @pytest.mark.usefixtures("clock")
 def test_weight_perturbation_is_measured_in_an_epoch_that_has_it(tmp_path, monkeypatch):
     entered = []
-    monkeypatch.setattr("harness.train.perturbed", lambda *arguments: entered.append(1) or nullcontext())
+    monkeypatch.setattr("harness.training.trainer.perturbed", lambda *arguments: entered.append(1) or nullcontext())
     estimate(tmp_path, "training.weight_perturbation={gamma: 0.01, start_epoch: 1}")
     assert len(entered) == 1 + calibration.MOST
 
@@ -140,7 +140,7 @@ def test_threads_left_open_are_measured_once_for_a_store(tmp_path, monkeypatch):
     assert {spec.threads for spec in planned.specs} == {2}
     assert {spec.resources.cpu for spec in planned.specs} == {2.0}
     assert not (tmp_path / "store").exists()  # planning writes nothing
-    monkeypatch.setattr("harness.run.run", lambda *arguments, **options: None)
+    monkeypatch.setattr("harness.api.run", lambda *arguments, **options: None)
     run_planned(planned, Options(), lambda event: None)
     facts = json.loads((tmp_path / "store" / "machine.json").read_text())
     assert facts == {"threads": 2, "batch_seconds_by_threads": {"1": 1.0, "2": 0.4}}

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from harness.blocks import dataset_spec, evaluation_spec, training_spec
-from harness.config import load_suite
 from harness.errors import InputError
-from harness.plan import plan
 from harness.spec import TrialSpec
-from harness.store import Store
+from harness.store.store import Store
+from harness.suites.blocks import dataset_spec, evaluation_spec, training_spec
+from harness.suites.plan import plan
+from harness.suites.suite import load_suite
 
 PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/trials"))
 SUITE = {

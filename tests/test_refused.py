@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli import main
+from harness.cli.commands import main
 from tests.small import suite_file
 
 NINES = "9" * 5000

@@ -17,8 +17,9 @@ from harness.errors import InputError
 from harness.inputs import Images, new_network, read_data
 from harness.models.checkpoints import write_state
 from harness.spec import CHECKPOINTS, AugmentSpec
-from harness.store import Store
-from harness.train import EpochBatches, NonFiniteLossError
+from harness.store.store import Store
+from harness.store.verify import verify
+from harness.training.trainer import EpochBatches, NonFiniteLossError
 from harness.trial import class_accuracy_rows, run_trial
 from tests.small import assert_same_weights, run_to_end, small_specs, weights
 
@@ -54,7 +55,7 @@ def test_rows_agree_with_each_other(straight):
     root, specs, _ = straight
     store = Store(root)
     assert set(store.trials()["status"]) == {"done"}
-    assert store.verify() == {}
+    assert verify(store.root).broken == {}
     spec = specs["absld_reweight"]
     outcomes, accuracy = rows(root, spec, "outcomes"), rows(root, spec, "class_accuracy")
     assert len(outcomes) == 60 * 2 * 2

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.data import DATASETS
 from harness.data.folder import PARTS, list_images
+from harness.data.registry import DATASETS
 from harness.data.splits import subset_sizes
 from harness.spec import DatasetSpec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data import DATASETS
+from harness.data.registry import DATASETS
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images (N, C, H, W) uint8 and labels (N,) int64."""

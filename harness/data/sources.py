@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data import DATASETS, OWN, decoded
+from harness.data import decoded
 from harness.data.arrays import read_npz
 from harness.data.counts import FOLDER_TEST_SHARE
 from harness.data.decoded import Arrays, data_root
 from harness.data.folder import folder_sha256, list_images
 from harness.data.pictures import decode
 from harness.data.readers import SOURCES
+from harness.data.registry import DATASETS, OWN
 from harness.data.splits import stratified_subset
 from harness.errors import InputError, one_of
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import InputError
-from harness.models import MODELS, resolve_params
 from harness.models.cnn import CNN
 from harness.models.layers import Network
 from harness.models.mobilenet import MobileNetV2
+from harness.models.registry import MODELS, resolve_params
 from harness.models.resnet import PreActResNet18, ResNet18
 from harness.models.wrn import WideResNet
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from harness.attacks import OVERRIDES, ascent_settings, attack_info, declared, stage_names
-from harness.report.differences import over_seeds_alone
-from harness.report.families import TOO_FEW_SEEDS
-from harness.report.grid import change_text
-from harness.report.intervals import METRICS
-from harness.report.leaderboard import Leaderboard
+from harness.attacks.registry import OVERRIDES, ascent_settings, attack_info, declared, stage_names
 from harness.report.results import records
-from harness.report.selection import RULES
+from harness.report.scores.differences import over_seeds_alone
+from harness.report.scores.families import TOO_FEW_SEEDS
+from harness.report.scores.intervals import METRICS
+from harness.report.scores.leaderboard import Leaderboard
+from harness.report.scores.selection import RULES
+from harness.report.tables.grid import change_text
 from harness.report.trained import MOST_NAMED, by_row, trained
-from harness.statistics import FEWEST_SEEDS, FEWEST_TEACHERS
+from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
 
 FAILED = "could not be drawn"  # of a figure
 

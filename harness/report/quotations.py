@@ -19,14 +19,14 @@ from harness.errors import InputError, unknown
 from harness.files import write_bytes
 from harness.report import escape
 from harness.report.captions import attack_title
-from harness.report.counts import class_counts, mean_counts
-from harness.report.details import over_other_seeds
-from harness.report.grid import MAIN, number
-from harness.report.intervals import METRICS
-from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.results import Results, read_results, records
-from harness.report.tables import markdown_table
-from harness.store import Store
+from harness.report.scores.counts import class_counts, mean_counts
+from harness.report.scores.intervals import METRICS
+from harness.report.scores.leaderboard import Leaderboard, leaderboard
+from harness.report.tables.details import over_other_seeds
+from harness.report.tables.grid import MAIN, number
+from harness.report.tables.tables import markdown_table
+from harness.store.store import Store
 
 _PASSAGE = re.compile(r"(<!-- from (?P<store>\S+): (?P<words>.*?) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 Options = dict[str, str]

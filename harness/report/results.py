@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.errors import named, unknown
 from harness.report.data_names import dataset_names, read_spec
-from harness.report.seeds import Network, common_networks
+from harness.report.scores.seeds import Network, common_networks
 from harness.spec import canonical
 
 SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.data import DATASETS
-from harness.report.leaderboard import Leaderboard
+from harness.data.registry import DATASETS
 from harness.report.results import read_spec
+from harness.report.scores.leaderboard import Leaderboard
 from harness.spec import AugmentSpec, canonical
 
 MOST_NAMED = 8  # rows that a caption lists by name

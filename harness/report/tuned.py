@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness import metrics
-from harness.report.counts import class_counts
 from harness.report.results import Results
+from harness.report.scores.counts import class_counts
 from harness.report.tuning import number
+from harness.statistics import metrics
 
 MEASURES = {  # what a search goes by, as it is called on test images
     "selection_score": "selection_score",

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from harness.report import escape
-from harness.report.figures_variants import pareto_front
-from harness.report.tables import markdown_table
+from harness.report.figures.variants import pareto_front
+from harness.report.tables.tables import markdown_table
 
 RUN = ("setting", "seed", "trial_id", "status", "epochs", "cpu_s")
 MEASURES = {

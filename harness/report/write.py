@@ -10,13 +10,14 @@ from rich.console import Console
 
 from harness.errors import unknown
 from harness.files import make_folder, write_bytes
-from harness.report import escape, tables
+from harness.report import escape
 from harness.report.captions import caption, setting_title
-from harness.report.families import Registered
-from harness.report.latex import NOTES as INTERVALS
-from harness.report.latex import latex
-from harness.report.leaderboard import Leaderboard, leaderboard
 from harness.report.results import Readable, Results, in_setting, read_results, settings_of
+from harness.report.scores.families import Registered
+from harness.report.scores.leaderboard import Leaderboard, leaderboard
+from harness.report.tables import tables
+from harness.report.tables.latex import NOTES as INTERVALS
+from harness.report.tables.latex import latex
 
 FORMATS = ("png", "pdf", "svg")
 WIDTHS = ("column", "text")
@@ -81,7 +82,7 @@ def write_report(
     if figures is None or len(figures):
         written += _write_figures(results, board, folder, figures, checkpoint, formats, width, left_out)
     if html:
-        from harness.report.page import page
+        from harness.report.page.page import page
 
         written.append(_write(folder / "index.html", page(results, board, checkpoint)))
     return written
@@ -113,8 +114,8 @@ def _write_figures(
     width: str | None,
     left_out: Callable[[str], object],
 ) -> list[Path]:
-    from harness.report.figures import FIGURES, draw, figure_names
-    from harness.report.style import save
+    from harness.report.figures.draw import FIGURES, draw, figure_names
+    from harness.report.figures.style import save
 
     names = figure_names(names)
     written, lines = [], []

@@ -1,0 +1,182 @@
+"""FGSM, PGD and CW for evaluation: a network and a chunk of images in, the decisive prediction per image out.
+
+An image is robust exactly when that prediction is its label; a broken one has that of the point that broke it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.attacks.ascent import (
+    Ascent,
+    Direction,
+    Forward,
+    Objective,
+    ascend,
+    gradient_sign,
+    normal_start,
+    uniform_start,
+)
+from harness.attacks.registry import AscentSettings
+from harness.seeds import seeded
+
+NO_DECISION = -1
+
+
+def decide(logits: Tensor) -> Tensor:
+    """The predicted class per row (B,); -1, which is nobody's label, where a logit is NaN or infinite."""
+    logits = logits.detach()
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), NO_DECISION)
+
+
+@torch.no_grad()
+def predict(forward: Forward, x: Tensor, batch_size: int) -> Tensor:
+    """Predicted classes (N,) of images (N, C, H, W) in [0, 1]."""
+    return torch.cat([decide(forward(part)) for part in x.split(batch_size)])
+
+
+def cross_entropy(labels: Tensor) -> Objective:
+    """The per-sample cross-entropy, to be maximised."""
+    return lambda logits, point: F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(labels: Tensor) -> Objective:
+    """The largest other logit minus the label's, to be maximised: positive means broken.
+
+    Fair-ARD's -relu(z_y - max other + 50) has the same gradient up to a margin of 50, where theirs vanishes.
+    """
+
+    def objective(logits: Tensor, point: Tensor) -> Tensor:
+        others = logits.scatter(1, labels[:, None], -torch.inf).max(1).values
+        return others - logits.gather(1, labels[:, None]).squeeze(1)
+
+    return objective
+
+
+OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin}
+DIRECTIONS: dict[str, Direction] = {"sign": gradient_sign}
+
+
+def draw_noise(x: Tensor, settings: AscentSettings, generator: torch.Generator) -> Tensor:
+    """Start noise of x's shape: in [-1, 1], standard normal, or zero. Drawn on the CPU: every device starts alike."""
+    if settings.start == "uniform":
+        noise = torch.rand(x.shape, generator=generator).mul_(2).sub_(1)
+    elif settings.start == "normal":
+        noise = torch.randn(x.shape, generator=generator)
+    else:
+        noise = torch.zeros(x.shape)
+    return noise.to(x.device)
+
+
+def seeded_noise(x: Tensor, settings: AscentSettings, *coordinates: int | str) -> Callable[[int], Tensor]:
+    """The start noise of x by number of restart. It follows from the kind of start, the restart and the coordinates:
+    attacks that start alike start at the same points, whatever they do then."""
+    return lambda restart: draw_noise(x, settings, seeded("start", settings.start, restart, *coordinates))
+
+
+def start_point(x: Tensor, noise: Tensor, settings: AscentSettings, eps: float) -> Tensor:
+    """Where the ascent from x begins, given the noise that `draw_noise` describes."""
+    if settings.start == "uniform":
+        return uniform_start(x, eps, noise, clamp=settings.clamp_start)
+    return normal_start(x, noise) if settings.start == "normal" else x
+
+
+def attack_from(
+    forward: Forward, x: Tensor, labels: Tensor, start: Tensor, settings: AscentSettings, eps: float
+) -> Tensor:
+    """The decisive prediction (B,) of one run: on the first wrong iterate if every iterate counts, else on the last."""
+    if settings.every_iterate:
+        return _first_wrong(forward, x, labels, start, settings, eps)
+    objective = OBJECTIVES[settings.objective](labels)
+    point = _climb(forward, x, objective, start, settings, eps, steps=settings.steps).point
+    return predict(forward, point, len(point))
+
+
+def attack_chunk(
+    forward: Forward,
+    x: Tensor,
+    labels: Tensor,
+    prediction: Tensor,
+    settings: AscentSettings,
+    *,
+    eps: float,
+    noise: Callable[[int], Tensor],
+    batch_size: int,
+) -> Tensor:
+    """`prediction` (N,) with the attack's in place where it was right: only images still classified right are attacked.
+
+    noise: by number of restart, for the whole chunk (see `seeded_noise`). It goes with the image: neither batch size
+    nor who is still alive changes it.
+    """
+    prediction = prediction.clone()
+    for restart in range(settings.restarts):
+        drawn = noise(restart)
+        for part in (prediction == labels).nonzero().flatten().split(batch_size):
+            start = start_point(x[part], drawn[part], settings, eps)
+            prediction[part] = attack_from(forward, x[part], labels[part], start, settings, eps)
+    return prediction
+
+
+def _first_wrong(
+    forward: Forward, x: Tensor, labels: Tensor, start: Tensor, settings: AscentSettings, eps: float
+) -> Tensor:
+    """One step at a time, so that broken images leave the batch in between, and what is remembered of them with
+    them."""
+    prediction = labels.clone()
+    alive = torch.arange(len(labels), device=labels.device)
+    point, memory = start, None
+    for step in range(settings.steps):
+        guess, point, memory = _look_and_step(forward, x, labels, point, memory, settings, eps)
+        if step == 0 and not settings.start_is_an_image:
+            continue
+        right = guess == labels
+        if not right.all():
+            prediction[alive] = guess
+            alive, x, labels, point = alive[right], x[right], labels[right], point[right]
+            memory = None if memory is None else memory[right]
+        if not len(alive):
+            return prediction
+    prediction[alive] = predict(forward, point, len(point))
+    return prediction
+
+
+def _look_and_step(
+    forward: Forward,
+    x: Tensor,
+    labels: Tensor,
+    point: Tensor,
+    memory: Tensor | None,
+    settings: AscentSettings,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The predictions at `point`, the point one step on, and what the attack then remembers: all from one forward."""
+    guesses: list[Tensor] = []
+    ascended = OBJECTIVES[settings.objective](labels)
+
+    def objective(logits: Tensor, point: Tensor) -> Tensor:
+        guesses.append(decide(logits))
+        return ascended(logits, point)
+
+    moved = _climb(forward, x, objective, point, settings, eps, steps=1, memory=memory)
+    return guesses[0], moved.point, moved.memory
+
+
+def _climb(
+    forward: Forward,
+    x: Tensor,
+    objective: Objective,
+    start: Tensor,
+    settings: AscentSettings,
+    eps: float,
+    *,
+    steps: int,
+    memory: Tensor | None = None,
+) -> Ascent:
+    direction, step = DIRECTIONS[settings.direction], settings.step(eps)
+    return ascend(
+        forward, x, objective, start=start, eps=eps, step_size=step, steps=steps, direction=direction, memory=memory
+    )

@@ -1,0 +1,226 @@
+"""The attacks by name: what each is, what a request may change, which AutoAttack stages it runs. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from harness.errors import InputError, one_of, unknown
+
+AUTOATTACK_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
+STARTS = ("clean", "uniform", "normal")
+OVERRIDES = ("steps", "step_size", "restarts", "start", "clamp_start", "every_iterate")
+
+
+@dataclass(frozen=True)
+class AscentSettings:
+    """One FGSM, PGD or CW attack. Pixels in [0, 1].
+
+    objective: cross_entropy, or margin (largest other logit minus the label's, the CW form).
+    direction: by name in `harness.attacks.pgd.DIRECTIONS`: sign (of the gradient).
+    step_size: in pixels; None means `step_share` of eps.
+    start: clean (the image), uniform (in the eps ball) or normal (image + 0.001 * standard normal noise, not clamped).
+    clamp_start: whether a uniform start is clipped to [0, 1]; later iterates always are.
+    every_iterate: robust means right on every iterate, the last and a start inside [0, 1] included; otherwise on the
+        last one only.
+    """
+
+    objective: str = "cross_entropy"
+    direction: str = "sign"
+    steps: int = 20
+    step_size: float | None = None
+    step_share: float = 0.25
+    restarts: int = 1
+    start: str = "uniform"
+    clamp_start: bool = True
+    every_iterate: bool = True
+
+    def step(self, eps: float) -> float:
+        """The step size in pixels."""
+        return eps * self.step_share if self.step_size is None else self.step_size
+
+    @property
+    def start_is_an_image(self) -> bool:
+        """Whether the start is surely inside [0, 1] and the ball, so that it can count as an adversarial point."""
+        return self.start == "clean" or (self.start == "uniform" and self.clamp_start)
+
+
+@dataclass(frozen=True)
+class AttackInfo:
+    """An attack of the vocabulary: gradient ascent has `ascent`, AutoAttack has `stages`, clean has neither.
+
+    name: with `{N}` in it, of every number of steps: pgd{N} declares pgd20 and pgd50. title: how tables call it.
+    """
+
+    name: str
+    title: str
+    description: str
+    ascent: AscentSettings | None = None
+    stages: tuple[str, ...] = ()
+
+    def with_steps(self, steps: int) -> AttackInfo:
+        """The attack of so many steps; itself where the name has no `{N}`."""
+        if self.ascent is None or "{N}" not in self.name:
+            return self
+        name, title = (text.replace("{N}", str(steps)) for text in (self.name, self.title))
+        return replace(self, name=name, title=title, ascent=replace(self.ascent, steps=steps))
+
+
+_FGSM = AscentSettings(steps=1, step_share=1.0, start="clean", every_iterate=False)
+
+ATTACKS: dict[str, AttackInfo] = {
+    info.name: info
+    for info in (
+        AttackInfo("clean", "Clean", "no attack: accuracy on the images as they are"),
+        AttackInfo("fgsm", "FGSM", "one signed gradient step of eps from the image", _FGSM),
+        AttackInfo(
+            "pgd{N}",
+            "PGD-{N}",
+            "PGD, N steps of eps/4, such as pgd20: robust only if every iterate is classified right",
+            AscentSettings(),
+        ),
+        AttackInfo(
+            "pgd{N}_last",
+            "PGD-{N} (last)",
+            "the same, such as pgd20_last, judged on the last iterate only",
+            AscentSettings(every_iterate=False),
+        ),
+        AttackInfo(
+            "cw{N}",
+            "CW-{N}",
+            "PGD on the margin, N steps, such as cw20: every iterate (CW-inf)",
+            AscentSettings(objective="margin"),
+        ),
+        AttackInfo("aa_short", "AA (short)", "AutoAttack's apgd-ce and apgd-t", stages=AUTOATTACK_STAGES[:2]),
+        AttackInfo("aa_standard", "AA", "AutoAttack standard: all four stages", stages=AUTOATTACK_STAGES),
+        AttackInfo("apgd-ce", "APGD-CE", "AutoAttack stage: APGD on cross-entropy", stages=("apgd-ce",)),
+        AttackInfo("apgd-t", "APGD-T", "AutoAttack stage: targeted APGD on the DLR loss", stages=("apgd-t",)),
+        AttackInfo("fab-t", "FAB-T", "AutoAttack stage: targeted FAB", stages=("fab-t",)),
+        AttackInfo("square", "Square", "AutoAttack stage: Square, 5000 queries", stages=("square",)),
+    )
+}
+
+_NUMBER = re.compile(r"[1-9][0-9]*")
+
+
+def declared(name: object) -> str | None:
+    """The name under which an attack is declared in `ATTACKS`: pgd{N} for pgd20; None for what is no attack."""
+    text = str(name)
+    if "{N}" not in text and (found := _NUMBER.sub("{N}", text, count=1)) in ATTACKS:
+        return found
+    return None
+
+
+def attack_info(name: object) -> AttackInfo:
+    """The attack of that name, with the steps that are in it. InputError: an unknown name."""
+    family, found = declared(name), _NUMBER.search(str(name))
+    steps = int(found[0]) if found else AscentSettings.steps
+    if family is None:
+        raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()])
+    return ATTACKS[family].with_steps(steps)
+
+
+def attack_place(name: str) -> tuple[int, int, str]:
+    """Sorts attacks as tables list them: clean, fgsm, pgd, cw, AutoAttack; fewer steps first; unknown ones last."""
+    family = declared(name)
+    place = list(ATTACKS).index(family) if family else len(ATTACKS)
+    steps = _NUMBER.search(name) if family else None
+    return place, int(steps[0]) if steps else 0, name
+
+
+def check_request(request: Mapping[str, Any]) -> AttackInfo:
+    """The attack that a request names; an override that is None counts as not given.
+
+    InputError: an unknown name, a key the attack does not have, a bad value.
+    """
+    info = attack_info(request.get("name"))
+    allowed = ("name", "images", "checkpoints", *(OVERRIDES if info.ascent else ()))
+    for key, value in request.items():
+        if key not in allowed and not (key in OVERRIDES and value is None):
+            raise unknown(f"key of attack {info.name}", key, allowed)
+    if info.ascent:
+        _overridden(info, request)
+    return info
+
+
+def ascent_settings(request: Mapping[str, Any]) -> AscentSettings:
+    """The settings of a gradient attack with the request's overrides applied."""
+    info = check_request(request)
+    if info.ascent is None:
+        raise ValueError(f"{info.name} is not a gradient attack")
+    return _overridden(info, request)
+
+
+def canonical_request(request: Mapping[str, Any], eps: float) -> dict[str, Any]:
+    """The one way to write a request, whatever its words: the name that fits best, and the overrides left beside it.
+
+    It follows from what the attack does with this eps: {"name": "pgd20", "steps": 50} is {"name": "pgd50"}. InputError
+    as `check_request`.
+    """
+    info = check_request(request)
+    if info.ascent is None:
+        return {"name": info.name}
+    wanted = _overridden(info, request)
+    if wanted.start != "uniform":  # nothing else is clamped
+        wanted = replace(wanted, clamp_start=AscentSettings.clamp_start)
+    if wanted.start == "clean":  # from one start, one path
+        wanted = replace(wanted, restarts=AscentSettings.restarts)
+    forms = []
+    for each in ATTACKS.values():
+        form = each.with_steps(wanted.steps)
+        if form.ascent and (form.ascent.objective, form.ascent.direction) == (wanted.objective, wanted.direction):
+            forms.append({"name": form.name, **_differences(form.ascent, wanted, eps)})
+    return min(forms, key=len)
+
+
+def _differences(own: AscentSettings, wanted: AscentSettings, eps: float) -> dict[str, Any]:
+    """The overrides that make `wanted` of `own`."""
+    keys = [key for key in OVERRIDES if key != "step_size" and getattr(own, key) != getattr(wanted, key)]
+    changes = {key: getattr(wanted, key) for key in keys}
+    if own.step(eps) != wanted.step(eps):
+        changes["step_size"] = wanted.step(eps)
+    return changes
+
+
+def stage_names(name: str, num_classes: int) -> tuple[str, ...]:
+    """The stages that the attack runs one by one: AutoAttack's own, otherwise the attack itself.
+
+    The targeted DLR loss needs four logits, so with fewer classes apgd-t is left out; alone it is an InputError.
+    """
+    stages = attack_info(name).stages or (name,)
+    possible = tuple(stage for stage in stages if stage != "apgd-t" or num_classes > 3)
+    if not possible:
+        raise InputError(f"attack {name} needs at least 4 classes, the data has {num_classes}")
+    return possible
+
+
+def _overridden(info: AttackInfo, request: Mapping[str, Any]) -> AscentSettings:
+    changes = {key: request[key] for key in OVERRIDES if request.get(key) is not None}
+    for key in ("steps", "restarts"):
+        if key in changes and (type(changes[key]) is not int or changes[key] < 1):
+            raise InputError(f"attack {info.name}: {key} must be a whole number from 1, not {changes[key]!r}")
+    if "start" in changes:
+        one_of(f"start of attack {info.name}", changes["start"], STARTS)
+    for key in ("clamp_start", "every_iterate"):
+        if not isinstance(changes.get(key, True), bool):
+            raise InputError(f"attack {info.name}: {key} must be true or false, not {changes[key]!r}")
+    if "step_size" in changes:
+        changes["step_size"] = _pixels(info.name, changes["step_size"])
+    assert info.ascent is not None
+    return replace(info.ascent, **changes)
+
+
+def _pixels(name: str, value: object) -> float:
+    """A step size as a float in (0, 1], from a number or a fraction such as '2/255'."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        pixels = float(Fraction(value.replace(" ", "") if isinstance(value, str) else value))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pixels = 0.0
+    if not 0 < pixels <= 1:
+        raise InputError(f"attack {name}: step_size must be a number or fraction in (0, 1], not {value!r}")
+    return pixels

@@ -1,0 +1,173 @@
+"""What exists and what has become of it, as rich renderables: lists of names, states of trials, one trial in full. No
+torch, no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+import methods
+from harness.attacks.registry import ATTACKS
+from harness.data.registry import DATASETS
+from harness.errors import InputError
+from harness.models.registry import MODELS
+from harness.spec import TrialSpec
+from harness.statistics.metrics import rates
+from harness.store.fingerprint import code_fingerprint
+from harness.store.lock import holder
+from harness.store.store import Store
+from harness.suites.suite import suite_names
+
+
+def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[str, str]]:
+    """For each trial its state and a remark: done, failed (its error's last line), interrupted, stopped, running,
+    resumable, missing. Finished ones of other numeric code are named where a run would add rows to their table."""
+    rows = store.read(
+        "trials", [spec.trial_id for spec in specs], columns=["status", "error", "attempts", *_CODES]
+    ).set_index("trial_id")
+    stored = rows.to_dict("index")
+    left = [spec for spec in specs if stored.get(spec.trial_id, {}).get("status") != "done"]
+    growing = {(spec.dataset.name, spec.eps) for spec in left}  # the tables of a report
+    driven = holder(store.root) is not None
+    states = {}
+    for spec in specs:
+        if spec.trial_id in stored:
+            states[spec.trial_id] = _stored_state(stored[spec.trial_id], (spec.dataset.name, spec.eps) in growing)
+        elif (store.root / "work" / spec.training_id).exists():
+            states[spec.trial_id] = (
+                ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
+            )
+        else:
+            states[spec.trial_id] = ("missing", "")
+    return states
+
+
+_CODES = ("train_code_fingerprint", "code_fingerprint")
+
+
+def _stored_state(row: dict, growing: bool) -> tuple[str, str]:
+    if row["status"] == "failed":
+        lines = str(row["error"] or "").strip().splitlines()
+        return "failed", f"{lines[-1] if lines else 'no message'} (attempts: {row['attempts']:.0f})"
+    codes = [row[name] for name in _CODES if isinstance(row[name], str)]
+    other = row["status"] == "done" and growing and any(code != code_fingerprint() for code in codes)
+    return row["status"], "made by other numeric code than the rest would be" if other else ""
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text in columns, for tables of thousands of rows: a rich table would take ten seconds. Control
+    characters become spaces."""
+    plain = [["".join(char if char.isprintable() else " " for char in cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*plain, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in plain]
+
+
+def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) -> Table:
+    """Hours by method and in total, of trials one after the other: estimates (`harness.calibration`) by trial id."""
+    table = Table("method", "trials", "training h", "evaluation h", "hours", box=None, pad_edge=False)
+    groups: dict[str, list[Any]] = {}
+    for spec in specs:
+        name = spec.method["name"] if spec.method else spec.role
+        groups.setdefault(f"{name} (teacher)" if spec.role == "teacher" else name, []).append(estimates[spec.trial_id])
+    for name, found in {**groups, "total": list(estimates.values())}.items():
+        parts = (sum(getattr(each, part) for each in found) / 3600 for part in ("train_s", "eval_s", "total_s"))
+        table.add_row(name, str(len(found)), *(f"{hours:.3g}" for hours in parts))
+    return table
+
+
+def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:
+    """Print the trial whose id starts so. Raises InputError where there is none, or more than one."""
+    found = [
+        (root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)
+    ]
+    if not found:
+        raise InputError(f"no trial '{beginning}' in {', '.join(map(str, stores)) or 'results (there is no store)'}")
+    if len({trial_id for _, trial_id in found}) > 1:
+        raise InputError(
+            f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(trial_id for _, trial_id in found[:5])}"
+        )
+    store, trial_id = Store(found[0][0]), found[0][1]
+    row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
+    spec = json.loads(row.pop("spec"))
+    error = row.pop("error", None)
+    console.print(_key_values({**row, "store": str(store.root)}))
+    console.print_json(json.dumps(spec))
+    _print_accuracies(store.read("class_accuracy", [trial_id]), console)
+    for note in store.read("notes", [trial_id]).itertuples():
+        console.print(f"note ({note.source}): {note.text}", soft_wrap=True)
+    if error:
+        console.print(error, soft_wrap=True)
+
+
+def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
+    if rows.empty:
+        return
+    names = rows.drop_duplicates("class_index").set_index("class_index")["class_name"].sort_index()
+    places = rows[["checkpoint", "attack"]].drop_duplicates()
+    accuracy = rows.assign(accuracy=rates(rows["correct"], rows["n"]))
+    wide = accuracy.pivot(index=["checkpoint", "attack"], columns="class_index", values="accuracy")
+    wide = wide.loc[list(places.itertuples(index=False, name=None)), names.index]
+    table = Table(
+        "checkpoint",
+        "attack",
+        *(str(name) for name in names),
+        title="accuracy per class, %",
+        title_justify="left",
+        box=None,
+    )
+    for (checkpoint, attack), values in zip(wide.index, wide.to_numpy(), strict=True):
+        table.add_row(checkpoint, attack, *("–" if pd.isna(value) else f"{100 * value:.1f}" for value in values))
+    console.print(table)
+
+
+def _key_values(values: dict) -> Table:
+    table = Table("", "", show_header=False, box=None, pad_edge=False)
+    for key, value in values.items():
+        table.add_row(key, str(value))
+    return table
+
+
+def _methods() -> Table:
+    table = Table("method", "labels", "weights", "margins", "", box=None, pad_edge=False)
+    for name, cls in sorted(methods.METHODS.items()):
+        resolved = methods.resolve(name, 100)
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        policies = (resolved[kind]["name"] for kind in ("labels", "weights", "margins"))
+        table.add_row(name, *policies, cls.reference or summary)
+    return table
+
+
+def _policies() -> Table:
+    table = Table("axis", "policy", "", box=None, pad_edge=False)
+    for kind, policies in methods.POLICIES.items():
+        for name, cls in sorted(policies.items()):
+            table.add_row(kind, name, " ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+    return table
+
+
+def _described(names: dict[str, str]) -> Table:
+    table = Table("name", "", box=None, pad_edge=False)
+    for name, description in names.items():
+        table.add_row(name, description)
+    return table
+
+
+LISTS: dict[str, Callable[[], Table]] = {
+    "methods": _methods,
+    "policies": _policies,
+    "datasets": lambda: _described({name: info.description for name, info in DATASETS.items()}),
+    "models": lambda: _described(
+        {
+            name: info.description + "".join(f"; {key}={value}" for key, value in info.params.items())
+            for name, info in MODELS.items()
+        }
+    ),
+    "attacks": lambda: _described({name: info.description for name, info in ATTACKS.items()}),
+    "suites": lambda: _described(suite_names()),
+}

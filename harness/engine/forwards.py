@@ -1,0 +1,169 @@
+"""Fast forwards: a folded twin of a network, memory layout and precision. The plain network stays the reference that
+tests compare with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import symbolic_trace
+
+from harness.engine.convolution import FusedConvolution, fuse, trained
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def exact_float32() -> None:
+    """Let float32 mean float32 in this process: on GPUs cuDNN's convolutions would round their inputs to TF32's ten
+    bits of mantissa. Reported numbers are float32; bfloat16 is the fast form for training."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """(convolution, batch norm) pairs by module name, where the norm is the only reader of the convolution's output.
+    Pre-activation
+    norms follow an addition and do not fold. Raises whatever torch.fx raises for a network it cannot trace."""
+    modules = dict(model.named_modules())
+    pairs = []
+    for node in symbolic_trace(model).graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        source = node.args[0]
+        if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
+            pairs.append((str(source.target), str(node.target)))
+    return pairs
+
+
+class FoldedTwin:
+    """The evaluation-mode network with its batch norms folded into the convolutions before them, in one dtype,
+    channels last, frozen.
+
+    Built once; `refresh()` copies the live weights in. Calling it on images (B, C, H, W) float32 gives logits (B, K)
+    float32, with gradients to
+    the images only.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        self.live = model
+        self.dtype = dtype
+        self.pairs = foldable_pairs(model)
+        self.norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        self.twin = copy.deepcopy(model).eval().requires_grad_(False)
+        for conv, norm in self.pairs:
+            module = self.twin.get_submodule(conv)
+            if module.bias is None:
+                module.bias = nn.Parameter(
+                    torch.zeros(module.out_channels, device=module.weight.device), requires_grad=False
+                )
+            _replace(self.twin, norm, nn.Identity())
+        self.twin.to(dtype).to(memory_format=torch.channels_last)
+        self.forward = fuse(self.twin) if _fuses(self.twin) else self.twin
+        self._plan_copies()
+        self.refresh()
+
+    @property
+    def description(self) -> str:
+        """What was folded: `6 of 6 batch norms folded`."""
+        return f"{len(self.pairs)} of {self.norms} batch norms folded"
+
+    def _plan_copies(self) -> None:
+        live = dict(self.live.named_parameters()) | dict(self.live.named_buffers())
+        twin = dict(self.twin.named_parameters()) | dict(self.twin.named_buffers())
+        folded = {f"{conv}.{kind}" for conv, _ in self.pairs for kind in ("weight", "bias")}
+        self.plain_copies = [(twin[name], live[name]) for name in twin if name not in folded]
+        self.folds: list[tuple[Any, Any, Any]] = [
+            (self.twin.get_submodule(conv), self.live.get_submodule(conv), self.live.get_submodule(norm))
+            for conv, norm in self.pairs
+        ]
+        self.fused = [layer for layer in self.forward.modules() if isinstance(layer, FusedConvolution)]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take the live network's weights and running statistics."""
+        for target, source in self.plain_copies:
+            target.copy_(source)
+        for target, conv, norm in self.folds:
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
+            target.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+            target.bias.copy_(shift if conv.bias is None else shift + conv.bias * scale)
+        for layer in self.fused:
+            layer.refresh()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.forward(images.to(dtype=self.dtype, memory_format=torch.channels_last)).float()
+
+
+class PlainForward:
+    """The live network as it stands, in evaluation mode: the form of the papers' scripts."""
+
+    description = "plain: batch norms in the graph"
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def refresh(self) -> None:
+        """Nothing to copy: it is the live network."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with mode(self.model, training=False):
+            return self.model(images)
+
+
+def evaluation_forward(model: nn.Module, engine: str, precision: str = "float32") -> FoldedTwin | PlainForward:
+    """The network as a function of images, in evaluation mode: folded (`fast`), or as it is (`plain`)."""
+    return FoldedTwin(model, DTYPES[precision]) if engine == "fast" else PlainForward(model)
+
+
+def training_forward(model: nn.Module, engine: str) -> nn.Module:
+    """The network as the update runs it: with its weights in training, and faster where `fast` knows how."""
+    return trained(model) if engine == "fast" and _fuses(model) else model
+
+
+def update_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Autocast for the update's forwards; master weights stay float32."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put every module into one mode and give each its own back."""
+    before = {module: module.training for module in model.modules()}
+    if any(value != training for value in before.values()):
+        model.train(training)
+        try:
+            yield
+        finally:
+            for module, value in before.items():
+                module.training = value
+    else:
+        yield
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for the parameters: the attack needs the one of the images only."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def _fuses(network: nn.Module) -> bool:
+    """Whether the processor's library has the fused convolutions; on GPUs cuDNN's own are used as they are."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    return on_cpu and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -1,0 +1,126 @@
+"""Networks that were trained elsewhere: the trial that evaluates one, and its clean accuracy, before anything is
+stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.attacks.pgd import predict
+from harness.data.augment import to_float
+from harness.data.registry import DATASETS
+from harness.data.splits import stratified_order
+from harness.engine.forwards import evaluation_forward
+from harness.errors import InputError
+from harness.inputs import read_data, trained_network
+from harness.spec import Source, TrialSpec
+from harness.suites.blocks import Entry, dataset_spec, evaluation_spec, file_sha256, network_spec, radius, read
+from harness.suites.notation import read_yaml
+
+LOW = 50.0  # percent: below, a reader is told what usually explains it
+ALLOWED = 0.5  # points between the clean accuracy that is expected and ours
+USUALLY = (
+    "the normalization that its own code applies (--normalization), inputs that its code scales, shifts or pads, the "
+    "order of colour channels or classes, or another arrangement of the same layers (pre-activation, where branches "
+    "join): weights load without a fault all the same"
+)
+
+OFTEN = (
+    "Look at --normalization, at how its own code scales, shifts or pads inputs, at the order of channels and classes, "
+    "and at its layers (pre-activation, where branches join)"
+)
+
+
+def evaluation_trial(
+    checkpoint: Path,
+    model: str,
+    parameters: Sequence[str],
+    dataset: str,
+    normalization: str,
+    attacks: Sequence[str],
+    eps: str,
+    images: int | None,
+    variant: str,
+    weights: str | None = None,
+) -> TrialSpec:
+    """The trial that evaluates a network from a file, without training. Raises InputError.
+
+    parameters: texts such as width=16, or YAML mappings. normalization: YAML, what a suite's network may say. weights:
+    which to take of a file with averaged and raw ones, ema or raw.
+    """
+    data = dataset_spec(_dataset_entry(dataset))
+    normalized = {"normalization": read_yaml(normalization, "--normalization")}
+    network = network_spec({"name": model, **_parameters(parameters), **normalized}, "--model", data)
+    sha256 = file_sha256(str(checkpoint), "checkpoint")
+    file = {"network": network, "file": str(checkpoint.absolute()), "sha256": sha256, "weights": weights}
+    size = radius(eps, "--eps")
+    values = {
+        "role": "evaluation",
+        "variant": variant,
+        "dataset": data,
+        "student": network,
+        "init": read(Source, file, "--weights"),
+        "evaluation": evaluation_spec({"attacks": list(attacks), "images": images}, size, data, given=True),
+        "eps": size,
+    }
+    return read(TrialSpec, values, "evaluate")
+
+
+def check_clean_accuracy(spec: TrialSpec, expected: float | None, root: Path | None) -> list[str]:
+    """What there is to say of the clean accuracy of the network that the trial evaluates, a line each.
+
+    On all test images where an accuracy is expected, in percent, else on those of the evaluation. InputError where it
+    is more than half a point off.
+    """
+    accuracy, images = _clean_accuracy(spec, root, every=expected is not None)
+    said = f"clean accuracy: {accuracy:.2f} % on {images:,} test images"
+    if expected is not None and abs(accuracy - expected) > ALLOWED:
+        raise InputError(f"{said}, not {expected:g} % as expected; nothing was stored. {OFTEN}")
+    return [said, f"If that is less than it should be: usually it is {USUALLY}."] if accuracy < LOW else [said]
+
+
+def check_expected(percent: float | None) -> None:
+    """Raises InputError for what is no percentage."""
+    if percent is not None and not 0 <= percent <= 100:
+        raise InputError(f"--expect-clean must be a percentage from 0 to 100, such as 94.1, not {percent:g}")
+
+
+@torch.no_grad()
+def _clean_accuracy(spec: TrialSpec, root: Path | None, every: bool) -> tuple[float, int]:
+    """In percent, and on how many test images."""
+    assert spec.init is not None
+    data = read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=root, download=False)
+    network = trained_network(spec.init, data, Path()).eval().requires_grad_(False)
+    images = None if every else spec.evaluation.attacks[0].images
+    chosen = stratified_order(data.test.labels, 0)[:images]
+    forward, labels = evaluation_forward(network, spec.engine), data.test.labels[chosen]
+    parts = (predict(forward, to_float(data.test.images[part]), len(part)) for part in chosen.split(500))
+    return 100 * float((torch.cat(list(parts)) == labels).double().mean()), len(labels)
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """The network's parameters: width=16, or a YAML mapping."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if sign and key.strip().isidentifier():
+            given: Any = {key.strip(): read_yaml(value, f"--param {text}: the value")}
+        else:
+            given = read_yaml(text, f"--param {text}")
+        if not isinstance(given, Mapping):
+            raise InputError(f"--param {text}: write key=value, such as width=16, or a mapping, {{width: 16}}")
+        if twice := given.keys() & found.keys():
+            raise InputError(f"--param: '{min(twice)}' is given twice")
+        found |= given
+    return found
+
+
+def _dataset_entry(dataset: str) -> Entry:
+    """What `--dataset` means: the path of a folder or of an .npz file, else a data set's name."""
+    if dataset.endswith(".npz"):
+        return {"name": "npz", "path": dataset}
+    is_folder = "/" in dataset or (dataset not in DATASETS and Path(dataset).is_dir())
+    return {"name": "folder", "path": dataset} if is_folder else dataset

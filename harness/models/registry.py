@@ -1,0 +1,68 @@
+"""The networks by name, and their settings. Free of torch, for `list` and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.errors import InputError, one_of, unknown
+
+_LARGEST = 1024  # of a width or a depth: sixteen times the widest in use
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
+
+    introduced: of settings that came after specifications had been stored, the default they had then. Specifications
+    leave them out at that value, so that a new setting changes neither identity nor name.
+    """
+
+    name: str
+    description: str
+    params: dict[str, int | bool] = field(default_factory=dict)
+    introduced: dict[str, int | bool] = field(default_factory=dict)
+
+
+_ALL = (
+    ModelInfo("cnn", "three stages of two 3x3 convolutions with batch norm", {"width": 32}),
+    ModelInfo("resnet18", "ResNet-18 with the CIFAR stem", {"width": 64}),
+    ModelInfo(
+        "preact_resnet18",
+        "pre-activation ResNet-18 with the CIFAR stem; final_norm: batch norm before pooling",
+        {"width": 64, "final_norm": True},
+    ),
+    ModelInfo("mobilenet_v2", "MobileNetV2 with CIFAR strides"),
+    ModelInfo("wrn", "Wide ResNet, depth 6n+4, in the layout of TRADES' checkpoints", {"depth": 34, "widen": 10}),
+)
+
+MODELS: dict[str, ModelInfo] = {info.name: info for info in _ALL}
+
+
+def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | bool]:
+    """The settings of a network, the given ones over the defaults, without those that stand as they were introduced.
+    InputError for a wrong name, type or range."""
+    one_of("model", name, MODELS)
+    resolved = dict(MODELS[name].params)
+    for key, value in params.items():
+        if key not in resolved:
+            raise (
+                unknown(f"setting of model {name}", key, resolved)
+                if resolved
+                else InputError(f"model {name} has no settings, so no '{key}'")
+            )
+        resolved[key] = _checked(name, key, value, wants_bool=isinstance(resolved[key], bool))
+    if name == "wrn" and (resolved["depth"] < 10 or resolved["depth"] % 6 != 4):
+        raise InputError(f"model wrn: depth must be 6n+4 (10, 16, 22, 28, 34, ...), not {resolved['depth']}")
+    later = MODELS[name].introduced
+    return {key: value for key, value in resolved.items() if key not in later or value != later[key]}
+
+
+def _checked(name: str, key: str, value: object, wants_bool: bool) -> int | bool:
+    if wants_bool:
+        if not isinstance(value, bool):
+            raise InputError(f"model {name}: {key} must be true or false, not {value!r}")
+        return value
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
+        raise InputError(f"model {name}: {key} must be a whole number of at least 1, {_LARGEST} at most, not {value!r}")
+    return value

@@ -1,0 +1,37 @@
+"""The page: one self-contained HTML file with the whole report. It opens from disk and asks no network for anything."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from harness.report.captions import setting_title
+from harness.report.escape import one_line
+from harness.report.page.data import page_data, safe_json
+from harness.report.results import Results
+from harness.report.scores.leaderboard import Leaderboard
+
+
+def page(results: Results, board: Leaderboard, checkpoint: str = "best_validation", title: str | None = None) -> str:
+    """The HTML text. Every name from a spec reaches the reader as text: as JSON here, as text nodes in the browser.
+
+    title: the setting by default where there is but one.
+    """
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    folder = resources.files("harness.report")
+    style, script, template = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    data = safe_json(page_data(results, board, checkpoint))
+    return environment.from_string(template).render(
+        title=one_line(title or _title(board)),
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(data),
+        empty=board.rows.empty,
+        notes=[one_line(note) for note in board.notes],
+    )
+
+
+def _title(board: Leaderboard) -> str:
+    return f"Leaderboard: {setting_title(board.settings[0])}" if len(board.settings) == 1 else "Leaderboard"

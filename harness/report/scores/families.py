@@ -1,0 +1,248 @@
+"""The few comparisons of a table that are marked: which they are, and which of them stand over training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from harness.report.results import CELL, SETTING
+from harness.report.scores.counts import ClassCounts
+from harness.report.scores.intervals import over_teachers
+from harness.statistics import metrics
+from harness.statistics.intervals import FEWEST_SEEDS
+from harness.statistics.multiple_comparisons import compare_family
+
+MARKED = {"average": metrics.average, "worst": metrics.worst, "nsd": metrics.nsd}
+STRONGEST = ("aa_standard", "aa_short")  # stronger than every single attack, whatever their numbers of images
+
+
+class Registered(Protocol):
+    """A comparison registered before its results, on some metrics, by default under the strongest attack."""
+
+    @property
+    def variant(self) -> str: ...
+
+    @property
+    def against(self) -> str: ...
+
+    @property
+    def metrics(self) -> Sequence[str]: ...
+
+    @property
+    def attack(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class MarkedColumns:
+    """Of one table: the attack whose columns are marked, over which seeds, how many comparisons are corrected for."""
+
+    attack: str
+    seeds: tuple[int, ...]
+    comparisons: int
+
+
+def marked_columns(
+    rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str]
+) -> tuple[dict[tuple, MarkedColumns], pd.DataFrame]:
+    """By setting and checkpoint what is marked, and a line per row, checkpoint, attack and metric of it with the
+    p-value `p` corrected for all of them.
+
+    Average, worst class and NSD, each against the baseline, under the strongest attack that all rows have. A table has
+    none whose rows have fewer than three seeds in common with the baseline.
+    """
+    found, lines = {}, []
+    for setting, checkpoint, layout, attack in layouts(rows, counts, baselines, FEWEST_SEEDS):
+        family = compare_family(layout.array([attack]), [(place, 0) for place in range(1, len(layout.rows))])
+        found[(setting, checkpoint)] = MarkedColumns(attack, layout.seeds, family.comparisons)
+        lines += [
+            (row, checkpoint, attack, metric, family.p[place, column])
+            for place, row in enumerate(layout.rows[1:])
+            for column, metric in enumerate(MARKED)
+        ]
+    return found, pd.DataFrame(lines, columns=[*CELL, "metric", "p"]).astype({"row": "int64", "p": float})
+
+
+def unmarked(rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str]) -> dict[tuple, str]:
+    """By setting and checkpoint why a table has no marks, of those without."""
+    found = {}
+    for setting, checkpoint, part, values in _tables(rows, counts):
+        if setting in baselines:
+            baseline = part.index[part["variant"] == baselines[setting]][0]
+            if Layout.around(values, baseline, FEWEST_SEEDS) is None:
+                found[setting, checkpoint] = _why_unmarked(values, baseline)
+    return found
+
+
+def _why_unmarked(values: pd.DataFrame, baseline: int) -> str:
+    seeds = _seeds(values)
+    shared = {row: own & seeds.get(baseline, set()) for row, own in seeds.items() if row != baseline}
+    enough = {row: common for row, common in shared.items() if len(common) >= FEWEST_SEEDS}
+    if not enough:
+        return TOO_FEW_SEEDS
+    alike = [common for row, common in enough.items() if _same_teachers(values, [baseline, row])]
+    if not alike:
+        return f"the rows that share {FEWEST_SEEDS} seeds with it learned from other teachers"
+    if len(set.intersection(*alike)) < FEWEST_SEEDS:
+        return f"the rows that share {FEWEST_SEEDS} seeds with it do not share the same ones"
+    return f"no attack has results on every common seed of it and the rows that share {FEWEST_SEEDS} with it"
+
+
+TOO_FEW_SEEDS = (
+    f"no other row shares {FEWEST_SEEDS} seeds with it, and a difference of single networks is not one of methods"
+)
+
+
+def layouts(
+    rows: pd.DataFrame, counts: ClassCounts, baselines: dict[tuple, str], fewest: int
+) -> Iterator[tuple[tuple, str, Layout, str]]:
+    """Each setting and checkpoint with the rows that share so many seeds with the baseline, and the attack that is
+    marked.
+    """
+    for setting, checkpoint, part, values in _tables(rows, counts):
+        if setting in baselines:
+            layout = Layout.around(values, part.index[part["variant"] == baselines[setting]][0], fewest)
+            if layout is not None:
+                yield setting, checkpoint, layout, _strongest(layout.values)
+
+
+def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Registered]) -> pd.DataFrame:
+    """The comparisons registered before their results, a line each per setting, checkpoint and metric: `variant`,
+    `against`, their rows `row` and `other`, the attack, and `p`, corrected for all that are registered for its table.
+
+    rows: with `called`, the variants' names in their suites. Where a comparison cannot be made, `reason` says why, and
+    row and other are -1 where there is none. p is NaN where not all variants share three seeds and their teachers. A
+    table has the comparisons of its variants, and those whose variants are in no table.
+    """
+    students = rows.loc[rows["role"] == "student", "called"]
+    lines = []
+    for setting, checkpoint, part, values in _tables(rows, counts):
+        elsewhere = set(students) - set(part["called"])
+        own = [each for each in primary if {each.variant, each.against} & set(part["called"])
+               or not {each.variant, each.against} & elsewhere]  # fmt: skip
+        lines += [(setting, checkpoint, *line) for line in _registered_in(part, values, own)]
+    columns = ["variant", "against", "row", "other", "attack", "metric", "reason", "p"]
+    return pd.DataFrame(lines, columns=["setting", "checkpoint", *columns])
+
+
+def _registered_in(part: pd.DataFrame, values: pd.DataFrame, primary: Sequence[Registered]) -> list[tuple]:
+    """The registered comparisons of one table; those that cannot be made count in the correction too."""
+    pairs = [(_row_called(part, each.variant), _row_called(part, each.against)) for each in primary]
+    members = list(dict.fromkeys(row for pair in pairs if -1 not in pair for row in pair))
+    layout = Layout.of(values, members, FEWEST_SEEDS) if _same_teachers(values, members) else None
+    strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
+    has_results = set(zip(values["row"], values["attack"], strict=True))
+    cells: dict[tuple, str] = {}
+    for each, pair in zip(primary, pairs, strict=True):
+        attack = each.attack or strongest
+        reason = _unavailable(part, each, pair, attack, has_results)
+        for metric in each.metrics:
+            cells[(each.variant, each.against, *pair, attack, metric)] = reason
+    made = [key[2:] for key, reason in cells.items() if not reason]
+    p_values = {} if layout is None else _registered_p_values(layout, made, len(cells) - len(made))
+    return [(*key, reason, p_values.get(key[2:], np.nan)) for key, reason in cells.items()]
+
+
+def _row_called(part: pd.DataFrame, name: str) -> int:
+    """The one row of that name, -1 where there is none or several have it."""
+    found = part.index[part["called"] == name]
+    return int(found[0]) if len(found) == 1 else -1
+
+
+def _unavailable(
+    part: pd.DataFrame, each: Registered, pair: tuple[int, int], attack: str, has_results: set[tuple]
+) -> str:
+    """Why a registered comparison cannot be made; empty where it can."""
+    for name, row in zip((each.variant, each.against), pair, strict=True):
+        if row == -1:
+            alike = part.loc[part["called"] == name, "variant"]
+            return f"ambiguous, {' and '.join(alike)}" if len(alike) else f"no row is called {name}"
+    lacking = [name for name, row in zip((each.variant, each.against), pair, strict=True)
+               if (row, attack) not in has_results]  # fmt: skip
+    return f"no results of {' and '.join(lacking)}" if lacking else ""
+
+
+def _registered_p_values(layout: Layout, cells: list[tuple], unavailable: int) -> dict[tuple, float]:
+    attacks = [name for name in dict.fromkeys(cell[2] for cell in cells) if name in set(layout.values["attack"])]
+    pairs = list(dict.fromkeys(cell[:2] for cell in cells))
+    columns = [(attack, metric) for attack in attacks for metric in MARKED]
+    compared = np.array([[(*pair, *column) in cells for column in columns] for pair in pairs])
+    if not compared.any():
+        return {}
+    places = [(layout.rows.index(row), layout.rows.index(other)) for row, other in pairs]
+    unavailable += len(cells) - int(compared.sum())
+    family = compare_family(layout.array(attacks), places, compared, unavailable)
+    return {
+        (*pair, *column): family.p[line, place]
+        for line, pair in enumerate(pairs)
+        for place, column in enumerate(columns)
+        if compared[line, place]
+    }
+
+
+def _tables(rows: pd.DataFrame, counts: ClassCounts) -> Iterator[tuple[tuple, str, pd.DataFrame, pd.DataFrame]]:
+    """Each setting and checkpoint with its students' rows, and the marked metrics by row, seed and attack, means over
+    teachers."""
+    columns = {name: of(counts.accuracy) for name, of in MARKED.items()}
+    keys, values = over_teachers(counts.keys, pd.DataFrame(columns), CELL)
+    frame = keys[[*CELL, "seed"]].astype({"attack": str, "checkpoint": str}).join(values)
+    frame = frame.assign(teachers=frame["row"].map(rows["teachers"]))
+    for setting, part in rows[rows["role"] == "student"].groupby(SETTING, sort=False, dropna=False):
+        own = frame[frame["row"].isin(part.index)]
+        for checkpoint, values in own.groupby("checkpoint", sort=False):
+            yield setting, str(checkpoint), part, values
+
+
+@dataclass(frozen=True)
+class Layout:
+    """values: the marked metrics of `rows` over the same `seeds`, under the attacks that all of them have."""
+
+    rows: list[int]
+    seeds: tuple[int, ...]
+    values: pd.DataFrame
+
+    @classmethod
+    def around(cls, values: pd.DataFrame, baseline: int, fewest: int) -> Layout | None:
+        """Of the baseline, which comes first, and the rows that share `fewest` seeds and all teachers with it."""
+        seeds = _seeds(values)
+        shared = seeds.get(baseline, set())
+        others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= fewest]
+        others = [row for row in others if _same_teachers(values, [baseline, row])]
+        return cls.of(values, [baseline, *others], fewest) if others else None
+
+    @classmethod
+    def of(cls, values: pd.DataFrame, rows: list[int], fewest: int) -> Layout | None:
+        """None where the rows share fewer than `fewest` seeds, or no attack under all of them."""
+        seeds = _seeds(values)
+        shared = set.intersection(*[seeds.get(row, set()) for row in rows]) if rows else set()
+        if len(shared) < fewest:
+            return None
+        part = values[values["row"].isin(rows) & values["seed"].isin(shared)]
+        complete = part.groupby("attack")["row"].transform("size") == len(rows) * len(shared)
+        return cls(rows, tuple(sorted(shared)), part[complete]) if complete.any() else None
+
+    def array(self, attacks: Sequence[str]) -> np.ndarray:
+        """(S, V, M): the metrics under the first attack, then under the next."""
+        order = pd.MultiIndex.from_product([self.seeds, self.rows])
+        by_attack = [self.values[self.values["attack"] == name].set_index(["seed", "row"]) for name in attacks]
+        tables = [table[list(MARKED)].reindex(order).to_numpy() for table in by_attack]
+        return np.concatenate(tables, axis=1).reshape(len(self.seeds), len(self.rows), -1)
+
+
+def _seeds(values: pd.DataFrame) -> dict[int, set[int]]:
+    groups: Any = values.groupby("row", sort=False)["seed"]
+    return {row: set(own) for row, own in groups}
+
+
+def _same_teachers(values: pd.DataFrame, rows: list[int]) -> bool:
+    """Whether all rows that have teachers are averages over the same ones."""
+    return len(set(values.loc[values["row"].isin(rows), "teachers"]) - {""}) <= 1
+
+
+def _strongest(values: pd.DataFrame) -> str:
+    """AutoAttack where it was run, else the attack that leaves the least, on average over all rows."""
+    means = values.groupby("attack")["average"].mean()
+    return next((name for name in STRONGEST if name in means.index), str(means.idxmin()) if len(means) else "")

@@ -1,0 +1,154 @@
+"""A table of the leaderboard before it is written in any language: lines, columns, numbers and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import pandas as pd
+
+from harness.report.results import records
+from harness.report.scores.counts import attack_order
+from harness.report.scores.intervals import METRICS, Metric
+from harness.report.scores.leaderboard import Leaderboard
+
+MAIN = ("average", "worst", "nsd")
+MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth beside the worst class
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with its marks.
+
+    rank: 1 best, 2 second. mark: against the baseline, ↑ better, ↓ worse, ≈ noise, or empty.
+    """
+
+    value: float
+    metric: Metric
+    rank: int = 0
+    mark: str = ""
+    sample: tuple[float, float] | None = None
+    seeds: tuple[float, float] | None = None
+
+    def text(self, digits: int = 2) -> str:
+        """Percent with so many digits, NSD with one more; a dash where there is no number."""
+        return number(self.value, self.metric, digits)
+
+    def bounds(self, source: str, digits: int = 2) -> tuple[str, str] | None:
+        """The interval over `samples` or `seeds` in the same form; None where there is none."""
+        pair = self.sample if source == "samples" else self.seeds
+        return None if pair is None else (number(pair[0], self.metric, digits), number(pair[1], self.metric, digits))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table. cells: by attack and metric."""
+
+    name: str
+    role: str
+    facts: dict[str, Any]
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The name, of a teacher with its network, of a given network with a word."""
+        if self.role == "teacher":
+            return (
+                f"{self.name} {self.facts['student']}"
+                if self.name == "teacher"
+                else f"{self.name} (teacher, {self.facts['student']})"
+            )
+        return f"{self.name} (given)" if self.role == "evaluation" else self.name
+
+
+@dataclass(frozen=True)
+class Grid:
+    """attacks: the groups of columns; metrics: the columns of each group; lines: teachers first."""
+
+    attacks: list[str]
+    metrics: list[Metric]
+    lines: list[Line]
+
+    @property
+    def missing(self) -> list[str]:
+        """What each row lacks, a line per row that lacks something."""
+        return [f"{line.name}: {line.facts['missing']}" for line in self.lines if line.facts["missing"]]
+
+
+def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[str] | None = None) -> Grid:
+    """The table of one setting and checkpoint. A row without results is a line without cells."""
+    part = board.of(setting)
+    scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
+    names = list(metrics or main_metrics(scores))
+    scores = scores[scores["metric"].isin(names)]
+    cells: dict[int, dict[tuple[str, str], Cell]] = {row: {} for row in part.rows.index}
+    for score in records(scores):
+        cells[score["row"]][score["attack"], score["metric"]] = _cell(score)
+    lines = [
+        Line(facts["variant"], facts["role"], facts, cells[row])
+        for row, facts in zip(part.rows.index, records(part.rows), strict=True)
+    ]
+    attacks = attack_order([str(name) for name in scores["attack"].unique()])
+    return Grid(attacks, [METRICS[name] for name in names], lines)
+
+
+def main_metrics(scores: pd.DataFrame) -> tuple[str, ...]:
+    """Average, worst and NSD; with many classes the mean of the worst tenth too, and where classes have unlike numbers
+    of images the accuracy over all of them.
+    """
+    shown = {"average", "worst", "nsd"} | ({"overall"} & set(scores["metric"]))
+    shown |= {"worst_10_percent"} if scores["classes"].max() >= MANY_CLASSES else set()
+    return tuple(name for name in METRICS if name in shown)
+
+
+def number(value: float | None, metric: Metric, digits: int = 2) -> str:
+    """Percent with so many digits, or the number with one digit more; a dash for null."""
+    if value is None or pd.isna(value):
+        return "–"
+    # Half up, as the page does, from nine decimals: binary neighbours of a number such as 0.53075 go either way, and
+    # from six decimals 0.12344967 would go up twice.
+    exact = Decimal(f"{value:.9f}")
+    scaled, places = (100 * exact, digits) if metric.percent else (exact, digits + 1)
+    return str(scaled.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP) + 0)
+
+
+def _cell(score: dict[str, Any]) -> Cell:
+    metric = METRICS[score["metric"]]
+    return Cell(
+        score["value"], metric, score["rank"], mark(score, metric), _pair(score, "sample"), _pair(score, "seed")
+    )
+
+
+def change_text(score: dict[str, Any], metric: Metric) -> str:
+    """A difference with its intervals and, where it is corrected for others, p and verdict."""
+    text = ("+" if score["difference"] > 0 else "") + number(score["difference"], metric)
+    for source, before in (("sample", "test samples"), ("seed", "seeds")):
+        low, high = (score[f"difference_{source}_{end}"] for end in ("low", "high"))
+        text += "" if pd.isna(low) else f" {before} [{number(low, metric)}, {number(high, metric)}]"
+    if pd.isna(score["p"]):
+        return text
+    p = "p < 0.0001" if score["p"] < 0.0001 else f"p = {score['p']:.4f}"
+    return f"{text} {p} {'stands' if score['stands'] else 'noise'}"
+
+
+def mark(score: dict[str, Any], metric: Metric) -> str:
+    """How a marked difference from the baseline is shown."""
+    difference, stands = score.get("difference"), score.get("stands")
+    if difference is None or pd.isna(difference) or stands is None or pd.isna(stands):
+        return ""
+    if not score["stands"]:
+        return "≈"
+    return "↑" if (difference > 0) == metric.up else "↓"
+
+
+def _pair(score: dict[str, Any], source: str) -> tuple[float, float] | None:
+    low, high = (score.get(f"{source}_{end}") for end in ("low", "high"))
+    return None if low is None or high is None or pd.isna(low) else (float(low), float(high))
+
+
+def costs(facts: dict[str, Any]) -> tuple[str, str, str]:
+    """Seeds, hours of training and evaluation of one trial, and peak memory in MiB, of a row of the leaderboard."""
+    hours, memory = facts["train_hours"] + facts["eval_hours"], facts["peak_memory_mb"]
+    return str(facts["seeds"]), "–" if pd.isna(hours) else f"{hours:.2f}", "–" if pd.isna(memory) else f"{memory:,.0f}"

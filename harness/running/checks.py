@@ -1,0 +1,122 @@
+"""What is checked before a run starts, so that it cannot fail hours later for a reason that was there at the start.
+
+The rules are plain functions; the scheduler brings the facts. Each raises an InputError of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.files import free_bytes
+from harness.running.stopping import read_control
+from harness.spec import Resources, TrialSpec
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: its Ray id, its host name, and its resources by Ray's names (CPU, GPU, ...)."""
+
+    node_id: str
+    host: str
+    resources: Mapping[str, float]
+
+
+def request_of(resources: Resources) -> dict[str, float]:
+    """A trial's request in Ray's names, without zeros."""
+    request = {"CPU": resources.cpu, "GPU": resources.gpu, **resources.custom}
+    return {name: amount for name, amount in request.items() if amount > 0}
+
+
+def fits(request: Mapping[str, float], available: Mapping[str, float]) -> bool:
+    """Whether every resource of a request is there; a rounding error of fractions does not matter."""
+    return all(available.get(name, 0.0) + 1e-6 >= amount for name, amount in request.items())
+
+
+def check_requests(specs: Iterable[TrialSpec], nodes: Sequence[Node]) -> None:
+    """Every trial fits on some node when that node is empty."""
+    for spec in specs:
+        request, gpu = request_of(spec.resources), spec.resources.gpu
+        if gpu > 1 and gpu != int(gpu):
+            raise InputError(
+                f"trial {spec.trial_id} ({spec.variant}): gpu {gpu:g}: more than one GPU comes in whole numbers"
+            )
+        if not any(fits(request, node.resources) for node in nodes):
+            hint = (
+                "; --set resources.gpu=0 trains on the CPU"
+                if gpu and not any("GPU" in node.resources for node in nodes)
+                else ""
+            )
+            raise InputError(
+                f"trial {spec.trial_id} ({spec.variant}) asks for {_amounts(request)}, and no node has that: "
+                f"the cluster has {describe(nodes)}{hint}"
+            )
+
+
+def describe(nodes: Sequence[Node]) -> str:
+    """The cluster in words: `2 nodes with CPU 8, GPU 4; 1 node with CPU 16`."""
+    shapes = Counter(
+        _amounts({name: amount for name, amount in node.resources.items() if _is_requestable(name)}) for node in nodes
+    )
+    return (
+        "; ".join(f"{count} node{'s' * (count > 1)} with {shape}" for shape, count in shapes.most_common())
+        or "no node at all"
+    )
+
+
+def check_disk(root: Path, minimum_bytes: int) -> None:
+    """The results folder has room for a start."""
+    free = free_bytes(root)
+    if free < minimum_bytes:
+        raise InputError(
+            f"only {free / 2**20:.0f} MB are free at {root}; "
+            f"a run needs at least {minimum_bytes / 2**20:.0f} MB to start"
+        )
+
+
+def probe(control: str, nonce: str, ray_version: str) -> dict[str, Any]:
+    """What one node says about itself: runs there, reads what the driver wrote in the results, and writes beside it."""
+    answer: dict[str, Any] = {"host": socket.gethostname(), "python": platform.python_version(), "ray": ray_version}
+    path = Path(control)
+    beside = path.with_name(f".probe.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        answer["sees"] = read_control(path).get("nonce") == nonce
+        beside.write_text("")
+        beside.unlink()
+        answer["writes"] = True
+    except OSError as error:
+        answer.setdefault("sees", False)
+        answer["writes"] = False
+        answer["problem"] = error.strerror
+    return answer
+
+
+def check_probe(answer: Mapping[str, Any], root: Path, ray_version: str) -> None:
+    """A node sees and can write the results folder, and runs the driver's versions."""
+    host = answer["host"]
+    if not answer["sees"]:
+        raise InputError(f"node {host} does not see the results folder {root}: use a path that all nodes share")
+    if not answer["writes"]:
+        raise InputError(f"node {host} cannot write to the results folder {root}: {answer['problem']}")
+    for name, here in (("python", platform.python_version()), ("ray", ray_version)):
+        if answer[name] != here:
+            raise InputError(
+                f"node {host} runs {name} {answer[name]}, this machine {here}: install the same version on all nodes"
+            )
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    order = sorted(amounts, key=lambda name: (name not in ("CPU", "GPU"), name))
+    return ", ".join(f"{name} {amounts[name]:g}" for name in order)
+
+
+def _is_requestable(name: str) -> bool:
+    return name not in ("memory", "object_store_memory") and not name.startswith(("node:", "accelerator_type:"))

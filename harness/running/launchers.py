@@ -1,0 +1,91 @@
+"""How a driver has trials run: what it asks of a launcher, and the launcher of this process.
+
+Launchers report everything as events. Beyond the trials' own there are `end` {trial_id}: no more events of this
+attempt; and `lost` {trial_id, error}: the process or its node died.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from harness.running.stopping import StopRequest
+from harness.running.worker import Event, Job, trial_events
+from harness.spec import Resources, TrialSpec
+
+
+class Launcher(Protocol):
+    """Runs trials and reports their events."""
+
+    def has_room(self, resources: Resources) -> bool:
+        """Whether the cluster as a whole has that much left."""
+
+    def has_nodes(self) -> bool:
+        """Whether anything is left that trials could ever run on."""
+
+    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
+        """Runs one more trial, or an assistant of that name for it, whose events have its name for a trial id."""
+
+    def poll(self, timeout: float) -> Iterator[Event]:
+        """The events that came in; waits up to `timeout` seconds for the first."""
+
+    def stop(self) -> None:
+        """Asks all trials to save their state and to return."""
+
+    def kill(self, name: str) -> None:
+        """Ends a trial's or an assistant's process now; its `lost` event follows."""
+
+
+class SerialLauncher:
+    """Runs one trial at a time in this process, with the same events. Past its time limit it stops at its next step."""
+
+    def __init__(
+        self, make_job: Callable[[TrialSpec], Job], stop_request: StopRequest, trial_timeout_s: float | None
+    ) -> None:
+        self._make_job = make_job
+        self._stop_request = stop_request
+        self._trial_timeout_s = trial_timeout_s
+        self._stopping = False
+        self._current: tuple[str, Iterator[Event]] | None = None
+        self._deadline = float("inf")
+
+    def has_room(self, resources: Resources) -> bool:
+        return self._current is None
+
+    def has_nodes(self) -> bool:
+        return True
+
+    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
+        assert not assistant, "there is never room for one"
+        self._deadline = time.monotonic() + (self._trial_timeout_s or float("inf"))
+        self._current = (spec.trial_id, trial_events(self._make_job(spec), self._should_stop, "here"))
+
+    def poll(self, timeout: float) -> Iterator[Event]:
+        assert self._current is not None
+        name, events = self._current
+        try:
+            event = next(events, None)
+        except SystemExit as error:
+            event = {
+                "event": "error",
+                "trial_id": name,
+                "kind": "method",
+                "error": f"SystemExit: {error}",
+                "traceback": traceback.format_exc(),
+            }
+        if event is None:
+            self._current = None
+            event = {"event": "end", "trial_id": name}
+        yield event
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def kill(self, name: str) -> None:
+        """Ends the trial at its next step: this process cannot kill itself."""
+        self._deadline = 0.0
+
+    def _should_stop(self) -> bool:
+        return self._stopping or self._stop_request.signal_name is not None or time.monotonic() > self._deadline

@@ -1,0 +1,351 @@
+"""Ray: connecting to it, looking at its nodes before a run, and running trials as its tasks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.running.checks import Node, check_probe, check_requests, fits, request_of
+from harness.running.stopping import RunControl, StopRequest
+from harness.running.worker import Event, Job
+from harness.spec import Resources, TrialSpec
+
+_CONNECT_TIMEOUT_S = 5.0
+_PROBE_TIMEOUT_S = 60.0
+_CAPACITY_AGE_S = 2.0
+# Ray keeps its objects in shared memory. Trials exchange small events only, so the minimum will do.
+_OBJECT_STORE_BYTES = 100 * 2**20
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # else a driver started by `uv run` makes Ray start every worker through uv
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # what Ray prints about dead workers and nodes; the driver tells it in its own words
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|The node with node id|Raylet is terminated|killed due to",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+_HARMLESS = {*_ENVIRONMENT, "RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+# Ray listens on all interfaces, wherever it is told to listen: only who has this may talk to a local one.
+_TOKEN = secrets.token_hex(32)
+_LONGEST_SOCKET = 103  # bytes; 107 on Linux
+_SOCKET = "/ray-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+
+
+@contextmanager
+def connected(address: str | None = None, **local: Any) -> Iterator[None]:
+    """Inside, Ray is there: the session that this process has already, else the cluster at `address`, else a local one.
+
+    local: arguments of `ray.init` for a local Ray, such as num_cpus. What was started here is shut down on leaving.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _check_environment()
+    # Never Ray's own default: it follows a file that a killed cluster leaves behind.
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local" and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it as it is loaded; from 2.59 on its own default
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    with ExitStack() as stack:
+        if address == "local":
+            stack.enter_context(_authenticated())
+            folder = stack.enter_context(_session_folder())
+        stack.callback(ray.shutdown)
+        with _uninterrupted():
+            if address == "local":
+                _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=str(folder), **local)
+            else:
+                _check_address(address)
+                _join(address)
+        yield
+
+
+def _check_environment() -> None:
+    """Ray reads its settings from variables as it is loaded; one that it cannot read ends the process."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode.lower() not in ("token", "disabled"):
+        raise InputError(f"RAY_AUTH_MODE must be token or disabled, not '{mode}'")
+    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in _HARMLESS | {"RAY_AUTH_MODE"})
+    if not names or "ray" in sys.modules:
+        return
+    if subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode:
+        raise InputError(f"Ray cannot be loaded with {', '.join(names)} as the environment has it: correct or unset it")
+
+
+@contextmanager
+def _authenticated() -> Iterator[None]:
+    """Inside, a Ray started here asks for a token that only this process and its children know, unless the user has
+    chosen a token or none."""
+    chosen = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if chosen or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = _TOKEN
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        with suppress(ImportError, AttributeError):  # Ray has no public name for it
+            importlib.import_module("ray._raylet").AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """A folder of this process alone for Ray's sockets and logs, removed afterwards."""
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
+    if len(os.fsencode(base)) + len(_SOCKET) > _LONGEST_SOCKET:
+        raise InputError(
+            f"the paths of Ray's sockets below {base} would be longer than a socket's may be: "
+            "set RAY_TMPDIR to a short folder, such as /tmp; --serial runs without Ray"
+        )
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=base))
+    except OSError as error:
+        raise InputError(f"Ray needs a folder for its sockets and logs: {error}; set RAY_TMPDIR") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal waits until the block is done: torn apart in the middle of its start, Ray ends the process."""
+    with StopRequest() as request:
+        yield
+    if request.signal_name:
+        raise KeyboardInterrupt
+
+
+def _start(**options: Any) -> None:
+    import ray
+
+    try:
+        ray.init("local", **_QUIET, **options)
+    except Exception:  # Ray gives its own processes half a minute to start, which a very busy machine may exceed
+        ray.shutdown()
+        try:
+            ray.init("local", **_QUIET, **options)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot start Ray on this machine: {reason}; --serial runs without it") from error
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address, **_QUIET)
+    except Exception as error:  # many kinds, down to Exception itself
+        reason = " ".join(str(error).split())
+        hint = "if the cluster uses token authentication, set RAY_AUTH_MODE=token"
+        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {hint}") from error
+
+
+def _check_address(address: str) -> None:
+    """Ray itself takes minutes to find out that nobody answers at an address, and then ends the process."""
+    if "://" in address:
+        raise InputError(
+            f"address '{address}': give HOST:PORT or auto; a driver must run inside its cluster (ray job submit)"
+        )
+    if address == "auto":
+        address = _address_on_file() or ""
+        if not address:
+            return  # Ray looks for running processes, and says if it finds none
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S) as connection:
+            answered = "RAY_USE_TLS" in os.environ or _speaks_grpc(connection)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at '{address}' ({error}); start one with: ray start --head"
+        ) from error
+    if not answered:
+        raise InputError(f"what answers at '{address}' is not a Ray cluster")
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether the other side begins as every HTTP/2 server must: with a frame of settings (RFC 9113, section 3.4)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    head = b""
+    while len(head) < 4 and (more := connection.recv(4 - len(head))):
+        head += more
+    return head[3:] == b"\x04"
+
+
+def _address_on_file() -> str | None:
+    """What `auto` means on this machine."""
+    try:
+        from ray._private.utils import read_ray_address  # Ray has no public name for it
+    except ImportError:
+        return None
+    return os.environ.get("RAY_ADDRESS", "auto").replace("auto", "") or read_ray_address()
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"]) for node in alive]
+
+
+def preflight(specs: Sequence[TrialSpec], control: RunControl, root: Path) -> None:
+    """Every request fits somewhere, and every node that could run a trial passes the probe."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = _nodes()
+    check_requests(specs, nodes)
+    requests = [request_of(spec.resources) for spec in specs]
+    usable = [node for node in nodes if any(fits(request, node.resources) for request in requests)]
+    task = ray.remote(num_cpus=0, max_retries=0)(_probe_task())
+    answers = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
+            _search_path(), str(control.path), control.nonce
+        ): node
+        for node in usable
+    }
+    ready, missing = ray.wait(list(answers), num_returns=len(answers), timeout=_PROBE_TIMEOUT_S)
+    if missing:
+        hosts = ", ".join(sorted({answers[answer].host for answer in missing}))
+        raise InputError(f"no answer within {_PROBE_TIMEOUT_S:.0f} s from {hosts}")
+    for answer in ready:
+        try:
+            found = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            reason = " ".join(str(getattr(error, "cause", None) or error).split())
+            raise InputError(f"node {answers[answer].host} cannot run trials: {reason}") from error
+        check_probe(found, root, ray.__version__)
+
+
+def _search_path() -> list[str]:
+    """Where this process finds its packages, for workers that were started elsewhere."""
+    return [os.path.abspath(entry) for entry in sys.path]
+
+
+# The two functions that Ray runs are made inside functions, so that they travel by value: a worker can run them before
+# it knows where this package is.
+
+
+def _probe_task() -> Callable[..., dict[str, Any]]:
+    def answer(search_path: list[str], control: str, nonce: str) -> dict[str, Any]:
+        import sys
+
+        import ray
+
+        sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
+        from harness.running.checks import probe
+
+        return probe(control, nonce, ray.__version__)
+
+    return answer
+
+
+def _trial_task() -> Callable[..., Iterator[Event]]:
+    def trial(search_path: list[str], pickled_job: bytes) -> Iterator[Event]:
+        import pickle
+        import sys
+
+        import ray
+
+        sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
+        from harness.running.worker import prepare_process, trial_events
+
+        job = pickle.loads(pickled_job)
+        prepare_process(job.spec)
+        yield from trial_events(job, place=ray.get_runtime_context().get_node_id())
+
+    return trial
+
+
+class RayLauncher:
+    """Trials and their assistants as Ray tasks that stream their events. Ray never retries: the driver decides that.
+
+    Only as much is submitted as the cluster can run at once: Ray's own queue knows no priorities, so what waits in it
+    would overtake longer trials.
+    """
+
+    def __init__(self, make_job: Callable[[TrialSpec, str], Job], control: RunControl) -> None:
+        import ray
+
+        self._ray = ray
+        self._make_job, self._control = make_job, control
+        # Ray hands a worker process from task to task. On a GPU that would keep memory and a CUDA context, so there
+        # every trial gets a process of its own.
+        self._on_cpu = ray.remote(_trial_task())
+        self._on_gpu = ray.remote(max_calls=1)(_trial_task())
+        self._live: dict[Any, tuple[str, dict[str, float]]] = {}
+        self._capacity: dict[str, float] = {}
+        self._capacity_at = float("-inf")
+
+    def has_room(self, resources: Resources) -> bool:
+        if time.monotonic() - self._capacity_at > _CAPACITY_AGE_S:
+            self._capacity, self._capacity_at = self._ray.cluster_resources(), time.monotonic()
+        left = dict(self._capacity)
+        for _, request in self._live.values():
+            for name, amount in request.items():
+                left[name] = left.get(name, 0.0) - amount
+        return fits(request_of(resources), left)
+
+    def has_nodes(self) -> bool:
+        return bool(_nodes())
+
+    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
+        job = self._make_job(spec.model_copy(update={"resources": resources}), assistant)
+        task = self._on_gpu if resources.gpu else self._on_cpu
+        stream = task.options(
+            num_returns="streaming",
+            max_retries=0,
+            num_cpus=resources.cpu,
+            num_gpus=resources.gpu,
+            resources=resources.custom or None,
+            name=f"trial {job.name}",
+        ).remote(_search_path(), pickle.dumps(job))
+        self._live[stream] = (job.name, request_of(resources))
+
+    def poll(self, timeout: float) -> Iterator[Event]:
+        wait, streams = self._ray.wait, list(self._live)
+        if wait(streams, num_returns=1, timeout=timeout, fetch_local=False)[0]:
+            for stream in wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)[0]:
+                yield self._next(stream)
+
+    def _next(self, stream: Any) -> Event:
+        name, _ = self._live[stream]
+        try:
+            return self._ray.get(next(stream))
+        except StopIteration:
+            event = {"event": "end", "trial_id": name}
+        except self._ray.exceptions.RayError as error:
+            event = {"event": "lost", "trial_id": name, "error": _one_line(error)}
+        del self._live[stream]
+        return event
+
+    def stop(self) -> None:
+        self._control.stop()
+
+    def kill(self, name: str) -> None:
+        for stream, (other, _) in self._live.items():
+            if other == name:
+                self._ray.cancel(stream, force=True)
+
+
+def _one_line(error: BaseException) -> str:
+    """Ray's first sentence; the rest is advice about Ray."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

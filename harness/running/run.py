@@ -1,0 +1,198 @@
+"""Runs a list of trial specs: on Ray, on this machine or a cluster, or one after another in this process.
+
+The result store is the truth: what it holds is skipped at every start, so running again is how a run is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.running.checks import check_disk
+from harness.running.driver import Driver
+from harness.running.failures import kind_of
+from harness.running.launchers import Launcher, SerialLauncher
+from harness.running.on_ray import RayLauncher, connected, preflight
+from harness.running.stopping import RunControl, StopRequest, by_signal
+from harness.running.trial_queue import Agenda
+from harness.running.worker import Event, Job
+from harness.spec import TrialSpec
+from harness.store.compaction import compact
+from harness.store.folder import nothing_left_if_refused
+from harness.store.lock import StoreLock
+from harness.store.manifest import check_parts
+from harness.store.redo import set_aside
+from harness.store.store import Store
+from harness.training.teacher_logits import shared_bytes, sharing
+
+COMPACT_FROM = 64  # finished trials in files of their own; fewer stay as they are: one file per trial, easy to look at
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. Nothing here changes a result, so nothing of it is part of a trial's identity.
+
+    workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither
+    it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. again: run what the
+    store has from an older numerics version. redo: ids of trials to make again; what the store has of them is set
+    aside. trial_timeout_s: a trial that runs longer is stored as failed. plugins: method files that workers run first.
+    run_trial, assist: `module:function`, the trial and what helps it with its evaluation. InputError for fewer than one
+    worker.
+    """
+
+    serial: bool = False
+    workers: int | None = None
+    address: str | None = None
+    retry_failed: bool = False
+    again: bool = False
+    redo: tuple[str, ...] = ()
+    data_root: Path | None = None
+    download: bool = False
+    trial_timeout_s: float | None = None
+    plugins: tuple[str, ...] = ()
+    run_trial: str = "harness.trial:run_trial"
+    assist: str = "harness.trial:assist"
+    minimum_free_bytes: int = 200 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers must be at least 1, not {self.workers}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of each trial, by id. skipped: the store had them. failed, blocked: with the reason in one line.
+
+    stop_reason: why the run ended early (`SIGINT`, `SIGTERM`, `SIGHUP`, or a sentence), None if it did not.
+    """
+
+    done: list[str]
+    skipped: list[str]
+    failed: dict[str, str]
+    blocked: dict[str, str]
+    interrupted: list[str]
+    stop_reason: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0: everything is there. 130: stopped by a signal. 1: something failed."""
+        if by_signal(self.stop_reason):
+            return 130
+        return 1 if self.failed or self.blocked or self.interrupted else 0
+
+
+def run(
+    specs: Sequence[TrialSpec],
+    store: Store,
+    *,
+    options: Options | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Outcome:
+    """Runs what the store does not have yet and returns when every trial is settled.
+
+    A failing trial is a row in the store, and the others go on. on_event: told of everything that happens, see
+    `harness.cli.progress`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a minute; a
+    second one ends it at once. Raises InputError for what cannot be run here.
+    """
+    options = options or Options()
+    with nothing_left_if_refused(store.root), StoreLock(store.prepare().root) as lock:
+        store.remove_leftovers()
+        check_parts(store.root)
+        if options.redo:
+            where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
+            on_event({"event": "set_aside", "where": where})
+        statuses = store.statuses()
+        agenda = Agenda(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
+        waiting = [agenda.specs[name] for name in agenda.waiting]
+        shared = shared_bytes(waiting)
+        on_event(
+            {"event": "plan", "trials": len(agenda.specs), "skipped": list(agenda.skipped), "shared_bytes": shared}
+        )
+        for name, reason in {**agenda.failed, **agenda.blocked}.items():
+            on_event({"event": "blocked" if name in agenda.blocked else "failed", "trial_id": name, "error": reason})
+        stop_reason = None
+        if agenda.is_open:
+            check_disk(store.root, options.minimum_free_bytes + shared)
+            for name in agenda.waiting:
+                if statuses.get(name) == "failed":
+                    store.reset_attempts(name)
+            backend = _here if options.serial else _on_ray
+            with (
+                sharing(store.root, waiting),
+                backend(store.root.resolve(), waiting, options) as parts,
+            ):
+                launcher, request = parts
+                driver = Driver(
+                    agenda,
+                    launcher,
+                    store,
+                    on_event,
+                    request,
+                    lambda: lock.lost,
+                    options.workers,
+                    options.trial_timeout_s,
+                )
+                driver.run()
+            stop_reason = driver.stop_reason
+            for name in agenda.done:  # an assistant may have been at work when its trial cleared up
+                store.forget_evaluation(agenda.specs[name].training_id)
+            store.remove_leftovers()
+        if stop_reason is None and not lock.lost:
+            _compact(store)
+    return Outcome(agenda.done, agenda.skipped, agenda.failed, agenda.blocked, agenda.interrupted, stop_reason)
+
+
+def _stored_failures(store: Store, statuses: Mapping[str, str]) -> dict[str, str]:
+    """The trials that failed in an earlier run, with the first line of their error."""
+    names = [name for name, status in statuses.items() if status == "failed"]
+    if not names:
+        return {}
+    rows = store.read("trials", names, ["error"])
+    errors = dict(zip(rows["trial_id"], rows["error"], strict=True))
+    return {name: f"failed in an earlier run: {str(errors.get(name) or 'unknown').splitlines()[0]}" for name in names}
+
+
+def _compact(store: Store) -> None:
+    """Joins the files of finished trials where there are many."""
+    finished = sum(status == "done" for status in store.statuses().values())
+    if finished - len(store.compacted()) < COMPACT_FROM:
+        return
+    try:
+        compact(store)
+    except OSError as error:
+        if kind_of(error) != "disk":
+            raise  # without room for the joined files the single ones stay, and nothing is lost
+
+
+Parts = tuple[Launcher, StopRequest]
+
+
+@contextmanager
+def _here(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[Parts]:
+    def make_job(spec: TrialSpec) -> Job:
+        # the caller has loaded the plugins in this process; the stop signal is asked directly, not through a file
+        return Job(spec, root, "", "", options.run_trial, options.data_root, options.download)
+
+    with StopRequest() as stop_request:
+        yield SerialLauncher(make_job, stop_request, options.trial_timeout_s), stop_request
+
+
+@contextmanager
+def _on_ray(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[Parts]:
+    with connected(options.address):
+        control = RunControl(root)
+
+        def make_job(spec: TrialSpec, assistant: str) -> Job:
+            function = options.assist if assistant else options.run_trial
+            where = (root, str(control.path), control.nonce)
+            return Job(spec, *where, function, options.data_root, options.download, options.plugins, assistant)
+
+        try:
+            preflight(specs, control, root)
+            with StopRequest() as stop_request:  # after Ray has set a handler of its own
+                yield RayLauncher(make_job, control), stop_request
+        finally:
+            control.close()

@@ -1,0 +1,274 @@
+"""From a suite to the list of trials it stands for. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import methods
+from harness.data.counts import class_counts
+from harness.data.splits import check_sizes, wants_second_split
+from harness.errors import InputError, named, unknown
+from harness.spec import MOST_OF_A_NAME, NetworkSpec, Source, TrainingSpec, TrialSpec
+from harness.suites.blocks import (
+    Entry,
+    attack_entries,
+    attack_names,
+    dataset_spec,
+    epochs_of,
+    evaluation_spec,
+    network_spec,
+    radius,
+    read,
+    seed_list,
+    training_block,
+    training_spec,
+)
+from harness.suites.suite import Suite
+
+
+def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[TrialSpec]:
+    """Every trial of a suite, teachers and starting networks first, each once.
+
+    only: variants or methods to keep (with what they depend on), in this order. seeds: instead of the suite's. Raises
+    InputError for anything that could not run.
+    """
+    assert "auto" not in (suite.precision, suite.threads), "for_this_machine comes before plan"
+    entries = [read_entry(entry, suite) for entry in suite.methods]
+    _check_variants([entry.variant for entry in entries])
+    _check_primary(suite, [entry.variant for entry in entries])
+    places = named("method or variant", only, [(entry.variant, entry.resolved["name"]) for entry in entries])
+    _check_attack_seeds(suite, {seed for entry in entries for seed in entry.seeds} | set(seeds))
+    chosen = [entries[place] for place in places] if only else entries
+    _check_blocks(suite)
+    specs: dict[str, TrialSpec] = {}
+    for network in _students(suite):
+        for entry in chosen:
+            for seed in seeds or entry.seeds:
+                for one in _by_teacher_seed(suite):
+                    for spec in _student_and_sources(one, network, entry, seed):
+                        specs.setdefault(spec.trial_id, spec)
+    asked = {(spec.dataset, wants_second_split(spec), spec.evaluation): spec for spec in specs.values()}
+    for spec in asked.values():
+        if counts := class_counts(spec.dataset):
+            check_sizes(spec, *counts)
+    return sorted(specs.values(), key=lambda spec: spec.role != "teacher")
+
+
+def _check_blocks(suite: Suite) -> None:
+    """A slip in a block that no method of the plan needs is told all the same."""
+    for where in ("teacher", "natural_teacher", "init"):
+        known = [*_TEACHER_KEYS, *_FILE_KEYS, *(["seeds"] if where == "teacher" else [])]
+        for key in getattr(suite, where) or {}:
+            if key not in known:
+                raise unknown(f"key in {where}", key, known)
+
+
+def _students(suite: Suite) -> list[NetworkSpec]:
+    entries = ([suite.student] if suite.student is not None else []) + suite.students
+    if not entries:
+        raise InputError(f"suite {suite.name}: 'student' is missing: a model such as cnn, or {{name: cnn, width: 16}}")
+    return [network_spec(entry, "student", dataset_spec(suite.dataset)) for entry in entries]
+
+
+class MethodEntry(NamedTuple):
+    variant: str
+    resolved: dict[str, Any]
+    training: TrainingSpec
+    seeds: list[int]
+
+
+def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
+    """A method entry: what `methods.resolve` reads, a `variant`, and `training` (over the suite's) and `seeds` of its
+    own."""
+    values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
+    name, variant = values.get("method"), values.pop("variant", None)
+    own: Any = values.pop("training", {})
+    seeds = seed_list(values.pop("seeds", suite.seeds), f"methods: seeds of {name}")
+    where = f"methods: training of {name}" if own else "training"
+    given = {**suite.training, **training_block(own, where)}
+    resolved = _resolved(values, epochs_of(given, where), "methods")
+    training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, _eps(suite), where)
+    if variant is None:
+        differs = [f"{key}={_short(value)}" for key, value in {**values, **own}.items() if key != "method"]
+        variant = "-".join([resolved["name"], *differs])
+    return MethodEntry(_variant(variant, f"methods: variant of {name}"), resolved, training, seeds)
+
+
+def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
+    try:
+        return methods.resolve(entry, epochs)
+    except methods.SettingsError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _variant(name: Any, where: str) -> str:
+    if not isinstance(name, str) or not name.strip() or len(name) > MOST_OF_A_NAME:
+        raise InputError(f"{where} must be a name of at most {MOST_OF_A_NAME} characters, not {name!r}")
+    return name
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}={_short(item)}" if key != "name" else str(item) for key, item in value.items())
+    return str(value)
+
+
+def _check_variants(variants: list[str]) -> None:
+    twice = sorted({variant for variant in variants if variants.count(variant) > 1})
+    if twice:
+        raise InputError(f"methods: two entries are called '{twice[0]}'; give each a 'variant' of its own")
+
+
+def _check_primary(suite: Suite, variants: list[str]) -> None:
+    for comparison in suite.primary:
+        for name in (comparison.variant, comparison.against):
+            if name not in variants:
+                raise unknown("variant in primary", name, variants)
+        if comparison.variant == comparison.against:
+            raise InputError(f"primary: '{comparison.variant}' is compared with itself")
+        attacks = attack_names(suite.evaluation, suite.eps, dataset_spec(suite.dataset))
+        if comparison.attack is not None and comparison.attack not in attacks:
+            raise unknown("attack in primary", comparison.attack, attacks)
+
+
+def _check_attack_seeds(suite: Suite, seeds: set[int]) -> None:
+    """An attack for seeds that no method has would never run."""
+    for entry in attack_entries(suite.evaluation):
+        values = entry if isinstance(entry, Mapping) else {}
+        asked = values.get("seeds")
+        for seed in asked if isinstance(asked, list) else []:
+            if seed not in seeds:
+                raise unknown(f"seed of attack {values.get('name')}", seed, {str(one) for one in seeds})
+
+
+def _by_teacher_seed(suite: Suite) -> list[Suite]:
+    """The suite once for each of its teacher's seeds."""
+    block = suite.teacher or {}
+    if "seeds" not in block:
+        return [suite]
+    for key in ("seed", "file"):
+        if key in block:
+            raise InputError(f"teacher: 'seeds' are of a teacher to train; it does not go with '{key}'")
+    rest = {key: value for key, value in block.items() if key != "seeds"}
+    seeds = seed_list(block["seeds"], "teacher: seeds")
+    return [suite.model_copy(update={"teacher": {**rest, "seed": seed}}) for seed in seeds]
+
+
+def _student_and_sources(suite: Suite, network: NetworkSpec, entry: MethodEntry, seed: int) -> Iterator[TrialSpec]:
+    resolved = entry.resolved
+    teachers = {}
+    for name in methods.teachers_of(resolved):
+        block = suite.teacher if name == "teacher" else suite.natural_teacher
+        if block is None:
+            raise InputError(
+                f"method {resolved['name']} learns from a teacher; the suite has no '{name}' (a network to "
+                f"train, or a file with its sha256)"
+            )
+        teachers[name], trial = _source(suite, block, name)
+        if trial:
+            yield trial
+    init = None
+    if methods.METHODS[resolved["name"]].needs_init:
+        if suite.init is None:
+            raise InputError(
+                f"method {resolved['name']} starts from a robust network; the suite has no 'init' (a network to "
+                f"train, or a file with its sha256)"
+            )
+        init, trial = _source(suite, {"model": _network_entry(network), **suite.init}, "init")
+        if trial:
+            yield trial
+    yield _trial(suite, "student", entry.variant, network, resolved, entry.training, seed, teachers=teachers, init=init)
+
+
+def _network_entry(network: NetworkSpec) -> dict[str, Any]:
+    normalization = {"mean": list(network.mean), "std": list(network.std or ())} if network.mean else "none"
+    return {"name": network.name, **network.params, "normalization": normalization}
+
+
+def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source, TrialSpec | None]:
+    """A teacher or a starting network: a file to read, or a trial to run first."""
+    block = dict(block)
+    network = network_spec(block.pop("model", "missing"), where, dataset_spec(suite.dataset))
+    if "file" in block:
+        file = str(block.pop("file"))
+        if block.get("sha256") is None:
+            raise InputError(
+                f"{where}: a file needs its sha256, so that every result names the network it came from; "
+                f"compute it with sha256sum {file}"
+            )
+        variant = _variant(block.pop("variant", where), f"{where}: variant")
+        known = {key: block.pop(key) for key in ("sha256", "weights") if key in block}
+        _check_keys(block, where, ["model", "variant", *_FILE_KEYS])
+        source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **known}, where)
+        return source, _trial(suite, "teacher", variant, network, None, None, 0, init=source)
+    variant = _variant(block.pop("variant", where), f"{where}: variant")
+    entry = block.pop("method", "at")
+    training = {**suite.training, **training_block(block.pop("training", {}), f"{where}: training")}
+    seed = block.pop("seed", 0)
+    _check_keys(block, where, [*_TEACHER_KEYS, *_FILE_KEYS])
+    resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where)
+    if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
+        raise InputError(
+            f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, "
+            f"such as at, trades or natural"
+        )
+    training = {**methods.METHODS[resolved["name"]].training, **training}
+    read_training = training_spec(training, _eps(suite), f"{where}: training")
+    trial = _trial(suite, "teacher", variant, network, resolved, read_training, seed)
+    return Source(network=network, trial=trial.trial_id, training=trial.training_id, seed=seed), trial
+
+
+_TEACHER_KEYS = ("model", "method", "training", "seed", "variant")
+_FILE_KEYS = ("file", "sha256", "weights")
+
+
+def _check_keys(left: Mapping[str, Any], where: str, allowed: Sequence[str]) -> None:
+    """Refuse what is left of a block once its keys are read."""
+    if left:
+        raise unknown(f"key in {where}", next(iter(left)), allowed)
+
+
+def _trial(
+    suite: Suite,
+    role: Literal["teacher", "student"],
+    variant: str,
+    network: NetworkSpec,
+    resolved: dict[str, Any] | None,
+    training: TrainingSpec | None,
+    seed: int,
+    *,
+    teachers: dict[str, Source] | None = None,
+    init: Source | None = None,
+) -> TrialSpec:
+    dataset, eps = dataset_spec(suite.dataset), _eps(suite)
+    return read(
+        TrialSpec,
+        {
+            "role": role,
+            "variant": variant,
+            "dataset": dataset,
+            "student": network,
+            "teachers": teachers or {},
+            "init": init,
+            "method": resolved,
+            "code": methods.code_of(resolved) if resolved else {},
+            "training": training,
+            "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed, given=training is None),
+            "eps": eps,
+            "norm": suite.norm,
+            "seed": seed,
+            "split_seed": suite.split_seed,
+            "precision": suite.precision,
+            "engine": suite.engine,
+            "threads": suite.threads,
+            "resources": suite.resources,
+            "keep": tuple(suite.keep),
+        },
+        f"suite {suite.name}",
+    )
+
+
+def _eps(suite: Suite) -> float:
+    return radius(suite.eps, f"suite {suite.name}: eps")

@@ -1,0 +1,223 @@
+"""Suites: a YAML file, its defaults and its overrides. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from harness.data.registry import OWN
+from harness.errors import InputError, unknown
+from harness.files import write_bytes
+from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, Record, Resources, Seed
+from harness.store.provenance import processor_precision
+from harness.suites.blocks import MOST_SEEDS, Entry, own_data, read
+from harness.suites.notation import number, read_text, read_yaml
+
+MACHINE = ("precision", "threads")  # what `auto` leaves to the machine
+
+CountThreads = Callable[["Suite"], int]
+
+
+class PrimaryComparison(Frozen):
+    """A comparison of two variants that is registered before their results are known, on some metrics under one attack,
+    by default the strongest. Part of no trial's identity."""
+
+    variant: str
+    against: str
+    metrics: tuple[Literal["average", "worst", "nsd"], ...] = Field(min_length=1)
+    attack: str | None = None
+
+
+def _one_component(name: str) -> str:
+    if name != name.strip() or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise PydanticCustomError("name", "must be one path component, since it names the suite's folder")
+    if len(name.encode()) > MOST_OF_A_NAME:
+        raise PydanticCustomError(
+            "name", f"must have at most {MOST_OF_A_NAME} bytes, since it names the suite's folder"
+        )
+    return name
+
+
+class Suite(Record):
+    """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in
+    `harness/suites`."""
+
+    name: Annotated[str, AfterValidator(_one_component)]
+    description: str = ""
+    dataset: Entry
+    student: Entry | None = None
+    students: list[Entry] = Field([])
+    teacher: dict[str, Any] | None = None
+    natural_teacher: dict[str, Any] | None = None
+    init: dict[str, Any] | None = None
+    eps: float
+    norm: Literal["linf"] = "linf"
+    training: dict[str, Any]
+    methods: list[Entry] = Field(min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1, max_length=MOST_SEEDS)
+    split_seed: Seed = 0
+    evaluation: dict[str, Any]
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    engine: Literal["fast", "plain"] = "fast"
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    resources: Resources = Resources()
+    keep: list[Checkpoint] = Field(list(CHECKPOINTS))
+    time_limit_hours: float | None = Field(None, gt=0)
+    tune: dict[str, Any] | None = None
+    primary: list[PrimaryComparison] = Field([])
+
+
+def suite_names() -> dict[str, str]:
+    """The suites that come with the package, each with the first line of its description."""
+    folder = resources.files("harness.suites")
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    return {
+        entry.name[:-5]: str(read_yaml(entry.read_text(), entry.name).get("description", "")).strip().split("\n")[0]
+        for entry in files
+    }
+
+
+def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
+    """The suite of that name, or of that YAML file, with `key.path=value` overrides applied. Raises InputError.
+
+    The paths of a data set and of a file with the methods are taken from the folder of the suite's file, those of an
+    override from the current folder.
+    """
+    where, text = _suite_text(name_or_path)
+    values = read_yaml(text, where)
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must be a mapping of keys, such as dataset, student, methods")
+    values.setdefault("name", Path(where).stem)
+    _place_data(values, Path(where).parent)
+    _read_methods(values, Path(where).parent)
+    for override in overrides:
+        _apply(values, override)
+    _read_methods(values, Path())
+    if _is_own(values.get("dataset")):
+        values["dataset"] = own_data(values["dataset"], Path())
+    if "eps" in values:
+        values["eps"] = number(values["eps"], f"{where}: eps")
+    return read(Suite, values, where)
+
+
+def for_this_machine(suite: Suite, root: Path, count_threads: CountThreads | None = None) -> Suite:
+    """The suite with `precision: auto` and `threads: auto` resolved: as the store at `root` was first planned, else for
+    this machine, which is then remembered there.
+
+    What changes numbers is fixed before anything runs, so that a run that goes on elsewhere has the same trials.
+    count_threads: measures how many threads a trial should have, given the suite without `auto`, seldom called; one
+    thread without it.
+    """
+    known = _machine(root) if "auto" in (suite.precision, suite.threads) else {}
+    if suite.precision == "auto":
+        here = "bfloat16" if suite.resources.gpu else processor_precision()
+        suite = suite.model_copy(update={"precision": known.get("precision", here)})
+    if suite.threads == "auto":
+        single = suite.model_copy(update={"threads": 1})
+        threads = known.get("threads") or (count_threads(single) if count_threads else 1)
+        cores = suite.resources.model_copy(update={"cpu": max(suite.resources.cpu, float(threads))})
+        suite = suite.model_copy(update={"threads": threads, "resources": cores})
+    return suite
+
+
+def remember_machine(suite: Suite, root: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write down what `for_this_machine` resolved, every fact once per store. facts: by default the precision."""
+    known, facts = _machine(root), facts or {"precision": suite.precision}
+    if facts.keys() - known.keys():
+        write_bytes(root / "machine.json", json.dumps({**facts, **known}).encode())
+
+
+def remember_comparisons(suite: Suite, root: Path) -> None:
+    """Write down the comparisons that a suite registers, in the store's `primary.json`, by the suite's name."""
+    known = _recorded(root / "primary.json", "registered comparisons")
+    found = {**known, suite.name: [comparison.model_dump(mode="json") for comparison in suite.primary]}
+    if found != known and (suite.primary or suite.name in known):
+        write_bytes(root / "primary.json", json.dumps(found, indent=1).encode())
+
+
+def adopt_comparisons(sources: Iterable[Path], root: Path) -> None:
+    """Add what other stores have registered to the store at `root`; what it has itself stays."""
+    known = found = _recorded(root / "primary.json", "registered comparisons")
+    for source in sources:
+        found = {**_recorded(source / "primary.json", "registered comparisons"), **found}
+    if found != known:
+        write_bytes(root / "primary.json", json.dumps(found, indent=1).encode())
+
+
+def registered_comparisons(root: Path) -> list[PrimaryComparison]:
+    """The comparisons that the suites run into the store at `root` have registered."""
+    path = root / "primary.json"
+    known = _recorded(path, "registered comparisons")
+    return [read(PrimaryComparison, each, str(path)) for found in known.values() for each in found]
+
+
+def _machine(root: Path) -> dict[str, Any]:
+    """What the store at `root` was planned for; empty for a new one."""
+    return _recorded(root / "machine.json", "the precision and the threads this store was planned for")
+
+
+def _recorded(path: Path, what: str) -> dict[str, Any]:
+    """A small record that stands beside the tables of a store; empty where there is none."""
+    try:
+        known = json.loads(path.read_text())
+        if not isinstance(known, dict):
+            raise ValueError("not a mapping")
+        return known
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged; it records {what} ({error})") from error
+
+
+def _suite_text(name_or_path: str) -> tuple[str, str]:
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return str(path), read_text(path, f"suite '{path}'")
+    if name_or_path not in suite_names():
+        raise unknown("suite", name_or_path, suite_names())
+    return f"suite {name_or_path}", (resources.files("harness.suites") / f"{name_or_path}.yaml").read_text()
+
+
+def _read_methods(values: dict[str, Any], folder: Path) -> None:
+    """`methods: best.yaml` stands for the list in that file, such as a search writes it."""
+    name = values.get("methods")
+    if not isinstance(name, str) or not name.endswith((".yaml", ".yml")):
+        return
+    where = f"methods '{name}'"
+    found = read_yaml(read_text(folder / Path(name).expanduser(), where), where)
+    if not isinstance(found, dict) or "methods" not in found:
+        raise InputError(f"{where} must be a file with a list 'methods'")
+    values["methods"] = found["methods"]
+
+
+def _is_own(dataset: Any) -> bool:
+    """Whether a suite's entry names data of the user's own; whatever else is wrong with it is told later."""
+    return isinstance(dataset, dict) and dataset.get("name") in OWN and isinstance(dataset.get("path"), str)
+
+
+def _place_data(values: dict[str, Any], folder: Path) -> None:
+    dataset = values.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
+        dataset["path"] = str(folder.absolute() / Path(dataset["path"]).expanduser())
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, sign, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not sign or not all(keys):
+        raise InputError(f"--set {override}: write key.path=value, such as training.epochs=20")
+    value = read_yaml(text, f"--set {override}: the value")
+    inner = values
+    for key in keys[:-1]:
+        if isinstance(inner.get(key), str):
+            inner[key] = {"name": inner[key]}
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {override}: '{key}' holds a list; set the whole list")
+    inner[keys[-1]] = value

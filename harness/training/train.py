@@ -1,0 +1,392 @@
+"""Training one network of a suite: epochs, validation, checkpoints. What it leaves in its folder is all that
+evaluation needs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import methods
+from harness.engine.forwards import evaluation_forward
+from harness.files import write_bytes
+from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
+from harness.models.checkpoints import file_sha256, write_state
+from harness.running.failures import kind_of
+from harness.seeds import derive_seed, globally_seeded, seeded
+from harness.spec import TrialSpec
+from harness.statistics import metrics
+from harness.store.provenance import cpu_seconds, origin
+from harness.training.teacher_logits import SharedLogits, digest, network_digest, shared_folder, shared_names
+from harness.training.trainer import EpochBatches, Trainer
+from harness.training.validation import class_rates, correct_under_pgd, held_out_statistics
+from methods.base import EpochEnd, HeldOut, Method
+
+Event = dict[str, Any]
+STATE, HISTORY = "state.pt", "training.json"
+DAMAGED = "damaged-"  # what is set aside is called so
+
+
+def train(
+    spec: TrialSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
+    told to stop.
+
+    Leaves best_validation.pt, last.pt and training.json: the rows of `epochs` and `class_state`, seconds, peak memory,
+    the hashes of the weights of its teachers and of the network it started from, and where it ran (`origins`, one or,
+    after a move, several).
+    """
+    run = _Run(spec, data, store_root, device)
+    try:
+        run.resume()
+    except Exception as error:
+        if kind_of(error) != "method":
+            raise
+        set_aside(run.folder / STATE)
+        run = _Run(spec, data, store_root, device)  # the other may have taken up a part
+    (run.folder / HISTORY).unlink(missing_ok=True)  # of weights that are no longer there
+    while run.trainer.epoch < run.epochs:
+        yield from run.epoch(should_stop)
+        if run.interrupted:
+            yield {"event": "interrupted", "trial_id": spec.trial_id}
+            return
+    run.finish()
+
+
+def read_history(folder: Path) -> dict[str, Any] | None:
+    """What a finished training recorded; None while it is not finished, or where the record is damaged, which is then
+    set aside."""
+    try:
+        found = json.loads((folder / HISTORY).read_bytes())
+        if isinstance(found, dict) and {"epochs", "class_state"} <= found.keys():
+            return found
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pass
+    set_aside(folder / HISTORY)
+    return None
+
+
+def read_training_state(folder: Path) -> dict[str, Any]:
+    """What an unfinished training saved last. FileNotFoundError where there is nothing, ValueError where it is
+    damaged."""
+    path = folder / STATE
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"{name} has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if kind_of(error) != "method":
+            raise
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def is_whole(weights: Path) -> bool:
+    """Whether kept weights are there and are what was kept; damaged ones are set aside."""
+    if not weights.exists():
+        return False
+    if kept_sha256(weights) in (None, file_sha256(weights)):
+        return True
+    set_aside(weights)
+    return False
+
+
+def set_aside(path: Path) -> None:
+    """A damaged file gives way to a whole one and is kept for whoever wants to look into it."""
+    os.replace(path, path.with_name(DAMAGED + path.name))
+
+
+class _Run:
+    """A training between two epochs: the trainer, the best score so far, the rows so far."""
+
+    def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
+        assert spec.training is not None
+        assert spec.method is not None
+        self.spec, self.data, self.device = spec, data, device
+        self.training, self.epochs = spec.training, spec.training.epochs
+        self.folder = training_folder(store_root, spec.training_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.coordinates = (spec.dataset.name, spec.split_seed, spec.seed, spec.student.label)
+        student = new_network(spec.student, data, derive_seed("weights", *self.coordinates))
+        if spec.init is not None:
+            student.load_state_dict(trained_network(spec.init, data, store_root).state_dict())
+        self.teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
+        with globally_seeded("method", *self.coordinates):
+            method: Method = methods.build(spec.method, data.num_classes)
+        self.trainer = Trainer(
+            student,
+            method,
+            self.teachers,
+            self.training,
+            eps=spec.eps,
+            engine=spec.engine,
+            precision=spec.precision,
+            device=device,
+            coordinates=self.coordinates,
+        )
+        self.validated = new_network(spec.student, data, 0).to(device)
+        self.validation_forward = evaluation_forward(self.validated, spec.engine)
+        average = self.training.weight_average
+        self.held_out_wanted = method.held_out_wanted | (
+            {"pgd"} if average is not None and average.kind == "fawa" else frozenset()
+        )
+        self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
+        self.best = -np.inf
+        self.seconds = self.cpu_seconds = 0.0
+        self.origins = [origin(device)]
+        self.teacher_sha256 = {
+            name: file_sha256(weights_path(source, store_root)) for name, source in spec.teachers.items()
+        }
+        self.init_sha256 = file_sha256(weights_path(spec.init, store_root)) if spec.init else None
+        self.peak_memory_mb = 0.0
+        self.batches: EpochBatches | None = None
+        self.interrupted = False
+
+    def epoch(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """One epoch from its start or from where it was interrupted."""
+        started, started_cpu = time.perf_counter(), cpu_seconds()
+        trainer, number = self.trainer, self.trainer.epoch
+        if self.batches is None:
+            self._learn_first()
+            trainer.begin_epoch()
+            self.batches = self._batches(number)
+        with closing(self._shared_logits(self.batches)):
+            for _ in trainer.train_steps(self.batches, self.batches.noise):
+                if should_stop():
+                    self.interrupted = True
+                    self.seconds += time.perf_counter() - started
+                    self.cpu_seconds += cpu_seconds() - started_cpu
+                    self.save()
+                    return
+        held_out = self._held_out(number)
+        loss = trainer.end_epoch(held_out)
+        if trainer.average:
+            worst = None if held_out is None else float(np.nanmin(1 - held_out.robust_error.numpy()))
+            trainer.average.update(trainer.student, number, worst)
+        row = self._validate(number, loss)
+        row["seconds"] = time.perf_counter() - started
+        self.seconds += row["seconds"]
+        self.cpu_seconds += cpu_seconds() - started_cpu
+        self.history["epochs"].append(row)
+        self.batches = None
+        self.save()
+        shown = {
+            key: row[key]
+            for key in ("val_robust_avg", "val_robust_worst", "val_robust_nsd", "selection_score", "seconds")
+        }
+        yield {"event": "epoch", "trial_id": self.spec.trial_id, "epoch": number + 1, "epochs": self.epochs, **shown}
+
+    def _batches(self, epoch: int) -> EpochBatches:
+        train = self.data.train
+        return EpochBatches(
+            train.images, train.labels, self.training.batch_size, augment=self.data.augment,
+            coordinates=self.coordinates, epoch=epoch,
+        )  # fmt: skip
+
+    def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
+        """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""
+        folder = shared_folder(self.folder.parent.parent)
+        names = self._shared_names(batches) if self.teachers and folder.is_dir() else {}
+        shared = SharedLogits(folder, names, self.training.batch_size, self.data.num_classes)
+        self.trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)
+        return shared
+
+    def _shared_names(self, batches: EpochBatches) -> dict[str, str]:
+        return shared_names(
+            self._images_digest,
+            self._teacher_digests,
+            batches,
+            engine=self.trainer.engine,
+            precision=self.trainer.precision,
+            device=self.device,
+        )
+
+    @cached_property
+    def _images_digest(self) -> str:
+        return digest(vars(self.data.train))
+
+    @cached_property
+    def _teacher_digests(self) -> dict[str, str]:
+        sources = self.spec.teachers
+        return {name: network_digest(network, sources[name].network) for name, network in self.teachers.items()}
+
+    def _learn_first(self) -> None:
+        method, epoch = self.trainer.method, self.trainer.epoch
+        if epoch == 0 and any(part.held_out_first for part in method.parts):
+            with globally_seeded("first", *self.coordinates):
+                method.learn_before_training(EpochEnd(-1, self.epochs, 1.0, self._held_out(-1)))
+
+    def _held_out(self, epoch: int) -> HeldOut | None:
+        if not self.held_out_wanted:
+            return None
+        part = self.data.held_out
+        forward = evaluation_forward(self.trainer.student, self.spec.engine)
+        generator = seeded("held-out", *self.coordinates, epoch)
+        return held_out_statistics(
+            forward,
+            part.images,
+            part.labels,
+            self.data.num_classes,
+            eps=self.spec.eps,
+            wanted=frozenset(self.held_out_wanted),
+            generator=generator,
+        )
+
+    def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
+        """The epoch's row; writes the weights where they are the best so far (ties go to the later epoch)."""
+        weights = self.trainer.averaged_state() or self.trainer.student.state_dict()
+        self.validated.load_state_dict(weights)
+        self.validation_forward.refresh()
+        clean, robust = self._class_accuracy(self.data.validation)
+        values = {"val_clean": clean, "val_robust": robust}
+        if self.training.record_test_curve:
+            values["peeked_test_clean"], values["peeked_test_robust"] = self._class_accuracy(self.data.test)
+        self._log_classes(epoch, values)
+        natural, attacked = metrics.summary(clean), metrics.summary(robust)
+        score = attacked["selection_score"]
+        if not score < self.best:
+            self.best = score
+            self._write("best_validation", epoch)
+        return {
+            "epoch": epoch + 1,
+            "lr": self.training.lr * self.trainer.lr_factor(epoch),
+            "loss": loss,
+            "val_clean_avg": natural["average"],
+            "val_clean_worst": natural["worst"],
+            "val_robust_avg": attacked["average"],
+            "val_robust_worst": attacked["worst"],
+            "val_robust_nsd": attacked["nsd_population"],
+            "selection_score": score,
+        }
+
+    def _class_accuracy(self, part: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Clean and robust accuracy per class under the validation attack; the same start noise in every epoch."""
+        clean, robust = correct_under_pgd(
+            self.validation_forward, part.images, part.labels, eps=self.spec.eps, steps=self.training.validation_steps,
+            generator=seeded("validation", self.spec.dataset.name, self.spec.split_seed),
+        )  # fmt: skip
+        return tuple(class_rates(values, part.labels, self.data.num_classes) for values in (clean, robust))  # type: ignore[return-value]
+
+    def _log_classes(self, epoch: int, values: Mapping[str, np.ndarray]) -> None:
+        logged = {
+            name: value.cpu().double().numpy() for name, value in self.trainer.method.class_state().items()
+        } | dict(values)
+        self.history["class_state"] += [
+            {"epoch": epoch + 1, "class_index": index, "quantity": name, "value": float(number)}
+            for name, numbers in logged.items()
+            for index, number in enumerate(numbers)
+        ]
+
+    # Disk
+
+    def save(self) -> None:
+        """The whole state, atomically."""
+        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb(self.device))
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "batches": self.batches.state_dict() if self.batches else None,
+            "history": self.history,
+            "best": float(self.best),
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "origins": self.origins,
+            "teacher_sha256": self.teacher_sha256,
+            "init_sha256": self.init_sha256,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.folder / STATE, buffer.getvalue())
+
+    def resume(self) -> None:
+        """Take up the saved state, if there is one; not one that learnt or started from networks with other weights."""
+        try:
+            state = read_training_state(self.folder)
+        except FileNotFoundError:
+            return
+        for name, sha256 in (("teacher_sha256", self.teacher_sha256), ("init_sha256", self.init_sha256)):
+            if state.get(name, sha256) != sha256:
+                return
+        self.trainer.load_state_dict(state["trainer"])
+        self.history, self.best = state["history"], state["best"]
+        self.seconds, self.peak_memory_mb = state["seconds"], state["peak_memory_mb"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
+        earlier = state.get("origins", [])
+        self.origins = earlier + [here for here in self.origins if here not in earlier]
+        if state["batches"] is not None:
+            self.batches = self._batches(self.trainer.epoch)
+            self.batches.load_state_dict(state["batches"])
+
+    def finish(self) -> None:
+        """Leave the last weights and the history; the training state is dropped."""
+        self.validated.load_state_dict(self.trainer.averaged_state() or self.trainer.student.state_dict())
+        self._write("last", self.epochs - 1)
+        record = {
+            **self.history,
+            "train_s": self.seconds,
+            "train_cpu_s": self.cpu_seconds,
+            "origins": self.origins,
+            "teacher_sha256": self.teacher_sha256,
+            "init_sha256": self.init_sha256,
+            "peak_memory_mb": self.peak_memory_mb,
+            "notes": self._notes(),
+        }
+        write_bytes(self.folder / HISTORY, json.dumps(record).encode())
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _write(self, checkpoint: str, epoch: int) -> None:
+        sidecar = {
+            "checkpoint": checkpoint,
+            "epoch": epoch + 1,
+            "selection_score": float(self.best),
+            "spec": self.spec.model_dump(mode="json"),
+        }
+        write_state(self.folder / f"{checkpoint}.pt", self.validated, sidecar)
+
+    def _notes(self) -> list[dict[str, str]]:
+        notes = [{"source": "engine", "text": self._engine_note()}]
+        if self._batches(0).dropped:
+            text = f"a last batch of one image is left out of each epoch, which has {len(self.data.train)} images"
+            notes.append({"source": "batches", "text": text})
+        for path in sorted(self.folder.glob(f"{DAMAGED}*")):
+            name = path.name.removeprefix(DAMAGED)
+            text = f"{name} was damaged and is set aside as {path.name}; the training started over from what was whole"
+            notes.append({"source": "damage", "text": text})
+        return notes
+
+    def _engine_note(self) -> str:
+        """What ran how: a train-mode attack takes the network as it is, whatever the engine."""
+        engine, precision = self.spec.engine, self.spec.precision
+        if self.trainer.train_mode_attack:
+            return f"{engine}, {precision} update, float32 attack in train mode on the unfolded network"
+        return f"{engine}, {precision} attack and update, {self.trainer.attacked.description}"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The largest memory this process has used, in MiB: of the GPU where there is one, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
+
+        # begins at the peak of the parent process on Linux, and counts bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,108 @@
+"""Class-wise statistics of a student on held-out training data: for selection, for the methods that learn from them,
+for the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.attacks.ascent import Forward, Objective, ascend, normal_start
+from harness.attacks.pgd import attack_from, draw_noise, predict, start_point
+from harness.attacks.registry import AscentSettings
+from harness.data.augment import to_float
+from methods.base import HeldOut
+from methods.losses import cross_entropy, kl, soft_cross_entropy
+
+BATCH = 500
+FEWEST_TO_CHOOSE = 20  # held-out images of a class below which selection is a matter of chance, says a note
+
+
+def few_held_out(labels: Tensor, class_names: Sequence[str]) -> str | None:
+    """A warning where checkpoints are chosen on few held-out images of a class; labels: (N,) of those images."""
+    counts = torch.bincount(labels, minlength=len(class_names))
+    few = counts < FEWEST_TO_CHOOSE
+    if not few.any():
+        return None
+    least = int(counts.argmin())
+    return (
+        f"checkpoints are chosen on fewer than {FEWEST_TO_CHOOSE} held-out images in {int(few.sum())} of "
+        f"{len(class_names)} classes (class {class_names[least]} has {int(counts[least])})"
+    )
+
+
+def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
+    """The mean of `correct` per class (C,), NaN for a class without a sample."""
+    member = torch.nn.functional.one_hot(labels, num_classes).double()
+    rates = (member.T @ correct.double()) / torch.where(member.sum(0) > 0, member.sum(0), torch.nan)
+    return rates.cpu().numpy()
+
+
+def correct_under_pgd(
+    forward: Forward, images: Tensor, labels: Tensor, *, eps: float, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Which images (N, uint8) are classified right, clean and on the last iterate of a cross-entropy PGD of `steps`
+    steps of eps/4."""
+    settings = AscentSettings(steps=steps, every_iterate=False)
+    clean, robust = [], []
+    for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        x = to_float(part)
+        start = start_point(x, draw_noise(x, settings, generator), settings, eps)
+        clean.append(predict(forward, x, BATCH) == y)
+        robust.append(attack_from(forward, x, y, start, settings, eps) == y)
+    return torch.cat(clean), torch.cat(robust)
+
+
+def held_out_statistics(
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    eps: float,
+    wanted: frozenset[str],
+    generator: torch.Generator,
+) -> HeldOut:
+    """What FRL, WAT and FAWA learn from. `wanted`: "pgd" for the errors (PGD-20), "trades" for the losses; what was
+    not asked for is NaN."""
+    unknown = torch.full((num_classes,), torch.nan, dtype=torch.float64)
+    clean_error = robust_error = clean_loss = boundary_loss = unknown
+    if "pgd" in wanted:
+        clean, robust = correct_under_pgd(forward, images, labels, eps=eps, steps=20, generator=generator)
+        clean_error = torch.from_numpy(class_rates(~clean, labels, num_classes))
+        robust_error = torch.from_numpy(class_rates(~robust, labels, num_classes))
+    if "trades" in wanted:
+        losses = _trades_losses(forward, images, labels, eps, generator)
+        clean_loss, boundary_loss = (torch.from_numpy(class_rates(loss, labels, num_classes)) for loss in losses)
+    count = torch.bincount(labels.cpu(), minlength=num_classes).double()
+    return HeldOut(clean_error, robust_error, clean_loss, boundary_loss, count)
+
+
+def _trades_losses(
+    forward: Forward, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    natural, boundary = [], []
+    for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        x = to_float(part)
+        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
+        with torch.no_grad():
+            clean = forward(x)
+        point = ascend(
+            forward,
+            x,
+            _toward(clean.softmax(1)),
+            start=normal_start(x, noise),
+            eps=eps,
+            step_size=eps / 4,
+            steps=10,
+        ).point
+        with torch.no_grad():
+            natural.append(cross_entropy(clean, y))
+            boundary.append(kl(clean, forward(point)))
+    return torch.cat(natural), torch.cat(boundary)
+
+
+def _toward(target: Tensor) -> Objective:
+    return lambda logits, _: soft_cross_entropy(target, logits)

@@ -1,0 +1,127 @@
+"""The trials of one method that a search chooses among: the suite's entry, and what a setting makes of it. Imports
+neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import InputError
+from harness.spec import EvaluationSpec, TrialSpec
+from harness.suites.plan import read_entry
+from harness.suites.suite import Suite
+from harness.tuning.space import Space, Values, short
+from methods import code_of, completed, teachers_of
+from methods.registry import KINDS
+
+
+@dataclass(frozen=True)
+class Family:
+    """The trials of one method that differ in a few settings of the method or of its training.
+
+    name: the method, or the variant of the suite whose entry the settings change. entry: that entry, without a name and
+    seeds of its own. suite: what the entry is read with. bases: the entry's own trials, one per seed of the search,
+    without attacks on test images. space: what is searched. settings: the values of every try in order, those of a
+    searcher excepted, which are known one after the other.
+    """
+
+    name: str
+    entry: dict[str, Any]
+    suite: Suite
+    bases: tuple[TrialSpec, ...]
+    space: Space
+    settings: tuple[Values, ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        training = self.bases[0].training
+        assert training is not None
+        return training.epochs
+
+    @property
+    def keys(self) -> list[str]:
+        """What differs between the settings."""
+        return list(dict.fromkeys([*self.space, *(key for values in self.settings for key in values)]))
+
+    def at(self, values: Values) -> dict[str, Any]:
+        """The suite's entry at a setting. A key such as `training.lr` or `labels.temperature_rate` names a part."""
+        entry = json.loads(json.dumps(self.entry))
+        for path, value in values.items():
+            if path == "training.epochs":
+                raise InputError(f"space {path}: every setting is trained for the same number of epochs: --epochs")
+            part, dot, key = path.partition(".")
+            if not dot:
+                entry[part] = value
+                continue
+            if part not in ("training", *KINDS):
+                raise InputError(f"space {path}: a key is a hyper-parameter of the method, training.KEY, or policy.KEY "
+                                 f"with policy one of {', '.join(KINDS)}")  # fmt: skip
+            inner = entry.get(part)
+            entry[part] = {**(inner if isinstance(inner, dict) else {"name": inner} if inner else {}), key: value}
+        return entry
+
+    def has(self, key: str) -> bool:
+        """Whether a key of the space means something here: a part of the entry, or a hyper-parameter of the method or
+        of the policies that its entry has."""
+        part, dot, name = key.partition(".")
+        if dot:
+            return part == "training" or name in self._method.get(part, {})
+        return any(key in each for each in self._parts())
+
+    def default(self, key: str) -> Any:
+        """What the entry itself has for a key; None where it says nothing."""
+        part, dot, name = key.partition(".")
+        if dot:
+            found = self._trainings() if part == "training" else self._method[part]
+            return found.get(name)
+        value = next((each[key] for each in self._parts() if key in each), None)
+        return value["name"] if isinstance(value, Mapping) and set(value) == {"name"} else value
+
+    @property
+    def defaults(self) -> Values:
+        """The entry's own setting."""
+        return {key: self.default(key) for key in self.keys}
+
+    def specs(self, values: Values) -> list[TrialSpec]:
+        """The trials of a setting, one per seed. Raises InputError for a setting that the method does not take."""
+        changed = self.at(values)
+        changed["training"] = {**changed.get("training", {}), "epochs": self.epochs}
+        try:
+            entry = read_entry(changed, self.suite)
+        except InputError as error:
+            raise InputError(f"space: {error}") from error
+        if set(teachers_of(entry.resolved)) != set(teachers_of(self._method)):
+            raise InputError(f"space: {short(values)} learns from other teachers than the method's other settings")
+        variant = "-".join([self.name, *(short({key: value}) for key, value in values.items())])
+        change = {
+            "method": entry.resolved,
+            "code": code_of(entry.resolved),
+            "training": entry.training,
+            "variant": variant,
+        }
+        return [TrialSpec.model_validate({**spec.model_dump(), **change}) for spec in self.bases]
+
+    @property
+    def _method(self) -> dict[str, Any]:
+        """As resolved, with the fields that stand at their defaults."""
+        method = self.bases[0].method
+        assert method is not None
+        return completed(method)
+
+    def _trainings(self) -> dict[str, Any]:
+        training = self.bases[0].training
+        assert training is not None
+        return training.model_dump(mode="json")
+
+    def _parts(self) -> Iterator[Mapping[str, Any]]:
+        """The tables of the resolved method in which a plain key may stand."""
+        yield self._method["settings"]
+        yield from (self._method[kind] for kind in KINDS)
+        yield {kind: self._method[kind] for kind in KINDS}
+
+
+def without_tests(spec: TrialSpec) -> TrialSpec:
+    """The same training and no attack on a test image: what a search may look at."""
+    return TrialSpec.model_validate({**spec.model_dump(), "evaluation": EvaluationSpec(attacks=())})

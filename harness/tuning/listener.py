@@ -1,0 +1,144 @@
+"""The driver's side of a search: keeps the journal, stores what was stopped, and heeds signals. Free of Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.inputs import training_folder
+from harness.running.failures import disk_full
+from harness.running.stopping import GRACE_S, RunControl, StopRequest
+from harness.store.provenance import command
+from harness.tuning.halving import survivors
+from harness.tuning.journal import SETTLED, Entry, Journal, line, setting_of
+from harness.tuning.plan import Tuning, proposed
+from harness.tuning.setting import commit_unfinished
+
+Say = Callable[[str], None]
+
+
+class Follower:
+    """What Ray Tune tells of a search, and what the search does about it."""
+
+    def __init__(
+        self, tuning: Tuning, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
+    ) -> None:
+        self.tuning, self.journal = tuning, journal
+        self.until = tuning.epochs  # where the settings that run now end
+        self.stop_reason: str | None = None
+        self._lost, self._say, self._tensorboard = lost, say, tensorboard
+        self._live: dict[str, dict[str, Any]] = {}  # last report, by Ray's id
+        self._awaited: set[str] = set()
+        self._end_at = float("inf")
+        self._writers: dict[str, Any] = {}
+
+    def heed(self, request: StopRequest, control: RunControl) -> None:
+        """From now on: where signals arrive, and how workers are told."""
+        self._request, self.control = request, control
+
+    def started(self, name: str, config: dict[str, Any]) -> None:
+        entry = self.journal.entry(proposed(config, self.tuning.families))
+        self._live.setdefault(name, {"entry": entry, "report": None, "known": entry["status"] in SETTLED})
+        self.journal.save()
+
+    def reported(self, name: str, report: dict[str, Any]) -> None:
+        live = self._live[name]
+        if "interrupted" in report:
+            return
+        live["report"] = report
+        self.journal.note(live["entry"], report)
+        self.journal.save()
+        if report.get("kind") == "disk":
+            self._begin_stop(disk_full(report["failed"]))
+        self._write_scalars(live["entry"], report)
+
+    def ended(self, name: str, crash: str | None = None) -> None:
+        """A setting is over: at its end, by the scheduler's decision, by an error, or because the search is."""
+        live = self._live.pop(name, None)
+        self._awaited.discard(name)
+        if live is None:
+            return
+        entry, report = live["entry"], live["report"] or {}
+        if live["known"]:  # replayed for the scheduler and the searcher; what was decided stands
+            return
+        if crash is not None and self.stop_reason is None:
+            self._store(entry, "failed", error=crash)
+            self.journal.settle(entry, "failed", crash.splitlines()[0])
+        elif "failed" in report and report["kind"] != "disk":
+            self.journal.settle(entry, "failed", report["failed"])
+        elif entry["epochs"] == self.tuning.epochs:
+            self.journal.settle(entry, "done", None)
+        elif entry["epochs"] == self.until and self.stop_reason is None:  # the cut decides, once all are there
+            return
+        elif self.stop_reason is not None or not report:
+            self._store(entry, "interrupted")
+            return
+        else:
+            self._stop(entry)
+        self._tell(entry)
+
+    def unfit(self, name: str, error: str) -> None:
+        """A setting met nothing but processes that could not run it: it stays open, and the search ends, as no cut is
+        made before all are there."""
+        self._begin_stop(f"{error}; mend it and run again")
+        self.ended(name)
+
+    def cut(self, rung: int) -> None:
+        """Stop the settings that do not go on from a rung, method by method. The same scores, the same cut: taking it
+        again after an interruption changes nothing."""
+        for name, count in self.tuning.tries.items():
+            entries = {setting_of(entry).key: entry for entry in self.journal.first({name: count})}
+            curves = {key: entry["curve"] for key, entry in entries.items() if entry["status"] != "failed"}
+            kept = survivors(curves, rung, self.tuning.options.direction)
+            for key, entry in entries.items():
+                if key not in kept and entry["status"] == "open":
+                    self._stop(entry)
+                    self._tell(entry)
+
+    def should_end(self) -> bool:
+        """Whether Ray Tune shall return now. Asked several times a second."""
+        if self._request.signal_name is not None:
+            self._begin_stop(self._request.signal_name)
+        if self._lost():
+            self._begin_stop("another driver has taken the store over")
+        return self.stop_reason is not None and (not self._awaited or time.monotonic() > self._end_at)
+
+    def _begin_stop(self, reason: str) -> None:
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self._awaited, self._end_at = set(self._live), time.monotonic() + GRACE_S
+            self.control.stop()
+
+    def _stop(self, entry: Entry) -> None:
+        reason = f"{self.tuning.options.scheduler} after epoch {entry['epochs']}"
+        self._store(entry, "stopped", reason=reason)
+        self.journal.settle(entry, "stopped", reason)
+
+    def _store(self, entry: Entry, status: str, **columns: str) -> None:
+        store = self.tuning.store
+        for spec in self.tuning.specs(setting_of(entry)):
+            begun = training_folder(store.root, spec.training_id).exists()
+            if not store.has(spec.trial_id) and (begun or status == "failed"):
+                commit_unfinished(store, spec, status, tuning_id=self.tuning.tuning_id, command=command(), **columns)
+
+    def _tell(self, entry: Entry) -> None:
+        place = sum(other["status"] in SETTLED for other in self.journal.entries)
+        count, metric = sum(self.tuning.tries.values()), self.tuning.options.metric
+        self._say(line(entry, place, count, metric, self.tuning.epochs))
+
+    def _write_scalars(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
+        """TensorBoard's curves, a run per setting."""
+        if self._tensorboard is None:
+            return
+        from tensorboardX import SummaryWriter
+
+        name = f"{self.tuning.tuning_id}-{self.journal.entries.index(entry):03d}"
+        if name not in self._writers:
+            self._writers[name] = SummaryWriter(str(self._tensorboard / name))
+            self._writers[name].add_text("setting", str(setting_of(entry)))
+        for key, value in report.items():
+            if isinstance(value, float):
+                self._writers[name].add_scalar(key, value, report["epoch"])
+        self._writers[name].flush()

@@ -1,0 +1,337 @@
+"""A tuning, planned: a suite, methods, spaces and how to search them become settings, as many for every method, and
+settings become ordinary trials. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import methods
+from harness.errors import InputError, unknown
+from harness.spec import TrialSpec
+from harness.store.store import Store
+from harness.suites.plan import plan, read_entry
+from harness.suites.suite import Suite, for_this_machine, load_suite
+from harness.tuning.entry import Family, without_tests
+from harness.tuning.halving import rungs
+from harness.tuning.options import TuneOptions, read_options
+from harness.tuning.space import Setting, Space, Values, draw, grid, read_space
+from methods.registry import KINDS
+
+_TRIALS = 20
+_FIRST_SEED = 1000  # of a search: far from those that suites use
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A search, ready to run. teachers: trials that settings learn from. parents: stores that may have them."""
+
+    suite: Suite
+    options: TuneOptions
+    families: dict[str, Family]
+    teachers: tuple[TrialSpec, ...]
+    store: Store
+    parents: tuple[Store, ...]
+    resolved_here: bool
+
+    @cached_property
+    def tuning_id(self) -> str:
+        """12 hexadecimal digits of all that decides which settings are run, and for how long.
+
+        The number of trials is no part of it where a search can be made longer: unless it shapes a grid or a cut.
+        """
+        options = self.options
+        facts = {
+            "methods": {
+                name: [[spec.training_id for spec in family.bases], _texts(family.space), options.settings.get(name)]
+                for name, family in self.families.items()
+            },
+            "rules": [options.search, options.scheduler, options.metric, options.direction, self.grace],
+            "first": options.with_default,
+            "seed": options.search_seed,
+            "trials": self.trials if options.search == "grid" or options.scheduler == "halving" else None,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        """Where this search keeps its journal, tables and figures."""
+        return self.store.root / "tuning" / self.tuning_id
+
+    @property
+    def trials(self) -> int:
+        """Tries of every method, unless its whole space is smaller."""
+        return self.options.trials or (max(map(len, self.options.settings.values()), default=_TRIALS))
+
+    @property
+    def epochs(self) -> int:
+        """Of a setting that runs to its end."""
+        return next(iter(self.families.values())).epochs
+
+    @property
+    def bases(self) -> list[TrialSpec]:
+        """A trial per method and seed, as the methods' own entries have it."""
+        return [spec for family in self.families.values() for spec in family.bases]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of every setting."""
+        return sorted({spec.seed for spec in self.bases})
+
+    @property
+    def grace(self) -> int:
+        """Epochs before the scheduler may stop a setting: a third of them before a cut that nobody comes back from, a
+        ninth otherwise, unless given."""
+        share = 3 if self.options.scheduler == "halving" else 9
+        return min(self.options.grace or max(1, self.epochs // share), self.epochs)
+
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs after which halving cuts."""
+        return rungs(self.grace, self.epochs) if self.options.scheduler == "halving" else []
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """All settings that are known beforehand; none of a tpe search."""
+        return [Setting(name, values) for name, family in self.families.items() for values in family.settings]
+
+    @property
+    def tries(self) -> dict[str, int]:
+        """How many settings each method has: `trials`, unless its whole space is smaller."""
+        return {name: len(family.settings) or self.trials for name, family in self.families.items()}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is searched and how, for people who read the journal."""
+        return {
+            "tuning_id": self.tuning_id,
+            "suite": self.suite.name,
+            **self.options.model_dump(exclude={"space", "settings"}),
+            "trials": self.trials,
+            "mode": self.options.direction,
+            "grace": self.grace,
+            "rungs": self.rungs,
+            "epochs": self.epochs,
+            "seeds": self.seeds,
+            "space": {name: _texts(family.space) for name, family in self.families.items()},
+        }
+
+    @property
+    def summary(self) -> list[str]:
+        """The plan in sentences: how much is run, what may be cut, what comes after, and where it is kept."""
+        count = sum(self.tries.values())
+        each = ", ".join(f"{name} {number}" for name, number in self.tries.items())
+        trials, scheduler = count * len(self.seeds), self.options.scheduler
+        cuts = f" after epoch {', '.join(map(str, self.rungs))}" if self.rungs else ""
+        found = [
+            f"{count} settings ({each}), {trials} trials (seeds {', '.join(map(str, self.seeds))}) of {self.epochs} "
+            f"epochs: {trials * self.epochs} epochs if none is stopped; scheduler {scheduler}{cuts}"
+        ]
+        if self.options.search == "tpe":
+            found.append("tpe proposes settings one after the other")
+        if self.options.compare_seeds:
+            seeds = ", ".join(map(str, self.comparison_seeds))
+            found.append(f"then each method's best setting beside its own on test images, seeds {seeds}")
+        return [*found, f"kept in {self.folder}"]
+
+    @property
+    def comparison_seeds(self) -> list[int]:
+        """The suite's seeds and, where these are fewer, further ones; none of the search's."""
+        more = _numbers(max(self.suite.seeds) + 1, self.options.compare_seeds, self.seeds)
+        return [*self.suite.seeds, *more][: self.options.compare_seeds]
+
+    def specs(self, setting: Setting) -> list[TrialSpec]:
+        """The trials of a setting, one per seed."""
+        return self.families[setting.method].specs(setting.values)
+
+    def comparison(self, best: Mapping[str, Values]) -> list[TrialSpec]:
+        """Each method's best setting beside its own, trained and evaluated as the suite says. A method whose own
+        setting is its best has nothing to compare."""
+        entries: list[Any] = []
+        for name, values in best.items():
+            family = self.families[name]
+            if family.specs(values)[0].training_id != family.bases[0].training_id:
+                entries.append({**family.entry, "variant": f"{name}-default"})
+                entries.append({**family.at(values), "variant": f"{name}-tuned"})
+        if not entries:
+            return []
+        return plan(self.suite.model_copy(update={"methods": entries, "primary": []}), seeds=self.comparison_seeds)
+
+
+def plan_tuning(
+    suite_name: str, given: Mapping[str, Any], *, overrides: Sequence[str] = (), results: Path | None = None
+) -> Tuning:
+    """What a suite's `tune:` block and the command's options ask for; the latter win. Writes nothing. Raises InputError
+    for anything that could not run."""
+    suite = load_suite(suite_name, overrides)
+    options = read_options(suite, given)
+    home = Path("results") / "runs" / suite.name
+    root = results or home / "tuning"
+    parents = [path for path in (root.parent, home) if (path / "trials").is_dir() and path != root]
+    machine = next((path for path in (root, *parents) if (path / "machine.json").exists()), root)
+    resolved = for_this_machine(suite, machine)
+    families, teachers = _families(resolved, options)
+    tuning = Tuning(
+        resolved, options, families, teachers, Store(root), tuple(Store(path) for path in parents),
+        suite.precision == "auto",
+    )  # fmt: skip
+    if len({family.epochs for family in families.values()}) > 1:
+        each = ", ".join(f"{name} {family.epochs}" for name, family in families.items())
+        raise InputError(f"tune: one number of epochs for all methods: --epochs; the suite has {each}")
+    if options.grace and options.grace > tuning.epochs:
+        raise InputError(f"grace must be at most the {tuning.epochs} epochs of a trial, not {options.grace}")
+    most = max(len(family.settings) for family in families.values())
+    if options.search == "random" and most < tuning.trials:
+        raise InputError(f"the space has only {most} different settings: --trials {most}")
+    return tuning
+
+
+# Methods, their spaces, their settings
+
+
+def _families(suite: Suite, options: TuneOptions) -> tuple[dict[str, Family], tuple[TrialSpec, ...]]:
+    """The methods in their order, and the teachers of them all."""
+    taken = {*suite.seeds, *(seed for entry in suite.methods for seed in read_entry(entry, suite).seeds)}
+    seeds = _numbers(_FIRST_SEED, options.seeds, taken)
+    found: dict[str, Family] = {}
+    teachers: dict[str, TrialSpec] = {}
+    for name in options.methods:
+        found[name], needed = _family(suite, name, seeds, options.epochs)
+        teachers.update({spec.trial_id: spec for spec in needed})
+    spaces = _spaces(options, found)
+    for name, family in found.items():
+        searched = replace(family, space=spaces[name])
+        _check_corners(searched)
+        found[name] = replace(searched, settings=tuple(_settings(searched, options)))
+    return found, tuple(teachers.values())
+
+
+def _numbers(first: int, count: int, without: Collection[int]) -> list[int]:
+    """So many whole numbers from `first` on, without some."""
+    return list(itertools.islice((number for number in itertools.count(first) if number not in without), count))
+
+
+def _family(suite: Suite, name: str, seeds: list[int], epochs: int | None) -> tuple[Family, list[TrialSpec]]:
+    """A method without a space yet, and the teachers it needs: these are trained as the suite says."""
+    entry = _entry(suite, name)
+    tried = entry
+    if epochs is not None:
+        _check_schedule({**suite.training, **entry.get("training", {})}, epochs)
+        tried = {**entry, "training": {**entry.get("training", {}), "epochs": epochs}}
+    specs = plan(suite.model_copy(update={"methods": [{**tried, "variant": name}], "primary": []}), seeds=seeds)
+    students = [spec for spec in specs if spec.role == "student"]
+    if len({spec.student.label for spec in students}) > 1:
+        raise InputError(f"suite {suite.name} has several students; tune one of them: --set students=[]")
+    if len(students) > len(seeds):
+        raise InputError(f"suite {suite.name} has several teachers; tune with one: --set teacher.seeds=[0]")
+    needed = {source for spec in students for source in spec.depends_on}
+    family = Family(name, entry, suite, tuple(without_tests(spec) for spec in students), {})
+    return family, [spec for spec in specs if spec.trial_id in needed]
+
+
+def _entry(suite: Suite, name: str) -> dict[str, Any]:
+    """The suite's entry of that variant, else the method of that name with its defaults."""
+    variants = []
+    for entry in suite.methods:
+        variants.append(read_entry(entry, suite).variant)
+        if variants[-1] == name:
+            values = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
+            return {key: value for key, value in values.items() if key not in ("variant", "seeds")}
+    if name not in methods.METHODS:
+        raise unknown("method", name, {*methods.METHODS, *variants})
+    return {"method": name}
+
+
+def _check_schedule(training: Mapping[str, Any], epochs: int) -> None:
+    """A schedule in numbers of epochs would lose its shape in a shorter training."""
+    options = [training.get(key) for key in ("weight_average", "weight_perturbation")]
+    points = [
+        *training.get("milestones", []),
+        *(each["start_epoch"] for each in options if each and "start_epoch" in each),
+    ]
+    if training["epochs"] != epochs and any(point >= 1 for point in points):
+        raise InputError(f"epochs: {epochs} instead of {training['epochs']} needs milestones and start epochs as "
+                         f"fractions of training, such as 0.5, not {points}")  # fmt: skip
+
+
+def _spaces(options: TuneOptions, families: Mapping[str, Family]) -> dict[str, Space]:
+    """What of the space concerns each method: the keys that it has, and its own ones."""
+    shared = {key: text for key, text in options.space.items() if not isinstance(text, Mapping)}
+    own = {name: entries for name, entries in options.space.items() if isinstance(entries, Mapping)}
+    for name in own:
+        if name not in families:
+            raise unknown("method in space", name, families)
+    common = read_space(shared)
+    for key, domain in common.items():
+        if not any(_concerns(family, key, common) for family in families.values()):
+            next(iter(families.values())).specs({key: domain.corners[0]})
+            raise InputError(f"space {key}: no method has it")
+    return {
+        name: {key: domain for key, domain in common.items() if _concerns(family, key, common)}
+        | read_space(own.get(name, {}))
+        for name, family in families.items()
+    }
+
+
+def _concerns(family: Family, key: str, space: Space) -> bool:
+    """Whether the method has the key, or a policy that has it may come from the space."""
+    kind, dot, _ = key.partition(".")
+    return family.has(key) or (bool(dot) and kind in KINDS and kind in space)
+
+
+def _check_corners(family: Family) -> None:
+    """The method takes the extreme values of every key; then it takes what lies between them."""
+    for key, domain in family.space.items():
+        first = {other: each.corners[0] for other, each in family.space.items()}
+        for value in domain.corners:
+            family.specs({**first, key: value})
+
+
+def _settings(family: Family, options: TuneOptions) -> list[Values]:
+    """The tries of a method, each another training; drawn with a seed of the method's own, so that methods beside it
+    change nothing."""
+    count, seed = options.trials or _TRIALS, f"{options.search_seed} {family.name}"
+    if options.search == "tpe":
+        return []
+    if options.search == "list":
+        found, count = options.settings[family.name], len(options.settings[family.name])
+    elif options.search == "grid":
+        found = grid(family.space, count, seed)
+    else:
+        found = draw(family.space, count, seed)
+    if options.with_default:
+        found = [family.defaults, *found]
+    distinct: dict[str, Values] = {}
+    for values in found:
+        distinct.setdefault(family.specs(values)[0].training_id, values)
+    if options.search == "list" and len(distinct) < len(found):
+        raise InputError(f"tune: settings: two of {family.name} are the same training")
+    return list(distinct.values())[:count]
+
+
+def _texts(space: Space) -> dict[str, str]:
+    return {key: domain.text for key, domain in space.items()}
+
+
+def proposed(config: Mapping[str, Any], families: Mapping[str, Family]) -> Setting:
+    """A setting from what Ray Tune hands out: the setting itself, or what a searcher proposed."""
+    if "setting" in config:
+        return Setting(**config["setting"])
+    name = config["method"]
+    return Setting(name, {key: domain.decode(config[key]) for key, domain in families[name].space.items()})
+
+
+def snippet(tuning: Tuning, best: Mapping[str, Values], remarks: Sequence[str]) -> str:
+    """The best setting of every method as YAML: a `methods:` list for a suite, in which each is called as it was
+    before, with remarks above."""
+    entries = [{**tuning.families[name].at(values), "variant": name} for name, values in best.items()]
+    text = yaml.safe_dump({"methods": entries}, sort_keys=False, default_flow_style=None)
+    return "".join(f"# {line}\n" for line in remarks) + text

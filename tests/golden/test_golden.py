@@ -1,0 +1,74 @@
+"""The numbers of the papers' released code, entry by entry: losses, gradients, attacks, class states, and whole
+training runs.
+
+The file is `data/golden.json` or what GOLDEN_JSON names. An entry is dispatched on its `check`; all values come from
+its inputs and settings. Sections are those of the project's reference sheet of the methods.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields
+from typing import Any
+
+import golden_attacks
+import golden_losses
+import golden_states
+import golden_traces
+import pytest
+
+import methods
+from tests.golden.file import CHECKS, Entry, read_entries
+
+# Importing them registers their checks.
+CHECKING = (golden_losses, golden_attacks, golden_states, golden_traces)
+ENTRIES = read_entries()
+
+
+def examined(content: dict[str, Any]) -> Entry:
+    """Run the check of an entry. Raises where a number differs, no check is known, or an output was left out."""
+    entry = Entry(content)
+    matching = [function for pattern, function in CHECKS if pattern.fullmatch(entry.check)]
+    assert len(matching) == 1, f"{len(matching)} functions for check '{entry.check}'"
+    matching[0](entry)
+    assert not entry.skipped(), f"outputs not compared: {entry.skipped()}"
+    return entry
+
+
+@functools.cache
+def examine(index: int) -> Entry:
+    return examined(ENTRIES[index])
+
+
+@pytest.mark.parametrize("index", range(len(ENTRIES)), ids=[entry["name"] for entry in ENTRIES])
+def test_entry(index: int) -> None:
+    examine(index)
+
+
+def test_every_entry_and_output_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [examine(index) for index in range(len(ENTRIES))]
+    outputs = sum(len(entry.compared) for entry in entries)
+    stated = sum(how != "compared" for entry in entries for how in entry.compared.values())
+    with capsys.disabled():
+        print(f"\ngolden: {len(entries)} entries, {outputs} outputs, {stated} of them by a stated behaviour of ours")
+    assert len(entries) == len(ENTRIES) > 0
+
+
+def test_unknown_check_and_skipped_output_and_wrong_number_fail() -> None:
+    content = next(entry for entry in ENTRIES if entry["check"] == "frl_in_class_accuracy")
+    accuracy = content["outputs"]["class_accuracy"]
+    with pytest.raises(AssertionError, match="0 functions for check"):
+        examined(content | {"check": "another_accuracy"})
+    with pytest.raises(AssertionError, match=r"outputs not compared: \['more'\]"):
+        examined(content | {"outputs": {"class_accuracy": accuracy, "more": 1.0}})
+    with pytest.raises(AssertionError, match="class_accuracy"):
+        examined(content | {"outputs": {"class_accuracy": accuracy + 1e-3}})
+
+
+def test_settings_that_the_entries_rely_on_exist() -> None:
+    """`method_of` passes an entry's settings by name; a renamed field would silently become the neutral value."""
+    names = {field.name for cls in methods.METHODS.values() for field in fields(cls.Settings)}
+    names |= {
+        field.name for table in methods.POLICIES.values() for cls in table.values() for field in fields(cls.Settings)
+    }
+    assert {"kd_reduction", "target_log_eps", "alias_teacher", "attack_mode"} <= names

@@ -1,0 +1,275 @@
+"""Networks against plain formulas of the same parameters, and against what the field's files contain."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import InputError
+from harness.models.build import build
+from harness.models.registry import MODELS, resolve_params
+
+SMALL = {
+    "cnn": {"width": 4},
+    "resnet18": {"width": 4},
+    "preact_resnet18": {"width": 4},
+    "mobilenet_v2": {},
+    "wrn": {"depth": 10, "widen": 2},
+}
+
+
+def small(name: str, in_channels: int = 3, num_classes: int = 10, **params) -> nn.Module:
+    """A small network whose batch norms have seen something, so that no layer is the identity."""
+    torch.manual_seed(0)
+    network = build(name, {**SMALL[name], **params}, in_channels=in_channels, num_classes=num_classes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+            module.running_var.mul_(torch.rand_like(module.running_var) + 0.5)
+    return network.eval()
+
+
+def test_every_registered_network_is_tested_here():
+    assert list(SMALL) == list(MODELS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+def test_networks_take_every_image_size(name: str, shape: tuple[int, int, int]):
+    network = small(name, in_channels=shape[0], num_classes=7).train()
+    logits = network(torch.rand(4, *shape))
+    assert logits.shape == (4, 7)
+    logits.logsumexp(1).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_can_be_traced(name: str):
+    torch.manual_seed(0)
+    statistics = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
+    network = build(name, SMALL[name], in_channels=3, num_classes=10, **statistics).eval()
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(torch.fx.symbolic_trace(network)(x), network(x))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18", "mobilenet_v2"])
+def test_batch_norm_follows_a_convolution_by_name(name: str):
+    """What folding relies on: in a traced network the input of every batch norm is a convolution used only there."""
+    traced = torch.fx.symbolic_trace(small(name))
+    modules = dict(traced.named_modules())
+    norms = [n for n in traced.graph.nodes if n.op == "call_module" and isinstance(modules[n.target], nn.BatchNorm2d)]
+    assert norms
+    for node in norms:
+        source = node.args[0]
+        assert isinstance(modules[source.target], nn.Conv2d)
+        assert len(source.users) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("resnet18", {}, 11_173_962),
+        ("preact_resnet18", {"final_norm": False}, 11_171_146),
+        ("preact_resnet18", {}, 11_172_170),
+        ("mobilenet_v2", {}, 2_296_922),
+        ("wrn", {}, 46_160_474),
+        ("wrn", {"depth": 28, "widen": 10}, 36_479_194),
+        (
+            "cnn",
+            {"width": 16},
+            9 * (3 * 16 + 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 4 * (16 + 32 + 64) + 650,
+        ),
+    ],
+)
+def test_the_published_numbers_of_parameters(name: str, params: dict, expected: int):
+    with torch.device("meta"):
+        network = build(name, params, in_channels=3, num_classes=10)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+# Plain formulas of the same parameters, in float64
+
+
+class Plain:
+    """Layers as functions of a state dict, evaluation mode."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.state = network.state_dict()
+
+    def has(self, name: str) -> bool:
+        return f"{name}.weight" in self.state
+
+    def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = self.state[f"{name}.weight"]
+        return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=x.shape[1] // weight.shape[1])
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias, mean, variance = (
+            self.state[f"{name}.{key}"].view(-1, 1, 1) for key in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 32, 32, dtype=torch.float64)
+
+
+def close(network: nn.Module, expected: Tensor, x: Tensor) -> None:
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_cnn_is_its_formula():
+    network = small("cnn").double()
+    plain, x = Plain(network), images()
+    out = x
+    for stage, stride in (("stage1", 1), ("stage2", 2), ("stage3", 2)):
+        out = plain.norm(f"{stage}.bn1", plain.conv(f"{stage}.conv1", out, stride)).relu()
+        out = plain.norm(f"{stage}.bn2", plain.conv(f"{stage}.conv2", out)).relu()
+    assert out.shape == (2, 16, 8, 8)
+    close(network, plain.linear("fc", out.flatten(2).mean(2)), x)
+
+
+def test_resnet18_is_its_formula():
+    network = small("resnet18").double()
+    plain, x = Plain(network), images()
+    out = plain.norm("bn1", plain.conv("conv1", x)).relu()
+    for layer in range(1, 5):
+        for block in range(2):
+            at, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            inner = plain.norm(f"{at}.bn1", plain.conv(f"{at}.conv1", out, stride)).relu()
+            inner = plain.norm(f"{at}.bn2", plain.conv(f"{at}.conv2", inner))
+            if plain.has(f"{at}.shortcut.0"):
+                out = plain.norm(f"{at}.shortcut.1", plain.conv(f"{at}.shortcut.0", out, stride))
+            out = (inner + out).relu()
+    close(network, plain.linear("linear", F.avg_pool2d(out, 4).flatten(1)), x)
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_preact_resnet18_is_its_formula(final_norm: bool):
+    network = small("preact_resnet18", final_norm=final_norm).double()
+    plain, x = Plain(network), images()
+    out = plain.conv("conv1", x)
+    for layer in range(1, 5):
+        for block in range(2):
+            at, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            active = plain.norm(f"{at}.bn1", out).relu()
+            shortcut = plain.conv(f"{at}.shortcut.0", active, stride) if plain.has(f"{at}.shortcut.0") else out
+            inner = plain.norm(f"{at}.bn2", plain.conv(f"{at}.conv1", active, stride)).relu()
+            out = plain.conv(f"{at}.conv2", inner) + shortcut
+    assert plain.has("bn") == final_norm
+    out = plain.norm("bn", out).relu() if final_norm else out
+    close(network, plain.linear("linear", F.avg_pool2d(out, 4).flatten(1)), x)
+
+
+def test_mobilenet_v2_is_its_formula():
+    network = small("mobilenet_v2").double()
+    plain, x = Plain(network), images()
+    out = plain.norm("bn1", plain.conv("conv1", x)).relu()
+    for block in range(17):
+        at, stride = f"layers.{block}", 2 if block in (3, 6, 13) else 1
+        inner = plain.norm(f"{at}.bn1", plain.conv(f"{at}.conv1", out)).relu()
+        inner = plain.norm(f"{at}.bn2", plain.conv(f"{at}.conv2", inner, stride)).relu()
+        inner = plain.norm(f"{at}.bn3", plain.conv(f"{at}.conv3", inner))
+        if plain.has(f"{at}.shortcut.0"):
+            out = plain.norm(f"{at}.shortcut.1", plain.conv(f"{at}.shortcut.0", out))
+        out = inner + out if stride == 1 else inner
+    out = plain.norm("bn2", plain.conv("conv2", out)).relu()
+    close(network, plain.linear("linear", F.avg_pool2d(out, 4).flatten(1)), x)
+
+
+@pytest.mark.parametrize("params", [{"depth": 10, "widen": 1}, {"depth": 16, "widen": 2}])
+def test_wrn_is_its_formula(params: dict):
+    network = small("wrn", **params).double()
+    plain, x = Plain(network), images()
+    out = plain.conv("conv1", x)
+    for stage in range(1, 4):
+        for block in range((params["depth"] - 4) // 6):
+            at, stride = f"block{stage}.layer.{block}", 2 if stage > 1 and block == 0 else 1
+            active = plain.norm(f"{at}.bn1", out).relu()
+            shortcut = plain.conv(f"{at}.convShortcut", active, stride) if plain.has(f"{at}.convShortcut") else out
+            inner = plain.norm(f"{at}.bn2", plain.conv(f"{at}.conv1", active, stride)).relu()
+            out = plain.conv(f"{at}.conv2", inner) + shortcut
+    out = F.avg_pool2d(plain.norm("bn1", out).relu(), 8).flatten(1)
+    close(network, plain.linear("fc", out), x)
+
+
+# Weights and normalisation
+
+
+def test_wrn_and_cnn_start_with_hes_normal_weights():
+    torch.manual_seed(0)
+    for name in ("wrn", "cnn"):
+        network = build(name, {}, in_channels=3, num_classes=10) if name == "cnn" else small("wrn", depth=16, widen=4)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
+                expected = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
+                assert module.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert network.fc.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_come_from_the_seeded_generator(name: str):
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        network = build(name, SMALL[name], in_channels=1, num_classes=3)
+        return nn.utils.parameters_to_vector(network.parameters())
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_normalisation_is_inside_and_leaves_the_names_alone(name: str):
+    plain = small(name)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    network = build(name, SMALL[name], in_channels=3, num_classes=10, mean=mean, std=std).eval()
+    assert list(network.state_dict()) == list(plain.state_dict())
+    network.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    by_hand = (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert torch.equal(network(x), plain(by_hand))
+    assert not torch.allclose(network(x), plain(x))
+    assert network.double()(x.double()).dtype == torch.float64
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "fault"),
+    [
+        ("resnet81", {}, "unknown model 'resnet81': did you mean resnet18"),
+        ("cnn", {"widht": 8}, "did you mean width"),
+        ("mobilenet_v2", {"width": 8}, "mobilenet_v2 has no settings"),
+        ("cnn", {"width": 0}, "whole number of at least 1, not 0"),
+        ("cnn", {"width": "8"}, "whole number of at least 1, not '8'"),
+        ("cnn", {"width": 8.0}, "whole number"),
+        ("cnn", {"width": True}, "whole number"),
+        ("wrn", {"depth": 33}, "6n.4"),
+        ("wrn", {"depth": 4}, "6n.4"),
+        ("preact_resnet18", {"final_norm": 1}, "must be true or false"),
+    ],
+)
+def test_wrong_settings_are_refused(name: str, params: dict, fault: str):
+    with pytest.raises(InputError, match=fault) as excinfo:
+        build(name, params, in_channels=3, num_classes=10)
+    assert "\n" not in str(excinfo.value)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.5], [0.5]), ([0.5] * 3, None), ([0.5] * 3, [0.5, 0.5, 0.0]), (None, [1.0] * 3)]
+)
+def test_a_wrong_normalisation_is_refused(mean, std):
+    with pytest.raises(InputError, match="normalisation needs"):
+        build("cnn", {}, in_channels=3, num_classes=10, mean=mean, std=std)
+
+
+def test_settings_are_resolved_over_the_defaults():
+    assert resolve_params("wrn", {"widen": 4}) == {"depth": 34, "widen": 4}
+    assert MODELS["wrn"].params == {"depth": 34, "widen": 10}

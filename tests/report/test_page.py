@@ -1,0 +1,403 @@
+"""The page: what is in the file, and, in Debian's Chromium, what a reader can do with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.report.page.data import FINE, page_data, safe_json
+from harness.report.page.page import page
+from harness.report.results import read_results
+from harness.report.scores.leaderboard import leaderboard
+from harness.report.tables.grid import grid
+from harness.report.write import write_report
+from harness.statistics.comparison import compare
+from harness.store.store import Store
+from tests.synthetic_store import CLOTHES, failed_row, frames_of, trial_spec
+
+VARIANTS = ("at", "trades", "rslad", "absld")
+HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
+FORMULA = "=1+1"
+CHROMIUM = shutil.which("chromium")
+
+
+def made(specs, **options):
+    frames = frames_of(specs, **options)
+    results = read_results(frames, trial_ids=[spec.trial_id for spec in specs])
+    return frames, results, leaderboard(results)
+
+
+@pytest.fixture(scope="module")
+def small():
+    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
+    students = [trial_spec(name, seed, epochs=8) for name in VARIANTS for seed in range(3)]
+    other = [trial_spec("at", 0, eps=8 / 255), trial_spec(FORMULA, 0, eps=8 / 255, settings={"alpha": 1})]
+    hostile = [trial_spec(HOSTILE, 0, settings={"alpha": 2}, epochs=8)]
+    return made([teacher, *students, *hostile, *other], classes=(*CLOTHES[:9], "<b>Ankle</b> & boot"), per_class=60)
+
+
+@pytest.fixture(scope="module")
+def text(small):
+    _, results, board = small
+    return page(results, board)
+
+
+def embedded(text: str) -> dict[str, Any]:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def row_of(data: dict[str, Any], variant: str) -> dict[str, Any]:
+    return next(row for row in data["rows"] if row["variant"] == variant)
+
+
+# The file
+
+
+def test_the_file_is_self_contained_and_asks_no_network(text):
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#)", text.split("<script>")[0])
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+    assert "default-src 'none'" in text
+
+
+def test_names_stay_data(text):
+    assert HOSTILE not in text
+    assert "<b>Ankle" not in text
+    assert text.count("</script>") == 2
+    data = embedded(text)
+    assert row_of(data, HOSTILE)["variant"] == HOSTILE
+    assert "<b>Ankle</b> & boot" in data["settings"][0]["classes"]
+
+
+def test_json_is_safe_inside_a_script():
+    nasty = {"</script>": "<!--\u2028&", "number": 1.5}
+    text = safe_json(nasty)
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == nasty
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        safe_json(float("nan"))
+    assert json.loads(safe_json("a\u202eb\udcff")) == "ab"
+
+
+def test_the_page_holds_the_leaderboard_s_numbers(small, text):
+    _, _, board = small
+    data = embedded(text)
+    names = [metric[0] for metric in data["metrics"]]
+    row = board.rows.index[(board.rows["variant"] == "absld")][0]
+    for attack in ("clean", "pgd20"):
+        for name in ("average", "worst", "nsd"):
+            chosen = board.scores[(board.scores["row"] == row) & (board.scores["attack"] == attack)]
+            chosen = chosen[(chosen["metric"] == name) & (chosen["checkpoint"] == "last")].iloc[0]
+            value, low, high, *_ = row_of(data, "absld")["scores"]["last"][attack][names.index(name)]
+            assert value == round(chosen["value"] * FINE)
+            assert (low, high) == tuple(round(chosen[end] * FINE) for end in ("sample_low", "sample_high"))
+
+
+def test_rows_hold_classes_seeds_curves_and_specification(small, text):
+    frames, _, _ = small
+    row = row_of(embedded(text), "absld")
+    accuracy = frames.tables["class_accuracy"].query(
+        "variant == 'absld' and attack == 'cw20' and checkpoint == 'best_validation'"
+    )
+    means = accuracy.groupby("class_index")["accuracy"].mean()
+    assert [triple[0] for triple in row["classes"]["best_validation"]["cw20"]] == [round(v * 10_000) for v in means]
+    assert [trial["seed"] for trial in row["trials"]] == [0, 1, 2]
+    assert row["trials"][1]["versions"]["torch"] == "2.9.0"
+    assert row["spec"]["method"]["name"] == "absld"
+    assert row["curve"][0] == list(range(1, 9))
+    assert set(row["temperatures"]) == {"adversarial", "clean"}
+    assert len(row["temperatures"]["clean"][1]) == 10
+
+
+def test_pairs_are_the_tests_of_the_statistics(small, text):
+    frames, _, board = small
+    outcomes = frames.tables["outcomes"].query("attack == 'pgd20' and checkpoint == 'best_validation'")
+    trials = frames.tables["trials"].query("eps == 0.1")[["trial_id", "variant", "seed"]].astype({"trial_id": str})
+    outcomes = outcomes.astype({"trial_id": str}).merge(trials, on="trial_id")
+    flags = {
+        name: outcomes[outcomes["variant"] == name].pivot_table(index="seed", columns="sample_index", values="robust")
+        for name in ("at", "absld")
+    }
+    labels = outcomes.drop_duplicates("sample_index").sort_values("sample_index")["label"].to_numpy()
+    expected = compare(labels, flags["at"].to_numpy() > 0.5, flags["absld"].to_numpy() > 0.5, 10)
+    students = board.rows[(board.rows["eps"] == 0.1) & (board.rows["role"] == "student")]
+    at, absld = (students.index[students["variant"] == name][0] for name in ("at", "absld"))
+    found = embedded(text)["pairs"][f"{at}-{absld}"]["best_validation"]["pgd20"]
+    change, low, high, seed_low, seed_high, stands = found["metrics"][0]
+    numbers = [expected.average.samples.estimate, expected.average.samples.low, expected.average.samples.high]
+    numbers += [expected.average.seeds.low, expected.average.seeds.high]
+    assert [change, low, high, seed_low, seed_high] == [round(float(number) * FINE) for number in numbers]
+    assert stands is None, "the table marks another attack"
+    marked = board.scores[(board.scores["row"] == absld) & (board.scores["attack"] == "aa_short")]
+    marked = marked[(marked["checkpoint"] == "best_validation") & (marked["metric"] == "worst")].iloc[0]
+    strongest = embedded(text)["pairs"][f"{at}-{absld}"]["best_validation"]["aa_short"]
+    assert strongest["metrics"][1][5] == int(marked["stands"])
+    assert [line[3] for line in found["classes"]] == [round(float(p) * 10_000) for p in expected.p_holm]
+    assert found["over"] == "seeds"
+
+
+def test_an_empty_store_has_a_page_that_says_so(tmp_path):
+    paths = write_report(Store(tmp_path / "store"), tmp_path, html=True)
+    assert paths[-1].name == "index.html"
+    assert "No results yet" in paths[-1].read_text()
+
+
+def many_specs():
+    names = [f"absld-{index:03d}" for index in range(200)]
+    return [trial_spec(name, 0, settings={"alpha": place}, epochs=60) for place, name in enumerate(names)]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    _, results, board = made(many_specs(), per_class=20, absent=["outcomes"])
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    path.write_text(page(results, board))
+    return path
+
+
+@pytest.mark.slow
+def test_two_hundred_trials_stay_under_three_megabytes(large):
+    assert 500_000 < large.stat().st_size < 3_000_000
+    data = embedded(large.read_text())
+    assert len(data["rows"]) == 200
+    assert all(len(row["curve"][0]) <= 30 for row in data["rows"]), "curves are thinned"
+
+
+# In a browser. CI installs Debian's chromium, so there it must run.
+
+browser_test = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM and "CI" not in os.environ, reason="chromium is not installed"),
+]
+
+
+def marked(test):
+    for mark in browser_test:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api") if "CI" not in os.environ else None
+    if playwright is None:
+        import playwright.sync_api as playwright
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+             "--disable-dev-shm-usage", "--no-first-run"]  # fmt: skip
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(browser, text, tmp_path) -> Iterator[Any]:
+    path = tmp_path / "index.html"
+    path.write_text(text)
+    tab = browser.new_page(viewport={"width": 1300, "height": 900}, accept_downloads=True)
+    tab.problems = []
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    tab.on("console", lambda message: tab.problems.append(message.text) if message.type == "error" else None)
+    tab.on(
+        "request",
+        lambda request: (
+            tab.problems.append(request.url) if "file:" not in request.url and "blob:" not in request.url else None
+        ),
+    )
+    tab.goto(path.as_uri())
+    yield tab
+    assert tab.problems == []
+    tab.close()
+
+
+def column(tab, place: int) -> list[str]:
+    cells = tab.eval_on_selector_all(f"#leaderboard tbody tr td:nth-child({place})", "all => all.map(e => e.innerText)")
+    return [cell.strip() for cell in cells]
+
+
+def numbers(tab, place: int) -> list[float]:
+    return [float(re.match(r"[\d.]+", cell)[0]) for cell in column(tab, place) if re.match(r"[\d.]+", cell)]
+
+
+def names(tab) -> list[str]:
+    return tab.eval_on_selector_all(
+        "#leaderboard .name button[data-row]", "all => all.map(e => e.textContent.replace(/^. /, ''))"
+    )
+
+
+@marked
+def test_sort_by_any_column(opened):
+    opened.click("#leaderboard th button[data-key='pgd20 worst']")
+    found = numbers(opened, 9)
+    assert len(found) == 8
+    assert found == sorted(found, reverse=True), "larger is better: from the top"
+    assert opened.get_attribute("th:has(button[data-key='pgd20 worst'])", "aria-sort") == "descending"
+    opened.click("#leaderboard th button[data-key='pgd20 worst']")
+    assert numbers(opened, 9) == sorted(found)
+    opened.click("#leaderboard th button[data-key='clean nsd']")
+    assert numbers(opened, 4) == sorted(numbers(opened, 4)), "smaller is better: from the bottom"
+    opened.click("#leaderboard th button[data-key='variant']")
+    assert names(opened)[1:4] == sorted(names(opened)[1:4])
+
+
+@marked
+def test_filter_by_setting_attack_checkpoint_and_name(opened):
+    opened.select_option("#eps", label="0.1")
+    assert FORMULA not in names(opened)
+    assert opened.inner_text("#count") == "6 of 8 rows"
+    opened.select_option("#attack", "cw20")
+    assert opened.locator("#leaderboard thead tr").nth(1).locator("th").count() == 1 + 3 + 4
+    before = numbers(opened, 2)
+    opened.select_option("#checkpoint", "last")
+    assert numbers(opened, 2) != before
+    assert "last: the last epoch" in opened.inner_text("#caption")
+    opened.fill("#find", "tra")
+    assert names(opened) == ["trades"]
+
+
+@marked
+def test_a_row_opens_by_keyboard_to_everything_about_it(opened):
+    button = opened.locator("#leaderboard .name button", has_text="absld").first
+    button.focus()
+    opened.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    assert opened.evaluate("document.activeElement.dataset.row") is not None, "the focus stays on the button"
+    inside = opened.inner_text(".detail")
+    for word in ("Classes, hardest first", "Val.-worst", "Each seed", "Temperatures, adversarial", "git commit",
+                 "temperature", "torch 2.9.0", "Specification", "attack_steps"):  # fmt: skip
+        assert word in inside, word
+    assert opened.locator(".detail svg rect").count() == 10
+    for image in opened.locator(".detail svg").all():
+        assert image.get_attribute("role") == "img"
+        assert len(image.get_attribute("aria-label")) > 30
+    assert "<b>Ankle</b> & b" in opened.locator(".detail svg").first.text_content()
+    before = opened.locator(".detail svg").first.get_attribute("aria-label")
+    opened.select_option(".detail select", "clean")
+    assert opened.locator(".detail svg").first.get_attribute("aria-label") != before
+    opened.keyboard.press("Escape")
+    button = opened.locator("#leaderboard .name button", has_text="absld").first
+    button.focus()
+    opened.keyboard.press("Space")
+    assert opened.locator(".detail").count() == 0
+
+
+@marked
+def test_two_variants_are_compared(opened):
+    opened.select_option("#eps", label="0.1")
+    for name in ("absld", "at"):
+        opened.locator(f"input[aria-label='Compare {name}']").first.check()
+    opened.click("#compare")
+    words = opened.inner_text("#comparison")
+    assert "absld minus at" in words
+    assert "stands" in words
+    assert "p (Holm)" in words
+    assert opened.locator("#comparison svg rect").count() == 20
+    row = opened.locator("#comparison table").first.locator("tr", has_text="PGD-20 Worst")
+    change = float(row.locator("td").first.inner_text())
+    cells = {name: column(opened, 9)[names(opened).index(name)] for name in ("absld", "at")}
+    first, second = (float(re.match(r"[\d.]+", cells[name])[0]) for name in ("absld", "at"))
+    assert change == pytest.approx(first - second, abs=0.011)
+    opened.locator("#comparison button", has_text="Close").click()
+    assert opened.locator("#comparison").is_hidden()
+
+
+@marked
+def test_the_shown_table_downloads(opened):
+    opened.select_option("#attack", "pgd20")
+    opened.click("#leaderboard th button[data-key='pgd20 average']")
+    with opened.expect_download() as found:
+        opened.click("#download-csv")
+    assert found.value.suggested_filename == "leaderboard.csv"
+    lines = list(csv.DictReader(io.StringIO(Path(found.value.path()).read_text())))
+    assert len(lines) == 8
+    values = [float(line["pgd20 average"]) for line in lines]
+    assert values == sorted(values, reverse=True), "in the order on the screen"
+    assert all(0 <= value <= 1 for value in values)
+    written = [line["variant"] for line in lines]
+    assert f"'{FORMULA}" in written, "a formula is text"
+    assert HOSTILE in written
+    with opened.expect_download() as found:
+        opened.click("#download-latex")
+    text = Path(found.value.path()).read_text()
+    assert "\\toprule" in text
+    assert "\\textbf{" in text
+    assert "\\textless{}/script\\textgreater{}" in text
+    assert text.count("{") == text.count("}")
+
+
+@marked
+def test_the_page_rounds_as_the_tables_do(opened, small):
+    """Means over seeds lie halfway between two roundings as a rule, not by chance."""
+    _, _, board = small
+    opened.select_option("#eps", label="0.1")
+    table = grid(board, next(setting for setting in board.settings if setting[2] == 0.1), "best_validation")
+    shown = {name: [column(opened, place)[index] for place in range(2, 17)] for index, name in enumerate(names(opened))}
+    for line in table.lines:
+        cells = [line.cells[attack, metric.name] for attack in table.attacks for metric in table.metrics]
+        assert shown[line.name] == [cell.text() + cell.mark for cell in cells], line.name
+
+
+@marked
+def test_markup_in_names_is_shown_as_text(opened):
+    assert HOSTILE in names(opened)
+    assert opened.title() == "Leaderboard"
+    assert opened.locator("img").count() == 0
+    opened.locator("#leaderboard .name button", has_text="onerror").click()
+    assert opened.locator(".detail b").count() == 0
+
+
+@marked
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_light_and_dark(browser, text, tmp_path, scheme):
+    path = tmp_path / "index.html"
+    path.write_text(text)
+    tab = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    tab.goto(path.as_uri())
+    tab.locator("#leaderboard .name button", has_text="absld").first.click()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360, "only the table scrolls sideways"
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    lightness = np.mean([int(part) for part in re.findall(r"\d+", paper)[:3]])
+    assert lightness > 200 if scheme == "light" else lightness < 60
+    tab.close()
+
+
+@marked
+def test_first_paint_takes_less_than_a_second_at_two_hundred_trials(browser, large):
+    times = []
+    for _ in range(5):  # the best of five: the machine may be busy with other tests
+        tab = browser.new_page()
+        tab.goto(large.as_uri())
+        tab.wait_for_function("performance.getEntriesByType('paint').length > 0")
+        times.append(tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        assert tab.locator("#leaderboard tbody tr").count() == 200
+        tab.close()
+    assert min(times) < 1000, times
+
+
+def test_trials_that_all_failed_still_have_a_page(tmp_path):
+    store = Store(tmp_path / "store")
+    store.commit(failed_row(trial_spec("at", 0)))
+    written = write_report(store, tmp_path, html=True, formats=["png"])
+    data = embedded(written[-1].read_text())
+    assert data["rows"][0]["missing"].startswith("seed 0 failed")
+    assert "at: seed 0 failed" in written[0].read_text()
+
+
+def test_data_of_the_page_survive_missing_tables():
+    specs = [trial_spec("at", 0), trial_spec("rslad", 0)]
+    _, results, board = made(specs, absent=["outcomes", "epochs", "class_state"])
+    data = page_data(results, board, "best_validation")
+    assert "curve" not in data["rows"][0]
+    assert data["pairs"]["0-1"]["last"]["clean"]["pairing"] == "unpaired"
+    assert pd.notna(data["rows"][0]["scores"]["last"]["clean"][0][0])

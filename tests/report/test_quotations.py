@@ -1,0 +1,136 @@
+"""Numbers in prose: the passages of the project's Markdown files are what their stores say; each kind says it right."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError
+from harness.report.quotations import KINDS, quote, quoted
+from harness.store.store import Store
+from tests.synthetic_store import fill_store, trial_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+SET = ROOT / "results" / "fast_against_plain"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("**/*.md"))]
+QUOTING = [path for path in DOCUMENTS if "<!-- from " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", QUOTING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_quoted_is_in_the_store(path):
+    text = path.read_text()
+    assert quoted(text, path.parent) == text, f"run-bench quote {path.relative_to(ROOT)}"
+
+
+def passage(words: str) -> str:
+    """What a passage about the set says."""
+    return quoted(f"<!-- from {SET}: {words} -->\n<!-- end -->", ROOT)
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The lines of a table by their first cell."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    return {line[0]: line[1:] for line in lines[2:]}
+
+
+@pytest.fixture(scope="module")
+def by_seed():
+    """Average, worst and NSD under PGD-20 of each variant and seed, from the rows themselves."""
+    rows = Store(SET).read("class_accuracy")
+    rows = rows[(rows["attack"] == "pgd20") & (rows["checkpoint"] == "best_validation") & (rows["role"] == "student")]
+    rows = rows.assign(rate=rows["correct"] / rows["n"]).astype({"variant": str})
+    found = rows.groupby(["variant", "seed"])["rate"].agg(["mean", "min", lambda rate: rate.std(ddof=0) / rate.mean()])
+    return found.set_axis(["average", "worst", "nsd"], axis=1)
+
+
+def test_scores(by_seed):
+    table = cells(passage("scores attack=pgd20"))
+    assert set(table) == set(by_seed.index.get_level_values(0))
+    for variant, values in by_seed.groupby(level=0):
+        average, worst, nsd, seeds, images = table[variant]
+        assert float(average.split()[0]) == pytest.approx(100 * values["average"].mean(), abs=0.051)
+        assert float(worst.split()[0]) == pytest.approx(100 * values["worst"].mean(), abs=0.051)
+        assert float(nsd.split()[0]) == pytest.approx(values["nsd"].mean(), abs=0.00051)
+        assert (seeds, images) == ("0, 1, 2", "5,000")
+
+
+def test_differences(by_seed):
+    words = 'differences attack=pgd20 against="rslad plain" variants="absld plain" metrics=nsd'
+    (line,) = cells(passage(words)).values()
+    wanted = (by_seed.loc["absld plain"] - by_seed.loc["rslad plain"])["nsd"]
+    assert float(line[1]) == pytest.approx(wanted.mean(), abs=0.00051)
+    low, high = (float(number) for number in re.findall(r"-?\d\.\d+", line[2]))
+    assert low < wanted.mean() < high
+
+
+def test_classes_hardest_first():
+    table = cells(passage("classes attack=pgd20 variants=rslad"))
+    rows = Store(SET).read("class_accuracy").astype({"variant": str})
+    rows = rows[(rows["attack"] == "pgd20") & (rows["checkpoint"] == "best_validation") & (rows["variant"] == "rslad")]
+    wanted = (100 * rows["correct"] / rows["n"]).groupby(rows["class_name"].astype(str)).mean().sort_values()
+    assert list(table) == list(wanted.index)
+    assert [float(line[0]) for line in table.values()] == pytest.approx(list(wanted), abs=0.051)
+
+
+def test_facts():
+    trials = Store(SET).trials()
+    text = passage("facts")
+    assert f"- trials: {len(trials)}, of them {(trials['role'] == 'student').sum()} students" in text
+    assert trials["git_commit"].iloc[0][:7] in text
+
+
+def test_a_file_is_written_only_where_it_differs(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(f"Before.\n<!-- from {SET}: facts -->\nby hand\n<!-- end -->\nAfter.\n")
+    assert quote(path)
+    assert "by hand" not in path.read_text()
+    assert path.read_text().startswith("Before.\n")
+    assert path.read_text().endswith("After.\n")
+    assert not quote(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("score attack=pgd20", "did you mean scores"),
+        ("scores", "attack is missing"),
+        ("scores attack=pgd20 variants=rslat", "rslat is missing"),
+        ("scores attack=pgd21", "missing"),
+        ("facts attack=pgd20", "unknown option"),
+    ],
+)
+def test_a_passage_that_cannot_be_computed_is_refused(words, says):
+    with pytest.raises(InputError, match=says):
+        passage(words)
+
+
+def test_a_store_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="no result store"):
+        quoted("<!-- from nowhere: facts -->\n<!-- end -->", ROOT)
+
+
+def test_every_kind_is_explained():
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert [kind for kind in KINDS if f"`{kind}" not in text] == []
+
+
+def test_the_seeds_of_a_quoted_number_are_its_attack_s(tmp_path):
+    """AutoAttack on the first of three seeds."""
+    fill_store(
+        tmp_path, [trial_spec("at", seed, attacks=("pgd20", "aa_short")[: 1 + (seed == 0)]) for seed in range(3)]
+    )
+    for attack, seeds in (("pgd20", "0, 1, 2"), ("aa_short", "0")):
+        text = quoted(f"<!-- from {tmp_path}: scores attack={attack} -->\n<!-- end -->", ROOT)
+        assert cells(text)["at"][3:] == [seeds, "2,000"]
+
+
+def test_a_quoted_difference_over_other_seeds_than_its_row_says_which(tmp_path):
+    """One of three variants has the first seed and one of its own."""
+    specs = [trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]
+    fill_store(tmp_path, [*specs, trial_spec("rslad", 0), trial_spec("rslad", 4)])
+    words = "differences attack=pgd20 against=at metrics=average"
+    lines = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT))
+    assert lines["rslad"][1].endswith(" (over seeds 0)")
+    assert "seeds" not in lines["absld"][1]

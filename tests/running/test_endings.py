@@ -1,0 +1,189 @@
+"""How commands end when something is in their way: interruptions, closed pipes, full devices, poor terminals; and that
+names on the terminal are text."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from harness.cli.messages import Terminal, speak_any_encoding
+from harness.errors import InputError
+from harness.report.escape import one_line
+from harness.report.figures.draw import FIGURES
+from harness.report.figures.style import canvas, plain, save, styled
+from harness.report.write import write_report
+from harness.store.merge import merge
+from harness.store.store import Store
+from tests.synthetic_store import fill_store, frames_of, trial_spec, trial_tables
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = "a[red]b[/red]:smile:\x1b[31mc\x07\x9b1m\u202ed\u2066\u200be\udcff"
+SHOWN = "a[red]b[/red]:smile:[31mc1mde"
+
+
+@pytest.mark.parametrize("printed", [HOSTILE, Text(HOSTILE), "table", "out"])
+def test_names_are_text_on_the_terminal(printed) -> None:
+    terminal = Terminal(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
+    if printed == "table":
+        printed = Table(HOSTILE)
+        printed.add_row(HOSTILE)
+    if printed == "out":
+        terminal.out(HOSTILE, highlight=False)
+    else:
+        terminal.print(printed)
+    text = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert SHOWN in text
+    for char in "\x07\x9b\u202e\u2066\u200b\udcff":
+        assert char not in text
+    assert "\x1b[31m" not in text
+
+
+def test_names_on_figures_are_valid_in_svg(tmp_path: Path) -> None:
+    @styled
+    def draw():
+        figure, axes = canvas("column", 2.0)
+        axes[0, 0].set_title(plain(HOSTILE))
+        return figure
+
+    save(draw(), tmp_path / "figure.svg")  # type: ignore[arg-type]
+    ElementTree.parse(tmp_path / "figure.svg")
+    assert plain(HOSTILE) == one_line(HOSTILE) == SHOWN
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("ascii", b"+-1.5 - lambda Z ?\n"), ("latin-1", "\xb11.5 - lambda Z ?\n".encode("latin-1"))]
+)
+def test_terminals_of_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str, text: bytes) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    speak_any_encoding()
+    Terminal().print("±1.5 – λ Ž 漢")
+    stream.flush()
+    assert stream.buffer.getvalue() == text  # type: ignore[attr-defined]
+
+
+def command(*words: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*options.pop("first", []), str(ROOT)])}
+    return subprocess.Popen([sys.executable, str(ROOT / "run_bench.py"), *words], env=environment, **options)
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = command("list", "methods", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.communicate()[1] == b""
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_device_is_said_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = command("list", "methods", stdout=full, stderr=subprocess.PIPE)
+        lines = done.communicate()[1].decode().splitlines()
+        assert (len(lines), done.returncode) == (1, 1)
+        assert lines[0].startswith("error: [Errno 28] No space left on device")
+        done = command("list", "nothing", stderr=full)
+        done.communicate()
+        assert done.returncode == 2
+
+
+def test_an_interruption_before_a_run_can_save_anything(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text("raise KeyboardInterrupt\n")
+    done = command("run", "quickstart", "--plugin", str(tmp_path / "plugin.py"), stderr=subprocess.PIPE)
+    assert done.communicate()[1].decode() == "stopped; to go on, give the same command again\n"
+    assert done.returncode == 130
+
+
+def test_an_interruption_while_packages_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    done = command("list", "methods", stderr=subprocess.PIPE, first=[str(tmp_path)])
+    assert done.communicate()[1].decode() == "stopped; to go on, give the same command again\n"
+    assert done.returncode == 130
+
+
+def test_a_figure_that_fails_is_named_and_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*frames, **options):
+        raise RuntimeError("no\nfont")
+
+    info = FIGURES["nsd"]
+    monkeypatch.setitem(FIGURES, "nsd", replace(info, function=fail))
+    said: list[str] = []
+    names = ["nsd", "class_accuracy"]
+    frames = frames_of([trial_spec("at", 0), trial_spec("rslad", 0)])
+    written = write_report(frames, tmp_path, figures=names, formats=["svg"], left_out=said.append)
+    assert [path.name for path in written if path.suffix == ".svg"] == ["class_accuracy.svg"]
+    assert said == ["left out: nsd: could not be drawn (RuntimeError: no font)"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
+
+
+def test_a_figure_is_written_in_full_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, _ = canvas("column", 2.0)
+    save(figure, tmp_path / "figure.png")
+    before = (tmp_path / "figure.png").read_bytes()
+
+    def fill(path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", fill)
+    with pytest.raises(OSError, match="No space left"):
+        save(figure, tmp_path / "figure.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert (tmp_path / "figure.png").read_bytes() == before
+
+
+def test_a_store_that_cannot_be_written_is_only_printed(tmp_path: Path) -> None:
+    specs = [trial_spec("at", 0), trial_spec("rslad", 0)]
+    fill_store(tmp_path / "store", specs)
+    (tmp_path / "store" / "report").write_text("")  # in the way, even of a superuser
+    done = command("report", str(tmp_path / "store"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = (text.decode() for text in done.communicate())
+    assert done.returncode == 0
+    assert "rslad" in out
+    assert err.splitlines()[-1].endswith("the report is only printed; --into FOLDER writes it elsewhere")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "quickstart"),
+        ("tune", "quickstart", "--method", "at", "--space", "training.lr=choice(0.1, 0.2)", "--trials", "2"),
+    ],
+)
+def test_a_bad_address_leaves_nothing_behind(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = command(*words, "--address", "127.0.0.1:1", "--results", "a/b", cwd=tmp_path, stderr=subprocess.PIPE)
+    error = done.communicate()[1].decode()
+    assert done.returncode == 2, error
+    assert error.splitlines()[-1].startswith("error: no Ray cluster answers at '127.0.0.1:1'")
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_merge_leaves_nothing_behind(tmp_path: Path) -> None:
+    spec = trial_spec("at", 0)
+    stores = [fill_store(tmp_path / name, [spec], per_class=size).root for name, size in (("a", 20), ("b", 30))]
+    with pytest.raises(InputError, match="has other numbers"):
+        merge(stores, tmp_path / "x" / "all")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_store_cannot_make_a_merge_write_outside_its_target(tmp_path: Path) -> None:
+    row, tables = trial_tables(trial_spec("at", 0), per_class=20)
+    store = Store(tmp_path / "a" / "hostile")
+    store.commit(row | {"training_id": "../../outside"}, tables)
+    (tmp_path / "a" / "outside").mkdir()
+    (tmp_path / "a" / "outside" / "last.pt").write_text("")
+    (store.root / "work").mkdir()
+    with pytest.raises(InputError, match=r"training_id: '../../outside' is not"):
+        merge([store.root], tmp_path / "b" / "all")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
