@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.measure import seconds
 from harness.api import plan_suite
 from harness.calibration import Calibration
-from harness.running.worker import torch_threads
+from harness.engine.process import torch_threads
 from harness.spec import TrialSpec
 from harness.store.store import Store
 from harness.trial import run_trial

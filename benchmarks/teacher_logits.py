@@ -1,6 +1,6 @@
 """Training steps of six distillation methods with one seed: each asking its teacher, against sharing the teacher's
-logits (`harness.training.teacher_logits`). The teacher is made as wide as it takes to cost a quarter of a student's step, the
-ratio of WRN-34-10 to ResNet-18."""
+logits (`harness.training.teacher_logits`). The teacher is made as wide as it takes to cost a quarter of a student's
+step, the ratio of WRN-34-10 to ResNet-18."""
 
 from __future__ import annotations
 

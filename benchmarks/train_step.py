@@ -58,7 +58,8 @@ def rows(rounds: int, precisions: Sequence[str], device: torch.device, instructi
 
 def _rows_without_units(rounds: int) -> Rows:
     code = (
-        "import json, sys, torch; from harness.engine.process import keep_freed_memory; from benchmarks import train_step;"
+        "import json, sys, torch;"
+        "from benchmarks import train_step; from harness.engine.process import keep_freed_memory;"
         "torch.set_num_threads(int(sys.argv[1])); keep_freed_memory(); train_step.CASES = json.loads(sys.argv[2]);"
         "found = train_step.rows(int(sys.argv[3]), ['float32'], torch.device('cpu'), sys.argv[4]);"
         "print(json.dumps(found))"

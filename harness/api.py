@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.running.run import Options, Outcome, run
+from harness.running.run import Options, Outcome, check_inputs, run
 from harness.running.teachers import Trained, find_teachers, take_teachers
 from harness.spec import TrialSpec
 from harness.store.folder import nothing_left_if_refused
 from harness.store.store import Store
+from harness.suites.comparisons import remember_comparisons
 from harness.suites.earlier import refuse_older
+from harness.suites.machine import MACHINE, for_this_machine, remember_machine
 from harness.suites.plan import plan
-from harness.suites.suite import MACHINE, Suite, for_this_machine, load_suite, remember_comparisons, remember_machine
+from harness.suites.suite import Suite, load_suite
 
 
 @dataclass(frozen=True)
@@ -111,25 +113,6 @@ def run_planned(
             remember_machine(planned.suite, planned.store.root, planned.machine)
         remember_comparisons(planned.suite, planned.store.root)
         return run(planned.specs, planned.store, options=options, on_event=on_event)
-
-
-def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> list[str]:
-    """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
-    What is odd about the data sets; raises InputError.
-
-    Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
-    """
-    stored = store.statuses()
-    specs = [spec for spec in specs if stored.get(spec.trial_id) != "done" or spec.trial_id in options.redo]
-    if not any(_needs_a_look(spec) for spec in specs):
-        return []
-    from harness.inputs import check_readable
-
-    return check_readable(specs, options.data_root, options.download)
-
-
-def _needs_a_look(spec: TrialSpec) -> bool:
-    return spec.dataset.name != "digits" or any(source.file for source in spec.sources)
 
 
 def load_results(root: Path | str) -> Store:

@@ -28,11 +28,10 @@ from harness.attacks.pgd import attack_chunk, predict, seeded_noise
 from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
 from harness.data.augment import to_float
 from harness.data.splits import wants_second_split
-from harness.engine.forwards import evaluation_forward, exact_float32
-from harness.engine.process import keep_freed_memory
+from harness.engine.forwards import evaluation_forward
+from harness.engine.process import exact_float32, keep_freed_memory, torch_threads
 from harness.errors import InputError
 from harness.inputs import Data, new_network, read_data
-from harness.running.worker import torch_threads
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrialSpec
 from harness.store.store import Store

@@ -1,12 +1,19 @@
-"""The user's mistakes, told in one line."""
+"""What can go wrong, and whose fault it is: the user's mistakes, told in one line, and the errors of a trial."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
-from typing import Any
+import errno
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Literal
 
+FULL = {errno.ENOSPC, errno.EDQUOT}  # a full disk, as error numbers
+_FILE_SYSTEM_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 _LONGEST_NAME = 100  # characters that are compared with the valid names
+
+# method: the trial's own error.  gpu_memory: the GPU was too small or shared.  infrastructure: the machine's fault.
+# disk: no space left.  timeout: over the time limit per trial.
+Kind = Literal["method", "gpu_memory", "infrastructure", "disk", "timeout"]
 
 
 class InputError(ValueError):
@@ -48,3 +55,40 @@ def named(what: str, names: Iterable[str], entries: Iterable[tuple[str, str]]) -
             raise unknown(what, name, {each for entry in listed for each in entry})
         found.update(dict.fromkeys(meant))
     return found
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Whose fault an exception is that a trial raised. Looks through its causes; knows torch's by name."""
+    chain = list(_causes(error))
+    if any(_is_disk_full(each) for each in chain):
+        return "disk"
+    if any(_is_gpu_memory(each) for each in chain):
+        return "gpu_memory"
+    if any(_is_infrastructure(each) for each in chain):
+        return "infrastructure"
+    return "method"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    # torch.save reports a short write without an error number
+    return "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error)
+
+
+def _is_gpu_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FILE_SYSTEM_TROUBLE
+    return isinstance(error, (InfrastructureError, MemoryError)) or "can't allocate memory" in str(error)

@@ -13,14 +13,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.errors import InputError
+from harness.errors import FULL, InputError
 
 _TEMPORARY = re.compile(r"^\..+\.\d+\.(\d+\.)?[0-9a-f]{8}\.tmp$")  # see `temporary_path`
 _NOT_OURS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL,
     errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
-FULL = {errno.ENOSPC, errno.EDQUOT}  # a full disk, as error numbers
 
 
 @contextmanager

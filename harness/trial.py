@@ -17,8 +17,7 @@ import torch
 import methods
 from harness.attacks.pgd import NO_DECISION
 from harness.data.splits import wants_second_split
-from harness.engine.forwards import exact_float32
-from harness.engine.process import keep_freed_memory
+from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
 from harness.inputs import Data, read_data, training_folder

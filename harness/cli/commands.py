@@ -496,10 +496,9 @@ def evaluate(
     download: Download = False,
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
-    from harness.api import check_inputs
     from harness.cli.progress import Progress
     from harness.evaluation.given import check_clean_accuracy, check_expected, evaluation_trial
-    from harness.running.run import Options
+    from harness.running.run import Options, check_inputs
     from harness.running.run import run as run_trials
     from harness.store.store import Store
 

@@ -153,7 +153,7 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
     """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
     from harness.report.captions import FAILED
     from harness.report.write import print_leaderboard, write_report
-    from harness.suites.suite import registered_comparisons
+    from harness.suites.comparisons import registered_comparisons
 
     def left_out(text: str) -> None:
         if form.get("figures") or FAILED in text:  # asked for by name, or not as it should be

@@ -17,13 +17,6 @@ from harness.engine.convolution import FusedConvolution, fuse, trained
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def exact_float32() -> None:
-    """Let float32 mean float32 in this process: on GPUs cuDNN's convolutions would round their inputs to TF32's ten
-    bits of mantissa. Reported numbers are float32; bfloat16 is the fast form for training."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
 def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
     """(convolution, batch norm) pairs by module name, where the norm is the only reader of the convolution's output.
     Pre-activation

@@ -1,11 +1,48 @@
-"""The C library's allocator."""
+"""What a process must be before it computes: its threads, its memory, float32 that means float32. Importing this does
+not import torch, which reads the number of threads when it is loaded."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.spec import TrialSpec
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
 _BYTES = 2**30
+
+
+def prepare_process(spec: TrialSpec) -> None:
+    """Sets what a worker must have before torch is loaded: its threads, and no GPU that was not asked for."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(spec.threads)
+    if spec.resources.gpu == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with `count` threads inside: a warm worker, or a notebook, may have another number set."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    if torch:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
+
+
+def exact_float32() -> None:
+    """Let float32 mean float32 in this process: on GPUs cuDNN's convolutions would round their inputs to TF32's ten
+    bits of mantissa. Reported numbers are float32; bfloat16 is the fast form for training."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def keep_freed_memory() -> None:

@@ -1,10 +1,10 @@
 """A trial's evaluation in pieces that several processes can share: every attack, on every checkpoint, chunk by chunk.
 
 The trial walks its pieces in order. Assistants, tasks that the driver starts where there is room, compute pieces of the
-same trial into the same cache. A piece's outcomes depend on nothing but the piece (`harness.evaluation.chunk`), so it does not
-matter who computed it, and a piece computed twice is the same piece. Claims only keep two from doing the same work:
-whoever creates the claim file of a piece has it, with the pieces that begin alike. The trial needs nothing from its
-assistants: after the pieces that it could claim it goes through all of them, claimed or not, and computes what the
+same trial into the same cache. A piece's outcomes depend on nothing but the piece (`harness.evaluation.chunk`), so it
+does not matter who computed it, and a piece computed twice is the same piece. Claims only keep two from doing the same
+work: whoever creates the claim file of a piece has it, with the pieces that begin alike. The trial needs nothing from
+its assistants: after the pieces that it could claim it goes through all of them, claimed or not, and computes what the
 cache does not hold.
 """
 

@@ -1,7 +1,7 @@
 """The loop that carries a plan to its end: starts what is ready, follows the trials' events, and decides about errors.
 
-It knows nothing of Ray: a launcher (`harness.running.launchers`) runs the trials, in this process or on a cluster, and reports
-what happens as events.
+It knows nothing of Ray: a launcher (`harness.running.launchers`) runs the trials, in this process or on a cluster, and
+reports what happens as events.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from harness.running.failures import MAX_BARREN_ATTEMPTS, Kind, decide, disk_full, kind_of
+from harness.errors import Kind, kind_of
+from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full
 from harness.running.helpers import Assistants
 from harness.running.launchers import Launcher
 from harness.running.stopping import GRACE_S, StopRequest

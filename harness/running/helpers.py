@@ -1,7 +1,7 @@
 """Spare room goes to evaluations under way: assistants are tasks that compute pieces of a trial's evaluation beside it.
 
-The trial needs nothing of them (`harness.evaluation.evaluate`), so whatever happens to one is no event of the trial, and
-one can be ended at any time.
+The trial needs nothing of them (`harness.evaluation.evaluate`), so whatever happens to one is no event of the trial,
+and one can be ended at any time.
 """
 
 from __future__ import annotations

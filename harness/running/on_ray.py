@@ -265,7 +265,8 @@ def _trial_task() -> Callable[..., Iterator[Event]]:
         import ray
 
         sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
-        from harness.running.worker import prepare_process, trial_events
+        from harness.engine.process import prepare_process
+        from harness.running.worker import trial_events
 
         job = pickle.loads(pickled_job)
         prepare_process(job.spec)

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import InputError
+from harness.errors import InputError, kind_of
 from harness.running.checks import check_disk
 from harness.running.driver import Driver
-from harness.running.failures import kind_of
 from harness.running.launchers import Launcher, SerialLauncher
 from harness.running.on_ray import RayLauncher, connected, preflight
 from harness.running.stopping import RunControl, StopRequest, by_signal
@@ -94,8 +93,8 @@ def run(
     """Runs what the store does not have yet and returns when every trial is settled.
 
     A failing trial is a row in the store, and the others go on. on_event: told of everything that happens, see
-    `harness.cli.progress`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a minute; a
-    second one ends it at once. Raises InputError for what cannot be run here.
+    `harness.cli.progress`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a
+    minute; a second one ends it at once. Raises InputError for what cannot be run here.
     """
     options = options or Options()
     with nothing_left_if_refused(store.root), StoreLock(store.prepare().root) as lock:
@@ -196,3 +195,22 @@ def _on_ray(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterato
                 yield RayLauncher(make_job, control), stop_request
         finally:
             control.close()
+
+
+def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> list[str]:
+    """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
+    What is odd about the data sets; raises InputError.
+
+    Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
+    """
+    stored = store.statuses()
+    specs = [spec for spec in specs if stored.get(spec.trial_id) != "done" or spec.trial_id in options.redo]
+    if not any(_needs_a_look(spec) for spec in specs):
+        return []
+    from harness.inputs import check_readable
+
+    return check_readable(specs, options.data_root, options.download)
+
+
+def _needs_a_look(spec: TrialSpec) -> bool:
+    return spec.dataset.name != "digits" or any(source.file for source in spec.sources)

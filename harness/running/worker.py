@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.running.failures import kind_of
+from harness.engine.process import torch_threads
+from harness.errors import kind_of
 from harness.running.stopping import StopSignal
 from harness.spec import TrialSpec
 from harness.store.provenance import command
@@ -69,27 +68,6 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         yield {"event": "error", **common, "kind": kind_of(error), "error": text, "traceback": traceback.format_exc()}
-
-
-def prepare_process(spec: TrialSpec) -> None:
-    """Sets what a worker must have before torch is loaded: its threads, and no GPU that was not asked for."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(spec.threads)
-    if spec.resources.gpu == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes with `count` threads inside: a warm worker, or a notebook, may have another number set."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else None
-    if torch:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if torch:
-            torch.set_num_threads(before)
 
 
 def resolve(path: str) -> Callable[..., Iterator[Event]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,10 +35,8 @@ from harness.store.manifest import (
     rebuilt,
     save_manifest,
 )
+from harness.store.store import Store
 from harness.store.tables import categories
-
-if TYPE_CHECKING:
-    from harness.store.store import Store
 
 Mark = Mapping[str, Any]  # a commit mark: see `Store.marks`
 PART_ROWS = 4_000_000
@@ -46,7 +44,11 @@ _GROUP_ROWS = 65_536  # a row group: what has to be read to get one trial out of
 
 
 def compact(store: Store) -> int:
-    """Merges the files of finished trials; returns how many trials were merged. See `Store.compact`."""
+    """Merges the files of finished trials into few large ones; returns how many trials were merged.
+
+    Only the store's one driver may call it; readers and late writers are not disturbed, and a crash at any point costs
+    nothing but the work. A trial with a damaged or missing file stays as it is.
+    """
     manifest = load_manifest(store.root)
     _remove_unnamed(store.root, manifest)
     fresh = _complete_trials(store)

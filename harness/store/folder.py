@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import InputError
+from harness.store.records import COMPARISONS_FILE, MACHINE_FILE
 from harness.store.tables import TABLES
 
 FOLDERS = (*TABLES, "work", "attempts", "driver", "tuning", "report", "set_aside")
-_FILES = ("compacted.json", "machine.json", "primary.json", "plan.md", "README.md")
+_FILES = ("compacted.json", MACHINE_FILE, COMPARISONS_FILE, "plan.md", "README.md")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 

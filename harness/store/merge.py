@@ -16,10 +16,10 @@ from harness.store.compaction import publish
 from harness.store.folder import nothing_left_if_refused
 from harness.store.lock import StoreLock
 from harness.store.manifest import COMPACTED
+from harness.store.records import adopt_comparisons
 from harness.store.store import Store
 from harness.store.tables import TABLES, checked_id
 from harness.store.verify import outcome_counts
-from harness.suites.suite import adopt_comparisons
 
 # What stays of a trial's working folder once it is done; its training state and caches are of no use elsewhere.
 _KEPT = ("best_validation.*", "last.*")

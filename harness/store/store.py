@@ -1,8 +1,8 @@
 """The result store: one folder of Parquet tables, the only truth about what has been run.
 
 `<root>/<table>/<trial_id>.parquet` per trial; the file in `trials` is written last and is the commit mark. Finished
-trials may be compacted into larger files (`harness.store.compaction`); a reader sees no difference. The same folder is where
-trials work: `<root>/work/<training_id>/`, `<root>/logs`.
+trials may be compacted into larger files (`harness.store.compaction`); a reader sees no difference. The same folder is
+where trials work: `<root>/work/<training_id>/`, `<root>/logs`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.files import check_writable, make_folder, remove_leftovers, replacing
-from harness.store import compaction, parquet
+from harness.store import parquet
 from harness.store.folder import FOLDERS, check_results_folder
 from harness.store.manifest import Label, Manifest, Part, checked_rows, load_manifest, read_label
 from harness.store.parquet import UNREADABLE
@@ -189,17 +189,6 @@ class Store:
         `sha256`, the hash of the rows of every table (`content_hash`), which trials of old have not."""
         return self._while_compacting(self._marks)
 
-    def verify(self) -> dict[str, list[str]]:
-        """Reads everything and returns, for each broken trial, what is wrong with it; empty when all is well.
-
-        See `harness.store.verify`; what belongs to no single trial is named in `problems`.
-        """
-        from harness.store.verify import verify
-
-        found = verify(self.root)
-        self._problems.update(dict.fromkeys(found.problems))
-        return found.broken
-
     def look_for_foreign_files(self) -> None:
         """Names in `problems` every Parquet file of the tables' folders that belongs to no trial of the store, and what
         is called like one and is none: folders, pipes, links to nothing."""
@@ -219,16 +208,6 @@ class Store:
             for path in (path for path in own if path.stem not in committed and _is_table(path)):
                 found.setdefault(path.stem, []).append(table)
         return found
-
-    # Compaction
-
-    def compact(self) -> int:
-        """Merges the files of finished trials into few large ones; returns how many trials were merged.
-
-        Only the store's one driver may call it; readers and late writers are not disturbed, and a crash at any point
-        costs nothing but the work. A trial with a damaged or missing file stays as it is.
-        """
-        return compaction.compact(self)
 
     # Files
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,8 @@ import pyarrow as pa
 
 from harness.errors import InputError
 from harness.store.manifest import load_manifest, orphans, rebuilt
+from harness.store.store import Store
 from harness.store.tables import TABLES, content_hash
-
-if TYPE_CHECKING:
-    from harness.store.store import Store
 
 _KEYS = ["trial_id", "checkpoint", "attack", "class_index"]
 Marks = Mapping[str, Mapping[str, Any]]
@@ -42,8 +40,6 @@ class Verdict:
 
 def verify(root: Path) -> Verdict:
     """Look at everything in the store at `root`; whatever it finds is told, nothing is raised or changed."""
-    from harness.store.store import Store
-
     try:
         manifest, problems = load_manifest(root), []
     except InputError as error:

@@ -13,7 +13,7 @@ import pandas as pd
 from harness.errors import InputError
 from harness.spec import NUMERICS_VERSION, TrialSpec, canonical, training_id
 from harness.store.store import Store
-from harness.suites.suite import MACHINE
+from harness.suites.machine import MACHINE
 
 
 @dataclass(frozen=True)

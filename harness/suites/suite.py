@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,15 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from harness.data.registry import OWN
 from harness.errors import InputError, unknown
-from harness.files import write_bytes
 from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, Record, Resources, Seed
-from harness.store.provenance import processor_precision
 from harness.suites.blocks import MOST_SEEDS, Entry, own_data, read
 from harness.suites.notation import number, read_text, read_yaml
-
-MACHINE = ("precision", "threads")  # what `auto` leaves to the machine
-
-CountThreads = Callable[["Suite"], int]
 
 
 class PrimaryComparison(Frozen):
@@ -104,75 +97,6 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     if "eps" in values:
         values["eps"] = number(values["eps"], f"{where}: eps")
     return read(Suite, values, where)
-
-
-def for_this_machine(suite: Suite, root: Path, count_threads: CountThreads | None = None) -> Suite:
-    """The suite with `precision: auto` and `threads: auto` resolved: as the store at `root` was first planned, else for
-    this machine, which is then remembered there.
-
-    What changes numbers is fixed before anything runs, so that a run that goes on elsewhere has the same trials.
-    count_threads: measures how many threads a trial should have, given the suite without `auto`, seldom called; one
-    thread without it.
-    """
-    known = _machine(root) if "auto" in (suite.precision, suite.threads) else {}
-    if suite.precision == "auto":
-        here = "bfloat16" if suite.resources.gpu else processor_precision()
-        suite = suite.model_copy(update={"precision": known.get("precision", here)})
-    if suite.threads == "auto":
-        single = suite.model_copy(update={"threads": 1})
-        threads = known.get("threads") or (count_threads(single) if count_threads else 1)
-        cores = suite.resources.model_copy(update={"cpu": max(suite.resources.cpu, float(threads))})
-        suite = suite.model_copy(update={"threads": threads, "resources": cores})
-    return suite
-
-
-def remember_machine(suite: Suite, root: Path, facts: Mapping[str, Any] | None = None) -> None:
-    """Write down what `for_this_machine` resolved, every fact once per store. facts: by default the precision."""
-    known, facts = _machine(root), facts or {"precision": suite.precision}
-    if facts.keys() - known.keys():
-        write_bytes(root / "machine.json", json.dumps({**facts, **known}).encode())
-
-
-def remember_comparisons(suite: Suite, root: Path) -> None:
-    """Write down the comparisons that a suite registers, in the store's `primary.json`, by the suite's name."""
-    known = _recorded(root / "primary.json", "registered comparisons")
-    found = {**known, suite.name: [comparison.model_dump(mode="json") for comparison in suite.primary]}
-    if found != known and (suite.primary or suite.name in known):
-        write_bytes(root / "primary.json", json.dumps(found, indent=1).encode())
-
-
-def adopt_comparisons(sources: Iterable[Path], root: Path) -> None:
-    """Add what other stores have registered to the store at `root`; what it has itself stays."""
-    known = found = _recorded(root / "primary.json", "registered comparisons")
-    for source in sources:
-        found = {**_recorded(source / "primary.json", "registered comparisons"), **found}
-    if found != known:
-        write_bytes(root / "primary.json", json.dumps(found, indent=1).encode())
-
-
-def registered_comparisons(root: Path) -> list[PrimaryComparison]:
-    """The comparisons that the suites run into the store at `root` have registered."""
-    path = root / "primary.json"
-    known = _recorded(path, "registered comparisons")
-    return [read(PrimaryComparison, each, str(path)) for found in known.values() for each in found]
-
-
-def _machine(root: Path) -> dict[str, Any]:
-    """What the store at `root` was planned for; empty for a new one."""
-    return _recorded(root / "machine.json", "the precision and the threads this store was planned for")
-
-
-def _recorded(path: Path, what: str) -> dict[str, Any]:
-    """A small record that stands beside the tables of a store; empty where there is none."""
-    try:
-        known = json.loads(path.read_text())
-        if not isinstance(known, dict):
-            raise ValueError("not a mapping")
-        return known
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged; it records {what} ({error})") from error
 
 
 def _suite_text(name_or_path: str) -> tuple[str, str]:

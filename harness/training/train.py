@@ -20,10 +20,10 @@ import torch
 
 import methods
 from harness.engine.forwards import evaluation_forward
+from harness.errors import kind_of
 from harness.files import write_bytes
 from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
 from harness.models.checkpoints import file_sha256, write_state
-from harness.running.failures import kind_of
 from harness.seeds import derive_seed, globally_seeded, seeded
 from harness.spec import TrialSpec
 from harness.statistics import metrics

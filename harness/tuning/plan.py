@@ -17,9 +17,11 @@ import yaml
 import methods
 from harness.errors import InputError, unknown
 from harness.spec import TrialSpec
+from harness.store.records import MACHINE_FILE
 from harness.store.store import Store
+from harness.suites.machine import for_this_machine
 from harness.suites.plan import plan, read_entry
-from harness.suites.suite import Suite, for_this_machine, load_suite
+from harness.suites.suite import Suite, load_suite
 from harness.tuning.entry import Family, without_tests
 from harness.tuning.halving import rungs
 from harness.tuning.options import TuneOptions, read_options
@@ -176,7 +178,7 @@ def plan_tuning(
     home = Path("results") / "runs" / suite.name
     root = results or home / "tuning"
     parents = [path for path in (root.parent, home) if (path / "trials").is_dir() and path != root]
-    machine = next((path for path in (root, *parents) if (path / "machine.json").exists()), root)
+    machine = next((path for path in (root, *parents) if (path / MACHINE_FILE).exists()), root)
     resolved = for_this_machine(suite, machine)
     families, teachers = _families(resolved, options)
     tuning = Tuning(

@@ -18,9 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import InputError, kind_of
 from harness.running.checks import check_disk
-from harness.running.failures import kind_of
 from harness.running.on_ray import connected, preflight
 from harness.running.run import Options
 from harness.running.stopping import RunControl, StopRequest
@@ -219,7 +218,7 @@ def _trainable(pickled_spec: bytes, pickled_job: bytes) -> Callable[..., None]:
         from ray import tune
 
         sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
-        from harness.running.worker import prepare_process
+        from harness.engine.process import prepare_process
 
         prepare_process(pickle.loads(pickled_spec))  # before the job, which brings torch
         job = pickle.loads(pickled_job)

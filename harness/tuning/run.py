@@ -10,16 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.api import check_inputs
 from harness.files import make_folder, replacing
 from harness.running.on_ray import connected
-from harness.running.run import Options, Outcome, run
+from harness.running.run import Options, Outcome, check_inputs, run
 from harness.spec import TrialSpec
 from harness.store.folder import nothing_left_if_refused
 from harness.store.store import Store
 from harness.store.tables import TABLES
 from harness.suites.earlier import refuse_older
-from harness.suites.suite import remember_machine
+from harness.suites.machine import remember_machine
 from harness.training.train import HISTORY
 from harness.tuning.journal import Journal
 from harness.tuning.listener import Say

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.engine.process import torch_threads
+from harness.errors import kind_of
 from harness.files import make_folder
 from harness.inputs import training_folder
-from harness.running.failures import kind_of
 from harness.running.stopping import StopSignal
-from harness.running.worker import load_plugins, torch_threads
+from harness.running.worker import load_plugins
 from harness.spec import TrialSpec
 from harness.store.provenance import command, training_columns, trial_columns
 from harness.store.store import Store

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DEFAULT = Path(__file__).parent / "data" / "golden.json"
+DEFAULT = Path(__file__).parent / "golden.json"
 
 
 def read_entries() -> list[dict[str, Any]]:

@@ -21,9 +21,9 @@ import pytest
 from rich.console import Console
 
 from harness.cli.progress import Progress, duration
-from harness.errors import InputError
+from harness.errors import InputError, kind_of
 from harness.running.checks import Node, check_disk, check_probe, check_requests, describe, probe
-from harness.running.failures import Decision, decide, kind_of
+from harness.running.failures import Decision, decide
 from harness.running.run import Options, Outcome, connected, run
 from harness.running.stopping import RunControl, StopRequest, StopSignal
 from harness.running.trial_queue import Agenda

@@ -89,7 +89,7 @@ def test_leading_axes_are_kept() -> None:
 
 
 def golden(check: str) -> list[dict]:
-    entries = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["entries"]
+    entries = json.loads((Path(__file__).parents[1] / "golden" / "golden.json").read_text())["entries"]
     return [entry for entry in entries if entry["check"] == check]
 
 

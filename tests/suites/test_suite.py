@@ -12,8 +12,9 @@ import yaml
 from harness.errors import InputError
 from harness.spec import TrialSpec
 from harness.store.provenance import bfloat16_units, processor_precision
+from harness.suites.machine import for_this_machine, remember_machine
 from harness.suites.plan import plan
-from harness.suites.suite import for_this_machine, load_suite, remember_machine, suite_names
+from harness.suites.suite import load_suite, suite_names
 from methods import SettingsError
 
 SUITE = {
@@ -320,7 +321,8 @@ def test_attacks_that_cannot_stand_beside_each_other(suite_file, attacks, says):
 
 
 def test_planning_imports_neither_torch_nor_ray():
-    code = "import sys; from harness.suites.suite import *; from harness.suites.plan import *; plan(load_suite('quickstart')); "
+    code = "import sys; from harness.suites.suite import load_suite; from harness.suites.plan import plan; "
+    code += "plan(load_suite('quickstart')); "
     code += "import harness.cli.commands, harness.store.store, harness.cli.listings; "
     code += "print([name for name in ('torch', 'ray') if name in sys.modules])"
     assert (

@@ -12,8 +12,9 @@ from harness.store.merge import merge
 from harness.store.provenance import trial_columns
 from harness.store.store import Store
 from harness.store.tables import TABLES
+from harness.suites.comparisons import registered_comparisons, remember_comparisons
 from harness.suites.plan import plan
-from harness.suites.suite import PrimaryComparison, load_suite, registered_comparisons, remember_comparisons
+from harness.suites.suite import PrimaryComparison, load_suite
 from harness.tuning.plan import plan_tuning
 
 SUITE = {

@@ -1,7 +1,8 @@
 """The gallery: every figure that the harness draws, from the published results, with the question it answers.
 
-`python -m harness.report.figures.gallery`, at the root of the repository, writes docs/gallery.md and docs/gallery/; again
-whenever results or figures change. A figure whose results are not published yet has its place and says what it needs.
+`python -m harness.report.figures.gallery`, at the root of the repository, writes docs/gallery.md and docs/gallery/;
+again whenever results or figures change. A figure whose results are not published yet has its place and says what it
+needs.
 """
 
 from __future__ import annotations

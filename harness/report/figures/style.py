@@ -79,7 +79,8 @@ def looks(variants: Sequence[str]) -> dict[str, Look]:
 @contextmanager
 def paper_style() -> Iterator[None]:
     """The style of the package, for as long as it lasts; the user's own settings come back."""
-    with resources.as_file(resources.files("harness.report") / "paper.mplstyle") as path, matplotlib.rc_context():
+    style = resources.files("harness.report.figures") / "paper.mplstyle"
+    with resources.as_file(style) as path, matplotlib.rc_context():
         matplotlib.rcParams.update(matplotlib.rcParamsDefault)
         matplotlib.rcParams.update(matplotlib.rc_params_from_file(path, use_default_template=False))
         yield

@@ -19,7 +19,7 @@ def page(results: Results, board: Leaderboard, checkpoint: str = "best_validatio
     from jinja2 import Environment
     from markupsafe import Markup
 
-    folder = resources.files("harness.report")
+    folder = resources.files("harness.report.page")
     style, script, template = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = safe_json(page_data(results, board, checkpoint))

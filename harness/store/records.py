@@ -1,0 +1,45 @@
+"""Small records beside the tables of a store: what its suites registered, what machine it was planned for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.files import write_bytes
+
+COMPARISONS_FILE = "primary.json"
+MACHINE_FILE = "machine.json"
+
+
+def registered(root: Path) -> dict[str, Any]:
+    """The comparisons that suites have registered in the store at `root`, by the suite's name."""
+    return recorded(root / COMPARISONS_FILE, "registered comparisons")
+
+
+def save_registered(root: Path, found: Mapping[str, Any]) -> None:
+    write_bytes(root / COMPARISONS_FILE, json.dumps(found, indent=1).encode())
+
+
+def adopt_comparisons(sources: Iterable[Path], root: Path) -> None:
+    """Add what other stores have registered to the store at `root`; what it has itself stays."""
+    known = found = registered(root)
+    for source in sources:
+        found = {**registered(source), **found}
+    if found != known:
+        save_registered(root, found)
+
+
+def recorded(path: Path, what: str) -> dict[str, Any]:
+    """A small record that stands beside the tables of a store; empty where there is none."""
+    try:
+        known = json.loads(path.read_text())
+        if not isinstance(known, dict):
+            raise ValueError("not a mapping")
+        return known
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged; it records {what} ({error})") from error
