@@ -11,13 +11,13 @@ import functools
 from dataclasses import fields
 from typing import Any
 
-import golden_attacks
-import golden_losses
-import golden_states
-import golden_traces
 import pytest
 
 import methods
+from tests.golden import attacks as golden_attacks
+from tests.golden import losses as golden_losses
+from tests.golden import states as golden_states
+from tests.golden import traces as golden_traces
 from tests.golden.file import CHECKS, Entry, read_entries
 
 # Importing them registers their checks.

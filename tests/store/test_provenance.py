@@ -119,7 +119,7 @@ def test_the_fingerprint_reads_everything_that_it_names():
     root = fingerprint._ROOT
     assert [name for name in NUMERIC if not (root / name).exists()] == []
     numeric = {name.removesuffix(".py") for name in NUMERIC}
-    assert {"methods", "harness/attacks", "harness/evaluate", "harness/training"} <= numeric
+    assert {"methods", "harness/attacks", "harness/evaluation", "harness/training", "harness/trial"} <= numeric
     assert len(fingerprint.code_fingerprint()) == 12
 
 

@@ -1,0 +1,98 @@
+"""The floor plan, held over the syntax trees: which room may import which, and who may import torch and Ray."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# from top to bottom: a module imports from its own room and from those that stand below it
+ORDER = (
+    "__main__", "cli", "api", "tuning", "running", "trial", "calibration", "training", "evaluation", "suites", "inputs",
+    "report", "models", "data", "attacks", "engine", "store", "statistics", "files", "spec", "seeds", "errors",
+)  # fmt: skip
+RAY = {"harness.running.on_ray", "harness.tuning.ray_tune"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
+    for package in ("harness", "methods")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(source: str, everywhere: bool = True) -> Iterator[str]:
+    """What a module imports by full name, `from a import b` as a.b; everywhere: also within functions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(source: str, everywhere: bool = True) -> set[str]:
+    """The modules of this project that a module imports."""
+    names = (name if name in MODULES else name.rpartition(".")[0] for name in imports(source, everywhere))
+    return {name for name in names if name in MODULES}
+
+
+def upward(module: str, source: str) -> list[str]:
+    """The imports of a module that lead to a room above its own."""
+    below = ORDER[ORDER.index(room(module)) :]
+    return [name for name in sorted(own(source)) if name.startswith("harness.") and room(name) not in below]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("harness.")])
+def test_a_module_imports_from_its_own_room_and_from_below(module):
+    assert upward(module, MODULES[module]) == []
+
+
+@pytest.mark.parametrize("line", ["from harness.report.write import slug", "    import harness.api"])
+def test_an_import_that_leads_upward_is_found(line):
+    planted = f"def late():\n    pass\n{line}\n" if not line.startswith(" ") else f"def late():\n{line}\n"
+    assert len(upward("harness.store.store", planted)) == 1
+    assert upward("harness.cli.commands", planted) == []
+
+
+def test_methods_import_nothing_of_the_harness():
+    found = {name: own(source) for name, source in MODULES.items() if name.partition(".")[0] == "methods"}
+    assert [name for name, ours in found.items() if any(each.startswith("harness") for each in ours)] == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    left = {name: own(source) - {name} for name, source in MODULES.items()}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert sorted(left) == []
+
+
+def test_ray_is_imported_in_two_files():
+    assert {
+        name for name, source in MODULES.items() if {each.split(".")[0] for each in imports(source)} & {"ray"}
+    } == RAY
+
+
+def test_what_lists_and_reports_loads_neither_torch_nor_ray():
+    reached, waiting = set(), {"harness.cli.commands", "harness.cli.listings", "harness.report.write"}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting |= own(MODULES[name], everywhere=False) - reached
+    packages = {each.split(".")[0] for name in reached for each in imports(MODULES[name], everywhere=False)}
+    assert not packages & {"torch", "torchvision", "ray"}
+
+
+def test_rooms_are_entered_by_their_modules_only():
+    packages = [path.parent for path in (ROOT / "harness").rglob("__init__.py") if path.parent != ROOT / "harness"]
+    assert {str(path.relative_to(ROOT / "harness")) for path in packages} >= set(ORDER) - {
+        path.stem for path in (ROOT / "harness").glob("*.py")
+    }
+    assert [path for path in packages if (path / "__init__.py").read_text().strip()] == []
+    assert len(list((ROOT / "harness").glob("*.py"))) <= 11  # ten modules, and what `import harness` gives
