@@ -64,7 +64,7 @@ ENTRIES = (
 HEAD = """# Gallery
 
 Every figure that `run-bench report` draws, from the [published results](../results/README.md). Each is a function of a
-DataFrame too, for a notebook: `from harness.report import figures; figures.nsd(store.read("class_accuracy"))`.
+DataFrame too, for a notebook: `from harness.report.figures import draw; draw.nsd(store.read("class_accuracy"))`.
 
 `--formats png,pdf,svg` and `--width column` or `text` (3.25 and 6.75 inches) make them for a paper: fonts are embedded,
 a variant has one colour, marker and line everywhere, and without colour it is told apart by the others. Intervals are
