@@ -138,7 +138,7 @@ def epoch_seconds(spec: TrialSpec, data: Data, device: torch.device) -> float:
     forward = evaluation_forward(trainer.student, spec.engine)
     validated = len(data.validation) + (len(data.test) if spec.training.record_test_curve else 0)
     seconds += validated * _validation_seconds(forward, data, spec)
-    wanted = frozenset(trainer.method.held_out_wanted | ({"pgd"} if wants_second_split(spec) else set()))
+    wanted = frozenset(methods.held_out_of(spec.method) | ({"pgd"} if wants_second_split(spec) else set()))
     if wanted:
         part = data.held_out.images[:VALIDATED], data.held_out.labels[:VALIDATED]
         seconds += (

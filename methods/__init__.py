@@ -1,26 +1,10 @@
-"""Training methods as label x weight x margin policies around a loss. Importing this package registers all of them,
-without importing torch."""
+"""Training methods as label x weight x margin policies around a loss. Importing this package registers every method in
+this folder and every policy in `methods/policies`, without importing torch."""
 
-from methods import (
-    absld,
-    adaad,
-    ard,
-    at,
-    bat,
-    cfa,
-    dafa,
-    faal,
-    fair_ard,
-    frl,
-    iad,
-    mart,
-    mtard,
-    natural,
-    policies,
-    rslad,
-    trades,
-    wat,
-)
+import importlib
+import pkgutil
+
+from methods import policies
 from methods.plugins import load_entry_points, load_plugin
 from methods.registry import METHODS, POLICIES, build, code_of, completed, held_out_of, resolve, teachers_of
 from methods.settings import SettingsError, resolve_epoch
@@ -29,31 +13,17 @@ __all__ = [
     "METHODS",
     "POLICIES",
     "SettingsError",
-    "absld",
-    "adaad",
-    "ard",
-    "at",
-    "bat",
     "build",
-    "cfa",
     "code_of",
     "completed",
-    "dafa",
-    "faal",
-    "fair_ard",
-    "frl",
     "held_out_of",
-    "iad",
     "load_entry_points",
     "load_plugin",
-    "mart",
-    "mtard",
-    "natural",
-    "policies",
     "resolve",
     "resolve_epoch",
-    "rslad",
     "teachers_of",
-    "trades",
-    "wat",
 ]
+
+for package in (policies.__name__, __name__):
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")

@@ -1,6 +1,50 @@
-"""ABSLD, anti-bias soft label distillation: Zhao, Duan, Wang, Wei, NeurIPS 2024, arXiv 2312.05508, extended in arXiv
-2506.08611; reference sheet 2.5. RSLAD whose teacher has one temperature per class: sharper labels for classes the
-student finds hard, smoother for easy ones."""
+"""Hard classes get sharper teacher labels, easy ones smoother. One temperature per class and term moves so as to shrink
+the gaps between the student's class errors.
+
+    5/6 KL(sm(t(x) / T_adv[y]) || p_s(x')) + 1/6 KL(sm(t(x) / T_nat[y]) || p_s(x)),   x' maximises the first KL
+    L_c       mean CE(s, y) of class c over the epoch, for x' and for x;   g = L - mean(L)
+    T <- clamp(T - r g / max|g|, 0.5, 5) after each epoch;   T 1 at first
+    r         0.1, cut with the learning rate before that epoch's update
+
+Released code, and the option that reproduces it:
+
+- Both teacher tensors share memory, so that every label is divided by T_adv[y] T_nat[y], for both terms and the
+  attack: `alias_teacher: true`. No other version was ever released, so the published numbers may come from it.
+- Sums in place of means, so that a frequent class looks hard, and an absent one the easiest: `class_statistic: sum`.
+- Equal class losses turn every temperature into NaN for good; here they leave it as it is. With two parameter groups
+  the rate is cut twice.
+
+`tempered_terms` (both, adversarial, clean) tempers only one term's labels; `fixed_class_temperature` never moves: the
+papers' ablations.
+
+```yaml
+{method: absld, alias_teacher: true, class_statistic: sum, target_log_eps: 1.0e-5}
+```
+```bibtex
+@inproceedings{zhao2024improving,
+  title     = {Improving Adversarial Robust Fairness via Anti-Bias Soft Label Distillation},
+  author    = {Zhao, Shiji and Duan, Ranjie and Wang, Xizhe and Wei, Xingxing},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  note      = {arXiv:2312.05508}
+}
+@article{zhao2025towards,
+  title   = {Towards Class-wise Fair Adversarial Training via Anti-Bias Soft Label Distillation},
+  author  = {Zhao, Shiji and Chen, Chi and Duan, Ranjie and Wang, Xizhe and Wei, Xingxing},
+  journal = {arXiv preprint arXiv:2506.08611},
+  year    = {2025}
+}
+```
+
+ABSLD combined with sample-based reweighting, which the 2025 paper names without giving it. This combination is ours:
+Fair-ARD's kappa weights on both terms, temperatures learnt from unweighted losses, both states 1 in the first epoch
+and updated from the same epoch's statistics.
+
+    w_y [5/6 KL(sm(t(x) / T_adv[y]) || p_s(x')) + 1/6 KL(sm(t(x) / T_nat[y]) || p_s(x))],   w as in fair_ard
+
+Other combinations are spelt out: `{method: absld, weights: frl, margins: ccm}`. Cite the two ABSLD papers and that of
+the weights.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +71,11 @@ class ClassTemperatureSettings(TargetSettings):
     tempered_terms: str = setting("both", "terms whose labels are tempered per class", choices=("both", *TERMS))
     alias_teacher: bool = setting(
         False,
-        "the released script: both teacher tensors share memory, so every label is divided by T_adv T_nat (quirk 1)",
+        "the released script: both teacher tensors share memory, so every label is divided by T_adv T_nat",
     )
     class_statistic: str = setting(
         "mean",
-        "a class's loss over the epoch; the released sum takes frequent for hard and absent for easy (quirks 4, 9)",
+        "a class's loss over the epoch; the released sum takes frequent for hard and absent for easy",
         choices=("mean", "sum"),
     )
     start_epoch: float = setting(0, "completed epochs before the temperatures may change", low=0, epoch=True)
@@ -48,12 +92,11 @@ class ClassTemperature(LabelPolicy):
 
     Settings = ClassTemperatureSettings
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         for term in TERMS:
             self.state[f"temperature_{term}"] = self.class_vector(self.settings.temperature_init)
             self.state[f"class_loss_{term}"] = self.class_vector(torch.nan)
-            self.sums[term] = ClassSums(num_classes)
+            self.sums[term] = ClassSums(self.num_classes)
 
     def target(self, term: str, teacher_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         temperature = {name: self.state[f"temperature_{name}"][labels, None] for name in TERMS}
@@ -100,8 +143,7 @@ class ABSLD(RSLAD):
 
 @register("absld_reweight")
 class ABSLDReweight(ABSLD):
-    """ABSLD combined with sample-based reweighting. The 2025 paper names the combination without giving it; this one
-    is ours (sheet 5.2): Fair-ARD's kappa weights on both terms, temperatures learnt from the unweighted losses."""
+    """ABSLD with Fair-ARD's kappa weights on both terms."""
 
     reference = "Zhao et al., 2025 (combination: this project)"
     weights = "kappa"

@@ -1,14 +1,32 @@
-"""ARD: Goldblum, Fowl, Feizi, Goldstein, AAAI 2020, arXiv 1905.09747; reference sheet 2.3."""
+"""A robust teacher's answer on the clean image is the target for the adversarial one, both softened by a high
+temperature. Labels enter only if alpha is below 1.
+
+    alpha T^2 KL(sm(t(x)/T) || sm(s(x')/T)) + (1 - alpha) CE(s(x), y),   T 30, alpha 1;   x' maximises CE
+
+Released code: KL averaged over classes as well; training-mode attack, start not clipped; a decay that starts again
+from the base rate at every milestone, so that the second one changes nothing.
+
+```yaml
+{method: ard, kd_reduction: class_mean, attack_mode: train, clamp_start: false}   # with training: {decay_rule: restart}
+```
+```bibtex
+@inproceedings{goldblum2020adversarially,
+  title     = {Adversarially Robust Distillation},
+  author    = {Goldblum, Micah and Fowl, Liam and Feizi, Soheil and Goldstein, Tom},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2020},
+  note      = {arXiv:1905.09747}
+}
+```
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 from methods.base import (
     ADVERSARIAL,
     CLEAN,
-    TEACHER,
     Adversary,
     DistillationSettings,
     Method,
@@ -29,11 +47,7 @@ class ArdSettings(DistillationSettings):
 
 @register("ard")
 class ARD(Method):
-    """alpha T^2 KL(sm(t(x)/T) || sm(s(x')/T)) + (1 - alpha) CE(s(x), y), attacked by cross-entropy.
-
-    The released code averages the KL over classes too (`kd_reduction: class_mean`), attacks in train mode
-    (`attack_mode: train`) and restarts its decay from the base rate (`training.decay: restart`).
-    """
+    """A teacher's tempered answer for the adversarial image, the label for the clean one."""
 
     Settings = ArdSettings
     reference = "Goldblum et al., AAAI 2020"
@@ -41,15 +55,11 @@ class ARD(Method):
     forwards = (ADVERSARIAL, CLEAN)
 
     @classmethod
-    def coefficients(cls, settings: SimpleNamespace) -> tuple[float, float]:
+    def coefficients(cls, settings: ArdSettings) -> tuple[float, float]:
         return settings.alpha, 1 - settings.alpha
 
     def adversary(self, view: View) -> Adversary:
         return cross_entropy_adversary(view)
 
     def terms(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
-        teacher = step.teacher.get(f"{TEACHER}:{CLEAN}")
-        distilled = self.label_policy.divergence(
-            ADVERSARIAL, step.student[ADVERSARIAL], teacher, step.labels, self.kd_scale
-        )
-        return distilled, cross_entropy(step.student[CLEAN], step.labels)
+        return self.taught(ADVERSARIAL, step), cross_entropy(step.student[CLEAN], step.labels)

@@ -1,5 +1,22 @@
-"""Adversarial training (PGD-AT): Madry, Makelov, Schmidt, Tsipras, Vladu, ICLR 2018, arXiv 1706.06083; reference
-sheet 2.1."""
+"""The student learns the labels on adversarial images alone. The attack maximises the same loss.
+
+    CE(s(x'), y),   x' = argmax CE(s(x'), y) from a uniform start
+
+Released code: attack in training mode.
+
+```yaml
+{method: at, attack_mode: train}
+```
+```bibtex
+@inproceedings{madry2018towards,
+  title     = {Towards Deep Learning Models Resistant to Adversarial Attacks},
+  author    = {Madry, Aleksander and Makelov, Aleksandar and Schmidt, Ludwig and Tsipras, Dimitris and Vladu, Adrian},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2018},
+  note      = {arXiv:1706.06083}
+}
+```
+"""
 
 from __future__ import annotations
 
@@ -9,8 +26,7 @@ from methods.registry import register
 
 @register("at")
 class AT(Method):
-    """CE(s(x'), y), where x' maximises the same cross-entropy from a uniform start. The released code attacks in
-    train mode: `attack_mode: train`."""
+    """Adversarial training (PGD-AT)."""
 
     reference = "Madry et al., ICLR 2018"
     forwards = (ADVERSARIAL,)

@@ -1,7 +1,32 @@
-"""Fair-ARD, Fair-RSLAD, Fair-IAD: Yue, Mou, Wang, Zhao, "Revisiting Adversarial Robustness Distillation from the
-Perspective of Robust Fairness", NeurIPS 2023; reference sheet 3.1. Each is its base method with the kappa weights of
-`methods.policies.kappa` on every term: classes whose samples resist the attack for fewer steps count more. Fair-MTARD
-is `{method: mtard, weights: kappa}`."""
+"""Classes whose samples give in to the attack sooner count more. The weights multiply every term of the base method.
+
+    kappa_i   iterates of the attack that are still classified right (the start counts, the last does not): 0 to 10
+    K_c       mean kappa of class c over the epoch
+    w_c       (1 / (K_c + 1e-5))^2, scaled to sum C, then clamped to [5/6, 5/2]
+
+Weights are 1 in the first epoch. They do not average 1 after the clamp, so that the step size changes with
+unfairness: kept, and the mean weight is logged; `renormalize: true` scales again. Released code: Nesterov momentum;
+Fair-ARD and Fair-IAD as ARD and IAD; Fair-RSLAD without the 1e-5, where a class that never resists turns the loss
+into NaN (`kappa_eps: 0` here gives it the largest weight); K_c divided by N/C (never here). Fair-MTARD is `{method:
+mtard, weights: kappa}`.
+
+```yaml
+{method: fair_ard, kd_reduction: class_mean, attack_mode: train, clamp_start: false}
+# with training: {nesterov: true, decay_rule: restart}
+```
+```yaml
+# released Fair-MTARD: the clean term is taught by the robust teacher on x'
+{method: mtard, weights: kappa, crossed_teacher: true}
+```
+```bibtex
+@inproceedings{yue2023revisiting,
+  title     = {Revisiting Adversarial Robustness Distillation from the Perspective of Robust Fairness},
+  author    = {Yue, Xinli and Mou, Ningping and Wang, Qian and Zhao, Lingchen},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023}
+}
+```
+"""
 
 from __future__ import annotations
 
@@ -13,9 +38,7 @@ from methods.rslad import RSLAD
 
 @register("fair_ard")
 class FairARD(ARD):
-    """w_y [alpha T^2 KL(sm(t(x)/T) || sm(s(x')/T)) + (1 - alpha) CE(s(x), y)]. The released code attacks, and counts,
-    in train mode (`attack_mode: train`), averages over classes (`kd_reduction: class_mean`) and uses Nesterov
-    momentum (`training.nesterov`)."""
+    """ARD with kappa weights."""
 
     reference = "Yue et al., NeurIPS 2023"
     weights = "kappa"
@@ -23,9 +46,7 @@ class FairARD(ARD):
 
 @register("fair_rslad")
 class FairRSLAD(RSLAD):
-    """w_y [5/6 KL(t(x) || s(x')) + 1/6 KL(t(x) || s(x))], kappa counted in evaluation mode. The released code adds
-    nothing to kappa (`kappa_eps: 0`), so that a class that never resists makes the loss NaN; here it gets the largest
-    weight."""
+    """RSLAD with kappa weights."""
 
     reference = "Yue et al., NeurIPS 2023"
     weights = "kappa"
@@ -33,7 +54,7 @@ class FairRSLAD(RSLAD):
 
 @register("fair_iad")
 class FairIAD(IAD):
-    """w_y times IAD-I's loss."""
+    """IAD-I with kappa weights."""
 
     reference = "Yue et al., NeurIPS 2023"
     weights = "kappa"

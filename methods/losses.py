@@ -1,7 +1,7 @@
 """Pure functions of logits, shared by the methods. Every one returns a value per sample, (B,); nothing is averaged
 here.
 
-Logits are (B, C), labels (B,) int64. "KL(p || q)" has the target (teacher or clean) first, as in the reference sheet.
+Logits are (B, C), labels (B,) int64. "KL(p || q)" has the target (teacher or clean) first.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ def kl(target_logits: torch.Tensor, logits: torch.Tensor, target_log_eps: float 
     """KL(sm(target) || sm(logits)) per sample, summed over classes; gradients flow into both arguments unless one is
     detached.
 
-    target_log_eps: the constant of the RSLAD family's released code, log(p + 1e-5) in the target's entropy (sheet
-    1.2). It shifts the
-        value and leaves the gradient of `logits` as it is.
+    target_log_eps: the constant of the RSLAD family's released code, log(p + 1e-5) in the target's entropy . It
+        shifts the value and leaves the gradient of `logits` as it is.
     """
     target = target_logits.softmax(1)
     log_target = (target + target_log_eps).clamp(min=torch.finfo(target.dtype).tiny).log()
@@ -51,6 +50,6 @@ KD_REDUCTIONS = ("tenth_sum", "class_mean", "class_sum")
 
 
 def kd_scale(reduction: str, num_classes: int) -> float:
-    """The factor on a class-summed KL. `tenth_sum` (0.1 for every C) equals both released RSLAD scripts, C = 10 and C
-    = 100 (sheet 1.2)."""
+    """The factor on a class-summed KL. `tenth_sum` (0.1 for every C) equals both released RSLAD scripts, C = 10
+    and C = 100."""
     return {"tenth_sum": 0.1, "class_mean": 1.0 / num_classes, "class_sum": 1.0}[reduction]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from methods import plugins
-from methods.base import LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
+from methods.base import TEACHER, LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
 from methods.settings import SettingsError, introduced, read_settings, registered, unknown_name
 
 KINDS: dict[str, type[Part]] = {"labels": LabelPolicy, "weights": WeightPolicy, "margins": MarginPolicy}
@@ -86,12 +85,10 @@ def build(resolved: Mapping[str, Any], num_classes: int) -> Method:
 
 def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the teachers that a resolved method needs: none, "teacher", "natural_teacher"."""
-    method = METHODS[resolved["name"]]
-    label = POLICIES["labels"][resolved["labels"]["name"]]
-    needed = tuple(method.teachers)
-    if getattr(label, "teacher", False) and "teacher" not in needed:
-        needed = ("teacher", *needed)
-    return needed
+    if not getattr(POLICIES["labels"][resolved["labels"]["name"]], "teacher", False):
+        return ()
+    asked = {teacher for teacher, _ in METHODS[resolved["name"]].asks.values()}
+    return tuple(sorted(asked, key=lambda teacher: (teacher != TEACHER, teacher)))
 
 
 def code_of(resolved: Mapping[str, Any]) -> dict[str, str]:
@@ -112,7 +109,7 @@ def held_out_of(resolved: Mapping[str, Any]) -> frozenset[str]:
 def _introduced(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a specification of these parts leaves out (`settings.introduced`), by part."""
     policies = {kind: POLICIES[kind][resolved[kind]["name"]].Settings for kind in KINDS}
-    kinds = {"settings": METHODS[resolved["name"]].Settings, **policies}
+    kinds: dict[str, type] = {"settings": METHODS[resolved["name"]].Settings, **policies}
     return {part: introduced(kind) for part, kind in kinds.items()}
 
 
@@ -145,7 +142,7 @@ def _route_flat_keys(name: str, given: Mapping[str, Any], policies: dict[str, di
 
 
 def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
-    """Refuse what has no meaning (reference sheet 5.2), with the reason."""
+    """Refuse what has no meaning , with the reason."""
     name = resolved["name"]
     label = POLICIES["labels"][resolved["labels"]["name"]]
     weight = POLICIES["weights"][resolved["weights"]["name"]]
@@ -159,7 +156,7 @@ def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
         raise SettingsError(
             f"method {name} has labels of its own ('{preset}'); labels: {label.name} cannot replace them"
         )
-    coef_adv, coef_clean = cls.coefficients(SimpleNamespace(**resolved["settings"]))
+    coef_adv, coef_clean = cls.coefficients(cls.Settings(**resolved["settings"]))
     if weight.needs_clean_term and not (coef_adv and coef_clean):
         missing = "clean" if coef_adv else "adversarial"
         raise SettingsError(

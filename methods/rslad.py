@@ -1,9 +1,24 @@
-"""RSLAD: Zi, Zhao, Ma, Jiang, ICCV 2021, arXiv 2108.07969; reference sheet 2.4."""
+"""The teacher's soft labels replace hard ones everywhere: for the attack, the adversarial and the clean term. There is
+no temperature.
+
+    5/6 KL(p_t(x) || p_s(x')) + 1/6 KL(p_t(x) || p_s(x)),   x' maximises the first KL from x + 0.001 N(0, 1)
+
+Released code: `target_log_eps: 1.0e-5`; checkpoints chosen on the test set (never here).
+
+```bibtex
+@inproceedings{zi2021revisiting,
+  title     = {Revisiting Adversarial Robustness Distillation: Robust Soft Labels Make Student Better},
+  author    = {Zi, Bojia and Zhao, Shihao and Ma, Xingjun and Jiang, Yu-Gang},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year      = {2021},
+  note      = {arXiv:2108.07969}
+}
+```
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 from methods.base import ADVERSARIAL, CLEAN, DistillationSettings, Method
 from methods.registry import register
@@ -17,8 +32,7 @@ class RsladSettings(DistillationSettings):
 
 @register("rslad")
 class RSLAD(Method):
-    """5/6 KL(L.adv || s(x')) + 1/6 KL(L.nat || s(x)) with a label policy L, here the teacher's softmax on clean
-    images; x' maximises KL(L.adv || s(x')). Hard labels never enter."""
+    """Both terms, and the attack, on the label policy's soft labels."""
 
     Settings = RsladSettings
     reference = "Zi et al., ICCV 2021"
@@ -26,5 +40,5 @@ class RSLAD(Method):
     forwards = (ADVERSARIAL, CLEAN)
 
     @classmethod
-    def coefficients(cls, settings: SimpleNamespace) -> tuple[float, float]:
+    def coefficients(cls, settings: RsladSettings) -> tuple[float, float]:
         return settings.coef_adv, 1 - settings.coef_adv

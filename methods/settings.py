@@ -6,7 +6,24 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+S = TypeVar("S", covariant=True)
+
+
+class Declares(Protocol[S]):
+    """A part whose class says `Settings = S`: type checkers know the names in its `settings`."""
+
+    _settings: Any
+
+    @property
+    def Settings(self) -> type[S]: ...
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a method or policy without hyper-parameters."""
 
 
 class SettingsError(ValueError):

@@ -143,7 +143,7 @@ class _Run:
         self.validated = new_network(spec.student, data, 0).to(device)
         self.validation_forward = evaluation_forward(self.validated, spec.engine)
         average = self.training.weight_average
-        self.held_out_wanted = method.held_out_wanted | (
+        self.held_out_wanted = methods.held_out_of(spec.method) | (
             {"pgd"} if average is not None and average.kind == "fawa" else frozenset()
         )
         self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
@@ -227,10 +227,13 @@ class _Run:
         return {name: network_digest(network, sources[name].network) for name, network in self.teachers.items()}
 
     def _learn_first(self) -> None:
-        method, epoch = self.trainer.method, self.trainer.epoch
-        if epoch == 0 and any(part.held_out_first for part in method.parts):
+        """Held-out statistics of the network that training starts from, for the parts that ask for it (FRL)."""
+        parts = [part for part in self.trainer.method.parts if part.held_out_first]
+        if parts and self.trainer.epoch == 0:
             with globally_seeded("first", *self.coordinates):
-                method.learn_before_training(EpochEnd(-1, self.epochs, 1.0, self._held_out(-1)))
+                before = EpochEnd(-1, self.epochs, 1.0, self._held_out(-1))
+                for part in parts:
+                    part.end_epoch(before)
 
     def _held_out(self, epoch: int) -> HeldOut | None:
         if not self.held_out_wanted:

@@ -87,7 +87,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * self.lr_factor(self.epoch)
         with self._seeded("begin"):
-            self.method.start_epoch(self.device)
+            for part in self.method.parts:
+                part.begin_epoch(self.device)
 
     def train_steps(self, batches: Batches, noise: Noise) -> Iterator[int]:
         """Train on each batch of (images float32 in [0, 1], labels); yields the number of steps done, so that the
@@ -108,7 +109,8 @@ class Trainer:
             )
         end = EpochEnd(self.epoch, self.training.epochs, self.lr_factor(self.epoch + 1), held_out)
         with self._seeded("end"):
-            self.method.finish_epoch(end)
+            for part in self.method.parts:
+                part.end_epoch(end)
         self.epoch += 1
         return float(losses.mean())
 
@@ -142,10 +144,10 @@ class Trainer:
             ascent.last_correct is not None and ascent.first_wrong is not None
         ):  # BAT still compares with the clean images
             points |= {"clean": ascent.last_correct, "adversarial": ascent.first_wrong}
-        answers = {f"{name}:clean": logits for name, logits in teacher.items()}
+        answers = {(name, "clean"): logits for name, logits in teacher.items()}
         for name, point in method.teacher_forwards:
             if point != "clean":
-                answers[f"{name}:{point}"] = self._teach(name, points[point])
+                answers[name, point] = self._teach(name, points[point])
         self.student.train()
 
         def record() -> Step:
@@ -155,7 +157,8 @@ class Trainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         step = record()
-        method.see(step)
+        for part in method.parts:
+            part.observe(step)
         loss = self._mean_loss(step)
         awp = self.training.weight_perturbation
         if awp and self.epoch >= awp.start_epoch:

@@ -1,5 +1,5 @@
-"""An average of the weights along training: EMA, and CFA's fairness-aware one (FAWA, Wei et al., CVPR 2023; reference
-sheet 4.1)."""
+"""An average of the weights along training: EMA, and CFA's fairness-aware one (FAWA, Wei et al., CVPR
+2023)."""
 
 from __future__ import annotations
 

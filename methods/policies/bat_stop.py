@@ -1,5 +1,4 @@
-"""BAT's two points on either side of the decision boundary: Sun et al., AAAI 2023, arXiv 2209.07534; reference sheet
-4.6."""
+"""BAT's two points on either side of the decision boundary: Sun et al., AAAI 2023, arXiv 2209.07534."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""CFA's class-wise margins (CCM) and class-wise regularisation (CCR): Wei et al., CVPR 2023, arXiv 2303.14460;
-reference sheet 4.1.
+"""CFA's class-wise margins (CCM) and class-wise regularisation (CCR): Wei et al., CVPR 2023, arXiv 2303.14460.
 
 Both follow a_c, the class's robust accuracy over the last epoch's training batches: train-mode logits on the training
 attack. The released code counts a_c as correct_c C / N, which is wrong for unequal classes; here it is divided by the
@@ -24,11 +23,10 @@ class _FollowsRobustAccuracy(Part):
     factor: ClassVar[str]  # its name in the class state
     base: float
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         self.state[self.factor] = self.class_vector(1.0)
         self.state["train_robust_accuracy"] = self.class_vector(torch.nan)
-        self.sums["correct"] = ClassSums(num_classes)
+        self.sums["correct"] = ClassSums(self.num_classes)
 
     def observe(self, step: Step) -> None:
         self.sums["correct"].add(step.student[ADVERSARIAL].argmax(1) == step.labels, step.labels)
@@ -58,8 +56,8 @@ class CCM(_FollowsRobustAccuracy, MarginPolicy):
     Settings = CcmSettings
     factor = "eps_factor"
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
+        super().setup()
         self.base = self.settings.margin_base
 
     def radius(
@@ -87,8 +85,8 @@ class CCR(_FollowsRobustAccuracy, WeightPolicy):
     needs_clean_term = True
     factor = "beta_factor"
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
+        super().setup()
         self.base = self.settings.beta_base
 
     def weights(self, step: Step, coef_adv: float, coef_clean: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,4 @@
-"""DAFA's class weights from the similarity of the classes: Lee et al., ICLR 2024, arXiv 2401.12532; reference sheet
-4.3."""
+"""DAFA's class weights from the similarity of the classes: Lee et al., ICLR 2024, arXiv 2401.12532."""
 
 from __future__ import annotations
 
@@ -39,10 +38,9 @@ class DafaSettings:
 class _Similarity(Part):
     """Class weights that are 1 until the end of warm-up, then fixed: from that epoch's train-mode softmax on x'."""
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         self.state["dafa_weight"] = self.class_vector(1.0).double()
-        self.sums["similarity"] = ClassSums(num_classes, width=num_classes)
+        self.sums["similarity"] = ClassSums(self.num_classes, width=self.num_classes)
 
     def last_of_warm_up(self, epoch: int) -> bool:
         return epoch + 1 == max(self.settings.start_epoch, 1)

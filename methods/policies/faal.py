@@ -1,5 +1,5 @@
 """FAAL's weights: the worst class distribution near the uniform one, in every batch. Zhang et al., CVPR 2024, arXiv
-2402.17729; sheet 4.5."""
+2402.17729."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FAAL(WeightPolicy):
     m_c and m_c the mean over the class's n_c samples of the batch of (largest other probability - probability of the
     label), of train-mode logits on x'.
 
-    The papers solve a cone programme; Lagrange gives p_c proportional to 1 / (nu - a_c), nu > max a (sheet 4.5). A
+    The papers solve a cone programme; Lagrange gives p_c proportional to 1 / (nu - a_c), nu > max a. A
     batch is weighed by its own margins, so that there is no state.
     """
 

@@ -1,4 +1,4 @@
-"""FRL's multipliers: Xu et al., ICML 2021, arXiv 2010.06121; reference sheet 4.2.
+"""FRL's multipliers: Xu et al., ICML 2021, arXiv 2010.06121.
 
 Before each epoch, on held-out training data under PGD-20: E_c the clean error of a class, B_c its boundary error
 (robust minus clean error), each compared with the overall one. A class whose excess is above the tolerance gets more
@@ -55,8 +55,7 @@ class FRLWeights(WeightPolicy):
     held_out = frozenset({"pgd"})
     held_out_first = True
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         self.state["multiplier_clean"] = self.class_vector(0.0).double()
         self.state["multiplier_boundary"] = self.class_vector(0.0).double()
 
@@ -114,8 +113,7 @@ class FRLMargins(MarginPolicy):
     held_out = frozenset({"pgd"})
     held_out_first = True
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         self.state["multiplier_margin"] = self.class_vector(0.0).double()
 
     def end_epoch(self, end: EpochEnd) -> None:

@@ -1,4 +1,4 @@
-"""Sample weights from how long a class resists the attack (Fair-ARD, Yue et al., NeurIPS 2023; reference sheet 3.1)."""
+"""Sample weights from how long a class resists the attack (Fair-ARD, Yue et al., NeurIPS 2023)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ class Kappa(WeightPolicy):
     needs_attack = True
     count_correct = True
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         self.state["weight"] = self.class_vector(1.0)
         self.state["kappa"] = self.class_vector(torch.nan)
-        self.sums["kappa"] = ClassSums(num_classes)
+        self.sums["kappa"] = ClassSums(self.num_classes)
 
     def weights(self, step: Step, coef_adv: float, coef_clean: float) -> tuple[torch.Tensor, torch.Tensor]:
         weight = self.state["weight"][step.labels]

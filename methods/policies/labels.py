@@ -29,7 +29,7 @@ class Hard(LabelPolicy):
 
 @register("teacher")
 class Teacher(LabelPolicy):
-    """sm(t(x)) for both terms (RSLAD, sheet 2.4)."""
+    """sm(t(x)) for both terms (RSLAD)."""
 
     Settings = TargetSettings
 
@@ -44,7 +44,7 @@ class TemperedSettings:
 
 @register("tempered")
 class Tempered(LabelPolicy):
-    """One temperature for teacher and student, with Hinton's T^2 factor (ARD, sheet 2.3)."""
+    """One temperature for teacher and student, with Hinton's T^2 factor (ARD)."""
 
     Settings = TemperedSettings
 
@@ -75,8 +75,7 @@ class FixedClassTemperature(LabelPolicy):
 
     Settings = FixedClassTemperatureSettings
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
+    def setup(self) -> None:
         temperature = self.class_vector(self.settings.temperature)
         temperature[self._hard_classes()] = self.settings.hard_temperature
         self.state["temperature_fixed"] = temperature

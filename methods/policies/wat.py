@@ -1,4 +1,4 @@
-"""WAT's no-regret weights: Li, Liu, AAAI 2023, arXiv 2302.04025; reference sheet 4.4."""
+"""WAT's no-regret weights: Li, Liu, AAAI 2023, arXiv 2302.04025."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ class WAT(WeightPolicy):
     needs_attack = True
     held_out = frozenset({"trades"})
 
-    def __init__(self, settings: dict, num_classes: int) -> None:
-        super().__init__(settings, num_classes)
-        experts = num_classes + self.settings.average_expert
+    def setup(self) -> None:
+        experts = self.num_classes + self.settings.average_expert
         self.state["cost"] = torch.zeros(experts, dtype=torch.float64)
-        self.state["expert_weight"] = torch.full((experts,), num_classes / experts, dtype=torch.float64)
+        self.state["expert_weight"] = torch.full((experts,), self.num_classes / experts, dtype=torch.float64)
 
     def end_epoch(self, end: EpochEnd) -> None:
         assert end.held_out is not None, "the loop measures what `held_out` asks for"

@@ -31,6 +31,18 @@ def method_of(entry: Entry, name: Any, num_classes: int, epochs: int = 300, **gi
     return methods.build(methods.resolve({"method": name, **given}, epochs), num_classes)
 
 
+def observe(method: Method, step: Step) -> None:
+    """What the loop does with a batch before the loss."""
+    for part in method.parts:
+        part.observe(step)
+
+
+def end_epoch(method: Method, end: EpochEnd) -> None:
+    """What the loop does after the last batch."""
+    for part in method.parts:
+        part.end_epoch(end)
+
+
 def leaf(logits: Tensor) -> Tensor:
     return logits.clone().requires_grad_()
 
@@ -39,9 +51,9 @@ def labels_of(entry: Entry, batch: int) -> Tensor:
     return entry.inputs.get("labels", torch.zeros(batch, dtype=torch.int64))
 
 
-def teach(**logits: Tensor) -> dict[str, Tensor]:
+def teach(**logits: Tensor) -> dict[tuple[str, str], Tensor]:
     """teacher_clean=... as `Step.teacher` has it."""
-    return {":".join(name.rsplit("_", 1)): value for name, value in logits.items()}
+    return {(name.rpartition("_")[0], name.rpartition("_")[2]): value for name, value in logits.items()}
 
 
 class Run:
@@ -56,13 +68,13 @@ class Run:
         self.trainer = Trainer(student, method, teachers, TrainingSpec(**spec), eps=eps, engine="plain")
         self.steps: list[Step] = []
         self.rates: list[float] = []
-        see = method.see
+        observe = method.observe
 
         def watched(step: Step) -> None:
             self.steps.append(step)
-            see(step)
+            observe(step)
 
-        method.see = watched  # type: ignore[method-assign]
+        method.observe = watched  # type: ignore[method-assign]
 
     def epoch(self, batches: Iterable[tuple[Tensor, Tensor]], noise: Iterator[Tensor]) -> None:
         def watched() -> Iterator[tuple[Tensor, Tensor]]:
@@ -111,11 +123,13 @@ def outer_loss(entry: Entry, method: Method, leaves: Mapping[str, Tensor], **ste
     """The batch mean of a method's loss on given logits, named by forward."""
     batch = len(next(iter(leaves.values())))
     record = Step(labels_of(entry, batch), step.pop("epoch", 0), leaves, **step)
-    method.see(record)
+    observe(method, record)
     return method.loss(record).mean()
 
 
-def close_terms(entry: Entry, method: Method, leaves: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+def close_terms(
+    entry: Entry, method: Method, leaves: Mapping[str, Tensor], teacher: Mapping[tuple[str, str], Tensor]
+) -> None:
     """kl_adv and kl_nat: the weighted batch means of the two terms, without coefficients."""
     step = Step(labels_of(entry, len(leaves[ADVERSARIAL])), 0, leaves, teacher)
     weights = method.weight_policy.weights(step, *method.coefficients(method.settings))

@@ -23,7 +23,7 @@ from methods.base import (
 from methods.policies.dafa import class_weights
 from methods.policies.frl import limited
 from tests.golden.file import Entry, check, tiny_network
-from tests.golden.run import ccm_accuracy, method_of, outer_loss
+from tests.golden.run import ccm_accuracy, end_epoch, method_of, observe, outer_loss
 
 
 @check("absld_temperature_[a-z_]+")
@@ -188,7 +188,7 @@ def frl_multipliers(entry: Entry) -> None:
         given["class_clean_error"].double(), given["class_boundary_error"].double(), strict=True
     ):
         held_out = HeldOut(clean, clean + boundary, clean, clean, torch.full_like(clean, 300.0))
-        method.finish_epoch(EpochEnd(0, 1, 1.0, held_out))
+        end_epoch(method, EpochEnd(0, 1, 1.0, held_out))
         multipliers = (
             weight.state["multiplier_clean"],
             weight.state["multiplier_boundary"],
@@ -230,8 +230,8 @@ def dafa_weights_from_predictions(entry: Entry) -> None:
     given = entry.inputs
     weights = {"name": "dafa", "similarity_strength": given["lam"], "start_epoch": 1}
     method = method_of(entry, "dafa", given["probs"].shape[1], weights=weights, margins={**weights})
-    method.see(Step(given["labels"], 0, {ADVERSARIAL: given["probs"].log()}))
-    method.finish_epoch(EpochEnd(0, 2, 1.0))
+    observe(method, Step(given["labels"], 0, {ADVERSARIAL: given["probs"].log()}))
+    end_epoch(method, EpochEnd(0, 2, 1.0))
     entry.close("class_weights", method.weight_policy.state["dafa_weight"])
     assert torch.equal(method.weight_policy.state["dafa_weight"], method.margin_policy.state["dafa_weight"])
 
