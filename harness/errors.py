@@ -1,10 +1,12 @@
-"""What can go wrong, and whose fault it is: the user's mistakes, told in one line, and the errors of a trial."""
+"""What can go wrong, and whose fault it is: the user's mistakes, told in one line, and the errors of a trial; and how
+commands end."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 from collections.abc import Collection, Iterable, Iterator
+from enum import IntEnum
 from typing import Any, Literal
 
 FULL = {errno.ENOSPC, errno.EDQUOT}  # a full disk, as error numbers
@@ -14,6 +16,15 @@ _LONGEST_NAME = 100  # characters that are compared with the valid names
 # method: the trial's own error.  gpu_memory: the GPU was too small or shared.  infrastructure: the machine's fault.
 # disk: no space left.  timeout: over the time limit per trial.
 Kind = Literal["method", "gpu_memory", "infrastructure", "disk", "timeout"]
+
+
+class ExitCode(IntEnum):
+    """How a command ended. The README's table says what each means."""
+
+    DONE = 0
+    INCOMPLETE = 1
+    REFUSED = 2
+    INTERRUPTED = 130
 
 
 class InputError(ValueError):

@@ -81,7 +81,7 @@ def run_trial(
         yield event
         if event["event"] == "interrupted":
             return
-    store = Store(store_root)
+    store = Store(store_root, begun=True)
     _commit(spec, data, store, evaluation, device, {"started": started, **(columns or {})})
     _drop_weights(spec, folder)
     store.forget_evaluation(spec.training_id)  # its rows are in the tables now

@@ -46,6 +46,7 @@ def small_specs(folder: Path, *overrides: str, **changes: Any) -> dict[str, Tria
 
 def run_to_end(spec: TrialSpec, root: Path, **options: Any) -> list[dict[str, Any]]:
     """All events of a trial, computed with one thread."""
+    root.mkdir(parents=True, exist_ok=True)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

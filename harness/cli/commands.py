@@ -26,7 +26,7 @@ from harness.cli.messages import (
     states_of,
     tell,
 )
-from harness.errors import InputError, unknown
+from harness.errors import ExitCode, InputError, unknown
 from methods.settings import SettingsError
 
 
@@ -38,7 +38,7 @@ class _Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             tell("stopped; to go on, give the same command again")
-            raise typer.Exit(130) from None
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -85,8 +85,7 @@ Serial = Annotated[bool, typer.Option("--serial", help="one trial after the othe
 
 
 def main() -> None:
-    """Run a command. What ends it early is one line: the user's mistakes with exit code 2, a file system that refuses
-    with 1, Ctrl-C with 130."""
+    """Run a command. What ends it early is one line, and an exit code of its own (`ExitCode`)."""
     speak_any_encoding()
     try:
         code = app(standalone_mode=False)
@@ -96,10 +95,10 @@ def main() -> None:
         refuse(error.format_message())
     except OSError as error:
         tell(f"error: {error}; to go on, give the same command again")
-        leave(1)
+        leave(ExitCode.INCOMPLETE)
     except typer.Abort:
-        leave(130)
-    leave(code if isinstance(code, int) else 0)
+        leave(ExitCode.INTERRUPTED)
+    leave(code if isinstance(code, int) else ExitCode.DONE)
 
 
 @app.callback(invoke_without_command=True)
@@ -423,7 +422,7 @@ def verify(store: Annotated[Path, typer.Argument(help="a result store")]) -> int
         out.print(problem, soft_wrap=True)
     unchecked = f", {verdict.unchecked} without checksums (stored by an earlier version)" if verdict.unchecked else ""
     out.print(f"{verdict.trials} trials, {len(verdict.broken)} broken{unchecked}")
-    return 1 if verdict.broken or verdict.problems else 0
+    return ExitCode.INCOMPLETE if verdict.broken or verdict.problems else ExitCode.DONE
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from harness.errors import InputError
+from harness.errors import ExitCode, InputError
 from harness.files import check_writable
 from harness.report.escape import ascii_letters, one_line, visible
 
@@ -52,14 +52,14 @@ def speak_any_encoding() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with an exit code; 1 for a success whose output could not be written (a full disk, a closed
-    pipe)."""
+    """End the process with an exit code; INCOMPLETE for a success whose output could not be written (a full disk, a
+    closed pipe)."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:  # into nothing with what is left, or the interpreter would complain at its very end
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            code = code or 1
+            code = code or ExitCode.INCOMPLETE
     sys.exit(code)
 
 
@@ -79,9 +79,9 @@ def shortened(line: str) -> str:
 
 
 def refuse(message: str) -> NoReturn:
-    """Say in one line what is wrong with what the user asked for, and leave with exit code 2."""
+    """Say in one line what is wrong with what the user asked for, and leave."""
     tell(f"error: {message}")
-    leave(2)
+    leave(ExitCode.REFUSED)
 
 
 def states_of(planned: Any) -> dict[str, tuple[str, str]]:

@@ -59,12 +59,13 @@ class Piece:
 class Claims:
     """Who works on what: a file per piece that somebody has begun, with a record (JSON) in it once it is finished."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, root: Path) -> None:
+        """root: the store in which the folder is."""
+        self.folder, self.root = folder, root
 
     def open(self) -> None:
         """Makes room for claims; those of processes that did not finish their piece are dropped."""
-        make_folder(self.folder)
+        make_folder(self.folder, inside=self.root)
         for name in self.taken() - self.records().keys():
             (self.folder / name).unlink(missing_ok=True)
 
@@ -102,7 +103,7 @@ class SharedEvaluation:
     def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
         self.spec, self.data, self.store_root, self.device = spec, data, store_root, device
         self.folder = training_folder(store_root, spec.training_id)
-        self.claims = Claims(self.folder / "evaluations" / f"claims-{spec.trial_id}")
+        self.claims = Claims(self.folder / "evaluations" / f"claims-{spec.trial_id}", store_root)
         self.outcomes: list[pd.DataFrame] = []
         self.notes: list[dict[str, str]] = []
         self._loaded: tuple[str, Any] = ("", None)

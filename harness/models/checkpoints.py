@@ -92,7 +92,6 @@ def write_state(path: Path, model_or_state: nn.Module | Mapping[str, Tensor], si
     record = json.dumps({**sidecar, "sha256": hashlib.sha256(weights).hexdigest()}, indent=2) + "\n"
     contents = {path.with_suffix(".json"): record.encode(), path: weights}
     temporary = {final: temporary_path(final) for final in contents}
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         for final, content in contents.items():
             _write_through(temporary[final], content)

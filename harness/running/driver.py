@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from harness.errors import Kind, kind_of
-from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full
+from harness.errors import Kind
+from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full, folder_gone, why_stop
 from harness.running.helpers import Assistants
 from harness.running.launchers import Launcher
 from harness.running.stopping import GRACE_S, StopRequest
@@ -120,10 +120,7 @@ class Driver:
             self._idle_since = now
         elif now - self._idle_since > _STARVED_AFTER_S:
             self._idle_since = now
-            if self.launcher.has_nodes():
-                self.on_event({"event": "starved", "waiting": len(self.agenda.waiting)})
-            else:
-                self._begin_stop("Ray has no node left: its processes were ended")
+            self.on_event({"event": "starved", "waiting": len(self.agenda.waiting)})
 
     # Following
 
@@ -257,11 +254,10 @@ class Driver:
         try:
             write()
         except OSError as error:
-            if not self.store.root.is_dir():
-                return  # `_heed_stop` says so
-            if kind_of(error) != "disk":
+            reason = why_stop(error, self.store.root)
+            if reason is None:
                 raise
-            self._begin_stop(disk_full(str(error)))
+            self._begin_stop(reason)
 
     # Stopping
 
@@ -269,9 +265,11 @@ class Driver:
         if self.stop_request.signal_name is not None:
             self._begin_stop(self.stop_request.signal_name)
         if not self.store.root.is_dir():
-            self._begin_stop(f"the results folder {self.store.root} is no longer there")
+            self._begin_stop(folder_gone(self.store.root))
         elif self.lost_store():
             self._begin_stop("another driver has taken the store over")
+        elif trouble := self.launcher.trouble():
+            self._begin_stop(trouble)
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             self._kill_all()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from harness.errors import Kind
+from harness.errors import Kind, kind_of
 
 Action = Literal["fail", "retry", "retry_whole_gpu", "stop"]
 
@@ -39,3 +40,15 @@ def decide(kind: Kind, *, barren: int, gpu: float, had_whole_gpu: bool = False) 
 def disk_full(error: str) -> str:
     """Why a run stops on a full disk, and what to do about it."""
     return f"the disk is full ({error}); free some space and run again"
+
+
+def folder_gone(root: Path) -> str:
+    """Why a run stops whose results folder was moved or deleted."""
+    return f"the results folder {root} is no longer there"
+
+
+def why_stop(error: OSError, root: Path) -> str | None:
+    """Why a run stops whose driver could not write to its store at `root`; None where the disk is not to blame."""
+    if not root.is_dir():
+        return folder_gone(root)
+    return disk_full(str(error)) if kind_of(error) == "disk" else None

@@ -22,8 +22,8 @@ class Launcher(Protocol):
     def has_room(self, resources: Resources) -> bool:
         """Whether the cluster as a whole has that much left."""
 
-    def has_nodes(self) -> bool:
-        """Whether anything is left that trials could ever run on."""
+    def trouble(self) -> str | None:
+        """Why no trial can go on, if that is so."""
 
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         """Runs one more trial, or an assistant of that name for it, whose events have its name for a trial id."""
@@ -54,8 +54,8 @@ class SerialLauncher:
     def has_room(self, resources: Resources) -> bool:
         return self._current is None
 
-    def has_nodes(self) -> bool:
-        return True
+    def trouble(self) -> str | None:
+        return None
 
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         assert not assistant, "there is never room for one"

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.running.checks import Node, check_probe, check_requests, fits, request_of
+from harness.running.head import SILENCE_S, Head
 from harness.running.stopping import RunControl, StopRequest
 from harness.running.worker import Event, Job
 from harness.spec import Resources, TrialSpec
@@ -26,6 +27,7 @@ from harness.spec import Resources, TrialSpec
 _CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
 _CAPACITY_AGE_S = 2.0
+_LOOK_EVERY_S = 4.0
 # Ray keeps its objects in shared memory. Trials exchange small events only, so the minimum will do.
 _OBJECT_STORE_BYTES = 100 * 2**20
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -198,6 +200,31 @@ def _address_on_file() -> str | None:
     return os.environ.get("RAY_ADDRESS", "auto").replace("auto", "") or read_ray_address()
 
 
+class Health:
+    """Whether the Ray that this process has joined can still run anything. Ray itself would wait for long, silently."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._head = Head(ray.get_runtime_context().gcs_address)
+        self._looked = self._seen = time.monotonic()
+
+    @property
+    def answers(self) -> bool:
+        """Whether its control process does, which must be asked before anything that needs it, or that would hang."""
+        return self._head.answers
+
+    def trouble(self) -> str | None:
+        """Why no run can go on; None while one can, or for all that is known yet."""
+        now = time.monotonic()
+        if self.answers and now - self._looked > _LOOK_EVERY_S:
+            self._looked = now
+            self._seen = now if _nodes() else self._seen
+        if self._looked - self._seen > SILENCE_S:
+            return "Ray has no node left: its processes were ended"
+        return self._head.trouble()
+
+
 def _nodes() -> list[Node]:
     import ray
 
@@ -287,6 +314,7 @@ class RayLauncher:
 
         self._ray = ray
         self._make_job, self._control = make_job, control
+        self._health = Health()
         # Ray hands a worker process from task to task. On a GPU that would keep memory and a CUDA context, so there
         # every trial gets a process of its own.
         self._on_cpu = ray.remote(_trial_task())
@@ -296,6 +324,8 @@ class RayLauncher:
         self._capacity_at = float("-inf")
 
     def has_room(self, resources: Resources) -> bool:
+        if not self._health.answers:
+            return False
         if time.monotonic() - self._capacity_at > _CAPACITY_AGE_S:
             self._capacity, self._capacity_at = self._ray.cluster_resources(), time.monotonic()
         left = dict(self._capacity)
@@ -304,8 +334,8 @@ class RayLauncher:
                 left[name] = left.get(name, 0.0) - amount
         return fits(request_of(resources), left)
 
-    def has_nodes(self) -> bool:
-        return bool(_nodes())
+    def trouble(self) -> str | None:
+        return self._health.trouble()
 
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         job = self._make_job(spec.model_copy(update={"resources": resources}), assistant)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import InputError, kind_of
+from harness.errors import ExitCode, InputError, kind_of
 from harness.running.checks import check_disk
 from harness.running.driver import Driver
 from harness.running.launchers import Launcher, SerialLauncher
@@ -76,11 +76,11 @@ class Outcome:
     stop_reason: str | None = None
 
     @property
-    def exit_code(self) -> int:
-        """0: everything is there. 130: stopped by a signal. 1: something failed."""
+    def exit_code(self) -> ExitCode:
+        """Whether everything is there, or a signal stopped it, or something failed."""
         if by_signal(self.stop_reason):
-            return 130
-        return 1 if self.failed or self.blocked or self.interrupted else 0
+            return ExitCode.INTERRUPTED
+        return ExitCode.INCOMPLETE if self.failed or self.blocked or self.interrupted else ExitCode.DONE
 
 
 def run(

@@ -78,19 +78,26 @@ def publish(store: Store, trials: Mapping[str, tuple[Store, Mark]], without: fro
     origin = {key: source for key, (source, _) in trials.items()}
     counting = {*store.compacted(), *trials}
     parts: list[Part] = []
-    for table in COMPACTED:
-        wanted = set(trials)
-        for part in manifest.of(table):
-            small = sum(manifest.rows(table, key) for key in part.trials) < PART_ROWS // 2
-            sound = part.trials <= counting and store.readable(store.root / table / part.file)
-            if part.trials & without or (small and sound and trials):
-                wanted |= part.trials - without
-            else:
-                parts.append(part)
-        rows = {key: marks[key] for key in wanted}
-        parts += _write_parts(store.root, table, rows, partial(_gather, store, table, origin))
-    merged = Manifest(tuple(parts), {key: dict(mark["tables"]) for key, mark in marks.items()})
-    save_manifest(store.root, merged)
+    try:
+        for table in COMPACTED:
+            wanted = set(trials)
+            for part in manifest.of(table):
+                small = sum(manifest.rows(table, key) for key in part.trials) < PART_ROWS // 2
+                sound = part.trials <= counting and store.readable(store.root / table / part.file)
+                if part.trials & without or (small and sound and trials):
+                    wanted |= part.trials - without
+                else:
+                    parts.append(part)
+            rows = {key: marks[key] for key in wanted}
+            parts.extend(_write_parts(store.root, table, rows, partial(_gather, store, table, origin)))
+        merged = Manifest(tuple(parts), {key: dict(mark["tables"]) for key, mark in marks.items()})
+        save_manifest(store.root, merged)
+    except BaseException:  # a full disk, for one: parts that nothing names would have to be repaired
+        known = {(part.table, part.file) for part in manifest.parts}
+        for part in parts:
+            if (part.table, part.file) not in known:
+                (store.root / part.table / part.file).unlink(missing_ok=True)
+        raise
     _remove_unnamed(store.root, merged)
 
 
@@ -145,12 +152,11 @@ def _gather(store: Store, table: str, origin: Mapping[str, Store], ids: list[str
 
 def _write_parts(
     root: Path, table: str, marks: Mapping[str, Mark], read: Callable[[list[str]], pa.Table]
-) -> list[Part]:
-    """Writes the trials in `marks` as new parts, of about PART_ROWS rows at most.
+) -> Iterator[Part]:
+    """Writes the trials in `marks` as new parts, of about PART_ROWS rows at most, and yields each.
 
     `read` returns the rows of a list of trials. A trial without rows in this table gets no part.
     """
-    parts = []
     rows = {key: 1 if table == "trials" else mark["tables"].get(table, 0) for key, mark in marks.items()}
     for ids in _batches(rows):
         content = read(ids)
@@ -163,8 +169,7 @@ def _write_parts(
             parquet.write(
                 labelled, temporary, row_group_size=_GROUP_ROWS, use_dictionary=["trial_id", *categories(table)]
             )
-        parts.append(Part(table, path.name, frozenset(ids)))
-    return parts
+        yield Part(table, path.name, frozenset(ids))
 
 
 def _remove_unnamed(root: Path, manifest: Manifest) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pandas as pd
 from harness.errors import InputError, unknown
 from harness.files import make_folder, replacing
 from harness.store.compaction import publish
-from harness.store.folder import nothing_left_if_refused
+from harness.store.folder import is_store, nothing_left_if_refused
 from harness.store.lock import StoreLock
 from harness.store.manifest import COMPACTED
-from harness.store.records import adopt_comparisons
+from harness.store.records import adopt_comparisons, new_comparisons
 from harness.store.store import Store
 from harness.store.tables import TABLES, checked_id
 from harness.store.verify import outcome_counts
@@ -45,7 +46,8 @@ def merge(sources: Iterable[Path | str], into: Path | str, keep: str | None = No
     written, in an InputError that names both origins and what they were made with; with keep="first" the row of the
     store that stands first stays (`into` before the others), and nothing of the other's trial is taken. A done trial
     replaces a failed one, never the other way round. Kept weights come along, and so do outcomes that one store has and
-    another left out, and registered comparisons.
+    another left out, and registered comparisons. Where `into` has all of it, nothing is written. OSError (a full disk):
+    what was joined by then is whole, and merging again goes on.
     """
     if keep is not None and keep not in KEEP:
         raise unknown("value of --keep", keep, KEEP)
@@ -54,31 +56,73 @@ def merge(sources: Iterable[Path | str], into: Path | str, keep: str | None = No
     stores = [store for store in stores if store.root.resolve() != target.root.resolve()]
     for store in stores:
         _check_training_ids(store)
-    with nothing_left_if_refused(target.root), StoreLock(target.prepare().root):
-        before = target.statuses()
-        chosen, others = _choose([target, *stores])
-        if others and keep is None:
-            raise _other_numbers(others)
-        left = {store: {key for key, _, other in others if other is store} for store in stores}
-        for store in stores:
-            _copy_outcomes(store, target, chosen, left[store])
-        done = {key: store for key, (store, status) in chosen.items() if store is not target and status == "done"}
-        marks = {id(store): store.marks() for store in stores}
-        publish(target, {key: (store, marks[id(store)][key]) for key, store in done.items()})
-        _remove_attempts(target, done)
-        unfinished = [key for key, (store, status) in chosen.items() if store is not target and status != "done"]
-        for trial_id in unfinished:
-            commit_copy(chosen[trial_id][0], trial_id, target)
-        for store in stores:
-            _copy_weights(store, target, left[store])
-        adopt_comparisons((store.root for store in stores), target.root)
-    taken, differing = {*done, *unfinished}, {key for key, _, _ in others}
-    return {
-        "added": len(taken - set(before)),
-        "replaced": len(taken & set(before)),
-        "same": len(set(before) - taken - differing),
-        "differing": len(differing),
-    }
+    plan = _plan(target, stores, keep)  # refused or without a change, it leaves not even a lock behind
+    if plan.changes or not is_store(target.root):
+        with nothing_left_if_refused(target.root), StoreLock(target.prepare().root):
+            plan = _plan(target, stores, keep)  # another driver may have been at work
+            _carry_out(plan, target)
+            adopt_comparisons((store.root for store in stores), target.root)
+    return plan.counts
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a merge will do. done, unfinished: the trials to take, with their store. files: copies, from where to where;
+    outcomes before the trials are committed, weights after. counts: see `merge`."""
+
+    done: Mapping[str, Store]
+    unfinished: Mapping[str, Store]
+    outcomes: Sequence[tuple[Path, Path]]
+    weights: Sequence[tuple[Path, Path]]
+    comparisons: bool
+    counts: dict[str, int]
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.done or self.unfinished or self.outcomes or self.weights or self.comparisons)
+
+
+def _plan(target: Store, stores: Sequence[Store], keep: str | None) -> _Plan:
+    before = target.statuses()
+    chosen, others = _choose([target, *stores])
+    if others and keep is None:
+        raise _other_numbers(others)
+    left = {store: {key for key, _, other in others if other is store} for store in stores}
+    new = {key: held for key, held in chosen.items() if held[0] is not target}
+    differing = {key for key, _, _ in others}
+    return _Plan(
+        done={key: store for key, (store, status) in new.items() if status == "done"},
+        unfinished={key: store for key, (store, status) in new.items() if status != "done"},
+        outcomes=[pair for store in stores for pair in _outcomes(store, target, chosen, left[store])],
+        weights=[pair for store in stores for pair in _weights(store, target, left[store])],
+        comparisons=bool(new_comparisons((store.root for store in stores), target.root)),
+        counts={
+            "added": len(new.keys() - before.keys()),
+            "replaced": len(new.keys() & before.keys()),
+            "same": len(before.keys() - new.keys() - differing),
+            "differing": len(differing),
+        },
+    )
+
+
+def _carry_out(plan: _Plan, target: Store) -> None:
+    try:
+        for source, destination in plan.outcomes:
+            copy_file(source, destination)
+        if plan.done:
+            marks = {store: store.marks() for store in {*plan.done.values()}}
+            publish(target, {key: (store, marks[store][key]) for key, store in plan.done.items()})
+    except BaseException:  # a full disk, for one: rows of no trial would be damage
+        for _, destination in plan.outcomes:
+            if not target.has(destination.stem):
+                destination.unlink(missing_ok=True)
+        raise
+    _remove_attempts(target, plan.done)
+    for trial_id, store in plan.unfinished.items():
+        commit_copy(store, trial_id, target)
+    for source, destination in plan.weights:
+        if not destination.exists():  # two stores may have them
+            copy_file(source, destination)
 
 
 def existing_store(root: Path) -> Store:
@@ -164,16 +208,15 @@ def _fingerprint(frame: pd.DataFrame) -> pd.Series:
     return rows.groupby(frame["trial_id"].astype(str)).sum()
 
 
-def _copy_outcomes(
+def _outcomes(
     store: Store, target: Store, chosen: Mapping[str, tuple[Store, str]], without: Collection[str]
-) -> None:
+) -> Iterator[tuple[Path, Path]]:
     """Outcomes of done trials that `target` lacks; they count as soon as the trial does."""
     for trial_id, status in store.statuses().items():
         source, destination = store.path("outcomes", trial_id), target.path("outcomes", trial_id)
-        if status == chosen[trial_id][1] == "done" and trial_id not in without and source.exists():
-            if target.status(trial_id) == "done" and destination.exists():
-                continue
-            copy_file(source, destination)
+        there = target.status(trial_id) == "done" and destination.exists()
+        if status == chosen[trial_id][1] == "done" and trial_id not in without and source.exists() and not there:
+            yield source, destination
 
 
 def _remove_attempts(target: Store, done: Iterable[str]) -> None:
@@ -190,7 +233,7 @@ def commit_copy(store: Store, trial_id: str, target: Store) -> None:
     target.commit(trial, {name: store.read(name, [trial_id]) for name in names})
 
 
-def _copy_weights(store: Store, target: Store, without: Collection[str]) -> None:
+def _weights(store: Store, target: Store, without: Collection[str]) -> Iterator[tuple[Path, Path]]:
     """Kept weights of done trials, with their descriptions, where `target` has none yet. Not of trainings that gave
     other numbers here than the rows that were taken."""
     trials = store.trials(columns=["training_id", "status"])
@@ -199,8 +242,9 @@ def _copy_weights(store: Store, target: Store, without: Collection[str]) -> None
     for training_id in sorted(set(wanted["training_id"]) - set(other)):
         for pattern in _KEPT:
             for path in (store.root / "work" / training_id).glob(pattern):
-                if not (destination := target.root / "work" / training_id / path.name).exists():
-                    copy_file(path, destination)
+                destination = target.root / "work" / training_id / path.name
+                if not destination.exists():
+                    yield path, destination
 
 
 def copy_file(source: Path, destination: Path) -> None:

@@ -25,11 +25,16 @@ def save_registered(root: Path, found: Mapping[str, Any]) -> None:
 
 def adopt_comparisons(sources: Iterable[Path], root: Path) -> None:
     """Add what other stores have registered to the store at `root`; what it has itself stays."""
-    known = found = registered(root)
+    if missing := new_comparisons(sources, root):
+        save_registered(root, {**missing, **registered(root)})
+
+
+def new_comparisons(sources: Iterable[Path], root: Path) -> dict[str, Any]:
+    """What other stores have registered and the one at `root` has not; of one suite, what the first of them has."""
+    known, found = registered(root), dict[str, Any]()
     for source in sources:
         found = {**registered(source), **found}
-    if found != known:
-        save_registered(root, found)
+    return {suite: comparisons for suite, comparisons in found.items() if suite not in known}
 
 
 def recorded(path: Path, what: str) -> dict[str, Any]:

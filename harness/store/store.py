@@ -39,13 +39,14 @@ Result = TypeVar("Result")
 class Store:
     """The tables below `root`. Opening it reads and writes nothing; `prepare` makes the folder."""
 
-    def __init__(self, root: Path | str, manifest: Manifest | None = None) -> None:
-        """manifest: instead of the one on disk, which is damaged."""
+    def __init__(self, root: Path | str, manifest: Manifest | None = None, begun: bool = False) -> None:
+        """manifest: instead of the one on disk, which is damaged. begun: of a run, which has made the folder: where it
+        is gone it is not made anew."""
         self.root = Path(root)
         self._given = manifest
         self._problems: dict[str, None] = {}
         self._footers: dict[tuple[str, int, int], Any] = {}
-        self._was_there = self.root.is_dir()
+        self._was_there = begun or self.root.is_dir()
 
     def manifest(self) -> Manifest:
         """Which compacted files count. InputError where the manifest is damaged or lost."""

@@ -47,7 +47,7 @@ def sharing(store_root: Path, specs: Sequence[TrialSpec]) -> Iterator[None]:
     folder = shared_folder(store_root)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     if shared_bytes(specs):
-        make_folder(folder)
+        make_folder(folder, inside=store_root)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ import torch
 import methods
 from harness.engine.forwards import evaluation_forward
 from harness.errors import kind_of
-from harness.files import write_bytes
+from harness.files import make_folder, write_bytes
 from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
 from harness.models.checkpoints import file_sha256, write_state
 from harness.seeds import derive_seed, globally_seeded, seeded
@@ -120,8 +120,7 @@ class _Run:
         assert spec.method is not None
         self.spec, self.data, self.device = spec, data, device
         self.training, self.epochs = spec.training, spec.training.epochs
-        self.folder = training_folder(store_root, spec.training_id)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = make_folder(training_folder(store_root, spec.training_id), inside=store_root)
         self.coordinates = (spec.dataset.name, spec.split_seed, spec.seed, spec.student.label)
         student = new_network(spec.student, data, derive_seed("weights", *self.coordinates))
         if spec.init is not None:

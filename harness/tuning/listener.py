@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.inputs import training_folder
-from harness.running.failures import disk_full
+from harness.running.failures import disk_full, folder_gone, why_stop
 from harness.running.stopping import GRACE_S, RunControl, StopRequest
 from harness.store.provenance import command
 from harness.tuning.halving import survivors
@@ -34,14 +35,31 @@ class Follower:
         self._end_at = float("inf")
         self._writers: dict[str, Any] = {}
 
-    def heed(self, request: StopRequest, control: RunControl) -> None:
-        """From now on: where signals arrive, and how workers are told."""
-        self._request, self.control = request, control
+    def heed(self, request: StopRequest, control: RunControl, trouble: Callable[[], str | None] = lambda: None) -> None:
+        """From now on: where signals arrive, how workers are told, and who says why no setting can go on."""
+        self._request, self.control, self._trouble = request, control, trouble
+
+    def save(self) -> None:
+        """The journal as it stands. A full disk stops the search as it does in a worker, and so does a results folder
+        that is gone; everything else is raised."""
+        self._guarded(self.journal.save)
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            reason = why_stop(error, self.tuning.store.root)
+            if reason is None:
+                raise
+            self._begin_stop(reason)
+
+    def _settle(self, entry: Entry, status: str, reason: str | None) -> None:
+        self._guarded(lambda: self.journal.settle(entry, status, reason))
 
     def started(self, name: str, config: dict[str, Any]) -> None:
         entry = self.journal.entry(proposed(config, self.tuning.families))
         self._live.setdefault(name, {"entry": entry, "report": None, "known": entry["status"] in SETTLED})
-        self.journal.save()
+        self.save()
 
     def reported(self, name: str, report: dict[str, Any]) -> None:
         live = self._live[name]
@@ -49,7 +67,7 @@ class Follower:
             return
         live["report"] = report
         self.journal.note(live["entry"], report)
-        self.journal.save()
+        self.save()
         if report.get("kind") == "disk":
             self._begin_stop(disk_full(report["failed"]))
         self._write_scalars(live["entry"], report)
@@ -65,11 +83,11 @@ class Follower:
             return
         if crash is not None and self.stop_reason is None:
             self._store(entry, "failed", error=crash)
-            self.journal.settle(entry, "failed", crash.splitlines()[0])
+            self._settle(entry, "failed", crash.splitlines()[0])
         elif "failed" in report and report["kind"] != "disk":
-            self.journal.settle(entry, "failed", report["failed"])
+            self._settle(entry, "failed", report["failed"])
         elif entry["epochs"] == self.tuning.epochs:
-            self.journal.settle(entry, "done", None)
+            self._settle(entry, "done", None)
         elif entry["epochs"] == self.until and self.stop_reason is None:  # the cut decides, once all are there
             return
         elif self.stop_reason is not None or not report:
@@ -101,8 +119,12 @@ class Follower:
         """Whether Ray Tune shall return now. Asked several times a second."""
         if self._request.signal_name is not None:
             self._begin_stop(self._request.signal_name)
+        if not self.tuning.store.root.is_dir():
+            self._begin_stop(folder_gone(self.tuning.store.root))
         if self._lost():
             self._begin_stop("another driver has taken the store over")
+        if trouble := self._trouble():
+            self._begin_stop(trouble)
         return self.stop_reason is not None and (not self._awaited or time.monotonic() > self._end_at)
 
     def _begin_stop(self, reason: str) -> None:
@@ -114,14 +136,15 @@ class Follower:
     def _stop(self, entry: Entry) -> None:
         reason = f"{self.tuning.options.scheduler} after epoch {entry['epochs']}"
         self._store(entry, "stopped", reason=reason)
-        self.journal.settle(entry, "stopped", reason)
+        self._settle(entry, "stopped", reason)
 
     def _store(self, entry: Entry, status: str, **columns: str) -> None:
         store = self.tuning.store
         for spec in self.tuning.specs(setting_of(entry)):
             begun = training_folder(store.root, spec.training_id).exists()
             if not store.has(spec.trial_id) and (begun or status == "failed"):
-                commit_unfinished(store, spec, status, tuning_id=self.tuning.tuning_id, command=command(), **columns)
+                row = {"tuning_id": self.tuning.tuning_id, "command": command(), **columns}
+                self._guarded(partial(commit_unfinished, store, spec, status, **row))
 
     def _tell(self, entry: Entry) -> None:
         place = sum(other["status"] in SETTLED for other in self.journal.entries)

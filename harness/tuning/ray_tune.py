@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.errors import InputError, kind_of
 from harness.running.checks import check_disk
-from harness.running.on_ray import connected, preflight
+from harness.running.on_ray import Health, connected, preflight
 from harness.running.run import Options
 from harness.running.stopping import RunControl, StopRequest
 from harness.store.lock import StoreLock
@@ -72,7 +72,7 @@ def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
     try:
         preflight(tuning.bases, control, root)
         with StopRequest() as request, _ray_folder(tuning.folder) as folder:  # after Ray has set a handler of its own
-            follower.heed(request, control)
+            follower.heed(request, control, Health().trouble)
             try:
                 for leg in _legs(tuning, follower.journal):
                     if follower.stop_reason is None:
@@ -81,7 +81,7 @@ def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
                 follower.stop_reason = follower.stop_reason or request.signal_name or "SIGINT"
     finally:
         control.close()
-        follower.journal.save()
+        follower.save()
     return follower.stop_reason
 
 

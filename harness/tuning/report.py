@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.errors import ExitCode
 from harness.files import write_bytes
 from harness.report import tuning as report
 from harness.report.results import read_results
@@ -36,9 +37,11 @@ class Tuned:
     stop_reason: str | None = None
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """As `Outcome.exit_code`."""
-        return 130 if by_signal(self.stop_reason) else 1 if self.trouble or self.stop_reason else 0
+        if by_signal(self.stop_reason):
+            return ExitCode.INTERRUPTED
+        return ExitCode.INCOMPLETE if self.trouble or self.stop_reason else ExitCode.DONE
 
 
 def write_tuning(tuning: Tuning) -> Tuned:

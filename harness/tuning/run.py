@@ -60,7 +60,12 @@ def run_tuning(
         if outcome.exit_code:
             return Tuned({}, [], [], [], _troubles(tuning.teachers, outcome), outcome.stop_reason)
         stop_reason = search(tuning, options, say=say, tensorboard=tensorboard)
-        found = write_tuning(tuning)
+        try:
+            found = write_tuning(tuning)
+        except OSError as error:
+            if not stop_reason:
+                raise
+            found = Tuned(trouble=[f"no report was written: {error}"])  # on the very disk that is full
         if stop_reason or not found.best or not tuning.options.compare_seeds:
             return replace(found, stop_reason=stop_reason)
         specs = tuning.comparison(found.best)

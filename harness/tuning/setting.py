@@ -85,7 +85,7 @@ def setting_reports(
     last = settled["epochs"] if settled.get("status") == "stopped" else job.until
     specs = family.specs(setting.values)
     folder = training_folder(job.store_root, specs[0].training_id)
-    with torch_threads(specs[0].threads), _alone(folder):
+    with torch_threads(specs[0].threads), _alone(folder, job.store_root):
         seeds, epoch, reused = [_Seed(job, spec, stop) for spec in specs], 0, 0
         try:
             for seed in seeds:
@@ -135,7 +135,7 @@ class _Seed:
 
     def look(self) -> None:
         """What is there already."""
-        store, folder = Store(self._store_root), training_folder(self._store_root, self.spec.training_id)
+        store, folder = Store(self._store_root, begun=True), training_folder(self._store_root, self.spec.training_id)
         self.done = store.has(self.spec.trial_id)
         self.rows = stored_rows(store, self.spec.trial_id) if self.done else list(history(folder)["epochs"])
 
@@ -214,7 +214,7 @@ def _failure(job: SettingJob, seeds: Sequence[_Seed], failed: _Seed, error: Exce
     kind, text = kind_of(error), " ".join(f"{type(error).__name__}: {error}".split())
     reason = f"seed {failed.spec.seed}: {text}"
     if kind != "disk":
-        store = Store(job.store_root)
+        store = Store(job.store_root, begun=True)
         trace = f"{text}\n\n{traceback.format_exc()}"
         row = {"tuning_id": job.tuning_id, "command": job.command}
         commit_unfinished(store, failed.spec, "failed", error=trace, **row)
@@ -225,10 +225,10 @@ def _failure(job: SettingJob, seeds: Sequence[_Seed], failed: _Seed, error: Exce
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, store_root: Path) -> Iterator[None]:
     """One worker at a time on a setting that a searcher proposes twice. The lock is the kernel's: it falls with its
     process."""
-    with open(make_folder(folder) / ".setting", "a") as file:
+    with open(make_folder(folder, inside=store_root) / ".setting", "a") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,24 +5,33 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
 from harness.cli.messages import Terminal, speak_any_encoding
-from harness.errors import InputError
+from harness.errors import ExitCode, InputError
 from harness.report.escape import one_line
 from harness.report.figures.draw import FIGURES
 from harness.report.figures.style import canvas, plain, save, styled
 from harness.report.write import write_report
+from harness.running.head import Head
+from harness.running.run import Options, run
 from harness.store.merge import merge
 from harness.store.store import Store
+from harness.trial import run_trial
+from tests.small import small_specs
 from tests.synthetic_store import fill_store, frames_of, trial_spec, trial_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,9 +113,13 @@ def test_an_interruption_before_a_run_can_save_anything(tmp_path: Path) -> None:
     assert done.returncode == 130
 
 
-def test_an_interruption_while_packages_are_loaded(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
-    done = command("list", "methods", stderr=subprocess.PIPE, first=[str(tmp_path)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("loaded", ["harness.py", "typer.py"])
+def test_an_interruption_while_packages_are_loaded(loaded: str, number: signal.Signals, tmp_path: Path) -> None:
+    """The harness itself is the first of them."""
+    (tmp_path / loaded).write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_bench; run_bench.main()"
+    done = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     assert done.communicate()[1].decode() == "stopped; to go on, give the same command again\n"
     assert done.returncode == 130
 
@@ -169,12 +182,77 @@ def test_a_bad_address_leaves_nothing_behind(words: tuple[str, ...], tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+def test_the_readme_tells_every_exit_code() -> None:
+    told = re.findall(r"^\| (\d+) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [int(code) for code in told] == list(ExitCode)
+
+
+def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """The time of change and the content of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_merge_that_changes_nothing_writes_nothing(compacted: bool, tmp_path: Path) -> None:
+    source = fill_store(tmp_path / "a", [trial_spec("at", 0), trial_spec("rslad", 0)])
+    if compacted:
+        source.compact()
+    merge([source.root], tmp_path / "all")
+    before = everything_in(tmp_path)
+    for target in ("all", "a"):
+        assert merge([source.root], tmp_path / target) == {"added": 0, "replaced": 0, "same": 2, "differing": 0}
+    assert everything_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("work", ["merge", "compact"])
+def test_what_a_full_disk_cuts_short_is_whole_and_goes_on(
+    work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every one of the files that are written."""
+    specs = [trial_spec("at", 0), trial_spec("rslad", 0)]
+    source = fill_store(tmp_path / "source", specs)
+
+    def go(store: Store) -> None:
+        if work == "merge":
+            merge([source.root], store.root)
+        else:
+            store.compact()
+
+    for room in range(100):
+        store = fill_store(tmp_path / str(room), specs[1:] if work == "merge" else specs)
+        written = iter(range(room))
+
+        def replace_while_there_is_room(here: str, there: str, written: Iterator[int] = written) -> None:
+            if next(written, None) is None:
+                raise OSError(28, "No space left on device")
+            os.rename(here, there)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("harness.files.os.replace", replace_while_there_is_room)
+            try:
+                go(store)
+                break
+            except OSError:
+                pass
+        assert store.verify() == {}
+        assert not list(store.root.rglob(".*.tmp"))
+        go(store)
+        assert store.verify() == {}
+        assert store.statuses().keys() == source.statuses().keys()
+    assert room > 5
+
+
 def test_a_refused_merge_leaves_nothing_behind(tmp_path: Path) -> None:
     spec = trial_spec("at", 0)
     stores = [fill_store(tmp_path / name, [spec], per_class=size).root for name, size in (("a", 20), ("b", 30))]
     with pytest.raises(InputError, match="has other numbers"):
         merge(stores, tmp_path / "x" / "all")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    before = everything_in(tmp_path)
+    with pytest.raises(InputError, match="has other numbers"):
+        merge(stores[:1], stores[1])
+    assert everything_in(tmp_path) == before
 
 
 def test_a_store_cannot_make_a_merge_write_outside_its_target(tmp_path: Path) -> None:
@@ -187,3 +265,38 @@ def test_a_store_cannot_make_a_merge_write_outside_its_target(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"training_id: '../../outside' is not"):
         merge([store.root], tmp_path / "b" / "all")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_run_makes_no_folder_anew_that_was_moved(tmp_path: Path) -> None:
+    """Its trial is told by its first epoch that the folder is elsewhere."""
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+
+    def move(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            root.rename(elsewhere)
+
+    spec = small_specs(tmp_path)["at"]
+    outcome = run([spec], Store(root), options=Options(serial=True, minimum_free_bytes=0), on_event=move)
+    assert outcome.stop_reason == f"the results folder {root} is no longer there"
+    assert outcome.exit_code == ExitCode.INCOMPLETE
+    assert not root.exists()
+    with pytest.raises(FileNotFoundError):
+        list(run_trial(spec, root))
+    with pytest.raises(FileNotFoundError):
+        Store(root, begun=True).commit(*trial_tables(trial_spec("at", 0)))
+    assert not root.exists()
+
+
+def test_a_control_process_that_falls_silent_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("harness.running.head.time.monotonic", lambda: now)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = Head(f"127.0.0.1:{server.getsockname()[1]}")
+        now = 60.0
+        assert head.answers
+        assert head.trouble() is None
+    now = 65.0
+    assert not head.answers
+    assert head.trouble() is None
+    now = 71.0
+    assert head.trouble() == f"Ray's control process at {head.address} no longer answers"

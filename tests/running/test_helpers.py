@@ -39,8 +39,8 @@ class Places:
     def has_room(self, resources: Resources) -> bool:
         return len(self.live) < self.places
 
-    def has_nodes(self) -> bool:
-        return True
+    def trouble(self) -> str | None:
+        return None
 
     def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
         self.live.append(assistant or spec.trial_id)
@@ -180,7 +180,7 @@ def test_a_run_that_stops_ends_them_and_starts_none(tmp_path: Path) -> None:
 
 
 def test_a_claim_is_one_processs_and_says_in_the_end_what_it_took(tmp_path: Path) -> None:
-    one, other = Claims(tmp_path / "claims"), Claims(tmp_path / "claims")
+    one, other = (Claims(tmp_path / "claims", tmp_path) for _ in range(2))
     assert not other.take("a")  # the trial has not begun, or is over
     one.open()
     assert one.take("a")

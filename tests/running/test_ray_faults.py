@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -65,19 +66,26 @@ def living(root: Path, specs: Sequence[TrialSpec]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_local_ray_whose_processes_were_ended_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("process", "reason"),
+    [
+        ("raylet", "Ray has no node left: its processes were ended"),
+        ("gcs_server", r"Ray's control process at [\d.:]+ no longer answers"),
+    ],
+)
+def test_a_local_ray_whose_processes_were_ended_ends_the_run(process: str, reason: str, tmp_path: Path) -> None:
     specs = fake_driver.long_trials()
     driver = start_driver("plain", tmp_path)
     wait_until(lambda: driver.poll() is not None or sum(steps_done(tmp_path, spec) >= 2 for spec in specs) >= 2)
-    (raylet,) = [
+    (pid,) = [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/stat")
-        if path.read_text().split("(", 1)[1].startswith("raylet)") and _parent(path) == driver.pid
+        if path.read_text().split("(", 1)[1].startswith(f"{process})") and _parent(path) == driver.pid
     ]
-    os.kill(raylet, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     stopped = outcome_of(driver, timeout=120)
     assert stopped["exit_code"] == 1
-    assert stopped["stop_reason"] == "Ray has no node left: its processes were ended"
+    assert re.fullmatch(reason, stopped["stop_reason"])
     outcome_of(start_driver("plain", tmp_path))
     assert_clean(tmp_path, specs)
 
