@@ -23,18 +23,17 @@ class Head:
         self._place = (host.strip("[]"), int(port))
         self._asked = self._answered = time.monotonic()
 
-    @property
     def answers(self) -> bool:
-        """Whether it answered when it was last asked: every other second."""
-        now = time.monotonic()
-        if now - self._asked > _ASKED_EVERY_S:
-            self._asked = now
-            with suppress(OSError), socket.create_connection(self._place, timeout=_LONGEST_ANSWER_S):
-                self._answered = now
+        """Whether it does, asked now: before anything that needs it, which would hang."""
+        self._asked = time.monotonic()
+        with suppress(OSError), socket.create_connection(self._place, timeout=_LONGEST_ANSWER_S):
+            self._answered = self._asked
         return self._answered == self._asked
 
     def trouble(self) -> str | None:
-        """Why no run can go on; None while it answers, or has not been silent for long."""
-        if self.answers or self._asked - self._answered < SILENCE_S:
+        """Why no run can go on; None while it answers, or has not been silent for long. Asks every other second."""
+        if time.monotonic() - self._asked > _ASKED_EVERY_S:
+            self.answers()
+        if self._asked - self._answered < SILENCE_S:
             return None
         return f"Ray's control process at {self.address} no longer answers"

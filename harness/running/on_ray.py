@@ -209,15 +209,14 @@ class Health:
         self._head = Head(ray.get_runtime_context().gcs_address)
         self._looked = self._seen = time.monotonic()
 
-    @property
     def answers(self) -> bool:
-        """Whether its control process does, which must be asked before anything that needs it, or that would hang."""
-        return self._head.answers
+        """See `Head.answers`."""
+        return self._head.answers()
 
     def trouble(self) -> str | None:
         """Why no run can go on; None while one can, or for all that is known yet."""
         now = time.monotonic()
-        if self.answers and now - self._looked > _LOOK_EVERY_S:
+        if now - self._looked > _LOOK_EVERY_S and self.answers():
             self._looked = now
             self._seen = now if _nodes() else self._seen
         if self._looked - self._seen > SILENCE_S:
@@ -324,9 +323,9 @@ class RayLauncher:
         self._capacity_at = float("-inf")
 
     def has_room(self, resources: Resources) -> bool:
-        if not self._health.answers:
-            return False
         if time.monotonic() - self._capacity_at > _CAPACITY_AGE_S:
+            if not self._health.answers():
+                return False
             self._capacity, self._capacity_at = self._ray.cluster_resources(), time.monotonic()
         left = dict(self._capacity)
         for _, request in self._live.values():

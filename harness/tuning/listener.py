@@ -44,9 +44,15 @@ class Follower:
         that is gone; everything else is raised."""
         self._guarded(self.journal.save)
 
+    def _is_gone(self) -> bool:
+        """Whether the results folder was moved or deleted. Ray makes it anew at once for files of its own, but not the
+        journal."""
+        return not self.journal.path.exists()
+
     def _guarded(self, write: Callable[[], object]) -> None:
         try:
-            write()
+            if not self._is_gone():
+                write()
         except OSError as error:
             reason = why_stop(error, self.tuning.store.root)
             if reason is None:
@@ -119,7 +125,7 @@ class Follower:
         """Whether Ray Tune shall return now. Asked several times a second."""
         if self._request.signal_name is not None:
             self._begin_stop(self._request.signal_name)
-        if not self.tuning.store.root.is_dir():
+        if self._is_gone():
             self._begin_stop(folder_gone(self.tuning.store.root))
         if self._lost():
             self._begin_stop("another driver has taken the store over")

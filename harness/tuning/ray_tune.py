@@ -6,13 +6,15 @@ what is there already is reported again at once.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import pickle
 import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +73,10 @@ def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
     control = RunControl(root)
     try:
         preflight(tuning.bases, control, root)
-        with StopRequest() as request, _ray_folder(tuning.folder) as folder:  # after Ray has set a handler of its own
+        with (
+            StopRequest() as request,
+            _ray_folder(tuning.folder, root) as folder,
+        ):  # after Ray has set a handler of its own
             follower.heed(request, control, Health().trouble)
             try:
                 for leg in _legs(tuning, follower.journal):
@@ -133,6 +138,7 @@ def _run_ray(tuning: Tuning, options: Options, follower: Follower, folder: Path,
         os.environ.setdefault(name, value)
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what the follower tells in a line
     resources = tuning.bases[0].resources
     request = {"CPU": resources.cpu, "GPU": resources.gpu, **resources.custom}
     bundle = tune.PlacementGroupFactory([{name: amount for name, amount in request.items() if amount}])
@@ -274,8 +280,9 @@ def _watch(follower: Follower) -> Any:
 
 
 @contextmanager
-def _ray_folder(folder: Path) -> Iterator[Path]:
-    """Where Ray Tune keeps its files: beside the results, where every node can write, and only as long as it runs."""
+def _ray_folder(folder: Path, root: Path) -> Iterator[Path]:
+    """Where Ray Tune keeps its files: beside the results, where every node can write, and only as long as it runs. If
+    the results at `root` were moved meanwhile, nothing is left at their old place."""
     for old in folder.glob("ray-*.tmp"):
         shutil.rmtree(old, ignore_errors=True)
     path = folder.resolve() / f"ray-{uuid.uuid4().hex[:8]}.tmp"
@@ -284,3 +291,6 @@ def _ray_folder(folder: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        for parent in itertools.takewhile(lambda each: each != root.parent, path.parents):
+            with suppress(OSError):  # not empty, as it should be
+                parent.rmdir()

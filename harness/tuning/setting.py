@@ -97,6 +97,8 @@ def setting_reports(
                         return
                 yield {"epoch": epoch, "reused": reused, **summary(job, seeds, epoch)}
         except Exception as error:
+            if not job.store_root.is_dir():
+                return  # moved or deleted: the driver says so
             if kind_of(error) == "infrastructure":
                 raise  # nothing is known of the setting: another process may do
             yield {"epoch": epoch, "reused": reused, "objective": WORST[job.mode], **_failure(job, seeds, seed, error)}

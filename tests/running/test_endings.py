@@ -293,10 +293,10 @@ def test_a_control_process_that_falls_silent_is_missed(monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0)) as server:
         head = Head(f"127.0.0.1:{server.getsockname()[1]}")
         now = 60.0
-        assert head.answers
+        assert head.answers()
         assert head.trouble() is None
     now = 65.0
-    assert not head.answers
+    assert not head.answers()
     assert head.trouble() is None
     now = 71.0
     assert head.trouble() == f"Ray's control process at {head.address} no longer answers"
