@@ -11,7 +11,7 @@ from typing import Any
 from harness.running.run import Options, Outcome, check_inputs, run
 from harness.running.teachers import Trained, find_teachers, take_teachers
 from harness.spec import TrialSpec
-from harness.store.folder import nothing_left_if_refused
+from harness.store.folder import check_results_folder, nothing_left_if_refused
 from harness.store.store import Store
 from harness.suites.comparisons import remember_comparisons
 from harness.suites.earlier import refuse_older
@@ -61,6 +61,7 @@ def plan_suite(
     if isinstance(suite, str):
         suite = load_suite(suite, overrides)
     root = results or Path("results") / "runs" / suite.name
+    check_results_folder(root)
     measured: dict[int, float] = {}
 
     def count_threads(single: Suite) -> int:

@@ -3,6 +3,7 @@ used."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,7 +78,7 @@ DataRoot = Annotated[
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="fetch data sets that are missing")]
-Workers = Annotated[int | None, typer.Option("--workers", help="at most so many trials at once")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="at most so many trials at once")]
 Address = Annotated[
     str | None, typer.Option("--address", help="a Ray cluster, HOST:PORT or auto; a local Ray by default")
 ]
@@ -94,6 +95,8 @@ def main() -> None:
     except CommandLineError as error:
         refuse(error.format_message())
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # no file system would take that name
+            refuse(str(error))
         tell(f"error: {error}; to go on, give the same command again")
         leave(ExitCode.INCOMPLETE)
     except typer.Abort:
@@ -305,6 +308,7 @@ def report(
     from harness.spec import CHECKPOINTS
     from harness.store.store import Store
 
+    _load_methods(plugin)
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     if (Path(suite) / "trials").is_dir():
@@ -313,7 +317,7 @@ def report(
     elif Path(suite).is_dir():
         raise InputError(f"{suite} is not a result store: it has no folder 'trials'")
     else:
-        planned = _plan(suite, sets, methods, seeds, results, plugin)
+        planned = _plan(suite, sets, methods, seeds, results)
         store, which = planned.store, _with_older(_coordinates(planned), say_otherwise(planned, err))
         _check_seeds(planned, _numbers(seeds))
     _check_something_to_report(store, which.get("trial_ids"))
@@ -499,9 +503,11 @@ def evaluate(
     from harness.evaluation.given import check_clean_accuracy, check_expected, evaluation_trial
     from harness.running.run import Options, check_inputs
     from harness.running.run import run as run_trials
+    from harness.store.folder import check_results_folder
     from harness.store.store import Store
 
     check_expected(expect_clean)
+    check_results_folder(results)
     spec = evaluation_trial(
         checkpoint,
         model,

@@ -18,6 +18,7 @@ from rich.segment import Segment
 from harness.errors import ExitCode, InputError
 from harness.files import check_writable
 from harness.report.escape import ascii_letters, one_line, visible
+from harness.store.folder import nothing_left_if_refused
 
 _LONGEST_LINE, _BEGINNING = 280, 180  # characters of a message, and of it before what is left out
 
@@ -161,15 +162,16 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
 
     primary = registered_comparisons(store.root)
     folder = into or store.root / "report"
-    try:
-        check_writable(folder)
-    except InputError as error:
-        if into:
-            raise
-        print_leaderboard(out, store, **which)
-        err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
-        return
-    written = write_report(store, folder, primary=primary, console=out, left_out=left_out, **form, **which)
+    with nothing_left_if_refused(folder):
+        try:
+            check_writable(folder)
+        except InputError as error:
+            if into:
+                raise
+            print_leaderboard(out, store, **which)
+            err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
+            return
+        written = write_report(store, folder, primary=primary, console=out, left_out=left_out, **form, **which)
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {problem}", soft_wrap=True)

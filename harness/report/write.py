@@ -72,6 +72,7 @@ def write_report(
     check_names("width", [width] if width else [], WIDTHS)
     check_names("kind of intervals", [intervals], INTERVALS)
     check_names("style of intervals", [style], STYLES)
+    names = _figure_names(figures)
     results = read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets)
     board = leaderboard(results, baseline=baseline, primary=primary)
     if console:
@@ -79,8 +80,8 @@ def write_report(
     folder = Path(out_dir)
     make_folder(folder)
     written = _write_tables(board, folder, checkpoint, intervals, style)
-    if figures is None or len(figures):
-        written += _write_figures(results, board, folder, figures, checkpoint, formats, width, left_out)
+    if names:
+        written += _write_figures(results, board, folder, names, checkpoint, formats, width, left_out)
     if html:
         from harness.report.page.page import page
 
@@ -93,6 +94,14 @@ def check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None
     for name in names:
         if name not in known:
             raise unknown(kind, name, known)
+
+
+def _figure_names(asked: Sequence[str] | None) -> list[str]:
+    if asked is not None and not len(asked):
+        return []  # matplotlib takes a second to import
+    from harness.report.figures.draw import figure_names
+
+    return figure_names(asked)
 
 
 def _write_tables(board: Leaderboard, folder: Path, checkpoint: str, intervals: str, style: str) -> list[Path]:
@@ -108,16 +117,15 @@ def _write_figures(
     results: Results,
     board: Leaderboard,
     folder: Path,
-    names: Sequence[str] | None,
+    names: Sequence[str],
     checkpoint: str,
     formats: Sequence[str],
     width: str | None,
     left_out: Callable[[str], object],
 ) -> list[Path]:
-    from harness.report.figures.draw import FIGURES, draw, figure_names
+    from harness.report.figures.draw import FIGURES, draw
     from harness.report.figures.style import save
 
-    names = figure_names(names)
     written, lines = [], []
     settings = settings_of(results.rows)
     for setting in settings:

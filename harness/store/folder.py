@@ -3,6 +3,7 @@ cleaned up."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,9 +40,12 @@ def nothing_left_if_refused(root: Path) -> Iterator[None]:
 
 
 def check_results_folder(root: Path) -> None:
-    """InputError for a folder that is no store yet and holds what is not the harness's own, or is `/`, the user's home
-    or the checkout. Hidden files do not count."""
-    if is_store(root) or not root.is_dir():
+    """InputError for what is or lies in no folder, and for a folder that is no store yet and holds what is not the
+    harness's own, or is `/`, the user's home or the checkout. Hidden files do not count."""
+    there = next((path for path in (root, *root.absolute().parents) if os.path.lexists(path)), root)
+    if not there.is_dir():
+        raise InputError(f"cannot write to {root}: {there} is not a folder")
+    if is_store(root) or there != root:
         return
     place = root.resolve()
     if place in (Path(place.anchor), Path.home().resolve(), _CHECKOUT):

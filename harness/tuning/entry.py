@@ -52,10 +52,10 @@ class Family:
             if path == "training.epochs":
                 raise InputError(f"space {path}: every setting is trained for the same number of epochs: --epochs")
             part, dot, key = path.partition(".")
-            if not dot:
+            if not dot and part != "training":
                 entry[part] = value
                 continue
-            if part not in ("training", *KINDS):
+            if not key or part not in ("training", *KINDS):
                 raise InputError(f"space {path}: a key is a hyper-parameter of the method, training.KEY, or policy.KEY "
                                  f"with policy one of {', '.join(KINDS)}")  # fmt: skip
             inner = entry.get(part)

@@ -14,6 +14,7 @@ from harness.suites.suite import Suite
 from harness.tuning.space import Values, split_entries
 
 METRICS = {"selection_score": "max", "val_robust_worst": "max", "val_robust_avg": "max", "val_robust_nsd": "min"}
+_MOST_TRIALS, _MOST_SEEDS = 10_000, 1000  # a slip of the pen would otherwise fill the memory
 
 
 class TuneOptions(Frozen):
@@ -29,15 +30,15 @@ class TuneOptions(Frozen):
     methods: list[str] = Field(min_length=1)
     space: dict[str, Any] = Field({})
     settings: dict[str, list[Values]] = Field({})
-    trials: int | None = Field(None, ge=1)
+    trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)
     with_default: bool = False
     search: Literal["random", "grid", "list", "tpe"] = "random"
     scheduler: Literal["halving", "asha", "median", "none"] = "halving"
     metric: str = "selection_score"
     mode: Literal["max", "min"] | None = None
     epochs: int | None = Field(None, ge=1)
-    seeds: int = Field(3, ge=1)
-    compare_seeds: int = Field(3, ge=0)
+    seeds: int = Field(3, ge=1, le=_MOST_SEEDS)
+    compare_seeds: int = Field(3, ge=0, le=_MOST_SEEDS)
     grace: int | None = Field(None, ge=1)
     search_seed: int = Field(0, ge=0)
 

@@ -17,6 +17,7 @@ import yaml
 import methods
 from harness.errors import InputError, unknown
 from harness.spec import TrialSpec
+from harness.store.folder import check_results_folder
 from harness.store.records import MACHINE_FILE
 from harness.store.store import Store
 from harness.suites.machine import for_this_machine
@@ -177,6 +178,7 @@ def plan_tuning(
     options = read_options(suite, given)
     home = Path("results") / "runs" / suite.name
     root = results or home / "tuning"
+    check_results_folder(root)
     parents = [path for path in (root.parent, home) if (path / "trials").is_dir() and path != root]
     machine = next((path for path in (root, *parents) if (path / MACHINE_FILE).exists()), root)
     resolved = for_this_machine(suite, machine)

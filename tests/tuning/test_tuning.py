@@ -240,7 +240,7 @@ BAD = [
     (["--space", RATE, "--epochs", "1", "--set", "training.milestones=[1]"], "as fractions of training"),
     (["--space", RATE, "--trials", "0"], "trials"),
     (["--space", RATE, "--grace", "9"], "at most the 2 epochs"),
-    (["--space", RATE, "--workers", "0"], "workers must be at least 1"),
+    (["--space", RATE, "--workers", "0"], "greater than or equal to 1"),
     (["--space", "start_epoch=choice([0, 1])", "--trials", "3"], "only 2 different settings"),
 ]
 
