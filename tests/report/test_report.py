@@ -816,6 +816,17 @@ def test_the_command_reports_a_part_of_a_store(tmp_path):
     assert not (tmp_path / "store" / "report" / "nsd.png").exists()
 
 
+@pytest.mark.parametrize("options", [("--figures", "nosuch"), ("--formats", "gif"), ("--baseline", "nosuch")])
+def test_a_refused_report_leaves_nothing(tmp_path, options):
+    fill_store(tmp_path / "store", [trial_spec("at", 0)], per_class=20)
+    done = report_command("store", tmp_path, "--into", "new/report", *options)
+    assert isinstance(done.exception, InputError)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    assert isinstance(report_command("store", tmp_path, "--into", "there", *options).exception, InputError)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 def test_the_command_refuses_a_checkpoint_that_no_trial_has(tmp_path):
     trial, tables = trial_tables(trial_spec("at", 0, peeked=False), per_class=20)
     accuracy = tables["class_accuracy"]
