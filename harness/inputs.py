@@ -54,6 +54,11 @@ class Data:
     def channels(self) -> int:
         return self.test.images.shape[1]
 
+    @property
+    def image_size(self) -> int:
+        """Pixels of the shorter side."""
+        return min(self.test.images.shape[2:])
+
 
 def read_data(
     spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool
@@ -121,6 +126,7 @@ def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
             network.params,
             in_channels=data.channels,
             num_classes=data.num_classes,
+            image_size=data.image_size,
             mean=network.mean,
             std=network.std,
         )

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 
 from harness.errors import InputError
-from harness.models.cnn import CNN
 from harness.models.layers import Network
-from harness.models.mobilenet import MobileNetV2
 from harness.models.registry import MODELS, resolve_params
-from harness.models.resnet import PreActResNet18, ResNet18
-from harness.models.wrn import WideResNet
-
-_NETWORKS: dict[str, Callable[..., Network]] = {
-    "cnn": CNN,
-    "resnet18": ResNet18,
-    "preact_resnet18": PreActResNet18,
-    "mobilenet_v2": MobileNetV2,
-    "wrn": WideResNet,
-}
 
 
 def build(
@@ -27,12 +16,14 @@ def build(
     *,
     in_channels: int,
     num_classes: int,
+    image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Network:
     """A new network: images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes).
 
     Its weights are drawn from torch's default generator, which the caller seeds.
+    image_size: H and W, for networks that fit one size only.
     mean, std: the normalisation inside it, one number per channel, pixel scale [0, 1]; both None for none.
     InputError for a wrong name, setting or normalisation.
     """
@@ -40,7 +31,8 @@ def build(
     resolved = later | resolve_params(name, {**later, **params})
     if (mean is None) != (std is None):
         raise InputError(f"model {name}: normalisation needs both mean and std")
-    network = _NETWORKS[name](in_channels, num_classes, **resolved)
+    size = {"image_size": image_size} if MODELS[name].sized else {}
+    network: Network = pkgutil.resolve_name(MODELS[name].network)(in_channels, num_classes, **size, **resolved)
     if mean is not None and std is not None:
         if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
             raise InputError(

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.errors import InputError, one_of, unknown
 
 _LARGEST = 1024  # of a width or a depth: sixteen times the widest in use
 
 
+def _any(params: Mapping[str, Any]) -> str | None:
+    return None
+
+
+def _wide_depth(params: Mapping[str, Any]) -> str | None:
+    depth = params["depth"]
+    return None if depth >= 10 and depth % 6 == 4 else f"depth must be 6n+4 (10, 16, 22, 28, 34, ...), not {depth}"
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
 
+    network: `module:class`, called with the channels, the number of classes and the settings; sized: and with
+        `image_size`, the pixels of a side.
+    fault: what is wrong with settings that are in range each by itself; None for nothing.
     introduced: of settings that came after specifications had been stored, the default they had then. Specifications
     leave them out at that value, so that a new setting changes neither identity nor name.
     """
 
     name: str
     description: str
+    network: str
     params: dict[str, int | bool] = field(default_factory=dict)
+    sized: bool = False
+    fault: Callable[[Mapping[str, Any]], str | None] = _any
     introduced: dict[str, int | bool] = field(default_factory=dict)
 
 
 _ALL = (
-    ModelInfo("cnn", "three stages of two 3x3 convolutions with batch norm", {"width": 32}),
-    ModelInfo("resnet18", "ResNet-18 with the CIFAR stem", {"width": 64}),
+    ModelInfo("cnn", "three stages of two 3x3 convolutions with batch norm", "harness.models.cnn:CNN", {"width": 32}),
+    ModelInfo("resnet18", "ResNet-18 with the CIFAR stem", "harness.models.resnet:ResNet18", {"width": 64}),
     ModelInfo(
         "preact_resnet18",
         "pre-activation ResNet-18 with the CIFAR stem; final_norm: batch norm before pooling",
+        "harness.models.resnet:PreActResNet18",
         {"width": 64, "final_norm": True},
     ),
-    ModelInfo("mobilenet_v2", "MobileNetV2 with CIFAR strides"),
-    ModelInfo("wrn", "Wide ResNet, depth 6n+4, in the layout of TRADES' checkpoints", {"depth": 34, "widen": 10}),
+    ModelInfo("mobilenet_v2", "MobileNetV2 with CIFAR strides", "harness.models.mobilenet:MobileNetV2"),
+    ModelInfo(
+        "wrn",
+        "Wide ResNet, depth 6n+4, in the layout of TRADES' checkpoints",
+        "harness.models.wrn:WideResNet",
+        {"depth": 34, "widen": 10},
+        fault=_wide_depth,
+    ),
 )
 
 MODELS: dict[str, ModelInfo] = {info.name: info for info in _ALL}
@@ -52,8 +75,8 @@ def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | b
                 else InputError(f"model {name} has no settings, so no '{key}'")
             )
         resolved[key] = _checked(name, key, value, wants_bool=isinstance(resolved[key], bool))
-    if name == "wrn" and (resolved["depth"] < 10 or resolved["depth"] % 6 != 4):
-        raise InputError(f"model wrn: depth must be 6n+4 (10, 16, 22, 28, 34, ...), not {resolved['depth']}")
+    if fault := MODELS[name].fault(resolved):
+        raise InputError(f"model {name}: {fault}")
     later = MODELS[name].introduced
     return {key: value for key, value in resolved.items() if key not in later or value != later[key]}
 

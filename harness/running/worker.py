@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 import socket
 import traceback
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
     try:
         job.store_root.stat()  # nothing is made anew at the place of a results folder that was moved
         load_plugins(job.plugins)
-        run = resolve(job.run_trial)
+        run = pkgutil.resolve_name(job.run_trial)
         with torch_threads(job.spec.threads):
             stop = should_stop or StopSignal(job.control, job.nonce)
             options: dict[str, Any] = {"data_root": job.data_root, "download": job.download, "should_stop": stop}
@@ -68,12 +68,6 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         yield {"event": "error", **common, "kind": kind_of(error), "error": text, "traceback": traceback.format_exc()}
-
-
-def resolve(path: str) -> Callable[..., Iterator[Event]]:
-    """The function named `module:function`."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def load_plugins(paths: tuple[str, ...]) -> None:

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from harness.errors import InputError
 from harness.models.build import build
-from harness.models.registry import MODELS, resolve_params
+from harness.models.checkpoints import read_state
+from harness.models.layers import Network
+from harness.models.registry import MODELS, ModelInfo, resolve_params
+from tests.small import run_to_end, small_specs
 
 SMALL = {
     "cnn": {"width": 4},
@@ -247,8 +250,8 @@ def test_normalisation_is_inside_and_leaves_the_names_alone(name: str):
         ("resnet81", {}, "unknown model 'resnet81': did you mean resnet18"),
         ("cnn", {"widht": 8}, "did you mean width"),
         ("mobilenet_v2", {"width": 8}, "mobilenet_v2 has no settings"),
-        ("cnn", {"width": 0}, "whole number of at least 1, not 0"),
-        ("cnn", {"width": "8"}, "whole number of at least 1, not '8'"),
+        ("cnn", {"width": 0}, "whole number of at least 1, 1024 at most, not 0"),
+        ("cnn", {"width": "8"}, "whole number of at least 1, 1024 at most, not '8'"),
         ("cnn", {"width": 8.0}, "whole number"),
         ("cnn", {"width": True}, "whole number"),
         ("wrn", {"depth": 33}, "6n.4"),
@@ -273,3 +276,29 @@ def test_a_wrong_normalisation_is_refused(mean, std):
 def test_settings_are_resolved_over_the_defaults():
     assert resolve_params("wrn", {"widen": 4}) == {"depth": 34, "widen": 4}
     assert MODELS["wrn"].params == {"depth": 34, "widen": 10}
+
+
+# A network of one's own
+
+
+class Flat(Network):
+    """Fits images of one size only."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int, width: int) -> None:
+        super().__init__()
+        self.fc = torch.nn.Sequential(
+            torch.nn.Linear(in_channels * image_size**2, width), torch.nn.Linear(width, num_classes)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.normalise(x).flatten(1))
+
+
+def test_a_network_is_one_declaration_and_is_told_the_size_of_the_images(monkeypatch, tmp_path):
+    info = ModelInfo("flat", "two linear layers", f"{__name__}:Flat", {"width": 4}, sized=True)
+    monkeypatch.setitem(MODELS, "flat", info)
+    spec = small_specs(tmp_path, "training.epochs=1", student={"name": "flat", "width": 3}, methods=["at"])["at"]
+    run_to_end(spec, tmp_path)
+    state = read_state(tmp_path / "work" / spec.training_id / "last.pt", None)
+    assert {name: tuple(value.shape) for name, value in state.items()}["fc.0.weight"] == (3, 8 * 8)
+    assert spec.student.label == "flat(width=3)"
