@@ -116,7 +116,7 @@ def test_a_later_setting_of_a_network_is_left_out_where_it_stands_as_introduced(
     def network(in_channels: int, classes: int, **params):
         built.update(params)
 
-    monkeypatch.setitem(build.__globals__["_NETWORKS"], "cnn", network)
+    monkeypatch.setattr("harness.models.cnn.CNN", network)
     assert resolve_params("cnn", {"width": 4, "batch_norm": True}) == {"width": 4}
     assert resolve_params("cnn", {"batch_norm": False}) == {"width": 32, "batch_norm": False}
     monkeypatch.setitem(MODELS["cnn"].params, "batch_norm", False)
