@@ -29,29 +29,10 @@ from methods.settings import Declares, NoSettings, S, setting
 from methods.statistics import ClassSums
 
 __all__ = [
-    "ADVERSARIAL",
-    "CLEAN",
-    "CLEAN_AGAIN",
-    "NATURAL_TEACHER",
-    "TEACHER",
-    "Adversary",
-    "AttackSettings",
-    "ClassSums",
-    "DistillationSettings",
-    "EpochEnd",
-    "HeldOut",
-    "LabelPolicy",
-    "MarginPolicy",
-    "Method",
-    "NoSettings",
-    "Part",
-    "Step",
-    "TargetSettings",
-    "View",
-    "WeightPolicy",
-    "cross_entropy_adversary",
-    "toward_target",
-]
+    "ADVERSARIAL", "CLEAN", "CLEAN_AGAIN", "NATURAL_TEACHER", "TEACHER", "Adversary", "AttackSettings",
+    "DistillationSettings", "EpochEnd", "HeldOut", "LabelPolicy", "MarginPolicy", "Method", "NoSettings", "Part",
+    "Step", "TargetSettings", "View", "WeightPolicy", "cross_entropy_adversary", "toward_target",
+]  # fmt: skip
 
 
 class Part:

@@ -65,7 +65,9 @@ class IadSettings(IntrospectionSettings, ArdSettings):
 
 @dataclass(frozen=True)
 class IadTwoSettings(IntrospectionSettings):
-    start_epoch: float = setting(0.2, "completed epochs of full trust in the teacher, 40 of 200", low=0, epoch=True)
+    start_epoch: float = setting(
+        0.2, "completed epochs of full trust in the teacher, of iad_ii: 40 of 200", low=0, epoch=True
+    )
     share_robust: float = setting(0.5, "alpha1, share of the robust teacher and the student itself", low=0, high=1)
     share_natural: float = setting(0.25, "alpha2, share of the natural teacher; the rest is CE on x'", low=0, high=1)
 

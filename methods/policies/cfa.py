@@ -51,7 +51,8 @@ class CcmSettings:
 
 @register("ccm")
 class CCM(_FollowsRobustAccuracy, MarginPolicy):
-    """eps_c = (margin_base + a_c) eps: a class that resists is attacked harder. The step size stays."""
+    """eps_c = (margin_base + a_c) eps, a_c the class's robust accuracy in training over the last epoch: a class that
+    resists is attacked harder. The step size stays."""
 
     Settings = CcmSettings
     factor = "eps_factor"
@@ -77,8 +78,8 @@ class CcrSettings:
 @register("ccr")
 class CCR(_FollowsRobustAccuracy, WeightPolicy):
     """beta_c / (1 + beta_c) of the adversarial and 1 / (1 + beta_c) of the clean term, beta_c = (beta_base + a_c)
-    beta, where beta is the method's own ratio of the two. The coefficients of a sample add up to 1 whatever the
-    method's did."""
+    beta, a_c as in ccm and beta the method's own ratio of the two. The coefficients of a sample add up to 1 whatever
+    the method's did."""
 
     Settings = CcrSettings
     needs_attack = True

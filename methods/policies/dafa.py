@@ -56,7 +56,8 @@ class _Similarity(Part):
 
 @register("dafa")
 class DAFAWeights(_Similarity, WeightPolicy):
-    """w_y on the clean term only; for a method with hard labels and no clean term (AT), on its cross-entropy."""
+    """w_y on the clean term only, w from the similarity of the classes at the end of warm-up; for a method with hard
+    labels and no clean term (AT), on its cross-entropy."""
 
     Settings = DafaSettings
     needs_attack = True
@@ -78,7 +79,7 @@ class DafaMarginSettings(DafaSettings):
 
 @register("dafa")
 class DAFAMargins(_Similarity, MarginPolicy):
-    """eps_y = w_y eps and step_y = w_y step: harder classes are attacked harder."""
+    """eps_y = w_y eps and step_y = w_y step, w as in the weights: harder classes are attacked harder."""
 
     Settings = DafaMarginSettings
 

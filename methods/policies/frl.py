@@ -46,8 +46,9 @@ class FRLWeights(WeightPolicy):
     """w_c = 1/C + lambda_c - mean(lambda), separately for the clean and the adversarial term, each divided by its sum
     over the batch.
 
-    lambda <- limited(lambda + rate (excess - tolerance)). The released script halves its rate every 40 epochs, which
-    its 40 epochs never reach.
+    lambda <- limited(lambda + rate (excess - tolerance)), the excess of a class's held-out error (clean, or boundary
+    under PGD-20) over that of all. The released script halves its rate every 40 epochs, which its 40 epochs never
+    reach.
     """
 
     Settings = FrlWeightSettings
@@ -106,8 +107,8 @@ class FrlMarginSettings:
 
 @register("frl")
 class FRLMargins(MarginPolicy):
-    """eps_c = clamp(exp(2 lambda_c), 0.98, 3) eps, lambda <- lambda + rate (excess boundary error - tolerance),
-    neither clamped nor scaled."""
+    """eps_c = clamp(exp(2 lambda_c), 0.98, 3) eps, lambda <- lambda + rate (excess boundary error held out -
+    tolerance), neither clamped nor scaled."""
 
     Settings = FrlMarginSettings
     held_out = frozenset({"pgd"})

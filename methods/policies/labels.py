@@ -44,7 +44,7 @@ class TemperedSettings:
 
 @register("tempered")
 class Tempered(LabelPolicy):
-    """One temperature for teacher and student, with Hinton's T^2 factor (ARD)."""
+    """One temperature T for teacher and student, with Hinton's T^2 factor (ARD)."""
 
     Settings = TemperedSettings
 

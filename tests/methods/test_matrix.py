@@ -1,6 +1,5 @@
-"""Every method of the registry and the combinations of the reference sheet's section 5.1, through the whole line: two
-epochs on real digits, once straight through and once interrupted in the second epoch. The two must not differ in a bit.
-"""
+"""Every method of the registry, and combinations of policies that no paper has, through the whole line: two epochs on
+real digits, once straight through and once interrupted in the second epoch. The two must not differ in a bit."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import random as random_state
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,8 +35,9 @@ CLASSES = 4
 LABELS = torch.tensor([0, 0, 1, 1, 1, 3])  # class 2 is absent, the others are of unequal size
 COUNTS = np.array([2, 3, 0, 1])
 ALL = sorted(methods.METHODS)
+ROOT = Path(__file__).parents[2]
 
-# Section 5.1 of the reference sheet: the existing methods as cells, and the new cells.
+# Methods as cells of the matrix, and cells that no paper has.
 CELLS: list[dict[str, Any]] = [
     {"method": "rslad"},
     {"method": "absld"},
@@ -254,36 +257,64 @@ def test_teachers_and_starts_that_a_method_needs() -> None:
 
 def test_naming_methods_does_not_import_torch() -> None:
     code = "import sys, methods; [methods.resolve(name, 10) for name in methods.METHODS]; print('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "False\n"
 
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
+def test_a_file_in_the_folder_is_a_method_or_policy(tmp_path: Path) -> None:
+    """No list anywhere names what is there."""
+    shutil.copytree(ROOT / "methods", tmp_path / "methods", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "methods" / "another.py").write_text(
+        "from methods.registry import register\nfrom methods.trades import TRADES\n\n@register('another')\n"
+        "class Another(TRADES):\n    weights = 'twice'\n"
+    )
+    (tmp_path / "methods" / "policies" / "twice.py").write_text(
+        "from methods.base import WeightPolicy\nfrom methods.registry import register\n\n@register('twice')\n"
+        "class Twice(WeightPolicy):\n    pass\n"
+    )
+    code = "import methods; print(methods.resolve('another', 10)['weights']['name'], len(methods.METHODS))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"twice {len(ALL) + 1}\n"
 
 
-def test_document_names_every_method_and_policy() -> None:
-    text = DOCUMENT.read_text()
-    headings = {name.strip() for line in text.splitlines() if line.startswith("### ") for name in line[4:].split(",")}
-    assert headings == set(ALL)
-    rows: dict[str, list[str]] = {}
-    for cells in map(_cells, text.splitlines()):
-        if cells:
-            rows.setdefault(cells[1].strip(), [cell.strip() for cell in cells[2:5]])
-    for name in ALL:
-        resolved = methods.resolve(name, 10)
-        own = methods.METHODS[name].fixed_labels
-        expected = [
-            "own" if own else resolved["labels"]["name"],
-            resolved["weights"]["name"],
-            resolved["margins"]["name"],
-        ]
-        assert rows[name] == expected, name
-    assert set().union(*methods.POLICIES.values()) <= set(rows)
+@pytest.mark.slow
+def test_a_typo_in_the_name_of_a_setting_is_found_by_the_type_checker(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from methods.policies.labels import Tempered\nfrom methods.trades import TRADES\n\n"
+        "class Mine(TRADES):\n    def right(self) -> float:\n        return 2 * self.settings.beta\n\n"
+        "    def typo(self) -> float:\n        return self.settings.betta\n\n"
+        "class Warm(Tempered):\n    def typo(self) -> float:\n        return self.settings.distil_temperature\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", str(mine)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert re.findall(r'mine.py:(\d+): error: "(\w+)" has no attribute "(\w+)"', done.stdout) == [
+        ("9", "TradesSettings", "betta"),
+        ("13", "TemperedSettings", "distil_temperature"),
+    ]
 
 
-def _cells(line: str) -> list[str]:
-    return line.split("|") if line.startswith("| ") else []
+DOCUMENT = ROOT / "docs" / "methods.md"
+
+
+def test_document_has_what_the_methods_say_of_themselves() -> None:
+    written = runpy.run_path(str(DOCUMENT.with_name("write_methods.py")))["written"]
+    page = DOCUMENT.read_text()
+    assert page == written(page), "docs/methods.md is behind the docstrings: run python docs/write_methods.py"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_method_says_its_equation(name: str) -> None:
+    module = methods.METHODS[name].__module__
+    assert re.search(r"^    \S", sys.modules[module].__doc__ or "", re.M), (
+        f"add it to the docstring of {module}, indented"
+    )
+
+
+def test_readers_meet_no_numbers_of_internal_notes() -> None:
+    files = [path for folder in ("methods", "harness", "docs") for path in (ROOT / folder).rglob("*")]
+    texts = {path: path.read_text() for path in files if path.suffix in (".py", ".md", ".yaml", ".html")}
+    assert not [str(path) for path, text in texts.items() if re.search(r"\bsheets?\s+\d|\bquirks? \d", text)]
 
 
 def test_every_example_of_the_document_resolves() -> None:
