@@ -6,11 +6,9 @@ import importlib
 import os
 import pickle
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +18,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.running.checks import Node, check_probe, check_requests, fits, request_of
 from harness.running.head import SILENCE_S, Head
+from harness.running.session import session_folder
 from harness.running.stopping import RunControl, StopRequest
 from harness.running.worker import Event, Job
 from harness.spec import Resources, TrialSpec
@@ -42,8 +41,6 @@ _ENVIRONMENT = {
 _HARMLESS = {*_ENVIRONMENT, "RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 # Ray listens on all interfaces, wherever it is told to listen: only who has this may talk to a local one.
 _TOKEN = secrets.token_hex(32)
-_LONGEST_SOCKET = 103  # bytes; 107 on Linux
-_SOCKET = "/ray-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 
 @contextmanager
@@ -67,7 +64,7 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
     with ExitStack() as stack:
         if address == "local":
             stack.enter_context(_authenticated())
-            folder = stack.enter_context(_session_folder())
+            folder = stack.enter_context(session_folder())
         stack.callback(ray.shutdown)
         with _uninterrupted():
             if address == "local":
@@ -105,25 +102,6 @@ def _authenticated() -> Iterator[None]:
         del os.environ["RAY_AUTH_TOKEN"]
         with suppress(ImportError, AttributeError):  # Ray has no public name for it
             importlib.import_module("ray._raylet").AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextmanager
-def _session_folder() -> Iterator[Path]:
-    """A folder of this process alone for Ray's sockets and logs, removed afterwards."""
-    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
-    if len(os.fsencode(base)) + len(_SOCKET) > _LONGEST_SOCKET:
-        raise InputError(
-            f"the paths of Ray's sockets below {base} would be longer than a socket's may be: "
-            "set RAY_TMPDIR to a short folder, such as /tmp; --serial runs without Ray"
-        )
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=base))
-    except OSError as error:
-        raise InputError(f"Ray needs a folder for its sockets and logs: {error}; set RAY_TMPDIR") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

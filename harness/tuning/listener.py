@@ -122,7 +122,8 @@ class Follower:
                     self._tell(entry)
 
     def should_end(self) -> bool:
-        """Whether Ray Tune shall return now. Asked several times a second."""
+        """Whether Ray Tune shall return now. Asked several times a second. KeyboardInterrupt where Ray itself is lost:
+        it passes Ray Tune's own clean-up, which would wait for ever."""
         if self._request.signal_name is not None:
             self._begin_stop(self._request.signal_name)
         if self._is_gone():
@@ -131,6 +132,8 @@ class Follower:
             self._begin_stop("another driver has taken the store over")
         if trouble := self._trouble():
             self._begin_stop(trouble)
+            time.sleep(GRACE_S)  # the workers read it in a file; that they have saved their states nobody can tell
+            raise KeyboardInterrupt
         return self.stop_reason is not None and (not self._awaited or time.monotonic() > self._end_at)
 
     def _begin_stop(self, reason: str) -> None:

@@ -6,6 +6,7 @@ what is there already is reported again at once.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -40,6 +41,7 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours: trials save their state first
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a setting told to stop may end without a report
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray's own record of the search is never read
+    "TUNE_STATE_REFRESH_PERIOD": "86400",  # nor what the cluster has, which is asked of a head that may be silent
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -82,7 +84,8 @@ def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
                 for leg in _legs(tuning, follower.journal):
                     if follower.stop_reason is None:
                         _fit(tuning, options, follower, folder, leg)
-            except KeyboardInterrupt:  # the second signal
+            except KeyboardInterrupt:  # the second signal, or Ray is lost
+                gc.freeze()  # what Ray Tune leaves would ask Ray something as it is collected, and wait for ever
                 follower.stop_reason = follower.stop_reason or request.signal_name or "SIGINT"
     finally:
         control.close()

@@ -28,6 +28,7 @@ from harness.report.figures.style import canvas, plain, save, styled
 from harness.report.write import write_report
 from harness.running.head import Head
 from harness.running.run import Options, run
+from harness.running.session import session_folder
 from harness.store.compaction import compact
 from harness.store.merge import merge
 from harness.store.store import Store
@@ -302,3 +303,32 @@ def test_a_control_process_that_falls_silent_is_missed(monkeypatch: pytest.Monke
     assert head.trouble() is None
     now = 71.0
     assert head.trouble() == f"Ray's control process at {head.address} no longer answers"
+
+
+def test_what_a_killed_run_left_of_its_ray_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.running.session._LONGEST_SOCKET", 500)  # no socket is made here
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    code = "from harness.running.session import session_folder\nwith session_folder() as folder: print(folder); input()"
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    code = f"import harness.running.session as session; session._LONGEST_SOCKET = 500\n{code}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    owner = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)  # type: ignore[call-overload]
+    theirs = Path(owner.stdout.readline().decode().strip())
+    (tmp_path / "ray-of-another").mkdir()
+    (tmp_path / "ray-link").symlink_to(theirs)
+    others = ["ray-link", "ray-of-another"]
+
+    with session_folder() as ours:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ours.name, theirs.name, *others])
+    with open(theirs / "log", "w") as log:  # a worker that outlives its driver
+        worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=log)
+    owner.kill()
+    owner.communicate()
+    with session_folder():
+        assert theirs.exists()
+    worker.communicate()
+    with session_folder() as ours:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ours.name, *others])
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
