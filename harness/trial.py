@@ -108,7 +108,10 @@ def assist(
 
 def _prepared(spec: TrialSpec) -> torch.device:
     """The device of a trial, in a process made ready for it and that has the code the trial was planned with."""
-    methods.load_entry_points()
+    try:
+        methods.load_entry_points()
+    except methods.SettingsError as error:  # the driver has loaded them all
+        raise InfrastructureError(f"{error} (on {socket.gethostname()}; nothing was computed)") from error
     _check_code(spec)
     keep_freed_memory()
     exact_float32()

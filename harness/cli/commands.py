@@ -82,6 +82,10 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="at most s
 Address = Annotated[
     str | None, typer.Option("--address", help="a Ray cluster, HOST:PORT or auto; a local Ray by default")
 ]
+TeachersFrom = Annotated[
+    Path | None,
+    typer.Option("--teachers-from", parser=_path, help="a result store whose trained teachers are taken"),
+]
 Serial = Annotated[bool, typer.Option("--serial", help="one trial after the other in this process, without Ray")]
 
 
@@ -130,10 +134,7 @@ def run(
         bool, typer.Option("--calibrate", help="with --dry-run: measure some batches here and estimate the hours")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
-    teachers_from: Annotated[
-        Path | None,
-        typer.Option("--teachers-from", parser=_path, help="a result store whose trained teachers are taken"),
-    ] = None,
+    teachers_from: TeachersFrom = None,
     again: Annotated[
         bool, typer.Option("--again", help="make again what the store has from an older numerics version")
     ] = False,
@@ -153,7 +154,7 @@ def run(
     from harness.store.redo import named_trials, refuse_left_behind
 
     planned = _plan(suite, sets, methods, seeds, results, plugin)
-    teachers = _teachers(planned, teachers_from)
+    teachers = _teachers(planned.specs, planned.store, teachers_from)
     redone = named_trials(planned.specs, redo or ())
     if dry_run:
         refuse_left_behind(planned.store, [spec for spec in planned.specs if spec.trial_id in redone])
@@ -225,6 +226,7 @@ def tune(
     workers: Workers = None,
     address: Address = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the settings again that failed")] = False,
+    teachers_from: TeachersFrom = None,
     again: Annotated[
         bool, typer.Option("--again", help="make again what the store has from an older numerics version")
     ] = False,
@@ -244,6 +246,7 @@ def tune(
         "compare_seeds": 0 if no_comparison else compare_seeds, "grace": grace, "search_seed": search_seed,
     }  # fmt: skip
     tuning = plan_tuning(suite, given, overrides=sets or (), results=results)
+    teachers = _teachers([*tuning.teachers, *tuning.bases], tuning.store, teachers_from)
     if dry_run:
         print_tuning(tuning)
         return 0
@@ -258,7 +261,7 @@ def tune(
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     tuned = run_tuning(
-        tuning, options, say=lambda text: err.print(text, soft_wrap=True),
+        tuning, options, teachers=teachers, say=lambda text: err.print(text, soft_wrap=True),
         follow=lambda specs: Progress(specs, err), tensorboard=tensorboard,
     )  # fmt: skip
     return conclude_tuning(tuned, tuning, suite)
@@ -554,13 +557,13 @@ def _plan(
     return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
 
 
-def _teachers(planned: Any, store: Path | None) -> list[Any]:
+def _teachers(specs: list[Any], target: Any, source: Path | None) -> list[Any]:
     """The trained teachers to take from another store, each told with its hash."""
     from harness.running.teachers import find_teachers
 
-    found = find_teachers(planned.specs, store, planned.store) if store else []
+    found = find_teachers(specs, source, target) if source else []
     for each in found:
-        err.print(f"{each.spec.variant}: trained, from {store} (sha256 {each.sha256[:12]})", soft_wrap=True)
+        err.print(f"{each.spec.variant}: trained, from {source} (sha256 {each.sha256[:12]})", soft_wrap=True)
     return found
 
 

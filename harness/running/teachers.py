@@ -14,7 +14,7 @@ from harness.errors import InputError
 from harness.report.results import flat
 from harness.spec import NUMERICS_VERSION, TrialSpec, canonical
 from harness.store.lock import StoreLock
-from harness.store.merge import commit_copy, copy_file, existing_store
+from harness.store.merge import commit_copy, copy_file
 from harness.store.store import Store
 from harness.suites.blocks import file_sha256
 
@@ -43,13 +43,28 @@ def find_teachers(specs: Sequence[TrialSpec], source: Path, target: Store) -> li
     Writes nothing. InputError where `source` lacks one, where its weights are not the ones that it recorded or that its
     students saw, and where `target` has another network of this specification or students of another.
     """
-    origin = existing_store(source)
+    if not any((source / name).is_dir() for name in ("trials", "work")):
+        raise InputError(f"{source} is not a result store: it has neither a folder 'trials' nor 'work'")
+    origin = Store(source)
     needed = {name for spec in specs for name in spec.depends_on}
     wanted = [spec for spec in specs if spec.trial_id in needed and spec.training is not None]
     found = [_trained(spec, origin) for spec in wanted]
     for each in found:
         _compare(each, target)
     return [each for each in found if not _has(target, each)]
+
+
+def teachers_beside(specs: Sequence[TrialSpec], sources: Sequence[Path], target: Store) -> list[Trained]:
+    """Of these networks those that the first of some stores has trained and `target` has not. InputError as
+    `find_teachers`, but for what a store lacks."""
+    wanted = [spec for spec in specs if spec.training is not None and not _is_trained(target, spec)]
+    found: dict[str, Trained] = {}
+    for store in map(Store, sources):
+        there = [spec for spec in wanted if spec.trial_id not in found and _is_usable(store, spec)]
+        found |= {spec.trial_id: _trained(spec, store) for spec in there}
+    for each in found.values():
+        _compare(each, target)
+    return list(found.values())
 
 
 def take_teachers(found: Sequence[Trained], target: Store) -> None:
@@ -82,9 +97,7 @@ def _trained(spec: TrialSpec, origin: Store) -> Trained:
     if found != recorded:
         raise InputError(f"{path} is damaged or was exchanged: sha256 {found[:12]}, recorded {recorded[:12]}")
     evaluated = origin.has(spec.trial_id)
-    present = {file.name for file in _kept(folder)}
-    asked = {f"{name}.pt" for attack in spec.evaluation.attacks for name in attack.checkpoints}
-    if not evaluated and (lacks := sorted({HISTORY, *asked} - present)):
+    if not evaluated and (lacks := _lacking(origin, spec)):
         raise InputError(
             f"{origin.root} has no rows of '{spec.variant}' under this evaluation, and to evaluate it here "
             f"{folder} lacks {', '.join(lacks)}"
@@ -144,6 +157,22 @@ def _facts(spec: dict[str, Any], numerics_version: int) -> dict[str, Any]:
     """What decides the weights, by path."""
     training = {key: value for key, value in canonical(spec).items() if key != "evaluation"}
     return flat(training) | {"numerics_version": numerics_version}
+
+
+def _is_trained(store: Store, spec: TrialSpec) -> bool:
+    """Whether a store has a network's weights, of a training that has ended."""
+    folder = _folder(store, spec)
+    return (folder / "best_validation.pt").exists() and (store.has(spec.trial_id) or (folder / HISTORY).exists())
+
+
+def _is_usable(store: Store, spec: TrialSpec) -> bool:
+    return _is_trained(store, spec) and (store.has(spec.trial_id) or not _lacking(store, spec))
+
+
+def _lacking(store: Store, spec: TrialSpec) -> list[str]:
+    """What is missing to evaluate a trained network again."""
+    asked = {f"{name}.pt" for attack in spec.evaluation.attacks for name in attack.checkpoints}
+    return sorted({HISTORY, *asked} - {file.name for file in _kept(_folder(store, spec))})
 
 
 def _has(target: Store, network: Trained) -> bool:

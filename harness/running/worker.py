@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engine.process import torch_threads
-from harness.errors import kind_of
+from harness.errors import InfrastructureError, kind_of
 from harness.running.stopping import StopSignal
 from harness.spec import TrialSpec
 from harness.store.provenance import command
@@ -71,8 +71,13 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
 
 
 def load_plugins(paths: tuple[str, ...]) -> None:
-    """Runs the users' method files; each process runs each of them once."""
+    """Runs the users' method files; each process runs each of them once. InfrastructureError where one cannot be run
+    here: the driver has run them all, so no trial is at fault."""
     from methods.plugins import load_plugin
+    from methods.settings import SettingsError
 
-    for path in paths:
-        load_plugin(path)
+    try:
+        for path in paths:
+            load_plugin(path)
+    except SettingsError as error:
+        raise InfrastructureError(f"{error} (on {socket.gethostname()}; nothing was computed)") from error

@@ -70,13 +70,17 @@ def nsd_difference_bounds(paired: Paired, level: float = 0.95) -> tuple[float, f
     The variances are recovered from each network's own interval (Zou, Huang and Zhang 2009): its distance from the
     median-unbiased estimate to the bound stands for z standard errors on that side. So the bounds keep the shape of
     the single intervals where classes are nearly even, and there is no other bias. The networks' errors go together as
-    their gradients say.
+    their gradients say; where one is as even as noise alone would leave it, gradients say nothing, estimates pile up at
+    0, and the networks of its variant are taken to err as one.
     """
     tail = (1 - level) / 2
     accuracy, n = paired.accuracy, np.broadcast_to(paired.n, paired.right.shape)
     estimate, low, high = true_nsd_quantiles(accuracy, n, [0.5, 1 - tail, tail])
     high = np.where(high > 0, high, noise_nsd(accuracy, n))
-    low_end, high_end = recovered_bounds(estimate, low, high, paired.signs, _correlation(paired))
+    even = low <= 0
+    as_one = (even[:, None] | even) & (paired.signs[:, None] == paired.signs)
+    together = np.where(as_one, 1.0, _correlation(paired))
+    low_end, high_end = recovered_bounds(estimate, low, high, paired.signs, together)
     return float(low_end), float(high_end)
 
 

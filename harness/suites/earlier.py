@@ -30,14 +30,18 @@ class Otherwise:
         return self.numerics_version < NUMERICS_VERSION
 
 
-def stored_otherwise(specs: Sequence[TrialSpec], store: Store) -> list[Otherwise]:
-    """Of what a plan still lacks, what the store has otherwise; the same evaluation is not asked for."""
+ENDED = ("done", "stopped")  # states of a trial that nobody runs again unasked: of a search that stopped some, too
+
+
+def stored_otherwise(specs: Sequence[TrialSpec], store: Store, states: Sequence[str] = ("done",)) -> list[Otherwise]:
+    """Of what a plan still lacks, what the store has otherwise in one of some states; the same evaluation is not asked
+    for."""
     statuses = store.statuses()
-    open_ids = {spec.training_id: spec.variant for spec in specs if statuses.get(spec.trial_id) != "done"}
+    open_ids = {spec.training_id: spec.variant for spec in specs if statuses.get(spec.trial_id) not in states}
     if not open_ids or not statuses:
         return []
     found = []
-    groups: Any = _stored(store).groupby(["numerics_version", *MACHINE])
+    groups: Any = _stored(store, states).groupby(["numerics_version", *MACHINE])
     for (version, *machine), part in groups:
         there = dict(zip(MACHINE, machine, strict=True))
         same = all(getattr(spec, key) == value for spec in specs for key, value in there.items())
@@ -61,9 +65,22 @@ def describe(found: Otherwise, planned: Sequence[TrialSpec]) -> str:
     return f"the store has {len(found.trials)} finished trials of these variants{there}{made}"
 
 
-def refuse_older(specs: Sequence[TrialSpec], store: Store) -> None:
+def refuse_older(specs: Sequence[TrialSpec], store: Store, states: Sequence[str] = ("done",)) -> None:
     """InputError where trials still to run were made under an older numerics version: running them makes them again."""
-    count = sum(len(found.trials) for found in stored_otherwise(specs, store) if found.older)
+    found = stored_otherwise(specs, store, states)
+    _refuse(sum(len(each.trials) for each in found if each.older), store)
+
+
+def refuse_older_proposals(bases: Sequence[TrialSpec], store: Store) -> None:
+    """The same for a search whose settings are not known beforehand: any tries of these methods and seeds count."""
+    trials = store.trials(["tuning_id", "status", "numerics_version", "method", "seed"])
+    tries = trials[trials["tuning_id"].notna() & trials["status"].isin(ENDED)]
+    older = tries[tries["numerics_version"] < NUMERICS_VERSION]
+    wanted = {(spec.method["name"], spec.seed) for spec in bases if spec.method}
+    _refuse(sum(pair in wanted for pair in zip(older["method"], older["seed"], strict=True)), store)
+
+
+def _refuse(count: int, store: Store) -> None:
     if count:
         raise InputError(
             f"{store.root} has {count} finished trials of these variants from an older numerics version, whose numbers "
@@ -72,10 +89,10 @@ def refuse_older(specs: Sequence[TrialSpec], store: Store) -> None:
         )
 
 
-def _stored(store: Store) -> pd.DataFrame:
-    """Finished trials with what their machine resolved."""
+def _stored(store: Store, states: Sequence[str]) -> pd.DataFrame:
+    """Trials in one of some states with what their machine resolved."""
     trials = store.trials(["training_id", "numerics_version", "status", "spec"])
-    trials = trials[trials["status"] == "done"].reset_index(drop=True)
+    trials = trials[trials["status"].isin(states)].reset_index(drop=True)
     specs = [json.loads(text) for text in trials["spec"]]
     return trials.assign(**{key: [spec.get(key) for spec in specs] for key in MACHINE})
 

@@ -35,14 +35,15 @@ _FIRST_SEED = 1000  # of a search: far from those that suites use
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search, ready to run. teachers: trials that settings learn from. parents: stores that may have them."""
+    """A search, ready to run. teachers: trials that settings learn from. parents: stores that may have them: the one
+    beside the search's own, the suite's, the published one."""
 
     suite: Suite
     options: TuneOptions
     families: dict[str, Family]
     teachers: tuple[TrialSpec, ...]
     store: Store
-    parents: tuple[Store, ...]
+    parents: tuple[Path, ...]
     resolved_here: bool
 
     @cached_property
@@ -105,6 +106,11 @@ class Tuning:
     def settings(self) -> list[Setting]:
         """All settings that are known beforehand; none of a tpe search."""
         return [Setting(name, values) for name, family in self.families.items() for values in family.settings]
+
+    @property
+    def known_tries(self) -> list[TrialSpec]:
+        """The trials of all settings that are known beforehand."""
+        return [spec for setting in self.settings for spec in self.specs(setting)]
 
     @property
     def tries(self) -> dict[str, int]:
@@ -179,12 +185,12 @@ def plan_tuning(
     home = Path("results") / "runs" / suite.name
     root = results or home / "tuning"
     check_results_folder(root)
-    parents = [path for path in (root.parent, home) if (path / "trials").is_dir() and path != root]
-    machine = next((path for path in (root, *parents) if (path / MACHINE_FILE).exists()), root)
+    parents = [path for path in (root.parent, home, Path("results") / suite.name) if path != root]
+    machine = next((path for path in (root, root.parent, home) if (path / MACHINE_FILE).exists()), root)
     resolved = for_this_machine(suite, machine)
     families, teachers = _families(resolved, options)
     tuning = Tuning(
-        resolved, options, families, teachers, Store(root), tuple(Store(path) for path in parents),
+        resolved, options, families, teachers, Store(root), tuple(parents),
         suite.precision == "auto",
     )  # fmt: skip
     if len({family.epochs for family in families.values()}) > 1:

@@ -3,23 +3,20 @@ images."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.files import make_folder, replacing
 from harness.running.on_ray import connected
 from harness.running.run import Options, Outcome, check_inputs, run
+from harness.running.teachers import Trained, take_teachers, teachers_beside
 from harness.spec import TrialSpec
 from harness.store.folder import nothing_left_if_refused
 from harness.store.store import Store
-from harness.store.tables import TABLES
-from harness.suites.earlier import refuse_older
+from harness.suites.earlier import ENDED, refuse_older, refuse_older_proposals
 from harness.suites.machine import remember_machine
-from harness.training.train import HISTORY
 from harness.tuning.journal import Journal
 from harness.tuning.listener import Say
 from harness.tuning.plan import Tuning
@@ -33,12 +30,14 @@ def run_tuning(
     tuning: Tuning,
     options: Options | None = None,
     *,
+    teachers: Sequence[Trained] = (),
     say: Say = lambda text: None,
     follow: Follow = lambda specs: nullcontext(lambda event: None),
     tensorboard: Path | None = None,
 ) -> Tuned:
     """Search what is still open, write the report, and compare the best setting of each method with its own.
 
+    teachers: trained networks of another store to take first; what the suite's own stores have trained is taken too.
     say: told of every settled setting in a line. follow: makes what is told of the events of ordinary trials (teachers,
     comparison). InputError for what cannot be run here, and where the store has trials of the search from an older
     numerics version and `options.again` does not say that they may be made again.
@@ -46,7 +45,9 @@ def run_tuning(
     options = options or Options()
     needs_optuna(tuning)
     if not options.again:
-        refuse_older([*tuning.teachers, *tuning.bases], tuning.store)
+        refuse_older([*tuning.teachers, *tuning.bases, *tuning.known_tries], tuning.store, ENDED)
+        if tuning.options.search == "tpe":
+            refuse_older_proposals(tuning.bases, tuning.store)
     for text in check_inputs([*tuning.teachers, *tuning.bases], tuning.store, options):
         say(f"warning: {text}")
     is_open = not Journal(tuning.folder).is_settled(tuning.tries)
@@ -54,8 +55,8 @@ def run_tuning(
         tuning.store.prepare()
         if tuning.resolved_here:
             remember_machine(tuning.suite, tuning.store.root)
-        for parent in tuning.parents:
-            take_over(tuning.teachers, parent, tuning.store)
+        take_teachers(teachers, tuning.store)
+        take_teachers(teachers_beside(tuning.teachers, tuning.parents, tuning.store), tuning.store)
         outcome = _run(tuning.teachers, tuning.store, options, follow)
         if outcome.exit_code:
             return Tuned({}, [], [], [], _troubles(tuning.teachers, outcome), outcome.stop_reason)
@@ -88,16 +89,3 @@ def _troubles(specs: Sequence[TrialSpec], outcome: Outcome) -> list[str]:
     names = {spec.trial_id: spec.variant for spec in specs}
     found = {"failed": outcome.failed, "blocked": outcome.blocked}
     return [f"{kind}: {names[key]} ({key}): {text}" for kind, each in found.items() for key, text in each.items()]
-
-
-def take_over(teachers: Sequence[TrialSpec], source: Store, target: Store) -> None:
-    """Copy finished teachers, rows and weights, from a store that has them."""
-    for spec in teachers:
-        name, folder = spec.trial_id, source.root / "work" / spec.training_id
-        if target.has(name) or not source.has(name) or not (folder / "best_validation.pt").exists():
-            continue
-        for path in [*folder.glob("best_validation.*"), *folder.glob("last.*"), *folder.glob(HISTORY)]:
-            with replacing(make_folder(target.root / "work" / spec.training_id) / path.name) as temporary:
-                shutil.copyfile(path, temporary)
-        row = source.arrow("trials", [name]).to_pylist()[0]
-        target.commit(row, {table: source.read(table, [name]) for table in TABLES if table != "trials"})

@@ -22,6 +22,7 @@ from harness.store.store import Store
 from harness.store.verify import verify
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
+from harness.tuning.plan import plan_tuning
 from tests.cli.test_cli import bench, refused
 from tests.small import suite_file, weights
 
@@ -178,6 +179,25 @@ def test_a_source_that_contradicts_itself_is_refused(first: Path, tmp_path: Path
     done = bench(*words, "--dry-run", cwd=tmp_path)
     assert f"trained, from set (sha256 {json.loads(record)['sha256'][:12]})" in done.stderr
     assert not (tmp_path / "second").exists()
+
+
+def test_a_search_takes_the_teachers_of_another_store(first: Path, tmp_path: Path) -> None:
+    source, teacher = published(first, tmp_path), specs(tmp_path)[0]
+    space = ("--space", "training.lr=choice(0.05, 0.1)", "--trials", "2")
+    words = ["tune", "small.yaml", "--method", "rslad", *space, "--results", "tried"]
+    told = bench(*words, "--dry-run", "--teachers-from", "set", cwd=tmp_path).stderr
+    assert "teacher: trained, from set (sha256 " in told
+    assert "not a result store" in refused(*words, "--teachers-from", "nowhere", cwd=tmp_path)
+    tuning = plan_tuning(
+        str(tmp_path / "small.yaml"),
+        {"methods": "rslad", "space": ["training.lr=choice(0.05, 0.1)"], "trials": 2},
+        results=tmp_path / "tried",
+    )
+    (found,) = find_teachers([*tuning.teachers, *tuning.bases], source, tuning.store)
+    assert found.spec.training_id == teacher.training_id
+    shutil.copytree(first / "store" / "work", tmp_path / "bare" / "work")  # never evaluated: its work alone will do
+    (bare,) = find_teachers([*tuning.teachers, *tuning.bases], tmp_path / "bare", tuning.store)
+    assert (bare.sha256, bare.evaluated) == (found.sha256, False)
 
 
 def test_merged_stores_of_two_processors(first: Path, tmp_path: Path) -> None:

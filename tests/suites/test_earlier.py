@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -40,8 +41,10 @@ def suite(tmp_path) -> str:
     return str(path)
 
 
-def commit(specs: list[TrialSpec], root: Path, version: int = NUMERICS_VERSION) -> list[str]:
-    """Stores the trials as done, as a numerics version would have: ids of students follow those of their teachers."""
+def commit(
+    specs: list[TrialSpec], root: Path, version: int = NUMERICS_VERSION, status: str = "done", **columns: Any
+) -> list[str]:
+    """Stores the trials as a numerics version would have: ids of students follow those of their teachers."""
     ids, trainings = [], {}
     for spec in specs:
         written = spec.model_dump(mode="json")
@@ -52,7 +55,7 @@ def commit(specs: list[TrialSpec], root: Path, version: int = NUMERICS_VERSION) 
         trainings[spec.training_id] = training_id(values, version)
         row = trial_columns(spec) | {
             "trial_id": trial_id(values, version), "training_id": training_id(values, version), "spec": written,
-            "numerics_version": version, "status": "done", "attempts": 1,
+            "numerics_version": version, "status": status, "attempts": 1, **columns,
         }  # fmt: skip
         ids.append(row["trial_id"])
         counts = {"checkpoint": "best_validation", "attack": "clean", "class_index": [0, 1], "class_name": ["0", "1"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from harness.report import tuning as report
 from harness.report.figures import tuning as figures_tuning
 from harness.running.run import Options, run
 from harness.running.stopping import RunControl, StopRequest
+from harness.running.teachers import take_teachers, teachers_beside
+from harness.running.worker import Job, trial_events
 from harness.spec import NUMERICS_VERSION, TrialSpec
 from harness.store.store import Store
 from harness.store.verify import verify
@@ -35,7 +38,7 @@ from harness.tuning.listener import Follower
 from harness.tuning.plan import Tuning, plan_tuning
 from harness.tuning.ray_tune import _watch
 from harness.tuning.report import write_comparison
-from harness.tuning.run import run_tuning, take_over
+from harness.tuning.run import run_tuning
 from harness.tuning.setting import SettingJob, kept_row, setting_reports, stored_rows
 from harness.tuning.space import Setting, draw, grid, read_space, short, split_entries
 from tests.cli.test_cli import bench, refused
@@ -531,11 +534,35 @@ def test_a_worker_with_other_code_settles_nothing(tmp_path: Path, monkeypatch: p
     assert "failed" not in tuning.store.statuses().values()
 
 
-def test_a_finished_teacher_is_taken_over(trained: tuple[Tuning, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_worker_that_cannot_load_a_plugin_settles_nothing(tmp_path: Path) -> None:
+    """Be it as a try of a search or as a trial of a run."""
+    tuning, gone = tuning_of(tmp_path), str(tmp_path / "gone.py")
+    tuning.store.prepare()
+    with pytest.raises(InfrastructureError, match=r"gone\.py: FileNotFoundError.*nothing was computed"):
+        list(setting_reports(job_of(tuning, plugins=(gone,)), at_rate(0.4), lambda: False))
+    assert tuning.store.statuses() == {}
+    job = Job(tuning.teachers[0], tuning.store.root, "", "", plugins=(gone,))
+    *_, error = trial_events(job, lambda: False)
+    assert (error["event"], error["kind"]) == ("error", "infrastructure")
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_finished_teacher_is_taken_over(
+    trained: tuple[Tuning, list[dict[str, Any]]], tmp_path: Path, rows: bool
+) -> None:
     tuning, _ = trained
-    target = Store(tmp_path).prepare()
-    take_over(tuning.teachers, tuning.store, target)
-    spec = tuning.teachers[0]
+    spec, target = tuning.teachers[0], Store(tmp_path / "target").prepare()
+    source = tmp_path / "source"
+    shutil.copytree(tuning.store.root, source)
+    if not rows:  # trained, and never evaluated
+        shutil.rmtree(source / "trials")
+    (found,) = teachers_beside(tuning.teachers, [tmp_path / "nowhere", source, tuning.store.root], target)
+    assert (found.origin.root, found.evaluated) == (source, rows)
+    take_teachers([found], target)
+    assert target.has(spec.trial_id) is rows
+    assert teachers_beside(tuning.teachers, [tuning.store.root], target) == []
+    if not rows:
+        return
     assert target.has(spec.trial_id)
     pd.testing.assert_frame_equal(
         target.read("class_accuracy", [spec.trial_id]), tuning.store.read("class_accuracy", [spec.trial_id])
@@ -562,6 +589,20 @@ def test_a_search_does_not_mix_with_an_older_numerics_version_unasked(
     monkeypatch.setattr("harness.tuning.run.check_inputs", reached)
     with pytest.raises(InputError, match="reached"):
         run_tuning(tuning, Options(again=True))
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+@pytest.mark.parametrize("status", ["done", "stopped"])
+def test_tries_of_an_older_numerics_version_are_not_made_again_unasked(
+    tmp_path: Path, search: str, status: str
+) -> None:
+    """Those of a tpe search, which are not known beforehand, by their method and seed."""
+    tuning = tuning_of(tmp_path, search=search)
+    tries = tuning_of(tmp_path).known_tries[:2]
+    stored = commit([*tuning.teachers, *tries], tuning.store.root, NUMERICS_VERSION - 1, status, tuning_id="0" * 12)
+    (tuning.store.root / "trials" / f"{stored[0]}.parquet").unlink()  # the tries alone are left
+    with pytest.raises(InputError, match="has 2 finished trials of these variants from an older numerics version"):
+        run_tuning(tuning)
 
 
 # With Ray Tune
