@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from anyascii import anyascii
+
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -37,14 +39,12 @@ def visible(text: str) -> str:
 
 
 def ascii_letters(char: str) -> str:
-    """The nearest ASCII letters to a character; `?` where there are none."""
-    return _ASCII.get(char) or unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() or "?"
+    """A character in ASCII letters, of whatever script it is; `?` where there are none."""
+    return _ASCII.get(char) or anyascii(char) or "?"
 
 
 def latex(text: object) -> str:
-    """For the body of a LaTeX document in pdflatex's default encoding; letters it does not know become plain ones or
-    `?`.
-    """
+    """For the body of a LaTeX document, of any engine; letters that pdflatex does not know become ASCII ones."""
     return "".join(_LATEX.get(char) or _latin(char) for char in one_line(text))
 
 
@@ -62,5 +62,4 @@ def csv(text: object) -> str:
 def _latin(char: str) -> str:
     if ord(char) < 128 or (char.isalpha() and ord(char) < 256):
         return char
-    ascii_form = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
-    return "".join(_LATEX.get(part) or part for part in ascii_form) or "?"
+    return "".join(_LATEX.get(part) or part for part in ascii_letters(char))

@@ -72,7 +72,8 @@ def test_names_on_figures_are_valid_in_svg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("ascii", b"+-1.5 - lambda Z ?\n"), ("latin-1", "\xb11.5 - lambda Z ?\n".encode("latin-1"))]
+    ("encoding", "text"),
+    [("ascii", b"+-1.5 - lambda Z Han\n"), ("latin-1", "\xb11.5 - lambda Z Han\n".encode("latin-1"))],
 )
 def test_terminals_of_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str, text: bytes) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -81,6 +82,22 @@ def test_terminals_of_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: st
     Terminal().print("±1.5 – λ Ž 漢")
     stream.flush()
     assert stream.buffer.getvalue() == text  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_letters_of_every_script_are_drawn(tmp_path: Path) -> None:
+    """A font without them would draw boxes and warn of it."""
+
+    @styled
+    def draw():
+        figure, axes = canvas("column", 2.0)
+        axes[0, 0].set_title(plain("Ž λ Ж 漢字 ねこ 고양이 ไทย 🐱 ﬁ"))
+        return figure
+
+    save(draw(), tmp_path / "figure.png")  # type: ignore[arg-type]
+    assert plain("Ž λ Ж é") == "Ž λ Ж é"
+    assert plain("漢 ねこ") == "Han neko"
+    assert "?" not in plain("漢字 고양이 ไทย 🐱 ﬁ")
 
 
 def command(*words: str, **options) -> subprocess.Popen:

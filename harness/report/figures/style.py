@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 
 from harness.files import replacing
-from harness.report.escape import one_line
+from harness.report.escape import ascii_letters, one_line
 
 WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width of a two-column paper
 INK, SOFT = "#222222", "#767676"
@@ -123,9 +124,16 @@ def save(figure: Figure, path: Path, dots: int | None = None) -> None:
         )
 
 
+@cache
+def _drawn() -> frozenset[int]:
+    """The characters of the figures' font, which comes with matplotlib."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
 def plain(text: object) -> str:
-    """A name as it is: dollar signs and the like are no mathematics; long ones are cut."""
-    name = one_line(text)
+    """A name as it is: dollar signs and the like are no mathematics; what the font lacks comes in ASCII letters; long
+    ones are cut."""
+    name = "".join(char if ord(char) in _drawn() else ascii_letters(char) for char in one_line(text))
     name = name if len(name) <= 36 else name[:35] + "…"
     return name.replace("$", r"\$")
 
