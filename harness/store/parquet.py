@@ -16,7 +16,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, Recur
 
 def write(table: pa.Table, path: Path, **options: Any) -> None:
     """Write a whole file; OSError where the disk is full."""
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True, **options)
+    pq.write_table(table, os.path.abspath(path), compression="zstd", write_page_checksum=True, **options)
 
 
 def footer(path: Path) -> pq.FileMetaData:
@@ -38,15 +38,16 @@ def read(path: Path, columns: Sequence[str] | None = None, *, coded: Collection[
             found = file.read(there, use_threads=threads)
     if trials is not None:
         found = pq.read_table(
-            path, columns=there, filters=[("trial_id", "in", list(trials))], read_dictionary=list(coded),
+            _regular(path), columns=there, filters=[("trial_id", "in", list(trials))], read_dictionary=list(coded),
             partitioning=None, page_checksum_verification=True,
         )  # fmt: skip
     found.validate(full=True)  # text that is no UTF-8 would only be noticed in the middle of a report
     return found
 
 
-def _regular(path: Path) -> Path:
-    """The path, unless it is a folder, or a pipe that would never end. OSError, ValueError."""
+def _regular(path: Path) -> str:
+    """The path in full (`a:b/c` would be a URI), unless it is a folder, or a pipe that would never end. OSError,
+    ValueError."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("is not a regular file")
-    return path
+    return os.path.abspath(path)

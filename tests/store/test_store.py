@@ -178,6 +178,14 @@ class TestCommit:
 
 
 class TestBadFiles:
+    def test_a_colon_in_a_relative_path_makes_no_address(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        filled(Path("host:port"), 2)
+        assert compact(Store("host:port")) == 2
+        assert len(Store("host:port").trials()) == 2
+        assert len(Store("host:port").read("epochs", ["t0"])) > 0
+        assert verify(Path("host:port")).broken == {}
+
     def test_results_under_a_file_are_refused_in_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "taken").write_text("")
         with pytest.raises(InputError, match="cannot write to"):
