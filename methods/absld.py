@@ -20,6 +20,16 @@ papers' ablations.
 ```yaml
 {method: absld, alias_teacher: true, class_statistic: sum, target_log_eps: 1.0e-5}
 ```
+
+`absld_reweight` is ABSLD with sample-based reweighting, which the 2025 paper names without giving it. This combination
+is ours: Fair-ARD's kappa weights on both terms, temperatures learnt from unweighted losses, both states 1 in the first
+epoch and updated from the same epoch's statistics.
+
+    w_y [5/6 KL(sm(t(x) / T_adv[y]) || p_s(x')) + 1/6 KL(sm(t(x) / T_nat[y]) || p_s(x))],   w as in fair_ard
+
+Other combinations are spelt out: `{method: absld, weights: frl, margins: ccm}`. Cite the two ABSLD papers and that of
+the weights.
+
 ```bibtex
 @inproceedings{zhao2024improving,
   title     = {Improving Adversarial Robust Fairness via Anti-Bias Soft Label Distillation},
@@ -35,15 +45,6 @@ papers' ablations.
   year    = {2025}
 }
 ```
-
-ABSLD combined with sample-based reweighting, which the 2025 paper names without giving it. This combination is ours:
-Fair-ARD's kappa weights on both terms, temperatures learnt from unweighted losses, both states 1 in the first epoch
-and updated from the same epoch's statistics.
-
-    w_y [5/6 KL(sm(t(x) / T_adv[y]) || p_s(x')) + 1/6 KL(sm(t(x) / T_nat[y]) || p_s(x))],   w as in fair_ard
-
-Other combinations are spelt out: `{method: absld, weights: frl, margins: ccm}`. Cite the two ABSLD papers and that of
-the weights.
 """
 
 from __future__ import annotations

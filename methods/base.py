@@ -206,6 +206,12 @@ class MarginPolicy(Part):
         return 0.0
 
 
+def asked(asks: Mapping[str, tuple[str, str]], taught: bool) -> tuple[tuple[str, str], ...]:
+    """The distinct (teacher, input) pairs of `Method.asks`; those of the two terms only where a label policy is taught
+    by a teacher."""
+    return tuple(dict.fromkeys(pair for use, pair in asks.items() if taught or use not in (ADVERSARIAL, CLEAN)))
+
+
 @dataclass(frozen=True)
 class AttackSettings:
     """Shared by every method with an attack."""
@@ -235,7 +241,7 @@ class Method(Part):
     weights: ClassVar[str | dict[str, Any]] = "none"
     margins: ClassVar[str | dict[str, Any]] = "none"
     forwards: ClassVar[tuple[str, ...]] = (ADVERSARIAL,)  # of the update, in the order in which batch norm sees them
-    # Which teacher is asked, on which input: for the label of either term, and for what else the loss needs.
+    # Which teacher is asked, on which input: for the label of either term, and, by any name, for the rest of the loss.
     asks: Mapping[str, tuple[str, str]] = {ADVERSARIAL: (TEACHER, CLEAN), CLEAN: (TEACHER, CLEAN)}
     fixed_labels: ClassVar[bool] = False  # the loss has labels of its own: other label policies are refused
     teacher_labels: ClassVar[bool] = False  # the loss is a distance from a teacher: labels without one are refused
@@ -265,7 +271,7 @@ class Method(Part):
     @property
     def teacher_forwards(self) -> tuple[tuple[str, str], ...]:
         """(teacher, input) pairs whose logits `terms` reads; input is "clean" or "adversarial"."""
-        return tuple(dict.fromkeys(self.asks.values())) if self.label_policy.teacher else ()
+        return asked(self.asks, self.label_policy.teacher)
 
     def adversary(self, view: View) -> Adversary | None:
         """What the attack maximises on this batch; None trains on clean images."""

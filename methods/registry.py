@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from methods import plugins
-from methods.base import TEACHER, LabelPolicy, MarginPolicy, Method, Part, WeightPolicy
+from methods.base import TEACHER, LabelPolicy, MarginPolicy, Method, Part, WeightPolicy, asked
 from methods.settings import SettingsError, introduced, read_settings, registered, unknown_name
 
 KINDS: dict[str, type[Part]] = {"labels": LabelPolicy, "weights": WeightPolicy, "margins": MarginPolicy}
@@ -85,10 +85,9 @@ def build(resolved: Mapping[str, Any], num_classes: int) -> Method:
 
 def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the teachers that a resolved method needs: none, "teacher", "natural_teacher"."""
-    if not getattr(POLICIES["labels"][resolved["labels"]["name"]], "teacher", False):
-        return ()
-    asked = {teacher for teacher, _ in METHODS[resolved["name"]].asks.values()}
-    return tuple(sorted(asked, key=lambda teacher: (teacher != TEACHER, teacher)))
+    taught = getattr(POLICIES["labels"][resolved["labels"]["name"]], "teacher", False)
+    names = {teacher for teacher, _ in asked(METHODS[resolved["name"]].asks, taught)}
+    return tuple(sorted(names, key=lambda name: (name != TEACHER, name)))
 
 
 def code_of(resolved: Mapping[str, Any]) -> dict[str, str]:

@@ -243,12 +243,15 @@ def test_a_name_can_be_taken_once() -> None:
         methods.registry.register("at")(type("Another", (Method,), {}))
 
 
-def test_teachers_and_starts_that_a_method_needs() -> None:
+def test_teachers_and_starts_that_a_method_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {name: methods.teachers_of(methods.resolve(name, 10)) for name in ALL}
     assert needed["mtard"] == needed["iad_ii"] == ("teacher", "natural_teacher")
     assert needed["absld"] == needed["adaad"] == needed["fair_iad"] == ("teacher",)
     assert needed["trades"] == needed["natural"] == needed["cfa_at"] == ()
     assert {name for name in ALL if methods.METHODS[name].needs_init} == {"frl_reweight", "frl_remargin", "faal"}
+    monkeypatch.setattr(methods.METHODS["at"], "asks", {"another": ("natural_teacher", "adversarial")})
+    assert methods.teachers_of(methods.resolve("at", 10)) == ("natural_teacher",)  # with labels that need none
+    assert made("at").teacher_forwards == (("natural_teacher", "adversarial"),)
     learnt = {name: methods.held_out_of(methods.resolve(name, 10)) for name in ALL}
     assert learnt["frl_remargin"] == {"pgd"}
     assert learnt["wat"] == {"trades"}
