@@ -123,6 +123,7 @@ def logits_of(step: Step) -> dict[Any, np.ndarray]:
 @pytest.mark.parametrize("name", ALL)
 def test_answers_the_four_questions(name: str) -> None:
     method = made(name)
+    assert type(method.settings) is method.Settings
     step = step_of(method)
     clean = random(3, len(LABELS), CLASSES)
     adversary = method.adversary(View(LABELS, 0, {"teacher": random(4, len(LABELS), CLASSES)}, lambda: clean))
@@ -248,7 +249,8 @@ def test_teachers_and_starts_that_a_method_needs(monkeypatch: pytest.MonkeyPatch
     assert needed["mtard"] == needed["iad_ii"] == ("teacher", "natural_teacher")
     assert needed["absld"] == needed["adaad"] == needed["fair_iad"] == ("teacher",)
     assert needed["trades"] == needed["natural"] == needed["cfa_at"] == ()
-    assert {name for name in ALL if methods.METHODS[name].needs_init} == {"frl_reweight", "frl_remargin", "faal"}
+    assert all(methods.METHODS[name].needs_init for name in ("frl_reweight", "frl_remargin", "faal"))
+    assert not any(methods.METHODS[name].needs_init for name in ("at", "trades", "ard", "absld", "cfa_at", "wat"))
     monkeypatch.setattr(methods.METHODS["at"], "asks", {"another": ("natural_teacher", "adversarial")})
     assert methods.teachers_of(methods.resolve("at", 10)) == ("natural_teacher",)  # with labels that need none
     assert made("at").teacher_forwards == (("natural_teacher", "adversarial"),)
