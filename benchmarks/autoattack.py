@@ -16,6 +16,7 @@ from benchmarks.evaluate import Counted, agreement
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from benchmarks.robust import Robust, robust_student
 from harness.attacks.autoattack import Effort, attack_stage
+from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import predict
 from harness.attacks.registry import AUTOATTACK_STAGES
 from harness.data.augment import to_float
@@ -42,8 +43,8 @@ class Stage:
     """One stage in either form, on a batch of images that the network classifies right."""
 
     def __init__(self, robust: Robust, stage: str, effort: Effort) -> None:
-        self.network, self.eps, self.stage, self.effort = robust.student, robust.recipe.eps, stage, effort
-        self.num_classes = robust.num_classes
+        self.network, self.stage, self.effort = robust.student, stage, effort
+        self.conditions = Conditions({"name": stage}, robust.recipe.eps, 0, BATCH, robust.num_classes)
         self.forward = Counted(evaluation_forward(robust.student, "fast"))
         x, labels = to_float(robust.images), robust.labels
         right = (predict(self.forward, x, BATCH) == labels).nonzero().flatten()[:BATCH]
@@ -54,7 +55,7 @@ class Stage:
         """Whether each image survives."""
         found = plain_forms.autoattack(
             self.network, self.x, self.labels, self.stage,
-            eps=self.eps, seed=seed, batch_size=BATCH, effort=self.effort,
+            eps=self.conditions.eps, seed=seed, batch_size=BATCH, effort=self.effort,
         )  # fmt: skip
         return (found == self.labels).numpy()
 
@@ -62,9 +63,8 @@ class Stage:
         """Whether each image survives."""
         with frozen(self.network):
             found, _ = attack_stage(
-                self.stage, self.forward, self.x, self.labels, self.labels,
-                eps=self.eps, seed=0, batch_size=BATCH, num_classes=self.num_classes, effort=self.effort,
-            )  # fmt: skip
+                self.stage, self.forward, self.x, self.labels, self.labels, self.conditions, self.effort
+            )
         return (found == self.labels).numpy()
 
 

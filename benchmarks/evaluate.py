@@ -16,10 +16,11 @@ from torch import Tensor
 from benchmarks import plain_forms
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from benchmarks.robust import Robust, robust_student
+from harness.attacks.conditions import Conditions
 from harness.attacks.registry import ascent_settings
 from harness.data.augment import to_float
 from harness.engine.forwards import evaluation_forward, frozen
-from harness.evaluation.chunk import evaluate_attack
+from harness.evaluation.chunk import evaluate_chunk
 
 ATTACKS = ("pgd20", "cw20")
 IMAGES = 1000
@@ -48,20 +49,11 @@ class Verdicts:
         return found.numpy()
 
     def fast(self) -> np.ndarray:
-        count = len(self.robust.labels)
+        images, labels = self.robust.images, self.robust.labels
+        conditions = Conditions({"name": self.attack}, self.robust.recipe.eps, 0, BATCH, self.robust.num_classes)
         with frozen(self.robust.student):
-            outcomes = evaluate_attack(
-                self.forward,
-                self.robust.images,
-                self.robust.labels,
-                {"name": self.attack},
-                eps=self.robust.recipe.eps,
-                seed=0,
-                chunk_size=count,
-                batch_size=BATCH,
-                num_classes=self.robust.num_classes,
-            )
-        return outcomes["robust"].to_numpy()
+            result = evaluate_chunk(self.forward, images, labels, torch.arange(len(labels)), conditions, chunk=0)
+        return result.outcomes["robust"].to_numpy()
 
 
 class Counted:

@@ -6,12 +6,14 @@ Kinder than the scripts in one point: they call `backward`, which computes the g
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
+
 import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from harness.attacks.autoattack import Effort
-from harness.attacks.pgd import OBJECTIVES, seeded_noise
+from harness.attacks.pgd import seeded_noise
 from harness.attacks.registry import AscentSettings
 
 BATCH = 128  # of the scripts; about the fastest for this form on a CPU
@@ -28,7 +30,7 @@ def pgd(network: nn.Module, x: Tensor, labels: Tensor, settings: AscentSettings,
 def _batch(
     network: nn.Module, x: Tensor, labels: Tensor, noise: Tensor, settings: AscentSettings, eps: float
 ) -> Tensor:
-    objective = OBJECTIVES[settings.objective](labels)
+    objective = resolve_name(settings.objective)(labels)
     with torch.no_grad():
         robust = network(x).argmax(1) == labels
     point = torch.clamp(x + eps * noise, 0, 1)

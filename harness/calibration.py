@@ -24,6 +24,7 @@ from torch import Tensor
 import methods
 from harness.attacks.ascent import Forward
 from harness.attacks.autoattack import STANDARD, Effort, attack_stage
+from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import attack_chunk, predict, seeded_noise
 from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
 from harness.data.augment import to_float
@@ -234,7 +235,8 @@ def attack_cost(attack: AttackRequest, spec: TrialSpec, data: Data, device: torc
             clean_s, _seconds(device, work) / len(x) * settings.steps / short.steps, settings.every_iterate
         )
     stages = [stage for stage in stage_names(attack.name, data.num_classes) if stage in AUTOATTACK_STAGES]
-    attacked_s = sum(_stage_seconds(stage, forward, x, labels, data.num_classes) for stage in stages)
+    conditions = Conditions({"name": attack.name}, NO_RADIUS, 0, len(x), data.num_classes)
+    attacked_s = sum(_stage_seconds(stage, forward, x, labels, conditions) for stage in stages)
     return AttackCost(clean_s, attacked_s, drops_broken=True)
 
 
@@ -249,25 +251,18 @@ def _forward_seconds(forward: Forward, x: Tensor) -> float:
     return _seconds(x.device, lambda: predict(forward, x, len(x))) / len(x)
 
 
-def _stage_seconds(stage: str, forward: Forward, x: Tensor, labels: Tensor, num_classes: int) -> float:
+def _stage_seconds(stage: str, forward: Forward, x: Tensor, labels: Tensor, conditions: Conditions) -> float:
     """Per image, of the whole standard stage: two beginnings of different length tell what a step costs."""
 
-    def seconds(steps: int) -> float:
-        effort = Effort(iterations=steps, targets=1, queries=5 * steps)
-        return _seconds(
-            x.device,
-            lambda: attack_stage(
-                stage, forward, x, labels, labels,
-                eps=NO_RADIUS, seed=0, batch_size=len(x), num_classes=num_classes, effort=effort,
-            ),
-        )  # fmt: skip
+    def seconds(effort: Effort) -> float:
+        attack = partial(attack_stage, stage, forward, x, labels, labels, conditions, effort=effort)
+        return _seconds(x.device, attack)
 
-    seconds(1)
-    a_step = max(0.0, seconds(LONG) - seconds(SHORT)) / (LONG - SHORT)
-    if stage == "square":
-        return a_step * STANDARD.queries / 5 / len(x)
-    targets = min(STANDARD.targets, num_classes - 1) if stage in ("apgd-t", "fab-t") else 1
-    return a_step * STANDARD.iterations * targets / len(x)
+    first, short, long = (Effort(iterations=steps, targets=1, queries=5 * steps) for steps in (1, SHORT, LONG))
+    seconds(first)
+    between = max(0.0, seconds(long) - seconds(short))
+    steps, of_short, of_long = (each.steps(stage, conditions.num_classes) for each in (STANDARD, short, long))
+    return between / (of_long - of_short) * steps / len(x)
 
 
 # Threads

@@ -12,6 +12,7 @@ import torch
 from harness import calibration
 from harness.api import plan_suite, run_planned
 from harness.attacks.autoattack import STANDARD
+from harness.attacks.conditions import Conditions
 from harness.calibration import AttackCost, Calibration, batch_seconds, best_threads
 from harness.errors import InputError
 from harness.running.run import Options
@@ -112,7 +113,8 @@ def test_autoattack_stages_are_scaled_to_the_standard_attack(tmp_path, monkeypat
     monkeypatch.setattr(calibration, "attack_stage", attack_stage)
     monkeypatch.setattr(calibration, "_seconds", lambda device, work: (work(), float(taken[-1]))[1])
     for stage, steps in (("apgd-ce", 100), ("apgd-t", 900), ("fab-t", 900), ("square", STANDARD.queries)):
-        found = calibration._stage_seconds(stage, None, torch.zeros(4, 1, 2, 2), torch.zeros(4), 10)  # type: ignore[arg-type]
+        conditions = Conditions({"name": "aa_standard"}, eps=0.1, seed=0, batch_size=4, num_classes=10)
+        found = calibration._stage_seconds(stage, None, torch.zeros(4, 1, 2, 2), torch.zeros(4), conditions)  # type: ignore[arg-type]
         assert found == pytest.approx(steps / 4)
 
 

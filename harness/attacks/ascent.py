@@ -21,6 +21,21 @@ def gradient_sign(gradient: Tensor, memory: Tensor | None) -> tuple[Tensor, Tens
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How an ascent moves inside the ball of radius eps. eps, size: one number, or (B,) per sample.
+
+    direction: from each gradient to the step, in units of size. second: radius and size of one more step along the same
+    gradient in each iteration (released DAFA only).
+    """
+
+    eps: float | Tensor
+    size: float | Tensor
+    number: int
+    direction: Direction = gradient_sign
+    second: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Ascent:
     """Where the ascent ended, and what its caller asked it to watch.
 
@@ -54,51 +69,47 @@ def ascend(
     forward: Forward,
     x: Tensor,
     objective: Objective,
+    steps: Steps,
     *,
     start: Tensor,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    steps: int,
-    direction: Direction = gradient_sign,
     memory: Tensor | None = None,
-    labels: Tensor | None = None,
-    count_correct: bool = False,
-    stop_points: bool = False,
-    second_step: tuple[float, float] | None = None,
+    watch: Watch | None = None,
 ) -> Ascent:
     """Gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and [0, 1].
 
     forward: images (B, C, H, W) in [0, 1] to logits (B, K). Its mode and its parameters are the caller's affair; only
         the gradient with respect to the point is taken.
-    eps, step_size: one number, or (B,) per sample. labels are needed by count_correct and stop_points only.
-    direction: from each gradient to the step, in units of step_size; memory: what it remembers of the steps before.
-    second_step: radius and size of one more step along the same gradient in each iteration (released DAFA only).
+    memory: what the direction remembers of the steps before. watch: of this start.
     Every iterate after the start is projected onto the ball and clipped; a start outside [0, 1] is used as it is.
     """
-    radius, step = _per_sample(eps, x), _per_sample(step_size, x)
+    radius, step = _per_sample(steps.eps, x), _per_sample(steps.size, x)
     lower, upper = (x - radius).clamp_(0, 1), (x + radius).clamp_(0, 1)
-    watch = _Watch(start, labels, count_correct, stop_points)
+    watch = watch or Watch(start)
     point = start.detach().clone()
-    for _ in range(steps):
+    for _ in range(steps.number):
         point.requires_grad_()
         with torch.enable_grad():
             logits = forward(point)
             gradient = torch.autograd.grad(objective(logits, point).sum(), point)[0]
         point = point.detach()
         watch.before_step(point, logits.detach())
-        ahead, memory = direction(gradient, memory)
+        ahead, memory = steps.direction(gradient, memory)
         point = point + step * ahead if watch.keeps_points else point.addcmul_(ahead, step)
         point.clamp_(lower, upper)
-        if second_step is not None:
-            point = (point + second_step[1] * ahead).clamp_(x - second_step[0], x + second_step[0]).clamp_(0, 1)
+        if steps.second is not None:
+            wider, longer = steps.second
+            point = (point + longer * ahead).clamp_(x - wider, x + wider).clamp_(0, 1)
         watch.after_step(point)
     return watch.result(point, memory)
 
 
-class _Watch:
-    """What the ascent is asked to report about its iterates; costs nothing when nothing is asked."""
+class Watch:
+    """What the ascent is asked to report about its iterates (see `Ascent`); costs nothing when nothing is asked. What
+    is asked needs labels."""
 
-    def __init__(self, start: Tensor, labels: Tensor | None, count_correct: bool, stop_points: bool) -> None:
+    def __init__(
+        self, start: Tensor, labels: Tensor | None = None, *, count_correct: bool = False, stop_points: bool = False
+    ) -> None:
         if (count_correct or stop_points) and labels is None:
             raise ValueError("counting correct iterates needs labels")
         self.labels = labels

@@ -14,6 +14,7 @@ from pyautoattack import AutoAttack, checks
 from torch import Tensor
 
 from harness.attacks.ascent import Forward
+from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import predict
 
 MOST_TARGETS = 9
@@ -34,10 +35,15 @@ class Effort:
 
     def narrow(self, attack: AutoAttack, num_classes: int) -> None:
         """Let an attack go so far. It has a target class less than there are classes."""
-        targets = min(self.targets, num_classes - 1)
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(self.targets, num_classes - 1)
         attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = self.iterations
         attack.square.n_queries = self.queries
+
+    def steps(self, stage: str, num_classes: int) -> int:
+        """How often a stage steps, at most."""
+        if stage == "square":
+            return self.queries
+        return self.iterations * (min(self.targets, num_classes - 1) if stage in ("apgd-t", "fab-t") else 1)
 
 
 STANDARD = Effort()
@@ -57,11 +63,7 @@ def attack_stage(
     x: Tensor,
     labels: Tensor,
     prediction: Tensor,
-    *,
-    eps: float,
-    seed: int,
-    batch_size: int,
-    num_classes: int,
+    conditions: Conditions,
     effort: Effort = STANDARD,
 ) -> tuple[Tensor, list[str]]:
     """`prediction` (N,) after one stage on the images still classified right, and the warnings AutoAttack gave.
@@ -72,14 +74,12 @@ def attack_stage(
     if not len(alive):
         return prediction, []
     log = _Warnings()
-    attack = _build(
-        stage, forward, x.device, eps=eps, seed=seed, num_classes=num_classes, logger=log.logger, effort=effort
-    )
+    attack = _build(stage, forward, x.device, conditions, log.logger, effort)
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # it seeds the global generators
-        points = _run(attack, x[alive], labels[alive], batch_size)
-    _check_ball(stage, points, x[alive], eps)
+        points = _run(attack, x[alive], labels[alive], conditions.batch_size)
+    _check_ball(stage, points, x[alive], conditions.eps)
     prediction = prediction.clone()
-    prediction[alive] = predict(forward, points, batch_size)
+    prediction[alive] = predict(forward, points, conditions.batch_size)
     return prediction, [f"{stage}: {text}" for text in log.kinds()]
 
 
@@ -122,17 +122,16 @@ def _build(
     stage: str,
     forward: Forward,
     device: torch.device,
-    *,
-    eps: float,
-    seed: int,
-    num_classes: int,
+    conditions: Conditions,
     logger: logging.Logger,
     effort: Effort = STANDARD,
 ) -> AutoAttack:
     """The standard AutoAttack narrowed to one stage: a `custom` one would give APGD-CE five restarts."""
-    attack = AutoAttack(forward, device=device, eps=eps, norm="Linf", seed=seed, version="standard")
+    attack = AutoAttack(
+        forward, device=device, eps=conditions.eps, norm="Linf", seed=conditions.seed, version="standard"
+    )
     attack.attacks_to_run = [stage]
-    effort.narrow(attack, num_classes)
+    effort.narrow(attack, conditions.num_classes)
     attack.logger = attack.apgd.logger = attack.apgd_targeted.logger = logger
     return attack
 

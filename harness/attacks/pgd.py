@@ -6,21 +6,14 @@ An image is robust exactly when that prediction is its label; a broken one has t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.attacks.ascent import (
-    Ascent,
-    Direction,
-    Forward,
-    Objective,
-    ascend,
-    gradient_sign,
-    normal_start,
-    uniform_start,
-)
+from harness.attacks.ascent import Forward, Objective, Steps, ascend, normal_start, uniform_start
 from harness.attacks.registry import AscentSettings
 from harness.seeds import seeded
 
@@ -57,10 +50,6 @@ def margin(labels: Tensor) -> Objective:
     return objective
 
 
-OBJECTIVES = {"cross_entropy": cross_entropy, "margin": margin}
-DIRECTIONS: dict[str, Direction] = {"sign": gradient_sign}
-
-
 def draw_noise(x: Tensor, settings: AscentSettings, generator: torch.Generator) -> Tensor:
     """Start noise of x's shape: in [-1, 1], standard normal, or zero. Drawn on the CPU: every device starts alike."""
     if settings.start == "uniform":
@@ -91,8 +80,8 @@ def attack_from(
     """The decisive prediction (B,) of one run: on the first wrong iterate if every iterate counts, else on the last."""
     if settings.every_iterate:
         return _first_wrong(forward, x, labels, start, settings, eps)
-    objective = OBJECTIVES[settings.objective](labels)
-    point = _climb(forward, x, objective, start, settings, eps, steps=settings.steps).point
+    objective = resolve_name(settings.objective)(labels)
+    point = ascend(forward, x, objective, _steps(settings, eps), start=start).point
     return predict(forward, point, len(point))
 
 
@@ -126,16 +115,18 @@ def _first_wrong(
 ) -> Tensor:
     """One step at a time, so that broken images leave the batch in between, and what is remembered of them with
     them."""
-    prediction = labels.clone()
+    prediction, one_step = labels.clone(), replace(_steps(settings, eps), number=1)
     alive = torch.arange(len(labels), device=labels.device)
     point, memory = start, None
     for step in range(settings.steps):
-        guess, point, memory = _look_and_step(forward, x, labels, point, memory, settings, eps)
+        objective = _Looking(resolve_name(settings.objective)(labels))
+        moved = ascend(forward, x, objective, one_step, start=point, memory=memory)
+        point, memory = moved.point, moved.memory
         if step == 0 and not settings.start_is_an_image:
             continue
-        right = guess == labels
+        right = objective.guess == labels
         if not right.all():
-            prediction[alive] = guess
+            prediction[alive] = objective.guess
             alive, x, labels, point = alive[right], x[right], labels[right], point[right]
             memory = None if memory is None else memory[right]
         if not len(alive):
@@ -144,39 +135,18 @@ def _first_wrong(
     return prediction
 
 
-def _look_and_step(
-    forward: Forward,
-    x: Tensor,
-    labels: Tensor,
-    point: Tensor,
-    memory: Tensor | None,
-    settings: AscentSettings,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The predictions at `point`, the point one step on, and what the attack then remembers: all from one forward."""
-    guesses: list[Tensor] = []
-    ascended = OBJECTIVES[settings.objective](labels)
+class _Looking:
+    """An objective that keeps what was predicted where it was last asked: prediction and step from one forward."""
 
-    def objective(logits: Tensor, point: Tensor) -> Tensor:
-        guesses.append(decide(logits))
-        return ascended(logits, point)
+    guess: Tensor
 
-    moved = _climb(forward, x, objective, point, settings, eps, steps=1, memory=memory)
-    return guesses[0], moved.point, moved.memory
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def __call__(self, logits: Tensor, point: Tensor) -> Tensor:
+        self.guess = decide(logits)
+        return self.objective(logits, point)
 
 
-def _climb(
-    forward: Forward,
-    x: Tensor,
-    objective: Objective,
-    start: Tensor,
-    settings: AscentSettings,
-    eps: float,
-    *,
-    steps: int,
-    memory: Tensor | None = None,
-) -> Ascent:
-    direction, step = DIRECTIONS[settings.direction], settings.step(eps)
-    return ascend(
-        forward, x, objective, start=start, eps=eps, step_size=step, steps=steps, direction=direction, memory=memory
-    )
+def _steps(settings: AscentSettings, eps: float) -> Steps:
+    return Steps(eps, settings.step(eps), settings.steps, resolve_name(settings.direction))

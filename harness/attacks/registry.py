@@ -1,14 +1,16 @@
-"""The attacks by name: what each is, what a request may change, which AutoAttack stages it runs. Torch-free."""
+"""The attacks by name, and what a request for one means. A new attack is an entry of `ATTACKS`. Torch-free."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from harness.errors import InputError, one_of, unknown
+from harness.spec import CHECKPOINTS, Checkpoint
 
 AUTOATTACK_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 STARTS = ("clean", "uniform", "normal")
@@ -17,10 +19,10 @@ OVERRIDES = ("steps", "step_size", "restarts", "start", "clamp_start", "every_it
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """One FGSM, PGD or CW attack. Pixels in [0, 1].
+    """One gradient attack: FGSM, PGD, CW and what is like them. Pixels in [0, 1].
 
-    objective: cross_entropy, or margin (largest other logit minus the label's, the CW form).
-    direction: by name in `harness.attacks.pgd.DIRECTIONS`: sign (of the gradient).
+    objective: "module:function", from labels (B,) to what is maximised (`ascent.Objective`).
+    direction: "module:function", from a gradient to where to step (`ascent.Direction`).
     step_size: in pixels; None means `step_share` of eps.
     start: clean (the image), uniform (in the eps ball) or normal (image + 0.001 * standard normal noise, not clamped).
     clamp_start: whether a uniform start is clipped to [0, 1]; later iterates always are.
@@ -28,8 +30,8 @@ class AscentSettings:
         last one only.
     """
 
-    objective: str = "cross_entropy"
-    direction: str = "sign"
+    objective: str = "harness.attacks.pgd:cross_entropy"
+    direction: str = "harness.attacks.ascent:gradient_sign"
     steps: int = 20
     step_size: float | None = None
     step_share: float = 0.25
@@ -49,10 +51,12 @@ class AscentSettings:
 
 
 @dataclass(frozen=True)
-class AttackInfo:
-    """An attack of the vocabulary: gradient ascent has `ascent`, AutoAttack has `stages`, clean has neither.
+class Attack:
+    """The declaration of an attack: gradient ascent has `ascent`, AutoAttack has `stages`, clean has neither.
 
     name: with `{N}` in it, of every number of steps: pgd{N} declares pgd20 and pgd50. title: how tables call it.
+    checkpoints: those it is run on where a suite does not say. headline: of several attacks, that with the smallest is
+    shown where there is room for one. The place in `ATTACKS` is that in tables.
     """
 
     name: str
@@ -60,46 +64,69 @@ class AttackInfo:
     description: str
     ascent: AscentSettings | None = None
     stages: tuple[str, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = CHECKPOINTS
+    headline: int = 7
 
-    def with_steps(self, steps: int) -> AttackInfo:
-        """The attack of so many steps; itself where the name has no `{N}`."""
+    def with_steps(self, steps: int | None = None) -> Attack:
+        """The attack of so many steps, by default its own number; itself where the name has no `{N}`."""
         if self.ascent is None or "{N}" not in self.name:
             return self
+        steps = steps or self.ascent.steps
         name, title = (text.replace("{N}", str(steps)) for text in (self.name, self.title))
         return replace(self, name=name, title=title, ascent=replace(self.ascent, steps=steps))
 
 
-_FGSM = AscentSettings(steps=1, step_share=1.0, start="clean", every_iterate=False)
+def _autoattack(name: str, title: str, description: str, *stages: str, headline: int = Attack.headline) -> Attack:
+    """AutoAttack is the longest job of a trial, so it is run on one checkpoint unless the suite names more."""
+    return Attack(
+        name, title, description, stages=stages or (name,), checkpoints=("best_validation",), headline=headline
+    )
 
-ATTACKS: dict[str, AttackInfo] = {
-    info.name: info
-    for info in (
-        AttackInfo("clean", "Clean", "no attack: accuracy on the images as they are"),
-        AttackInfo("fgsm", "FGSM", "one signed gradient step of eps from the image", _FGSM),
-        AttackInfo(
+
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        Attack("clean", "Clean", "no attack: accuracy on the images as they are", headline=8),
+        Attack(
+            "fgsm",
+            "FGSM",
+            "one signed gradient step of eps from the image",
+            AscentSettings(steps=1, step_share=1.0, start="clean", every_iterate=False),
+            headline=6,
+        ),
+        Attack(
             "pgd{N}",
             "PGD-{N}",
             "PGD, N steps of eps/4, such as pgd20: robust only if every iterate is classified right",
             AscentSettings(),
+            headline=1,
         ),
-        AttackInfo(
+        Attack(
             "pgd{N}_last",
             "PGD-{N} (last)",
             "the same, such as pgd20_last, judged on the last iterate only",
             AscentSettings(every_iterate=False),
+            headline=2,
         ),
-        AttackInfo(
+        Attack(
             "cw{N}",
             "CW-{N}",
             "PGD on the margin, N steps, such as cw20: every iterate (CW-inf)",
-            AscentSettings(objective="margin"),
+            AscentSettings(objective="harness.attacks.pgd:margin"),
+            headline=5,
         ),
-        AttackInfo("aa_short", "AA (short)", "AutoAttack's apgd-ce and apgd-t", stages=AUTOATTACK_STAGES[:2]),
-        AttackInfo("aa_standard", "AA", "AutoAttack standard: all four stages", stages=AUTOATTACK_STAGES),
-        AttackInfo("apgd-ce", "APGD-CE", "AutoAttack stage: APGD on cross-entropy", stages=("apgd-ce",)),
-        AttackInfo("apgd-t", "APGD-T", "AutoAttack stage: targeted APGD on the DLR loss", stages=("apgd-t",)),
-        AttackInfo("fab-t", "FAB-T", "AutoAttack stage: targeted FAB", stages=("fab-t",)),
-        AttackInfo("square", "Square", "AutoAttack stage: Square, 5000 queries", stages=("square",)),
+        Attack(
+            "mifgsm{N}",
+            "MI-FGSM-{N}",
+            "N steps of eps/10 along a momentum from the image, such as mifgsm10: every iterate",
+            AscentSettings(direction="harness.attacks.momentum:momentum", steps=10, step_share=0.1, start="clean"),
+        ),
+        _autoattack("aa_short", "AA (short)", "AutoAttack's apgd-ce and apgd-t", *AUTOATTACK_STAGES[:2], headline=4),
+        _autoattack("aa_standard", "AA", "AutoAttack standard: all four stages", *AUTOATTACK_STAGES, headline=3),
+        _autoattack("apgd-ce", "APGD-CE", "AutoAttack stage: APGD on cross-entropy"),
+        _autoattack("apgd-t", "APGD-T", "AutoAttack stage: targeted APGD on the DLR loss"),
+        _autoattack("fab-t", "FAB-T", "AutoAttack stage: targeted FAB"),
+        _autoattack("square", "Square", "AutoAttack stage: Square, 5000 queries"),
     )
 }
 
@@ -114,24 +141,34 @@ def declared(name: object) -> str | None:
     return None
 
 
-def attack_info(name: object) -> AttackInfo:
+def attack_info(name: object) -> Attack:
     """The attack of that name, with the steps that are in it. InputError: an unknown name."""
     family, found = declared(name), _NUMBER.search(str(name))
-    steps = int(found[0]) if found else AscentSettings.steps
+    steps = int(found[0]) if found else None
     if family is None:
         raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()])
     return ATTACKS[family].with_steps(steps)
 
 
 def attack_place(name: str) -> tuple[int, int, str]:
-    """Sorts attacks as tables list them: clean, fgsm, pgd, cw, AutoAttack; fewer steps first; unknown ones last."""
+    """Sorts attacks as tables list them: as `ATTACKS` does; fewer steps first; unknown ones last."""
     family = declared(name)
     place = list(ATTACKS).index(family) if family else len(ATTACKS)
     steps = _NUMBER.search(name) if family else None
     return place, int(steps[0]) if steps else 0, name
 
 
-def check_request(request: Mapping[str, Any]) -> AttackInfo:
+def headline(names: Iterable[str]) -> str | None:
+    """The attack to show where there is room for one: PGD where it was run, of the fewest steps; None of none."""
+
+    def place(name: str) -> float:
+        family = declared(name)
+        return ATTACKS[family].headline if family else math.inf
+
+    return min(sorted(names, key=attack_place), key=place, default=None)
+
+
+def check_request(request: Mapping[str, Any]) -> Attack:
     """The attack that a request names; an override that is None counts as not given.
 
     InputError: an unknown name, a key the attack does not have, a bad value.
@@ -197,7 +234,7 @@ def stage_names(name: str, num_classes: int) -> tuple[str, ...]:
     return possible
 
 
-def _overridden(info: AttackInfo, request: Mapping[str, Any]) -> AscentSettings:
+def _overridden(info: Attack, request: Mapping[str, Any]) -> AscentSettings:
     changes = {key: request[key] for key in OVERRIDES if request.get(key) is not None}
     for key in ("steps", "restarts"):
         if key in changes and (type(changes[key]) is not int or changes[key] < 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +16,16 @@ from torch import Tensor
 
 from harness.attacks.ascent import Forward
 from harness.attacks.autoattack import attack_stage, few_classes, one_of_each, square_warnings
+from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import attack_chunk, predict, seeded_noise
-from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info, check_request, stage_names
+from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info
 from harness.data.augment import to_float
-from harness.errors import InputError
 from harness.files import make_folder, replacing
 from harness.seeds import derive_seed
 from harness.store import parquet
 from harness.store.tables import content_hash
 
 METADATA = b"evaluation"
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Everything besides the network and the images that decides a chunk's outcomes.
-
-    attack: a request such as {"name": "pgd20", "steps": 50}; its `images` and `checkpoints` are the caller's affair.
-    eps: in pixels of [0, 1]. model_key: names the network (its sha256, its engine); only the cache looks at it.
-    """
-
-    attack: Mapping[str, Any]
-    eps: float
-    seed: int
-    batch_size: int
-    num_classes: int
-    model_key: str = ""
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return stage_names(check_request(self.attack).name, self.num_classes)
-
-    def canonical(self) -> dict[str, Any]:
-        """What decides the outcomes after every stage, as JSON values: what the attack does, not what it is called."""
-        does = asdict(ascent_settings(self.attack)) if attack_info(self.attack["name"]).ascent else {}
-        return {**asdict(self), "attack": does}
 
 
 @dataclass(frozen=True)
@@ -70,47 +45,6 @@ class ChunkResult:
 def chunk_ranges(count: int, chunk_size: int) -> list[range]:
     """The positions 0 .. count-1 in consecutive ranges of `chunk_size`, the last one shorter."""
     return [range(first, min(first + chunk_size, count)) for first in range(0, count, chunk_size)]
-
-
-def evaluate_attack(
-    forward: Forward,
-    images: Tensor,
-    labels: Tensor,
-    attack: Mapping[str, Any],
-    *,
-    eps: float,
-    seed: int,
-    chunk_size: int,
-    batch_size: int,
-    num_classes: int,
-    indices: Tensor | Sequence[int] | None = None,
-    cache_dir: Path | None = None,
-    model_key: str = "",
-    note: Callable[..., None] | None = None,
-    on_chunk: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:
-    """Outcomes of one attack, a row per image: sample_index, label, prediction (int64), robust (bool).
-
-    forward: images (B, C, H, W) in [0, 1] to float32 logits (B, K); evaluation mode, parameters frozen.
-    images, labels: uint8 (N, C, H, W) and int64 (N,). indices: the positions to attack, in this order; None for all.
-    attack, eps, model_key: see Conditions. The prediction is the one on the point that broke the image, else on the
-        last point; robust is prediction == label.
-    cache_dir: finished chunks are stored there, and found again under the same conditions.
-    note(source=, text=) receives AutoAttack's warnings, on_chunk(done, total) the progress.
-    InputError: an unknown attack or override; apgd-t alone with fewer than four classes; no images.
-    """
-    conditions = Conditions(attack, eps, seed, batch_size, num_classes, model_key)
-    chosen = torch.arange(len(labels)) if indices is None else torch.as_tensor(indices)
-    if not len(chosen):
-        raise InputError(f"attack {attack['name']}: no images to evaluate on")
-    ranges = chunk_ranges(len(chosen), chunk_size)
-    results = []
-    for chunk, span in enumerate(ranges):
-        rows = chosen[span.start : span.stop]
-        results.append(evaluate_chunk(forward, images[rows], labels[rows], rows, conditions, chunk, cache_dir))
-        if on_chunk:
-            on_chunk(chunk + 1, len(ranges))
-    return gather(results, note)
 
 
 def evaluate_chunk(
@@ -169,18 +103,18 @@ def _attacked(
     stage: str, before: ChunkResult, forward: Forward, x: Tensor, labels: Tensor, conditions: Conditions, chunk: int
 ) -> ChunkResult:
     """The chunk's result after one more stage. What is random in it follows from the stage or the kind of start."""
-    eps, batch_size = conditions.eps, conditions.batch_size
     prediction = torch.tensor(before.outcomes["prediction"].to_numpy(), device=labels.device)
     warnings: list[str] = []
     if stage in AUTOATTACK_STAGES:
-        prediction, warnings = attack_stage(
-            stage, forward, x, labels, prediction, eps=eps, seed=derive_seed(conditions.seed, stage, chunk),
-            batch_size=batch_size, num_classes=conditions.num_classes,
-        )  # fmt: skip
+        seeded = replace(conditions, seed=derive_seed(conditions.seed, stage, chunk))
+        prediction, warnings = attack_stage(stage, forward, x, labels, prediction, seeded)
     elif attack_info(stage).ascent:
         settings = ascent_settings(conditions.attack)
         noise = seeded_noise(x, settings, conditions.seed, chunk)
-        prediction = attack_chunk(forward, x, labels, prediction, settings, eps=eps, noise=noise, batch_size=batch_size)
+        prediction = attack_chunk(
+            forward, x, labels, prediction, settings,
+            eps=conditions.eps, noise=noise, batch_size=conditions.batch_size,
+        )  # fmt: skip
     robust = (prediction == labels).cpu().numpy()
     outcomes = before.outcomes.assign(prediction=prediction.cpu().numpy(), robust=robust)
     survivors = {**before.survivors, stage: int(robust.sum())}

@@ -25,11 +25,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import NO_DECISION
 from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
 from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
-from harness.evaluation.chunk import ChunkResult, Conditions, chunk_ranges, evaluate_chunk, gather
+from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.files import make_folder, write_bytes
 from harness.inputs import Data, trained_network, training_folder
 from harness.models.checkpoints import file_sha256

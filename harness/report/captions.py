@@ -226,18 +226,11 @@ def _did(name: str, request: Mapping[str, Any], classes: int) -> str:
     if info.ascent is None:
         return ""
     settings = ascent_settings({"name": name, **{key: request.get(key) for key in OVERRIDES}})
-    size = (
-        f"{settings.step_size:g}"
-        if settings.step_size
-        else _SHARES.get(settings.step_share, f"{settings.step_share:g} eps")
-    )
-    steps = f"{settings.steps} steps of {size}" if settings.steps > 1 else f"one step of {size}"
-    if settings.start == "clean":
-        return steps
-    restarts = f"{settings.restarts} random start{'s' * (settings.restarts > 1)}"
-    return (
-        f"{steps}, {restarts}, {'robust on every iterate' if settings.every_iterate else 'judged on the last iterate'}"
-    )
-
-
-_SHARES = {1.0: "eps", 0.25: "eps/4"}
+    share = "eps" if settings.step_share == 1 else f"eps/{1 / settings.step_share:g}"
+    size = f"{settings.step_size:g}" if settings.step_size else share
+    said = [f"{settings.steps} steps of {size}" if settings.steps > 1 else f"one step of {size}"]
+    if settings.start != "clean":
+        said.append(f"{settings.restarts} random start{'s' * (settings.restarts > 1)}")
+    if settings.start != "clean" or settings.steps > 1:
+        said.append("robust on every iterate" if settings.every_iterate else "judged on the last iterate")
+    return ", ".join(said)

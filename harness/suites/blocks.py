@@ -170,8 +170,7 @@ def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) 
     values: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     info = attack_info(values.get("name"))
     where = f"evaluation: {info.name}"
-    if info.stages:
-        values.setdefault("checkpoints", ["best_validation"])  # AutoAttack is the longest job of a trial
+    values.setdefault("checkpoints", info.checkpoints)
     if values.get("step_size") is not None:
         values["step_size"] = radius(values["step_size"], f"{where}: step_size")
     request = read(AttackRequest, {"images": images} | values, where)

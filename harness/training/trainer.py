@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.ascent import Ascent, Forward, ascend, gradient_sign, normal_start, uniform_start
+from harness.attacks.ascent import Ascent, Forward, Steps, Watch, ascend, gradient_sign, normal_start, uniform_start
 from harness.data.augment import augmented
 from harness.engine.forwards import evaluation_forward, frozen, training_forward, update_precision
 from harness.seeds import globally_seeded, seeded
@@ -193,28 +193,19 @@ class Trainer:
         adversary = self.method.adversary(view)
         if adversary is None or not self.method.attacks:
             return Ascent(images)
-        eps, step_size = self.method.margin_policy.radius(labels, self.eps, self.step_size)
+        margins, counted = self.method.margin_policy, self.method.weight_policy.count_correct
+        eps, step_size = margins.radius(labels, self.eps, self.step_size)
         drawn = noise(adversary.start, images)
         start = (
             normal_start(images, drawn)
             if adversary.start == "normal"
             else uniform_start(images, eps, drawn, clamp=self.clamp_start)
         )
+        direction, second = adversary.direction or gradient_sign, margins.second_step(self.eps, self.step_size)
+        steps = Steps(eps, step_size, self.training.attack_steps, direction, second)
+        watch = Watch(start, labels, count_correct=counted, stop_points=margins.stop_points)
         with frozen(self.student) if self.engine == "fast" else nullcontext():
-            return ascend(
-                self._attack_forward(),
-                images,
-                self._objective(adversary),
-                start=start,
-                eps=eps,
-                step_size=step_size,
-                steps=self.training.attack_steps,
-                direction=adversary.direction or gradient_sign,
-                labels=labels,
-                count_correct=self.method.weight_policy.count_correct,
-                stop_points=self.method.margin_policy.stop_points,
-                second_step=self.method.margin_policy.second_step(self.eps, self.step_size),
-            )
+            return ascend(self._attack_forward(), images, self._objective(adversary), steps, start=start, watch=watch)
 
     def _student_clean(self, images: Tensor) -> Callable[[], Tensor]:
         def logits() -> Tensor:

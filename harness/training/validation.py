@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.attacks.ascent import Forward, Objective, ascend, normal_start
+from harness.attacks.ascent import Forward, Objective, Steps, ascend, normal_start
 from harness.attacks.pgd import attack_from, draw_noise, predict, start_point
 from harness.attacks.registry import AscentSettings
 from harness.data.augment import to_float
@@ -89,15 +89,8 @@ def _trades_losses(
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
         with torch.no_grad():
             clean = forward(x)
-        point = ascend(
-            forward,
-            x,
-            _toward(clean.softmax(1)),
-            start=normal_start(x, noise),
-            eps=eps,
-            step_size=eps / 4,
-            steps=10,
-        ).point
+        objective, steps = _toward(clean.softmax(1)), Steps(eps, eps / 4, 10)
+        point = ascend(forward, x, objective, steps, start=normal_start(x, noise)).point
         with torch.no_grad():
             natural.append(cross_entropy(clean, y))
             boundary.append(kl(clean, forward(point)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -11,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attacks.pgd import (
-    DIRECTIONS,
     attack_chunk,
     cross_entropy,
     decide,
@@ -23,18 +24,24 @@ from harness.attacks.pgd import (
 )
 from harness.attacks.registry import (
     ATTACKS,
+    AUTOATTACK_STAGES,
     AscentSettings,
+    Attack,
     ascent_settings,
     attack_info,
     attack_place,
     canonical_request,
     check_request,
+    headline,
     stage_names,
 )
 from harness.errors import InputError
+from harness.report.captions import attack_title
+from harness.spec import CHECKPOINTS
+from harness.suites.blocks import dataset_spec, evaluation_spec
 
 EPS = 0.02
-GRADIENT_ATTACKS = ["fgsm", "pgd20", "pgd20_last", "cw20"]
+GRADIENT_ATTACKS = [attack.with_steps().name for attack in ATTACKS.values() if attack.ascent]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -112,17 +119,9 @@ def test_dropping_broken_images_changes_nothing(name: str) -> None:
     assert 0 < (found == labels).sum() < (clean == labels).sum()
 
 
-def momentum(gradient: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """MI-FGSM with a decay of 1: the sign of the sum of all gradients so far, each of length one."""
-    unit = gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
-    memory = unit if memory is None else memory + unit
-    return memory.sign(), memory
-
-
-def test_what_an_attack_remembers_goes_with_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DIRECTIONS, "momentum", momentum)
+def test_what_an_attack_remembers_goes_with_its_image() -> None:
     x, labels = curved_problem(400)
-    network, settings = curved_network(), AscentSettings(direction="momentum")
+    network, settings = curved_network(), AscentSettings(direction="harness.attacks.momentum:momentum")
     clean, eps = network(x).argmax(1), 0.025
     noise = draw_noise(x, settings, generator(7))
     found, without = (
@@ -310,19 +309,41 @@ def test_overrides_that_are_null_are_not_given() -> None:
 @pytest.mark.parametrize(
     ("name", "title", "steps", "every_iterate", "objective"),
     [
-        ("pgd20", "PGD-20", 20, True, "cross_entropy"),
-        ("pgd7", "PGD-7", 7, True, "cross_entropy"),
-        ("pgd100_last", "PGD-100 (last)", 100, False, "cross_entropy"),
-        ("cw30", "CW-30", 30, True, "margin"),
-        ("fgsm", "FGSM", 1, False, "cross_entropy"),
+        ("pgd20", "PGD-20", 20, True, cross_entropy),
+        ("pgd7", "PGD-7", 7, True, cross_entropy),
+        ("pgd100_last", "PGD-100 (last)", 100, False, cross_entropy),
+        ("cw30", "CW-30", 30, True, margin),
+        ("fgsm", "FGSM", 1, False, cross_entropy),
+        ("mifgsm10", "MI-FGSM-10", 10, True, cross_entropy),
     ],
 )
 def test_the_number_of_steps_is_in_the_name(
-    name: str, title: str, steps: int, every_iterate: bool, objective: str
+    name: str, title: str, steps: int, every_iterate: bool, objective: Callable
 ) -> None:
     info, settings = attack_info(name), ascent_settings({"name": name})
     assert (info.name, info.title) == (name, title)
-    assert (settings.steps, settings.every_iterate, settings.objective) == (steps, every_iterate, objective)
+    assert (settings.steps, settings.every_iterate) == (steps, every_iterate)
+    assert resolve_name(settings.objective) is objective
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["aa_standard", "cw20", "pgd50", "clean", "pgd20_last", "pgd20"], "pgd20"),
+        (["aa_short", "pgd20_last", "aa_standard"], "pgd20_last"),
+        (["aa_short", "aa_standard", "fgsm"], "aa_standard"),
+        (["fgsm", "aa_short", "cw20"], "aa_short"),
+        (["fgsm", "cw20", "mifgsm10"], "cw20"),
+        (["apgd-t", "apgd-ce", "mifgsm10", "clean"], "mifgsm10"),
+        (["apgd-t", "apgd-ce", "fgsm"], "fgsm"),
+        (["square", "apgd-t", "clean", "mine"], "apgd-t"),
+        (["mine", "clean"], "clean"),
+        (["yours", "mine"], "mine"),
+        ([], None),
+    ],
+)
+def test_the_attack_that_is_shown_where_there_is_room_for_one(names: list[str], shown: str | None) -> None:
+    assert headline(names) == shown
 
 
 def test_attacks_are_sorted_by_kind_and_steps() -> None:
@@ -330,6 +351,43 @@ def test_attacks_are_sorted_by_kind_and_steps() -> None:
     assert sorted(names, key=attack_place) == [
         "clean", "fgsm", "pgd20", "pgd100", "pgd20_last", "cw20", "aa_short", "square", "mine",
     ]  # fmt: skip
+
+
+def test_an_attack_is_one_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one has its functions where it says, the title it says, and both checkpoints, without another word."""
+    mine = Attack("mine{N}", "Mine-{N}", "for this test", AscentSettings(steps=3, objective=f"{__name__}:confusion"))
+    monkeypatch.setitem(ATTACKS, mine.name, mine)
+    asked = ["clean", "mine7", {"name": "mine3", "steps": 4}, "pgd20", "aa_short"]
+    planned = evaluation_spec({"attacks": asked}, 0.1, dataset_spec("digits")).attacks
+    both, one = ("best_validation", "last"), ("best_validation",)
+    assert {attack.name: attack.checkpoints for attack in planned} == {
+        "clean": both, "pgd20": both, "mine4": both, "mine7": both, "aa_short": one
+    }  # fmt: skip
+    assert attack_title("mine7") == "Mine-7"
+    x, labels = curved_problem()
+    network, settings = curved_network(), ascent_settings({"name": "mine20"})
+    clean = network(x).argmax(1)
+    found, pgd = (
+        attack_chunk(network, x, labels, clean, each, eps=EPS, noise=noise_of(x, each), batch_size=64)
+        for each in (settings, AscentSettings())
+    )
+    assert (pgd == labels).sum() < (found == labels).sum() < (clean == labels).sum()
+
+
+def confusion(labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Not towards another class, but to where the network is least sure."""
+    return lambda logits, point: -logits.logsumexp(1) + logits.mean(1)
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_what_is_declared_is_there(attack: Attack) -> None:
+    assert attack_info(attack.with_steps().name) == attack.with_steps()
+    assert set(attack.stages) <= set(AUTOATTACK_STAGES)
+    assert set(attack.checkpoints) <= set(CHECKPOINTS)
+    if attack.ascent:
+        assert not attack.stages
+        assert callable(resolve_name(attack.ascent.objective))
+        assert callable(resolve_name(attack.ascent.direction))
 
 
 CANONICAL = [
@@ -386,6 +444,5 @@ def test_stage_names() -> None:
 
 
 def test_names_need_no_torch() -> None:
-    code = "import harness.attacks, sys; sys.exit('torch' in sys.modules)"
+    code = "import harness.attacks.registry, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert list(ATTACKS)[:7] == ["clean", "fgsm", "pgd{N}", "pgd{N}_last", "cw{N}", "aa_short", "aa_standard"]

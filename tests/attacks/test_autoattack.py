@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.attacks import autoattack
 from harness.attacks.autoattack import attack_stage, few_classes, one_of_each, square_warnings
+from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import predict
 from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
 
@@ -41,12 +42,14 @@ class Network(torch.nn.Module):
         return x, labels
 
 
+def conditions(num_classes: int = 4, seed: int = 0, batch_size: int = 24) -> Conditions:
+    return Conditions({"name": "aa_standard"}, EPS, seed, batch_size, num_classes)
+
+
 def run_stages(network, x: Tensor, labels: Tensor, stages, num_classes: int, batch_size: int = 10):
     prediction, warnings = predict(network, x, batch_size), []
     for stage in stages:
-        prediction, texts = attack_stage(
-            stage, network, x, labels, prediction, eps=EPS, seed=3, batch_size=batch_size, num_classes=num_classes
-        )
+        prediction, texts = attack_stage(stage, network, x, labels, prediction, conditions(num_classes, 3, batch_size))
         warnings += texts
     return prediction, warnings
 
@@ -103,7 +106,7 @@ def test_few_classes(num_classes: int) -> None:
 @pytest.mark.parametrize(("num_classes", "targets"), [(2, 1), (4, 3), (10, 9), (100, 9)])
 def test_settings_of_the_standard_version_hold(num_classes: int, targets: int) -> None:
     attack = autoattack._build(
-        "apgd-ce", Network(2), torch.device("cpu"), eps=EPS, seed=9, num_classes=num_classes, logger=logging.Logger("x")
+        "apgd-ce", Network(2), torch.device("cpu"), conditions(num_classes, seed=9), logging.Logger("x")
     )
     assert attack.version == "standard"
     assert attack.attacks_to_run == ["apgd-ce"]
@@ -126,9 +129,7 @@ def test_warnings_arrive_here_and_nowhere_else(capsys: pytest.CaptureFixture[str
         return (network(point) + 0.1 * torch.randn(len(point), 4)).softmax(1)
 
     prediction = labels.clone()
-    _, warnings = attack_stage(
-        "apgd-ce", random_probabilities, x, labels, prediction, eps=EPS, seed=0, batch_size=24, num_classes=4
-    )
+    _, warnings = attack_stage("apgd-ce", random_probabilities, x, labels, prediction, conditions())
     assert len(warnings) == 2
     assert all(text.startswith("apgd-ce: ") for text in warnings)
     assert "randomized" in warnings[0]
@@ -142,9 +143,7 @@ def test_zero_gradients_are_told_once() -> None:
         return torch.tensor([9.0, 2.0, 1.0, 0.0]).expand(len(point), 4) + 0 * point.flatten(1)[:, :4]
 
     x, labels = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64)
-    prediction, warnings = attack_stage(
-        "apgd-t", flat, x, labels, labels.clone(), eps=EPS, seed=0, batch_size=4, num_classes=4
-    )
+    prediction, warnings = attack_stage("apgd-t", flat, x, labels, labels.clone(), conditions(batch_size=4))
     assert torch.equal(prediction, labels)
     assert len(warnings) == 1
     assert "points with zero gradient" in warnings[0]
@@ -160,7 +159,7 @@ def test_a_dynamic_network_is_reported_and_then_forgotten() -> None:
 
     def stage(forward):
         prediction = predict(network, x, 24)
-        return attack_stage("apgd-ce", forward, x, labels, prediction, eps=EPS, seed=0, batch_size=24, num_classes=4)[1]
+        return attack_stage("apgd-ce", forward, x, labels, prediction, conditions())[1]
 
     assert any("dynamic" in text for text in stage(backward))
     assert stage(network) == []
@@ -196,7 +195,7 @@ def test_no_survivors_no_attack() -> None:
     network = Network(4)
     x, labels = network.problem()
     wrong = (labels + 1) % 4
-    found, warnings = attack_stage("square", network, x, labels, wrong, eps=EPS, seed=0, batch_size=8, num_classes=4)
+    found, warnings = attack_stage("square", network, x, labels, wrong, conditions(batch_size=8))
     assert torch.equal(found, wrong)
     assert warnings == []
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import methods
-from harness.attacks.ascent import ascend, normal_start, uniform_start
+from harness.attacks.ascent import Steps, ascend, normal_start, uniform_start
 from harness.data.augment import to_float
 from harness.data.sources import load
 from harness.engine.convolution import FusedConvolution
@@ -188,9 +188,12 @@ def test_the_fast_attack_is_as_strong_as_the_plain_one(precision, start):
     for forward in (evaluation_forward(student, "plain"), evaluation_forward(student, "fast", precision)):
         with frozen(student):
             point = ascend(
-                forward, x, lambda z, _: F.cross_entropy(z, labels, reduction="none"), start=begin, eps=0.1,
-                step_size=0.025, steps=10,
-            ).point  # fmt: skip
+                forward,
+                x,
+                lambda z, _: F.cross_entropy(z, labels, reduction="none"),
+                Steps(eps=0.1, size=0.025, number=10),
+                start=begin,
+            ).point
         with torch.no_grad(), mode(student, training=False):
             losses.append([float(F.cross_entropy(student(images), labels)) for images in (x, point)])
     assert losses[0][1] > 1.5 * losses[0][0]  # there is something to attack

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from harness.attacks.conditions import Conditions
 from harness.errors import InputError
-from harness.evaluation.chunk import evaluate_attack
+from harness.evaluation.chunk import evaluate_chunk
 from harness.running.run import run
 from harness.store import compaction, parquet, tables
 from harness.store.compaction import compact
@@ -120,10 +121,8 @@ def test_a_damaged_piece_of_a_cached_evaluation_is_computed_again(tmp_path):
         return x.flatten(1)[:, :3] * 9
 
     def outcomes() -> pd.DataFrame:
-        return evaluate_attack(
-            forward, images, labels, {"name": "fgsm"}, eps=0.1, seed=0, chunk_size=6, batch_size=6, num_classes=3,
-            cache_dir=tmp_path,
-        )  # fmt: skip
+        conditions = Conditions({"name": "fgsm"}, eps=0.1, seed=0, batch_size=6, num_classes=3)
+        return evaluate_chunk(forward, images, labels, torch.arange(6), conditions, 0, tmp_path).outcomes
 
     first, draw = outcomes(), random.Random(0)
     (path,) = tmp_path.glob("*.parquet")

@@ -8,24 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.attacks.registry import declared
+from harness.attacks.registry import declared, headline
 from harness.report.captions import attack_title
 from harness.report.scores.counts import ClassCounts, attack_order, class_counts, mean_counts
 from harness.report.scores.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
-
-HEADLINE = (
-    "pgd{N}",
-    "pgd{N}_last",
-    "aa_standard",
-    "aa_short",
-    "cw{N}",
-    "fgsm",
-    "apgd-ce",
-    "apgd-t",
-    "fab-t",
-    "square",
-    "clean",
-)
 
 
 @dataclass(frozen=True)
@@ -50,9 +36,7 @@ class ClassView:
 
 def headline_attack(frame: pd.DataFrame) -> str | None:
     """The attack a figure shows when none is named: PGD where it was run."""
-    found = attack_order([str(name) for name in frame["attack"].unique()])
-    chosen = ([name for name in found if declared(name) == family] for family in HEADLINE)
-    return next((names[0] for names in chosen if names), next(iter(found), None))
+    return headline(str(name) for name in frame["attack"].unique())
 
 
 def at(

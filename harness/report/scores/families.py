@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from harness.attacks.registry import attack_info, declared
 from harness.report.results import CELL, SETTING
 from harness.report.scores.counts import ClassCounts
 from harness.report.scores.intervals import over_teachers
@@ -17,7 +18,6 @@ from harness.statistics.intervals import FEWEST_SEEDS
 from harness.statistics.multiple_comparisons import compare_family
 
 MARKED = {"average": metrics.average, "worst": metrics.worst, "nsd": metrics.nsd}
-STRONGEST = ("aa_standard", "aa_short")  # stronger than every single attack, whatever their numbers of images
 
 
 class Registered(Protocol):
@@ -243,6 +243,10 @@ def _same_teachers(values: pd.DataFrame, rows: list[int]) -> bool:
 
 
 def _strongest(values: pd.DataFrame) -> str:
-    """AutoAttack where it was run, else the attack that leaves the least, on average over all rows."""
+    """AutoAttack where it was run, whatever its number of images: the more stages, the stronger. Else the attack that
+    leaves the least, on average over all rows."""
     means = values.groupby("attack")["average"].mean()
-    return next((name for name in STRONGEST if name in means.index), str(means.idxmin()) if len(means) else "")
+    stages = {str(name): len(attack_info(name).stages) for name in means.index if declared(name)}
+    if max(stages.values(), default=0) > 1:
+        return max(stages, key=lambda name: stages[name])
+    return str(means.idxmin()) if len(means) else ""

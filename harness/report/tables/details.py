@@ -6,15 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.attacks.registry import declared
+from harness.attacks.registry import headline
 from harness.report.captions import attack_title
 from harness.report.results import records
 from harness.report.scores.differences import BOUNDS
 from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.grid import MAIN, Cell, change_text, costs, grid, number
-
-SELECTED_UNDER = ("pgd{N}", "aa_standard", "aa_short")  # the attacks that checkpoints are compared under
 
 
 def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
@@ -92,7 +90,7 @@ def selection_table(board: Leaderboard, setting: tuple, attack: str | None = Non
     What no row has (a checkpoint, peeked scores, tuning trials) has no column.
     """
     part = board.of(setting)
-    attack = attack or next((name for name in part.attacks if declared(name) in SELECTED_UNDER), None)
+    attack = attack or headline(part.attacks)
     chosen = part.scores[part.scores["attack"] == attack]
     scores = chosen.set_index(["row", "checkpoint", "metric"])["value"].to_dict()
     title = attack_title(attack) if attack else ""
