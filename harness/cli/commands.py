@@ -503,7 +503,13 @@ def evaluate(
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
     from harness.cli.progress import Progress
-    from harness.evaluation.given import check_clean_accuracy, check_expected, evaluation_trial
+    from harness.evaluation.given import (
+        check_clean_accuracy,
+        check_expected,
+        evaluation_trial,
+        given_dataset,
+        given_network,
+    )
     from harness.running.run import Options, check_inputs
     from harness.running.run import run as run_trials
     from harness.store.folder import check_results_folder
@@ -511,18 +517,10 @@ def evaluate(
 
     check_expected(expect_clean)
     check_results_folder(results)
-    spec = evaluation_trial(
-        checkpoint,
-        model,
-        parameter or [],
-        dataset,
-        normalization,
-        _names(attacks, "--attacks"),
-        eps,
-        images,
-        name or checkpoint.stem,
-        weights,
-    )
+    read_as = given_dataset(dataset)
+    network = given_network(checkpoint, model, parameter or [], normalization, weights, read_as)
+    evaluation = {"attacks": _names(attacks, "--attacks"), "images": images}
+    spec = evaluation_trial(network, read_as, evaluation, eps, name or checkpoint.stem)
     store = Store(results)
     options = Options(serial=serial, address=address, data_root=data, download=download)
     odd = check_inputs([spec], store, options)

@@ -16,8 +16,8 @@ from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.errors import InputError
 from harness.inputs import read_data, trained_network
-from harness.spec import Source, TrialSpec
-from harness.suites.blocks import Entry, dataset_spec, evaluation_spec, file_sha256, network_spec, radius, read
+from harness.spec import DatasetSpec, Source, TrialSpec
+from harness.suites.blocks import dataset_spec, evaluation_spec, file_sha256, network_spec, radius, read
 from harness.suites.notation import read_yaml
 
 LOW = 50.0  # percent: below, a reader is told what usually explains it
@@ -34,36 +34,41 @@ OFTEN = (
 )
 
 
-def evaluation_trial(
-    checkpoint: Path,
-    model: str,
-    parameters: Sequence[str],
-    dataset: str,
-    normalization: str,
-    attacks: Sequence[str],
-    eps: str,
-    images: int | None,
-    variant: str,
-    weights: str | None = None,
-) -> TrialSpec:
-    """The trial that evaluates a network from a file, without training. Raises InputError.
+def given_dataset(text: str) -> DatasetSpec:
+    """A data set by name, or by the path of a folder or of an .npz file. Raises InputError."""
+    if text.endswith(".npz"):
+        return dataset_spec({"name": "npz", "path": text})
+    is_folder = "/" in text or (text not in DATASETS and Path(text).is_dir())
+    return dataset_spec({"name": "folder", "path": text} if is_folder else text)
+
+
+def given_network(
+    checkpoint: Path, model: str, parameters: Sequence[str], normalization: str, weights: str | None, data: DatasetSpec
+) -> Source:
+    """A network from a file. Raises InputError.
 
     parameters: texts such as width=16, or YAML mappings. normalization: YAML, what a suite's network may say. weights:
     which to take of a file with averaged and raw ones, ema or raw.
     """
-    data = dataset_spec(_dataset_entry(dataset))
     normalized = {"normalization": read_yaml(normalization, "--normalization")}
     network = network_spec({"name": model, **_parameters(parameters), **normalized}, "--model", data)
     sha256 = file_sha256(str(checkpoint), "checkpoint")
     file = {"network": network, "file": str(checkpoint.absolute()), "sha256": sha256, "weights": weights}
+    return read(Source, file, "--weights")
+
+
+def evaluation_trial(
+    network: Source, data: DatasetSpec, evaluation: Mapping[str, Any], eps: str, variant: str
+) -> TrialSpec:
+    """The trial that evaluates a network, without training. evaluation: a suite's block. Raises InputError."""
     size = radius(eps, "--eps")
     values = {
         "role": "evaluation",
         "variant": variant,
         "dataset": data,
-        "student": network,
-        "init": read(Source, file, "--weights"),
-        "evaluation": evaluation_spec({"attacks": list(attacks), "images": images}, size, data, given=True),
+        "student": network.network,
+        "init": network,
+        "evaluation": evaluation_spec(evaluation, size, data, given=True),
         "eps": size,
     }
     return read(TrialSpec, values, "evaluate")
@@ -116,11 +121,3 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--param: '{min(twice)}' is given twice")
         found |= given
     return found
-
-
-def _dataset_entry(dataset: str) -> Entry:
-    """What `--dataset` means: the path of a folder or of an .npz file, else a data set's name."""
-    if dataset.endswith(".npz"):
-        return {"name": "npz", "path": dataset}
-    is_folder = "/" in dataset or (dataset not in DATASETS and Path(dataset).is_dir())
-    return {"name": "folder", "path": dataset} if is_folder else dataset

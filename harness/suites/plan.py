@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import methods
 from harness.data.counts import class_counts
@@ -179,7 +179,9 @@ def _student_and_sources(suite: Suite, network: NetworkSpec, entry: MethodEntry,
         init, trial = _source(suite, {"model": _network_entry(network), **suite.init}, "init")
         if trial:
             yield trial
-    yield _trial(suite, "student", entry.variant, network, resolved, entry.training, seed, teachers=teachers, init=init)
+    sources = {"teachers": teachers, "init": init}
+    trained = {"variant": entry.variant, "student": network, "method": resolved, "training": entry.training}
+    yield _trial(suite, seed, role="student", **trained, **sources)
 
 
 def _network_entry(network: NetworkSpec) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
         known = {key: block.pop(key) for key in ("sha256", "weights") if key in block}
         _check_keys(block, where, ["model", "variant", *_FILE_KEYS])
         source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **known}, where)
-        return source, _trial(suite, "teacher", variant, network, None, None, 0, init=source)
+        return source, _trial(suite, role="teacher", variant=variant, student=network, init=source)
     variant = _variant(block.pop("variant", where), f"{where}: variant")
     entry = block.pop("method", "at")
     training = {**suite.training, **training_block(block.pop("training", {}), f"{where}: training")}
@@ -216,7 +218,9 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
         )
     training = {**methods.METHODS[resolved["name"]].training, **training}
     read_training = training_spec(training, _eps(suite), f"{where}: training")
-    trial = _trial(suite, "teacher", variant, network, resolved, read_training, seed)
+    trial = _trial(
+        suite, seed, role="teacher", variant=variant, student=network, method=resolved, training=read_training
+    )
     return Source(network=network, trial=trial.trial_id, training=trial.training_id, seed=seed), trial
 
 
@@ -230,44 +234,24 @@ def _check_keys(left: Mapping[str, Any], where: str, allowed: Sequence[str]) -> 
         raise unknown(f"key in {where}", next(iter(left)), allowed)
 
 
-def _trial(
-    suite: Suite,
-    role: Literal["teacher", "student"],
-    variant: str,
-    network: NetworkSpec,
-    resolved: dict[str, Any] | None,
-    training: TrainingSpec | None,
-    seed: int,
-    *,
-    teachers: dict[str, Source] | None = None,
-    init: Source | None = None,
-) -> TrialSpec:
-    dataset, eps = dataset_spec(suite.dataset), _eps(suite)
-    return read(
-        TrialSpec,
-        {
-            "role": role,
-            "variant": variant,
-            "dataset": dataset,
-            "student": network,
-            "teachers": teachers or {},
-            "init": init,
-            "method": resolved,
-            "code": methods.code_of(resolved) if resolved else {},
-            "training": training,
-            "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed, given=training is None),
-            "eps": eps,
-            "norm": suite.norm,
-            "seed": seed,
-            "split_seed": suite.split_seed,
-            "precision": suite.precision,
-            "engine": suite.engine,
-            "threads": suite.threads,
-            "resources": suite.resources,
-            "keep": tuple(suite.keep),
-        },
-        f"suite {suite.name}",
-    )
+def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
+    """A trial with the suite's settings and its own: role, variant and student; method, training, teachers and init
+    where it has them."""
+    dataset, eps, method = dataset_spec(suite.dataset), _eps(suite), own.get("method")
+    shared = {
+        "dataset": dataset,
+        "code": methods.code_of(method) if method else {},
+        "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed, given="training" not in own),
+        "eps": eps,
+        "norm": suite.norm,
+        "split_seed": suite.split_seed,
+        "precision": suite.precision,
+        "engine": suite.engine,
+        "threads": suite.threads,
+        "resources": suite.resources,
+        "keep": tuple(suite.keep),
+    }
+    return read(TrialSpec, {**shared, "seed": seed, **own}, f"suite {suite.name}")
 
 
 def _eps(suite: Suite) -> float:

@@ -22,7 +22,7 @@ from harness.data.registry import DATASETS
 from harness.data.sources import load
 from harness.data.splits import split
 from harness.errors import InputError
-from harness.evaluation.given import evaluation_trial
+from harness.evaluation.given import given_dataset
 from harness.inputs import Data, read_data
 from harness.seeds import seeded
 from harness.spec import AugmentSpec, TrialSpec
@@ -415,13 +415,11 @@ def test_a_title_is_no_part_of_the_identity(tmp_path: Path):
 
 def test_evaluate_takes_the_path_of_a_folder(tmp_path: Path, monkeypatch):
     folder = pictures_of(tmp_path / "pets")
-    (tmp_path / "net.pt").write_bytes(b"weights")
     monkeypatch.chdir(tmp_path)
     for name in ("pets", "./pets", str(folder)):
-        arguments = ("cnn", [], name, "none", ["clean"], "8/255", None, "mine")
-        assert evaluation_trial(tmp_path / "net.pt", *arguments).dataset.sha256 == folder_sha256(folder)
+        assert given_dataset(name).sha256 == folder_sha256(folder)
     with pytest.raises(InputError, match="there is no folder"):
-        evaluation_trial(tmp_path / "net.pt", "cnn", [], "./petz", "none", ["clean"], "8/255", None, "mine")
+        given_dataset("./petz")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.errors import InputError
-from harness.evaluation.given import evaluation_trial
+from harness.evaluation.given import evaluation_trial, given_dataset, given_network
 from harness.inputs import check_readable
 from harness.models.build import build
 from harness.models.checkpoints import write_state
@@ -41,7 +41,9 @@ def written(folder: Path, **change: torch.Tensor) -> Path:
 
 
 def spec_of(path: Path, parameters: list[str], normalization: str, weights: str | None = None):
-    return evaluation_trial(path, "cnn", parameters, "digits", normalization, ["clean"], "0.1", None, "mine", weights)
+    data = given_dataset("digits")
+    source = given_network(path, "cnn", parameters, normalization, weights, data)
+    return evaluation_trial(source, data, {"attacks": ["clean"]}, "0.1", "mine")
 
 
 @pytest.mark.parametrize(
