@@ -131,11 +131,27 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address, **_QUIET)
+        with _unheard():
+            ray.init(address, **_QUIET)
     except Exception as error:  # many kinds, down to Exception itself
         reason = " ".join(str(error).split())
         hint = "if the cluster uses token authentication, set RAY_AUTH_MODE=token"
         raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {hint}") from error
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Inside, what is written to standard error by whatever language goes nowhere: Ray's own twenty lines about an
+    address are told in one."""
+    sys.stderr.flush()
+    heard = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(heard, 2)
+        os.close(heard)
 
 
 def _check_address(address: str) -> None:

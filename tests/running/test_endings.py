@@ -27,6 +27,7 @@ from harness.report.figures.draw import FIGURES
 from harness.report.figures.style import canvas, plain, save, styled
 from harness.report.write import write_report
 from harness.running.head import Head
+from harness.running.on_ray import _join
 from harness.running.run import Options, run
 from harness.running.session import session_folder
 from harness.store.compaction import compact
@@ -349,3 +350,19 @@ def test_what_a_killed_run_left_of_its_ray_goes_at_the_next_start(
     with session_folder() as ours:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ours.name, *others])
     assert sorted(path.name for path in tmp_path.iterdir()) == others
+
+
+def test_what_ray_says_of_an_address_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        os.write(2, b"[E 1 1] many\nlines\n")
+        raise ConnectionError("nobody\nthere")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(InputError, match="cannot join the Ray cluster at 'here:1': nobody there"):
+        _join("here:1")
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
