@@ -13,6 +13,7 @@ from harness.report.scores.differences import over_seeds_alone
 from harness.report.scores.families import TOO_FEW_SEEDS
 from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
+from harness.report.scores.seeds import is_several
 from harness.report.scores.selection import RULES
 from harness.report.tables.grid import change_text
 from harness.report.trained import MOST_NAMED, by_row, trained
@@ -112,7 +113,7 @@ def _seeds(rows: pd.DataFrame) -> str:
     if lists.empty:
         return "No seed is done."
     if len(lists) == 1:
-        return _mean_over(lists.index[0]).capitalize() + ("." if "," in lists.index[0] else f": {ONE_SEED}.")
+        return _mean_over(lists.index[0]).capitalize() + ("." if is_several(lists.index[0]) else f": {ONE_SEED}.")
     if lists.iloc[1:].sum() > MOST_NAMED:
         return f"Mean over {found['seeds'].min()} to {found['seeds'].max()} seeds, by row."
     named = {seeds: ", ".join(found.loc[found["seed_list"] == seeds, "variant"]) for seeds in lists.index[1:]}
@@ -125,7 +126,7 @@ ONE_SEED = "differences between seeds are not in these numbers"
 
 
 def _mean_over(seeds: str) -> str:
-    return f"mean over seeds {seeds}" if "," in seeds else f"one seed ({seeds})"
+    return f"mean over seeds {seeds}" if is_several(seeds) else f"one seed ({seeds})"
 
 
 def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
@@ -154,7 +155,8 @@ def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]
     texts = [_registered_text(line) for line in records(found)]
     if not texts:
         return []
-    return [f"Registered before the results, {len(texts)} comparisons, {_verdicts(found)}: {'; '.join(texts)}."]
+    count = "1 comparison" if len(texts) == 1 else f"{len(texts)} comparisons"
+    return [f"Registered before the results, {count}, {_verdicts(found)}: {'; '.join(texts)}."]
 
 
 def _verdicts(found: pd.DataFrame) -> str:
@@ -163,7 +165,7 @@ def _verdicts(found: pd.DataFrame) -> str:
         return "corrected together (Holm)"
     found = found[found["reason"] == ""]
     if found.empty:
-        return "none of them available"
+        return "without a result yet"
     if found["difference_seed_low"].isna().any():
         return f"no verdict below {FEWEST_SEEDS} common seeds"
     if (found["difference_seed_low"] == found["difference_seed_high"]).all():

@@ -11,11 +11,15 @@ from harness.report.captions import caption
 from harness.report.page.data import page_data
 from harness.report.page.page import page
 from harness.report.results import read_results
+from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
+from harness.report.scores.seeds import is_several, listed
 from harness.report.tables.details import wide
+from harness.report.tables.grid import change_text
 from harness.report.tables.latex import latex
 from harness.report.tables.tables import markdown, print_board
 from harness.spec import TrialSpec
+from harness.suites.suite import PrimaryComparison
 from tests.synthetic_store import frames_of, trial_spec
 
 
@@ -223,3 +227,50 @@ def test_the_terminal_names_rows_that_were_trained_otherwise():
     console = Console(file=io.StringIO(), width=300)
     print_board(console, board, "last")
     assert "but absld 45 epochs on a subset of 12,000 images." in console.file.getvalue()
+
+
+def test_long_lists_of_seeds_are_ranges():
+    assert listed([2, 0, 1]) == "0, 1, 2"
+    assert listed(range(20)) == "0 to 19"
+    assert listed([*range(12), 20, 21, 30]) == "0 to 11, 20, 21, 30"
+    text = sentences(
+        board_of([trial_spec(name, seed, attacks=("pgd20",)) for name in ("at", "rslad") for seed in range(14)])
+    )
+    assert text.split(". ")[1] == "Mean over seeds 0 to 13"
+    assert [is_several(text) for text in ("7", "7, 8", "0 to 13")] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "stands", "said"),
+    [
+        (0.01, 0.05, 0.2, False, "noise (corrected for all comparisons; this interval is not)"),
+        (0.01, 0.05, 0.01, True, "stands"),
+        (-0.01, 0.05, 0.01, True, "stands (by the spread of all rows over seeds; this interval is by its own)"),
+        (-0.01, 0.05, 0.2, False, "noise"),
+        (0.01, 0.05, 0.01, False, "noise"),  # the bounds over test samples, printed beside it, say why
+    ],
+)
+def test_a_verdict_that_its_interval_does_not_suggest_says_why(low, high, p, stands, said):
+    score = {"difference": 0.03, "p": p, "stands": stands}
+    score |= {"difference_sample_low": -0.1, "difference_sample_high": 0.1}
+    score |= {"difference_seed_low": low, "difference_seed_high": high}
+    text = change_text(score, METRICS["average"])
+    assert text.endswith(f" {said}")
+
+
+def test_a_registered_comparison_without_results_is_said_to_have_none():
+    specs = [trial_spec(name, seed) for name in ("at", "rslad") for seed in range(3)]
+    primary = [PrimaryComparison(variant="absld", against="at", metrics=("worst",))]
+    board = leaderboard(read_results(frames_of(specs)), primary=primary)
+    (setting,) = board.settings
+    text = " ".join(caption(board, setting, "best_validation"))
+    assert "Registered before the results, 1 comparison, without a result yet: absld minus at, Worst" in text
+
+
+def test_the_page_has_the_weights_that_a_trial_started_from():
+    frames = frames_of([trial_spec("rslad", 0)])
+    frames.tables["trials"]["init_sha256"] = "c" * 64
+    results = read_results(frames)
+    board = leaderboard(results)
+    assert page_data(results, board, "last")["rows"][0]["trials"][0]["init_sha256"] == "c" * 64
+    assert "trial.init_sha256" in page(results, board, "last")

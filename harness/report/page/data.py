@@ -124,7 +124,7 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
     trials = {trial["trial_id"]: trial for trial in records(results.trials)}
     found: dict[str, dict[str, Any]] = {}
     for key, trial in sorted(trials.items(), key=lambda item: (item[1]["seed"], item[1]["teacher_seed"])):
-        entry = {name: _plain(trial[name]) for name in _TRIAL}
+        entry = {name: _plain(trial.get(name)) for name in _TRIAL}
         entry["versions"] = read_spec(trial["versions"])
         found[key] = entry | {"scores": {}}
         rows[trial["row"]].setdefault("trials", []).append(found[key])
@@ -137,7 +137,7 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
 
 _TRIAL = (
     "trial_id", "seed", "teacher_seed", "status", "error", "train_device", "device", "git_commit", "code_fingerprint",
-    "teacher_sha256", "started", "finished", "attempts", "train_s", "eval_s", "peak_memory_mb",
+    "teacher_sha256", "init_sha256", "started", "finished", "attempts", "train_s", "eval_s", "peak_memory_mb",
 )  # fmt: skip
 
 

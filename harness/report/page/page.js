@@ -341,7 +341,7 @@
       ["method", row.method], ["network", row.student], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, hours a trial", row.train_hours], ["evaluation, hours a trial", row.eval_hours],
       ["peak memory, MiB", row.peak_memory_mb], ["tuning trials", row.tuning_trials],
       ["robust test score at the honest epoch", row.honest_score], ["at the last epoch", row.last_score], ["peeked: at the epoch best on the test set", row.peeked_score],
-      ["trained on", trial.train_device], ["evaluated on", trial.device], ["sha256 of its teacher's weights", trial.teacher_sha256], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],
+      ["trained on", trial.train_device], ["evaluated on", trial.device], ["sha256 of its teacher's weights", trial.teacher_sha256], ["sha256 of the weights it started from", trial.init_sha256], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],
       ["trials", (row.trials || []).map((one) => one.trial_id).join(", ")], ["missing", row.missing],
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
     const lines = rows.map(([name, value]) => [name, element("span", {}, typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value))]);
@@ -368,11 +368,16 @@
 
   function comparisonTable(pair, sign, checkpoint) {
     const found = pair[checkpoint] || pair.given || {};
-    const words = (stands) => (stands === null ? missing : stands ? "stands" : "noise");
+    const excludes = (low, high) => low !== null && (low > 0 || high < 0);
+    const words = (stands, low, high) => {
+      if (stands === null) return missing;
+      if (stands) return excludes(low, high) ? "stands" : "stands (by the spread of all rows over seeds)";
+      return excludes(low, high) ? "noise (once corrected for all comparisons, or over test samples)" : "noise";
+    };
     const lines = data.attacks.filter(([name]) => found[name]).flatMap(([name, title]) => ["average", "worst", "nsd"].map((key, place) => {
       const [change, low, high, seedLow, seedHigh, stands] = found[name].metrics[place];
       const one = metric(key);
-      const verdict = element("span", { class: stands ? "stands" : null }, words(stands));
+      const verdict = element("span", { class: stands ? "stands" : null }, words(stands, seedLow, seedHigh));
       const over = found[name].seeds ? ` (over seeds ${found[name].seeds})` : "";
       return [`${title} ${one.title}`, change === null ? missing : signed(sign * change, one) + over, verdict, bounds(...turn(sign, low, high), one) || missing, bounds(...turn(sign, seedLow, seedHigh), one) || missing];
     }));

@@ -215,7 +215,7 @@ def _ranked(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def _usual(lists: pd.Series) -> str:
     """The most frequent of some lists of seeds; of several the longest."""
     counts = lists.value_counts()
-    return str(max(counts[counts == counts.max()].index, key=lambda seeds: seeds.count(",")))
+    return str(max(counts[counts == counts.max()].index, key=lambda seeds: (" to " in seeds, seeds.count(","))))
 
 
 def _costs(results: Results) -> pd.DataFrame:

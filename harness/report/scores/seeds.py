@@ -59,7 +59,23 @@ def common_seeds(seeds: Mapping[Hashable, set[int]]) -> dict[Hashable, set[int]]
     return dict(seeds)
 
 
+MOST_LISTED = 12  # seeds that are listed one by one
+
+
 def listed(seeds: Iterable[int]) -> str:
-    """0, 1, 2: distinct seeds in order; long lists are cut."""
-    names = [str(seed) for seed in sorted(set(seeds))]
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])}, … {names[-1]}"
+    """0, 1, 2: distinct seeds in order; in a long list three or more in a row as 0 to 19."""
+    found = sorted(set(seeds))
+    if len(found) <= MOST_LISTED:
+        return ", ".join(map(str, found))
+    runs: list[list[int]] = []
+    for seed in found:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def is_several(seeds: str) -> bool:
+    """Whether a text of `listed` lists more than one."""
+    return " " in seeds

@@ -13,6 +13,7 @@ from harness.report.results import records
 from harness.report.scores.counts import attack_order
 from harness.report.scores.intervals import METRICS, Metric
 from harness.report.scores.leaderboard import Leaderboard
+from harness.statistics.multiple_comparisons import ERROR
 
 MAIN = ("average", "worst", "nsd")
 MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth beside the worst class
@@ -130,7 +131,18 @@ def change_text(score: dict[str, Any], metric: Metric) -> str:
     if pd.isna(score["p"]):
         return text
     p = "p < 0.0001" if score["p"] < 0.0001 else f"p = {score['p']:.4f}"
-    return f"{text} {p} {'stands' if score['stands'] else 'noise'}"
+    return f"{text} {p} {'stands' if score['stands'] else 'noise'}{_apart(score)}"
+
+
+def _apart(score: dict[str, Any]) -> str:
+    """Why a verdict is not the one that the interval over seeds printed beside it suggests; empty where it is."""
+    low, high = score["difference_seed_low"], score["difference_seed_high"]
+    excludes = bool(low > 0 or high < 0)
+    if excludes and score["p"] >= ERROR:
+        return " (corrected for all comparisons; this interval is not)"
+    if score["stands"] and not excludes:
+        return " (by the spread of all rows over seeds; this interval is by its own)"
+    return ""
 
 
 def mark(score: dict[str, Any], metric: Metric) -> str:
