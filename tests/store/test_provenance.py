@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 import json
@@ -121,6 +122,28 @@ def test_the_fingerprint_reads_everything_that_it_names():
     numeric = {name.removesuffix(".py") for name in NUMERIC}
     assert {"methods", "harness/attacks", "harness/evaluation", "harness/training", "harness/trial"} <= numeric
     assert len(fingerprint.code_fingerprint()) == 12
+
+
+WITHOUT_NUMBERS = ("harness/errors.py", "harness/files.py", "harness/spec.py", "harness/store")
+
+
+def test_every_module_that_a_trial_runs_is_fingerprinted_or_makes_no_number():
+    """A module that computes and is imported from `harness.trial`, however far down, cannot be forgotten."""
+    root, seen, left = fingerprint._ROOT, set(), ["harness.trial"]
+    while left:
+        name = left.pop()
+        place = root / name.replace(".", "/")
+        file = next((each for each in (place.with_suffix(".py"), place / "__init__.py") if each.is_file()), None)
+        if file is None or file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("harness", "methods"):
+                left += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    names = {file.relative_to(root).as_posix() for file in seen if ast.parse(file.read_text()).body[1:]}
+    known = (*NUMERIC, *WITHOUT_NUMBERS)
+    assert sorted(name for name in names if not any(name == one or name.startswith(f"{one}/") for one in known)) == []
+    assert "harness/trial.py" in names
 
 
 ROOT = Path(__file__).resolve().parents[2]
