@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import FULL, InputError
 
@@ -20,6 +23,28 @@ _NOT_OURS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL,
     errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
+
+
+def open_plain(path: Path, what: str) -> BinaryIO:
+    """A file, opened to be read. InputError, which begins with `what`, where it cannot be or is no plain file: a pipe
+    can keep its reader waiting for ever, and a device need not end."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{what} cannot be read: {path} is no plain file")
+        return path.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
+        raise InputError(f"{what} cannot be read: {path}: {reason}") from error
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The hash of what is left to read of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

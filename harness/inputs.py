@@ -142,10 +142,10 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
         if source.trial is None:
             raise
         raise InputError(f"{error}; `run --redo {source.trial[:8]} --retry-failed` trains it again") from error
-    if source.file is not None:
-        check_finite(state, source=str(path))
     network = new_network(source.network, data, 0)
     load_into(network, state, source=str(path))
+    if source.file is not None:
+        check_finite(network.state_dict(), source=str(path))
     return network
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import math
+import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from harness.data.decoded import Arrays
 from harness.errors import InputError, unknown
+from harness.files import open_plain, sha256_of
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _KEYS = (*_REQUIRED, "class_names")
-_UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+MOST_BYTES = 16 << 30  # of all arrays of a file
+_SMALL, _MOST_PACKED = 256 << 20, 100  # bytes that any file may hold; larger ones are real images, which pack less
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,15 @@ def read_npz(path: Path, sha256: str | None = None) -> OwnArrays:
     file must have, if given. InputError on any fault.
     """
     path = path.expanduser().absolute()
-    if not path.is_file():
-        raise InputError(f"npz: there is no file {path}")
-    status = path.stat()
+    with _opened(path) as file:
+        status = os.fstat(file.fileno())
     return _read(path, sha256, status.st_mtime_ns, status.st_size)
+
+
+def npz_sha256(path: Path) -> str:
+    """The hash of an .npz file; InputError for what is none."""
+    with _opened(path) as file:
+        return sha256_of(file)
 
 
 @lru_cache(maxsize=2)
@@ -54,32 +62,74 @@ def _read(path: Path, sha256: str | None, _modified: int, _size: int) -> OwnArra
     largest = int(max(train[1].max(), test[1].max()))
     if not 0 < largest < len(train[1]) + len(test[1]):
         raise InputError(f"npz: {path}: the largest label is {largest}; labels are 0..K-1 with two or more classes K")
+    if len(np.unique(train[1])) < 2:
+        raise InputError(f"npz: {path}: y_train has images of one class only; two or more are needed")
     names = arrays.get("class_names", np.array([str(label) for label in range(largest + 1)]))
-    return OwnArrays(train, test, _class_names(path, names, largest))
+    return OwnArrays(train, test, _class_names(path, names, largest, len(train[1]) + len(test[1])))
+
+
+def _opened(path: Path) -> BinaryIO:
+    if not path.exists():
+        raise InputError(f"npz: there is no file {path}")
+    file = open_plain(path, "npz")
+    is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+    if is_array or not zipfile.is_zipfile(file):
+        file.close()
+        fault = "one array, not an .npz archive with" if is_array else "damaged or no archive of"
+        raise InputError(f"npz: {path} is {fault} {', '.join(_REQUIRED)}")
+    file.seek(0)
+    return file
 
 
 def _open(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
-    try:
-        content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
+    with _opened(path) as file:
+        found = sha256_of(file)
         if found != (sha256 or found):
             raise InputError(f"npz: {path} has the sha256 {found}, not {sha256} as planned")
-        file = np.load(io.BytesIO(content), allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise InputError(f"npz: {path} is one array, not an .npz archive with {', '.join(_REQUIRED)}")
-        with file:
-            for key in file.files:
-                if key not in _KEYS:
-                    raise unknown(f"array in {path}", key, _KEYS)
-            if missing := [key for key in _REQUIRED if key not in file.files]:
-                raise InputError(f"npz: {path} lacks {', '.join(missing)}")
-            return {key: file[key] for key in file.files}
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise InputError(
-            f"npz: {path} is damaged or no archive of plain arrays (pickled objects are refused)"
-        ) from error
+        try:
+            return _arrays(path, file)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged archive makes the parsers of zip files and headers raise almost anything
+            raise InputError(
+                f"npz: {path} is damaged or no archive of plain arrays (pickled objects are refused)"
+            ) from error
+
+
+def _arrays(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays by name, each read once its header fits its size and all sizes are such as images have."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        for key in entries:
+            if key not in _KEYS:
+                raise unknown(f"array in {path}", key, _KEYS)
+        if missing := [key for key in _REQUIRED if key not in entries]:
+            raise InputError(f"npz: {path} lacks {', '.join(missing)}")
+        size = sum(entry.file_size for entry in entries.values())
+        if size > MOST_BYTES or (size > _SMALL and size > _MOST_PACKED * os.fstat(file.fileno()).st_size):
+            raise InputError(
+                f"npz: {path} would unpack to {size / 2**20:,.0f} MB: at most {MOST_BYTES >> 20:,} are read, and "
+                f"at most {_MOST_PACKED} times the file's own size"
+            )
+        for entry in entries.values():
+            _check_header(archive, entry)
+        return {key: _array(archive, entry) for key, entry in entries.items()}
+
+
+def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """ValueError where the shape in an array's header is not of the size of what follows, or where it holds objects."""
+    with archive.open(entry) as file:
+        read_header = _HEADERS[np.lib.format.read_magic(file)]
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject or not dtype.itemsize:
+            raise ValueError(f"no plain numbers: {dtype}")
+        if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell() or min(shape, default=0) < 0:
+            raise ValueError(f"the header says {shape}")
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Arrays:
@@ -110,9 +160,11 @@ def _images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images if first else images.transpose(0, 3, 1, 2))
 
 
-def _class_names(path: Path, names: np.ndarray, largest: int) -> tuple[str, ...]:
+def _class_names(path: Path, names: np.ndarray, largest: int, images: int) -> tuple[str, ...]:
     if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) != len(names):
         raise InputError(f"npz: {path}: class_names must be different strings, one per class")
+    if len(names) > images:
+        raise InputError(f"npz: {path}: class_names has {len(names):,} names for {images:,} images")
     if largest >= len(names):
         raise InputError(f"npz: {path}: a label is {largest}, but class_names names only 0..{len(names) - 1}")
     return tuple(names.tolist())

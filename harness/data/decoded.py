@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,33 +26,48 @@ def data_root(root: Path | None = None) -> Path:
 def read(root: Path, name: str, part: str) -> Arrays | None:
     """Images (mapped from disk) and labels as `write` left them; None if absent or not what they should be.
 
-    name: of a data set of `DATASETS`, whose shape is known, or of any other content.
+    name: of a data set of `DATASETS`, whose shape and classes are known, or of any other content.
     """
-    try:
-        # Copy on write: pages are shared between processes, and no slip in this one can reach the file.
-        images = np.asarray(np.load(_path(root, name, f"{part}-images"), mmap_mode="c", allow_pickle=False))
-        labels = np.load(_path(root, name, f"{part}-labels"), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    images, labels, sums = (_mapped(_path(root, name, f"{part}-{what}")) for what in ("images", "labels", "sums"))
+    if images is None or labels is None or images.dtype != np.uint8 or labels.dtype != np.int64:
         return None
     info = DATASETS.get(name)
     fits = images.shape[1:] == (info.channels, info.image_size, info.image_size) if info else images.ndim == 4
-    good = fits and images.dtype == np.uint8 and labels.dtype == np.int64 and labels.shape == images.shape[:1]
-    return (images, labels) if good else None
+    if not fits or labels.shape != images.shape[:1] or (labels < 0).any():
+        return None
+    if sums is not None:
+        return (images, labels) if sums.tolist() == _sums((images, labels)) else None
+    known = {"train": info.train_counts, "test": info.test_counts}[part] if info else None  # a copy without checksums
+    return (images, labels) if known in (None, tuple(np.bincount(labels).tolist())) else None
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """An array, mapped copy on write: pages are shared between processes, and no slip in this one can reach the file.
+    None where there is none of the size that its header says."""
+    try:
+        if path.is_file():
+            return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError, OverflowError):  # what a damaged header makes of it
+        return None
+    return None
+
+
+def _sums(arrays: Arrays) -> list[int]:
+    """Checksums of images and labels."""
+    return [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
 
 
 def write(root: Path, name: str, part: str, arrays: Arrays) -> None:
     """Store images and labels for `read`; each file appears whole or not at all. Raises OSError."""
     for what, array in zip(("images", "labels"), arrays, strict=True):
         _write(_path(root, name, f"{part}-{what}"), array)
+    _write(_path(root, name, f"{part}-sums"), np.array(_sums(arrays), np.int64))
 
 
 def read_class_names(root: Path, name: str) -> tuple[str, ...] | None:
     """The names of the classes as `write_class_names` left them; None if absent or damaged."""
-    try:
-        names = np.load(_path(root, name, "classes"), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return tuple(names.tolist()) if names.dtype.kind == "U" and names.ndim == 1 else None
+    names = _mapped(_path(root, name, "classes"))
+    return tuple(names.tolist()) if names is not None and names.dtype.kind == "U" and names.ndim == 1 else None
 
 
 def write_class_names(root: Path, name: str, class_names: tuple[str, ...]) -> None:

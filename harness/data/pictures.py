@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,10 +15,9 @@ from harness.data.folder import Listing, combined_sha256, read_file, threads
 from harness.errors import InputError
 
 MOST_PIXELS = 50_000_000  # of one image: a camera's; more is a mistake or an attack on memory
+MOST_BYTES = 16 << 30  # of all images, decoded
 CHANNELS = {"L": 1, "RGB": 3}
 _AT_ONCE = 1000  # files whose decoded images wait in memory
-# What Pillow raises on files that are not what they claim to be.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ def decode(listing: Listing, sha256: str, resize: int | None) -> dict[str, Array
             for place, picture in enumerate(pool.map(lambda name: _picture(listing, name, resize), names), start):
                 if images is None:
                     first = picture
+                    _check_size(listing, first)
                     images = np.empty((len(listing.names), *first.pixels.shape), np.uint8)
                 _check_alike(listing, first, picture, place)
                 images[place] = picture.pixels
@@ -57,6 +55,15 @@ def decode(listing: Listing, sha256: str, resize: int | None) -> dict[str, Array
     labels = np.array(listing.labels, np.int64)
     parts = np.array([listing.part_of(name) for name in listing.names])
     return {part: (images[parts == part], labels[parts == part]) for part in listing.parts}
+
+
+def _check_size(listing: Listing, first: _Picture) -> None:
+    size = len(listing.names) * first.pixels.size
+    if size > MOST_BYTES:
+        raise InputError(
+            f"folder: {listing.root} would take {size / 2**20:,.0f} MB decoded, {MOST_BYTES >> 20:,} at most are read: "
+            "make its images smaller, resize: 64"
+        )
 
 
 def _picture(listing: Listing, name: str, resize: int | None) -> _Picture:
@@ -77,7 +84,7 @@ def _picture(listing: Listing, name: str, resize: int | None) -> _Picture:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"folder: {path} has more than {MOST_PIXELS:,} pixels, the most that are read") from error
-    except _DAMAGE as error:
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise InputError(f"folder: {path} is damaged or neither PNG nor JPEG") from error
 
 

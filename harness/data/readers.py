@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import shutil
-import tempfile
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -41,9 +41,9 @@ def _read_fashion_mnist(root: Path, split: str) -> Arrays | None:
         images_path = _plain_or_gz(folder / f"{stem}-images-idx3-ubyte")
         labels_path = _plain_or_gz(folder / f"{stem}-labels-idx1-ubyte")
         if images_path and labels_path:
-            images, labels = _read_idx(images_path, images=True), _read_idx(labels_path, images=False)
+            images, labels = _read_idx(images_path, (count, 28, 28)), _read_idx(labels_path, (count,))
             # MNIST's files have the same names and shapes, but not the same number of images in every class.
-            if images.shape != (count, 28, 28) or np.bincount(labels).tolist() != [count // 10] * 10:
+            if np.bincount(labels).tolist() != [count // 10] * 10:
                 raise ValueError(f"{folder} holds something other than Fashion-MNIST")
             return images[:, None], labels
     return None
@@ -53,17 +53,17 @@ def _plain_or_gz(path: Path) -> Path | None:
     return next((each for each in (path, path.with_name(path.name + ".gz")) if each.is_file()), None)
 
 
-def _read_idx(path: Path, images: bool) -> np.ndarray:
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    reader = read_image_file if images else read_label_file
-    if path.suffix != ".gz":
-        return reader(str(path)).numpy()
-    with tempfile.NamedTemporaryFile() as plain:
-        with gzip.open(path) as packed:
-            shutil.copyfileobj(packed, plain)
-        plain.flush()
-        return reader(plain.name).numpy()
+def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An IDX file of bytes. ValueError where its header is not of that shape or what follows not of that size, of
+    which no more is read or unpacked."""
+    size, header = math.prod(shape), struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path.name} holds something other than Fashion-MNIST's {shape[0]:,}")
+        content = bytearray(file.read(size + 1))
+    if len(content) != size:
+        raise ValueError(f"{path.name} is {'longer' if len(content) > size else 'shorter'} than its header says")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _download_fashion_mnist(root: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import InputError
-from harness.files import temporary_path
+from harness.files import open_plain, sha256_of, temporary_path
 
 State = dict[str, Tensor]
 
@@ -32,7 +33,7 @@ _UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, 64 hexadecimal digits. InputError if it cannot be read."""
     with _opened(path) as file:
-        return _digest(file)
+        return sha256_of(file)
 
 
 def read_state(path: Path, sha256: str | None = None, weights: str | None = None) -> State:
@@ -45,7 +46,7 @@ def read_state(path: Path, sha256: str | None = None, weights: str | None = None
     that `weights` means.
     """
     with _opened(path) as file:
-        if sha256 is not None and (found := _digest(file)) != sha256.strip().lower():
+        if sha256 is not None and (found := sha256_of(file)) != sha256.strip().lower():
             raise InputError(f"checkpoint {path} has sha256 {found}, not {sha256}")
         file.seek(0)
         content = _read_safetensors(path, file) if Path(path).suffix == ".safetensors" else _read_torch(path, file)
@@ -53,10 +54,14 @@ def read_state(path: Path, sha256: str | None = None, weights: str | None = None
 
 
 def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:
-    """InputError, `source` in it, for weights that are not numbers: every result would be nonsense."""
+    """InputError, `source` in it, for weights that are not numbers and for negative variances: every result would be
+    nonsense."""
     wrong = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if wrong:
         raise InputError(f"{source} holds NaN or infinite weights: {len(wrong)} tensors ({_some(wrong)})")
+    negative = [key for key, value in state.items() if key.endswith("running_var") and (value < 0).any()]
+    if negative:
+        raise InputError(f"{source} holds negative variances: {len(negative)} tensors ({_some(negative)})")
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -72,7 +77,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
         for key, value in state.items()
         if key in expected and value.shape != expected[key].shape
     ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    odd = [f"{key} {_kind(value)}" for key, value in state.items() if key in expected and not _is_plain(value)]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("of another kind", odd))
     if faults := [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]:
         raise InputError(f"{source} does not fit the network {type(model).__name__}: keys {', '.join(faults)}")
     model.load_state_dict(dict(state))
@@ -109,17 +115,7 @@ def _own_copy(value: Tensor) -> Tensor:
 
 
 def _opened(path: Path) -> BinaryIO:
-    try:
-        return Path(path).expanduser().open("rb")
-    except OSError as error:
-        raise InputError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    return open_plain(Path(path).expanduser(), f"checkpoint {path}")
 
 
 def _read_safetensors(path: Path, file: BinaryIO) -> object:
@@ -134,6 +130,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> object:
 
 def _read_torch(path: Path, file: BinaryIO) -> object:
     try:
+        _check_unpacked(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -142,6 +139,15 @@ def _read_torch(path: Path, file: BinaryIO) -> object:
     except Exception as error:  # a damaged file makes the zip and pickle parsers raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({reason})") from error
+
+
+def _check_unpacked(file: BinaryIO) -> None:
+    """ValueError for an archive that says it holds more than the file does: torch packs nothing."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
+                raise ValueError("its parts are packed, which torch's own are not")
+    file.seek(0)
 
 
 def _weights(path: Path, content: object, weights: str | None) -> object:
@@ -188,6 +194,19 @@ def _plain_names(path: Path, content: object) -> State:
     if len(state) < len(content):
         raise InputError(f"checkpoint {path} holds parameters twice, with and without the prefix 'module.'")
     return {key: value for key, value in state.items() if not key.startswith(_UNUSED) and key != _COUNTER}
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether each number of a tensor is real and stands in memory."""
+    return (
+        value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_complex() or value.is_quantized or value.is_nested)
+    )
+
+
+def _kind(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {str(value.layout).removeprefix('torch.')} {value.device.type}"
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 import methods
 from harness.attacks.registry import attack_info, attack_place, canonical_request
+from harness.data.arrays import npz_sha256
 from harness.data.counts import class_counts
 from harness.data.folder import folder_sha256
 from harness.data.registry import DATASETS, OWN, DatasetInfo
 from harness.data.splits import most_train_images
 from harness.errors import InputError, one_of, unknown
+from harness.files import open_plain, sha256_of
 from harness.models.registry import MODELS, resolve_params
 from harness.spec import (
     CHECKPOINTS,
@@ -108,7 +109,7 @@ def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     path, named = folder.absolute() / Path(values["path"]).expanduser(), values.get("sha256")
     if named is not None and not path.exists():
         return {**values, "path": str(path)}
-    found = folder_sha256(path) if values["name"] == "folder" else file_sha256(str(path), "dataset: path")
+    found = folder_sha256(path) if values["name"] == "folder" else npz_sha256(path)
     if named is not None and named != found:
         raise InputError(f"dataset: {path} has the sha256 {found}, the suite names {named}")
     return {**values, "path": str(path), "sha256": found}
@@ -291,10 +292,8 @@ def radius(value: Any, where: str) -> float:
 
 def file_sha256(path: str, where: str) -> str:
     """The hash of a file's content, InputError where it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{where}: cannot read '{path}': {error.strerror}") from error
+    with open_plain(Path(path).expanduser(), where) as file:
+        return sha256_of(file)
 
 
 def read(kind: type[BaseModel], values: Any, where: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from harness.errors import InputError
+from harness.files import open_plain
 
 MOST_CHARACTERS = 200_000  # of a suite; the longest that comes with the package has 2,000
 MOST_NODES = 20_000
@@ -94,13 +95,14 @@ def read_yaml(text: str, where: str) -> Any:
 
 def read_text(path: Path, where: str) -> str:
     """The text of a file that `read_yaml` can be asked for. InputError where it cannot be read or is no plain file."""
+    with open_plain(path, where) as file:
+        content = file.read(4 * MOST_CHARACTERS + 1)  # a character has at most four bytes
+    if len(content) > 4 * MOST_CHARACTERS:
+        raise InputError(f"{where} is longer than {MOST_CHARACTERS:,} characters")
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"cannot read {where}: not a plain file")
-        with path.open(encoding="utf-8") as file:
-            return file.read(MOST_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {where}: {error}") from None
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} cannot be read: {error}") from None
 
 
 def number(value: Any, where: str) -> float:
