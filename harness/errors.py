@@ -31,6 +31,10 @@ class InputError(ValueError):
     """Something the user wrote cannot be used: what is wrong, where, what is allowed. The command exits with 2."""
 
 
+class AbsentError(InputError):
+    """What the user named is not there. A plan can be made all the same."""
+
+
 class InfrastructureError(RuntimeError):
     """The process that a trial runs in is not what was planned; another one may do."""
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.errors import FULL, InputError
+from harness.errors import FULL, AbsentError, InputError
 
 _TEMPORARY = re.compile(r"^\..+\.\d+\.(\d+\.)?[0-9a-f]{8}\.tmp$")  # see `temporary_path`
 _NOT_OURS = {
@@ -35,8 +35,9 @@ def open_plain(path: Path, what: str) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         if isinstance(error, InputError):
             raise
+        kind = AbsentError if isinstance(error, FileNotFoundError) else InputError
         reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
-        raise InputError(f"{what} cannot be read: {path}: {reason}") from error
+        raise kind(f"{what} cannot be read: {path}: {reason}") from error
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.attacks.registry import stage_names
 from harness.data.registry import DATASETS, OWN
 from harness.data.remarks import remarks
 from harness.data.sources import load
 from harness.data.splits import check_attacked, split, stratified_subset, wants_second_split
-from harness.errors import InputError
+from harness.errors import AbsentError, InputError
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
@@ -167,27 +168,48 @@ def weights_path(source: Source, store_root: Path) -> Path:
     return training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
 
 
-def check_readable(specs: Sequence[TrialSpec], root: Path | None, download: bool) -> list[str]:
-    """Read every data set and checkpoint file that the trials name, once each, and split as the trials will. What is
-    odd about the data sets; raises InputError."""
+def check_readable(
+    specs: Sequence[TrialSpec], root: Path | None, download: bool, *, planning: bool = False
+) -> list[str]:
+    """Read every data set and checkpoint file that the trials name, once each, split as the trials will, and see that
+    networks and attacks go with the data. What is odd about the data sets; raises InputError.
+
+    planning: what is not there is said to be unchecked instead of refused.
+    """
     found: dict[str, None] = {}
     for dataset, second in {(spec.dataset, wants_second_split(spec)): None for spec in specs}:
-        data = read_data(dataset, 0, torch.device("cpu"), second=second, root=root, download=download)
+        concerned = [spec for spec in specs if (spec.dataset, wants_second_split(spec)) == (dataset, second)]
+        try:
+            data = read_data(dataset, 0, torch.device("cpu"), second=second, root=root, download=download)
+        except AbsentError as error:
+            if not planning:
+                raise
+            found[f"not checked: {error}"] = None
+            continue
         found |= {f"{dataset.label}: {text}": None for text in data.remarks}
-        files = {
-            source.model_dump_json(): source
-            for spec in specs
-            if (spec.dataset, wants_second_split(spec)) == (dataset, second)
-            for source in spec.sources
-            if source.file
-        }
-        for source in files.values():
-            trained_network(source, data, Path())
+        _check_networks(concerned, data)
         counts = torch.bincount(data.test.labels).numpy()
-        for spec in specs:
-            if spec.dataset == dataset:
-                check_attacked(spec, counts)
+        for spec in concerned:
+            check_attacked(spec, counts)
+            for attack in spec.evaluation.attacks:
+                stage_names(attack.name, data.num_classes)
+        files = {each.model_dump_json(): each for spec in concerned for each in spec.sources if each.file}
+        for source in files.values():
+            try:
+                trained_network(source, data, Path())
+            except AbsentError as error:
+                if not planning:
+                    raise
+                found[f"not checked: {error}"] = None
     return list(found)
+
+
+def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
+    """InputError for a network that cannot be built for the data; no weights are made."""
+    networks = [spec.student for spec in specs] + [source.network for spec in specs for source in spec.sources]
+    with torch.device("meta"):
+        for network in {each.model_dump_json(): each for each in networks}.values():
+            new_network(network, data, 0)
 
 
 def training_folder(store_root: Path, training_id: str) -> Path:

@@ -81,7 +81,7 @@ class _Plugin(MetaPathFinder, ExecutionLoader):
     def __init__(self, name: str, root: Path) -> None:
         if not root.is_dir():
             self._folder, self._files = root.parent, {name: root.name}
-            self.sources = {root.name: root.read_bytes()}
+            self.sources = {root.name: _read(root)}
             return
         if not (root / "__init__.py").is_file():
             raise FileNotFoundError("a folder needs an __init__.py to be a package")
@@ -113,10 +113,15 @@ def _sources(folders: Sequence[Path]) -> dict[str, bytes]:
     """All Python files below folders, by relative name; nothing hidden, such as an editor's locks and copies."""
     found = [(path.relative_to(folder), path) for folder in folders for path in folder.rglob("*.py")]
     return {
-        name.as_posix(): path.read_bytes()
-        for name, path in found
-        if not any(part.startswith(".") for part in name.parts)
+        name.as_posix(): _read(path) for name, path in found if not any(part.startswith(".") for part in name.parts)
     }
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a plain file: a pipe or a device might never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no plain file")
+    return path.read_bytes()
 
 
 def _installed(module: ModuleType | None) -> str | None:

@@ -157,6 +157,7 @@ def run(
     teachers = _teachers(planned.specs, planned.store, teachers_from)
     redone = named_trials(planned.specs, redo or ())
     if dry_run:
+        _check_plan(planned.specs, planned.store, data, download, tuple(redone))
         refuse_left_behind(planned.store, [spec for spec in planned.specs if spec.trial_id in redone])
         states = states_of(planned) | dict.fromkeys(redone, ("again", "what there is, is set aside"))
         print_trials(planned, states)
@@ -248,6 +249,7 @@ def tune(
     tuning = plan_tuning(suite, given, overrides=sets or (), results=results)
     teachers = _teachers([*tuning.teachers, *tuning.bases], tuning.store, teachers_from)
     if dry_run:
+        _check_plan([*tuning.teachers, *tuning.bases], tuning.store, data, download)
         print_tuning(tuning)
         return 0
     from harness.cli.progress import Progress
@@ -553,6 +555,15 @@ def _plan(
     _load_methods(plugins)
     only, numbers = _names(methods, "--methods"), _numbers(seeds)
     return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
+
+
+def _check_plan(specs: list[Any], store: Any, data: Path | None, download: bool, redone: tuple[str, ...] = ()) -> None:
+    """What a run would refuse, its plan refuses; what is odd, or not there to be checked, is told."""
+    from harness.running.run import Options, check_inputs
+
+    options = Options(data_root=data, download=download, redo=redone)
+    for text in check_inputs(specs, store, options, planning=True):
+        err.print(f"warning: {text}", soft_wrap=True)
 
 
 def _teachers(specs: list[Any], target: Any, source: Path | None) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import BinaryIO
 import numpy as np
 
 from harness.data.decoded import Arrays
-from harness.errors import InputError, unknown
+from harness.errors import AbsentError, InputError, unknown
 from harness.files import open_plain, sha256_of
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _KEYS = (*_REQUIRED, "class_names")
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 MOST_BYTES = 16 << 30  # of all arrays of a file
+_LONGEST_CLASS = 255  # characters of a name, as of a folder's
 _SMALL, _MOST_PACKED = 256 << 20, 100  # bytes that any file may hold; larger ones are real images, which pack less
 
 
@@ -69,8 +71,8 @@ def _read(path: Path, sha256: str | None, _modified: int, _size: int) -> OwnArra
 
 
 def _opened(path: Path) -> BinaryIO:
-    if not path.exists():
-        raise InputError(f"npz: there is no file {path}")
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that is too long
+        raise AbsentError(f"npz: there is no file {path}")
     file = open_plain(path, "npz")
     is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
     if is_array or not zipfile.is_zipfile(file):
@@ -86,18 +88,29 @@ def _open(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
         found = sha256_of(file)
         if found != (sha256 or found):
             raise InputError(f"npz: {path} has the sha256 {found}, not {sha256} as planned")
-        try:
-            return _arrays(path, file)
-        except InputError:
-            raise
-        except Exception as error:  # a damaged archive makes the parsers of zip files and headers raise almost anything
-            raise InputError(
-                f"npz: {path} is damaged or no archive of plain arrays (pickled objects are refused)"
-            ) from error
+        return _arrays(path, file, _KEYS)
 
 
-def _arrays(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
-    """The arrays by name, each read once its header fits its size and all sizes are such as images have."""
+def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """y_train and y_test of an .npz file; no other array is read. InputError as `read_npz`, but for their values."""
+    with _opened(path) as file:
+        found = _arrays(path, file, ("y_train", "y_test"))
+    return found["y_train"], found["y_test"]
+
+
+def _arrays(path: Path, file: BinaryIO, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    try:
+        return _checked_arrays(path, file, wanted)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive makes the parsers of zip files and headers raise almost anything
+        raise InputError(
+            f"npz: {path} is damaged or no archive of plain arrays (pickled objects are refused)"
+        ) from error
+
+
+def _checked_arrays(path: Path, file: BinaryIO, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """The wanted arrays, read once each header fits its array's size and all sizes are such as images have."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         for key in entries:
@@ -113,7 +126,7 @@ def _arrays(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
             )
         for entry in entries.values():
             _check_header(archive, entry)
-        return {key: _array(archive, entry) for key, entry in entries.items()}
+        return {key: _array(archive, entry) for key, entry in entries.items() if key in wanted}
 
 
 def _check_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
@@ -161,10 +174,18 @@ def _images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
 
 
 def _class_names(path: Path, names: np.ndarray, largest: int, images: int) -> tuple[str, ...]:
-    if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) != len(names):
-        raise InputError(f"npz: {path}: class_names must be different strings, one per class")
+    texts = names.tolist() if names.dtype.kind == "U" and names.ndim == 1 else []
+    if not texts or len(set(texts)) != len(texts) or not all(map(_is_class_name, texts)):
+        raise InputError(
+            f"npz: {path}: class_names must be different strings, one per class, of 1 to {_LONGEST_CLASS} "
+            "characters of UTF-8"
+        )
     if len(names) > images:
         raise InputError(f"npz: {path}: class_names has {len(names):,} names for {images:,} images")
     if largest >= len(names):
         raise InputError(f"npz: {path}: a label is {largest}, but class_names names only 0..{len(names) - 1}")
     return tuple(names.tolist())
+
+
+def _is_class_name(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_CLASS and not any("\ud800" <= char <= "\udfff" for char in text)

@@ -3,21 +3,20 @@ for plans."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from harness.data.arrays import read_labels
 from harness.data.folder import PARTS, list_images
 from harness.data.registry import DATASETS
 from harness.data.splits import subset_sizes
+from harness.errors import InputError
 from harness.spec import DatasetSpec
 
 FOLDER_TEST_SHARE = 6  # one image in so many is a test image where a folder has no test/
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class ClassCounts(NamedTuple):
@@ -48,15 +47,14 @@ def _own_counts(name: str, path: Path, _sha256: str) -> ClassCounts | None:
 
 def _of_npz(path: Path) -> ClassCounts | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            labels = [file[f"y_{part}"] for part in PARTS]  # no other array of the archive is read
+        labels = read_labels(path)
         if not all(each.dtype.kind in "iu" and each.ndim == 1 and each.size for each in labels):
             return None
         classes = int(max(each.max() for each in labels)) + 1
         if min(each.min() for each in labels) < 0 or classes > sum(map(len, labels)):
             return None
         return ClassCounts(*(np.bincount(each.astype(np.int64), minlength=classes) for each in labels))
-    except _UNREADABLE:
+    except InputError:
         return None
 
 

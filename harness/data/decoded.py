@@ -36,7 +36,7 @@ def read(root: Path, name: str, part: str) -> Arrays | None:
     if not fits or labels.shape != images.shape[:1] or (labels < 0).any():
         return None
     if sums is not None:
-        return (images, labels) if sums.tolist() == _sums((images, labels)) else None
+        return (images, labels) if sums.shape == (2,) and sums.tolist() == _sums((images, labels)) else None
     known = {"train": info.train_counts, "test": info.test_counts}[part] if info else None  # a copy without checksums
     return (images, labels) if known in (None, tuple(np.bincount(labels).tolist())) else None
 
@@ -45,11 +45,10 @@ def _mapped(path: Path) -> np.ndarray | None:
     """An array, mapped copy on write: pages are shared between processes, and no slip in this one can reach the file.
     None where there is none of the size that its header says."""
     try:
-        if path.is_file():
-            return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError, OverflowError):  # what a damaged header makes of it
+        array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False)) if path.is_file() else None
+        return array if array is not None and array.dtype.itemsize else None
+    except Exception:  # a damaged header makes its parser raise almost anything
         return None
-    return None
 
 
 def _sums(arrays: Arrays) -> list[int]:

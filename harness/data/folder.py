@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.decoded import data_root
-from harness.errors import InputError
+from harness.errors import AbsentError, InputError
 from harness.files import make_folder, write_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -60,8 +60,8 @@ def list_images(path: Path) -> Listing:
     leave the folder, and for classes that are too small, too few, or not the same in both parts.
     """
     root = path.expanduser().absolute()
-    if not root.is_dir():
-        raise InputError(f"folder: there is no folder {root}")
+    if not os.path.isdir(root):  # unlike Path.is_dir, no error for a name that is too long
+        raise AbsentError(f"folder: there is no folder {root}")
     root = root.resolve()
     found: dict[str, tuple[int, int]] = {}
     for part in _parts(root):

@@ -23,7 +23,7 @@ from harness.data.pictures import decode
 from harness.data.readers import SOURCES
 from harness.data.registry import DATASETS, OWN
 from harness.data.splits import stratified_subset
-from harness.errors import InputError, one_of
+from harness.errors import AbsentError, InputError, one_of
 
 Split = Literal["train", "test"]
 
@@ -174,7 +174,7 @@ def _read_stored(name: str, split: Split, root: Path, download: bool) -> Arrays:
         _download(name, root)
         return _read_stored(name, split, root, download=False)
     if arrays is None:
-        raise InputError(_missing(name, root))
+        raise AbsentError(_missing(name, root))
     with contextlib.suppress(OSError):  # a data directory that cannot be written to is merely slower
         decoded.write(root, name, split, arrays)
     return decoded.read(root, name, split) or arrays

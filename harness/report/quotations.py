@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError, unknown
-from harness.files import write_bytes
+from harness.files import open_plain, write_bytes
 from harness.report import escape
 from harness.report.captions import attack_title
 from harness.report.results import Results, read_results, records
@@ -35,9 +35,11 @@ Options = dict[str, str]
 def quote(path: Path) -> bool:
     """Write the passages of a Markdown file anew; whether that changed the file. Raises InputError for a passage that
     cannot be computed."""
+    with open_plain(path, "the page") as file:
+        content = file.read()
     try:
-        before = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        before = content.decode()
+    except UnicodeDecodeError as error:
         raise InputError(f"cannot read {path}: {error}") from error
     after = quoted(before, path.parent)
     if after != before:

@@ -197,9 +197,9 @@ def _on_ray(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterato
             control.close()
 
 
-def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> list[str]:
+def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, planning: bool = False) -> list[str]:
     """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
-    What is odd about the data sets; raises InputError.
+    What is odd about the data sets; raises InputError. planning: what is not there is said to be unchecked.
 
     Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
     """
@@ -209,7 +209,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options) -> 
         return []
     from harness.inputs import check_readable
 
-    return check_readable(specs, options.data_root, options.download)
+    return check_readable(specs, options.data_root, options.download, planning=planning)
 
 
 def _needs_a_look(spec: TrialSpec) -> bool:

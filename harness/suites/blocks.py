@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -107,7 +108,7 @@ def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     where there is neither.
     """
     path, named = folder.absolute() / Path(values["path"]).expanduser(), values.get("sha256")
-    if named is not None and not path.exists():
+    if named is not None and not os.path.exists(path):
         return {**values, "path": str(path)}
     found = folder_sha256(path) if values["name"] == "folder" else npz_sha256(path)
     if named is not None and named != found:

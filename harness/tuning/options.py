@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.errors import InputError, one_of
-from harness.spec import Frozen
+from harness.spec import Frozen, Seed
 from harness.suites.blocks import read
 from harness.suites.suite import Suite
 from harness.tuning.space import Values, split_entries
@@ -40,7 +40,7 @@ class TuneOptions(Frozen):
     seeds: int = Field(3, ge=1, le=_MOST_SEEDS)
     compare_seeds: int = Field(3, ge=0, le=_MOST_SEEDS)
     grace: int | None = Field(None, ge=1)
-    search_seed: int = Field(0, ge=0)
+    search_seed: Seed = 0
 
     @property
     def direction(self) -> str:
