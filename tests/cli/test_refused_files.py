@@ -26,8 +26,8 @@ from harness.data import arrays, decoded
 from harness.data.sources import load
 from harness.errors import InputError
 from harness.models.build import build
+from tests.cli.test_refused import refused, refused_suite  # noqa: F401
 from tests.small import suite_file
-from tests.test_refused import refused, refused_suite  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
