@@ -298,7 +298,9 @@ def report(
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="the variant that others are compared with; at, or else rslad")
     ] = None,
-    figures: Annotated[str | None, typer.Option("--figures", help="only these figures, separated by commas")] = None,
+    figures: Annotated[
+        str | None, typer.Option("--figures", help="only these, separated by commas: nsd, class_quantity:weight")
+    ] = None,
     formats: Annotated[str, typer.Option("--formats", help="of figures: png, pdf, svg")] = "png,pdf",
     width: Annotated[str | None, typer.Option("--width", help="of figures: column or text (of a paper)")] = None,
     intervals: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -89,21 +89,30 @@ class Results:
         """The `epochs` of the finished trials, with `row` and `seed`."""
         return self._with(self.store.read("epochs", self._wanted).reset_index(drop=True), "row", "seed")
 
+    @cached_property
+    def quantities(self) -> list[str]:
+        """The quantities of `class_state` that the finished trials logged."""
+        return sorted({str(name) for part in self._class_states(["quantity"]) for name in part["quantity"].unique()})
+
     def class_state(self, quantities: Collection[str], at: pd.DataFrame | None = None) -> pd.DataFrame:
         """Rows of `class_state` for some quantities, with `row` and `seed`.
 
         A name that ends in `*` stands for every quantity that starts so. at: only these trial_id and epoch pairs.
         """
         parts = [self.store.read("class_state", [])]
-        rows = _QUANTITIES * self.done["epochs"].max() * (self.class_accuracy["class_index"].max() + 1)  # of a trial
-        count = max(1, int(_STATES / rows)) if rows > 0 else _UNKNOWN  # NaN where nothing was attacked
-        for start in range(0, len(self._wanted), count):
-            frame = self.store.read("class_state", self._wanted[start : start + count])
-            kept = frame[_matches(frame["quantity"], quantities)].astype({"quantity": str, "trial_id": str})
+        for frame in self._class_states():
+            kept = frame[matching(frame["quantity"], quantities)].astype({"quantity": str, "trial_id": str})
             parts.append(kept if at is None else kept.merge(at.drop_duplicates(), on=["trial_id", "epoch"]))
         return self._with(
             pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True), "row", "seed"
         )
+
+    def _class_states(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The `class_state` of the finished trials, the largest table after `outcomes`, in parts that fit in memory."""
+        rows = _QUANTITIES * self.done["epochs"].max() * (self.class_accuracy["class_index"].max() + 1)  # of a trial
+        count = max(1, int(_STATES / rows)) if rows > 0 else _UNKNOWN  # NaN where nothing was attacked
+        for start in range(0, len(self._wanted), count):
+            yield self.store.read("class_state", self._wanted[start : start + count], columns)
 
     def outcomes(self, trial_ids: Collection[str]) -> pd.DataFrame:
         """Per-sample outcomes of some trials, with `row` and `seed`; empty where they were not kept."""
@@ -258,7 +267,8 @@ def in_setting(rows: pd.DataFrame, setting: tuple) -> pd.DataFrame:
     return rows[(rows["dataset"] == dataset) & (rows["eps"] == eps) & fits]
 
 
-def _matches(names: pd.Series, patterns: Collection[str]) -> pd.Series:
+def matching(names: pd.Series, patterns: Collection[str]) -> pd.Series:
+    """Which names are among the patterns; one that ends in `*` stands for every name that starts so."""
     exact = names.isin([pattern for pattern in patterns if not pattern.endswith("*")])
     starts = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
     return exact | names.astype(str).str.startswith(starts) if starts else exact

@@ -62,18 +62,18 @@ def write_report(
 ) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and the figures into `out_dir`; returns the paths, in that order.
 
-    figures: names to draw, all by default, none for an empty list; one without data is left out, and figures.md says
-    why. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the LaTeX
-    tables, see `latex`. html: also the page. primary: comparisons registered before their results. console: the
-    leaderboard is printed there too. left_out: told of every figure without data. InputError for a name that does not
-    exist; a store without results gives tables that say so.
+    figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for an empty list; one without data
+    is left out, and figures.md says why. formats: png, pdf, svg. width: column or text, each figure's own by default.
+    intervals, style: of the LaTeX tables, see `latex`. html: also the page. primary: comparisons registered before
+    their results. console: the leaderboard is printed there too. left_out: told of every figure without data.
+    InputError for a name that does not exist; a store without results gives tables that say so.
     """
     check_names("format", formats, FORMATS)
     check_names("width", [width] if width else [], WIDTHS)
     check_names("kind of intervals", [intervals], INTERVALS)
     check_names("style of intervals", [style], STYLES)
-    names = _figure_names(figures)
     results = read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets)
+    names = _figure_names(figures, results)
     board = leaderboard(results, baseline=baseline, primary=primary)
     if console:
         tables.print_board(console, board, checkpoint)
@@ -96,14 +96,6 @@ def check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None
             raise unknown(kind, name, known)
 
 
-def _figure_names(asked: Sequence[str] | None) -> list[str]:
-    if asked is not None and not len(asked):
-        return []  # matplotlib takes a second to import
-    from harness.report.figures.draw import figure_names
-
-    return figure_names(asked)
-
-
 def _write_tables(board: Leaderboard, folder: Path, checkpoint: str, intervals: str, style: str) -> list[Path]:
     texts = {
         "leaderboard.md": tables.markdown(board, checkpoint),
@@ -111,6 +103,14 @@ def _write_tables(board: Leaderboard, folder: Path, checkpoint: str, intervals: 
         "leaderboard.tex": latex(board, checkpoint, intervals=intervals, style=style),
     }
     return [_write(folder / name, text) for name, text in texts.items()]
+
+
+def _figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
+    if names is not None and not len(names):
+        return []  # matplotlib takes a second to import
+    from harness.report.figures.draw import figure_names
+
+    return figure_names(names, results)
 
 
 def _write_figures(
@@ -123,7 +123,7 @@ def _write_figures(
     width: str | None,
     left_out: Callable[[str], object],
 ) -> list[Path]:
-    from harness.report.figures.draw import FIGURES, draw
+    from harness.report.figures.draw import FIGURES, draw, name_parts
     from harness.report.figures.style import save
 
     written, lines = [], []
@@ -136,11 +136,13 @@ def _write_figures(
                 lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))
                 left_out(lines[-1].removeprefix("- "))
                 continue
-            paths = [folder / f"{name}{suffix}.{kind}" for kind in formats]
+            shown, quantity = name_parts(name)
+            stem = f"{shown}-{slug(quantity)}" if quantity else shown
+            paths = [folder / f"{stem}{suffix}.{kind}" for kind in formats]
             for path in paths:
                 save(figure, path)
             written += paths
-            lines.append(f"- `{paths[0].name}`: {FIGURES[name].description}; {escape.markdown(title)}")
+            lines.append(f"- `{paths[0].name}`: {FIGURES[shown].shows}; {escape.markdown(title)}")
         lines.append("\n" + " ".join(escape.markdown(text) for text in caption(board, setting, checkpoint)) + "\n")
     return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
 

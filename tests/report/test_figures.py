@@ -14,9 +14,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from harness.report.figures import draw as figures
+from harness.errors import InputError
+from harness.report.figures import classes, epochs, variants
 from harness.report.figures.classes import confusion_shares
-from harness.report.figures.draw import FIGURES, draw
+from harness.report.figures.draw import FIGURES, draw, figure_names
 from harness.report.figures.style import WIDTHS, looks, save, settle
 from harness.report.figures.variants import pareto_front, varied_settings
 from harness.report.results import read_results
@@ -49,9 +50,8 @@ def tuned():
 @pytest.fixture(scope="module", params=["column", "text"])
 def drawn(request, frames, tuned):
     """Every figure, at column and at text width."""
-    found = draw(
-        read_results(frames), [name for name in FIGURES if name != "hyperparameter_response"], width=request.param
-    )
+    names = [name for name in FIGURES if name not in ("hyperparameter_response", "class_quantity")]
+    found = draw(read_results(frames), [*names, "class_quantity:temperature"], width=request.param)
     found |= draw(read_results(tuned), ["hyperparameter_response"], width=request.param)
     return request.param, found
 
@@ -72,7 +72,7 @@ def ticks_hidden(figure: Figure) -> set[int]:
 
 def test_every_figure_is_drawn_at_both_widths(drawn):
     width, found = drawn
-    assert set(found) == set(FIGURES)
+    assert {name.partition(":")[0] for name in found} == set(FIGURES)
     for name, figure in found.items():
         assert isinstance(figure, Figure), f"{name}: {figure}"
         assert figure.get_figwidth() == WIDTHS[width]
@@ -123,7 +123,7 @@ def test_many_long_names_and_an_outlier_stay_legible():
         for name, figure in found.items():
             assert figure.get_figheight() < 9, name
             check_labels(f"{name} at {width} width", figure)
-    outlier = figures.nsd(accuracy, variants=["at", "rslad", *long, "variant 0"])
+    outlier = variants.nsd(accuracy, variants=["at", "rslad", *long, "variant 0"])
     check_labels("nsd", outlier)
     axis = outlier.axes[0]
     assert axis.get_ylim()[1] < 2, "one variant does not press the others onto a line"
@@ -138,27 +138,27 @@ def test_attacks_on_fewer_images_say_so(frames):
     frame = frames.tables["class_accuracy"]
     fewer = np.where(frame["attack"] == "aa_short", 4, 1)
     few = frame.assign(n=frame["n"] // fewer, correct=frame["correct"] // fewer)
-    labels = [label.get_text() for label in figures.attack_ladder(few).axes[0].get_xticklabels()]
+    labels = [label.get_text() for label in classes.attack_ladder(few).axes[0].get_xticklabels()]
     assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA (short)\nn=500"]
 
 
 @pytest.mark.slow
 def test_a_hundred_classes_stay_legible():
     frames = store(("at", "absld"), seeds=1, classes=HUNDRED, per_class=20)
-    for name, figure in draw(read_results(frames), list(FIGURES)).items():
+    for name, figure in draw(read_results(frames), figure_names(None, read_results(frames))).items():
         if name == "hyperparameter_response":
             continue
         assert isinstance(figure, Figure), name
         shown = [text.get_text() for text in texts(figure)]
         assert sum(text.strip().startswith("class ") for text in shown) == 0, f"{name}: a hundred names fit nowhere"
-    profile = figures.class_accuracy(frames.tables["class_accuracy"])
+    profile = classes.class_accuracy(frames.tables["class_accuracy"])
     for line in profile.axes[0].lines:
         assert len(line.get_ydata()) == 100
         assert np.all(np.diff(line.get_ydata()) >= 0), "each profile is sorted"
 
 
 def test_class_accuracy_draws_the_stored_numbers(frames):
-    figure = figures.class_accuracy(frames.tables["class_accuracy"], variants=["at", "absld"], attack="pgd20")
+    figure = classes.class_accuracy(frames.tables["class_accuracy"], variants=["at", "absld"], attack="pgd20")
     frame = frames.tables["class_accuracy"].query(
         "variant == 'absld' and attack == 'pgd20' and checkpoint == 'best_validation'"
     )
@@ -177,7 +177,7 @@ def test_average_worst_marks_the_pareto_front():
 
 
 def test_nsd_is_the_population_form(frames):
-    figure = figures.nsd(frames.tables["class_accuracy"], variants=["rslad"])
+    figure = variants.nsd(frames.tables["class_accuracy"], variants=["rslad"])
     values = frames.tables["class_accuracy"].query(
         "variant == 'rslad' and attack == 'clean' and checkpoint == 'best_validation'"
     )
@@ -188,7 +188,7 @@ def test_nsd_is_the_population_form(frames):
 
 def test_temperatures_order_the_classes_by_difficulty(frames):
     state = frames.tables["class_state"].merge(frames.tables["trials"][["trial_id", "variant"]].astype(str))
-    figure = figures.temperatures(state, variants=["absld"])
+    figure = epochs.temperatures(state, variants=["absld"])
     lines = figure.axes[0].lines
     assert len(lines) == 10
     ends = [line.get_ydata()[-1] for line in lines]
@@ -217,11 +217,49 @@ def test_hyperparameter_response_finds_what_was_varied(tuned):
 
 def test_figures_without_data_are_left_out_with_a_reason():
     plain = frames_of([trial_spec("at", 0, peeked=False, attacks=["pgd20"])], absent=["outcomes"])
-    found = draw(read_results(plain), list(FIGURES))
+    names = ["temperatures", "confusion", "attack_ladder", "selection_gap", "hyperparameter_response"]
+    found = draw(read_results(plain), [*names, "nsd", "class_accuracy", "average_worst", "training_curves"])
     reasons = {name: reason for name, reason in found.items() if isinstance(reason, str)}
-    assert set(reasons) == {"temperatures", "confusion", "attack_ladder", "selection_gap", "hyperparameter_response"}
+    assert list(reasons) == names
     assert reasons["confusion"] == "confusion: no rows in outcomes"
     assert "record_test_curve" in reasons["selection_gap"]
+    for name in names:
+        if name != "confusion":
+            assert reasons[name] == f"{name}: {FIGURES[name].absent}"
+
+
+def test_any_quantity_of_the_classes_is_drawn_by_its_name(frames):
+    """What the harness has never heard of, such as a plugin's own, and without the terms of other names."""
+    state = frames.tables["class_state"].astype({"trial_id": str, "quantity": str})
+    ids = frames.tables["trials"].query("method == 'rslad'")["trial_id"].astype(str)
+    own = state[state["trial_id"].isin(ids) & (state["quantity"] == "val_robust")]
+    added = [own.assign(quantity="loudness", value=3 * own["value"]), own.assign(quantity="loudnesses", value=7.0)]
+    tables = frames.tables | {"class_state": pd.concat([state, *added])}
+    results = read_results(type(frames)(tables))
+    assert figure_names(["class_quantity:loudness"], results) == ["class_quantity:loudness"]
+    (figure,) = draw(results, ["class_quantity:loudness"]).values()
+    (axis,) = [axis for axis in figure.axes if axis.get_visible()]
+    assert axis.get_title(loc="left") == "rslad: loudness"
+    assert axis.get_ylabel() == "loudness"
+    means = added[0].groupby(["class_index", "epoch"], observed=True)["value"].mean().unstack()
+    drawn = sorted(tuple(line.get_ydata().round(9)) for line in axis.lines)
+    assert drawn == sorted(tuple(line) for line in means.to_numpy().round(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ndd", "unknown figure 'ndd': did you mean nsd"),
+        ("class_quantity:temprature_clean", "unknown quantity of the classes 'temprature_clean': did you mean"),
+        ("class_quantity", "figure class_quantity wants a quantity, such as class_quantity:weight"),
+        ("nsd:weight", "figure nsd takes no quantity ('weight')"),
+    ],
+)
+def test_a_figure_that_there_is_not_is_refused_in_a_line(frames, name, message):
+    with pytest.raises(InputError) as refusal:
+        figure_names([name], read_results(frames))
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_variant_looks_the_same_everywhere_and_unlike_the_others(frames):
@@ -284,4 +322,4 @@ def test_settled_labels_keep_order_distance_and_bounds():
 def test_a_frame_of_the_store_is_enough_in_a_notebook(frames):
     """Without `role` and without the report's order."""
     frame = pd.DataFrame(frames.tables["class_accuracy"].drop(columns="role"))
-    assert isinstance(figures.average_worst(frame), Figure)
+    assert isinstance(variants.average_worst(frame), Figure)

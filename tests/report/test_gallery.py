@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer.main
 
 from harness.cli.commands import app
-from harness.report.figures import gallery as module
+from harness.report import gallery as module
 from harness.report.figures.draw import FIGURES
-from harness.report.figures.gallery import ENTRIES, Entry, gallery
+from harness.report.figures.registry import Example
+from harness.report.gallery import command, gallery
 from harness.store.store import Store
 from tests.synthetic_store import fill_store, trial_spec
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXT = (DOCS / "gallery.md").read_text("utf-8")
+EXAMPLES = {name: info.example for name, info in FIGURES.items() if info.example}
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "results").glob("*/trials")))
@@ -31,31 +34,37 @@ def test_published_stores_are_whole_also_for_later_versions(name):
     assert store.problems == []
 
 
-def test_every_figure_of_the_harness_is_in_the_gallery():
-    assert sorted(entry.figure for entry in ENTRIES) == sorted(FIGURES)
-    assert set(re.findall(r"^`(\w+)`", TEXT, re.MULTILINE)) == set(FIGURES)
+def test_every_figure_with_an_example_is_in_the_gallery():
+    assert len(EXAMPLES) >= 10
+    assert re.findall(r"^`(\w+)`", TEXT, re.MULTILINE) == list(EXAMPLES), (
+        "an example was registered: write docs/gallery.md with `python -m harness.report.gallery`"
+    )
+    for name in EXAMPLES:
+        assert f"## {FIGURES[name].question}\n" in TEXT
 
 
 def test_every_picture_is_there_and_together_they_are_modest():
     linked = re.findall(r"!\[[^\]]+\]\((gallery/[^)]+)\)", TEXT)
     assert {DOCS / name for name in linked} == set((DOCS / "gallery").iterdir())
-    assert len(linked) >= len(FIGURES) - 2, "two wait for a tuning run"
+    assert len(linked) == len(EXAMPLES)
     assert sum((DOCS / name).stat().st_size for name in linked) < 1_500_000
 
 
 def test_its_commands_are_commands():
     options = {name for parameter in typer.main.get_command(app).commands["report"].params for name in parameter.opts}
     commands = re.findall(r"^run-bench report .*$", TEXT, re.MULTILINE)
-    assert commands == [entry.command for entry in ENTRIES]
-    for command in commands:
-        words = shlex.split(command)
+    names = {name: f"{name}:{example.quantity}" if example.quantity else name for name, example in EXAMPLES.items()}
+    assert commands == [command(names[name], example) for name, example in EXAMPLES.items()]
+    for line in commands:
+        words = shlex.split(line)
         assert {word for word in words if word.startswith("--")} <= options
         assert (ROOT / words[2] / "trials").is_dir() or f"{words[2]} is not published yet" in TEXT.replace("\\", "")
 
 
 def test_a_store_that_comes_later_drops_in(tmp_path, monkeypatch):
     """Before there is a tuning run its figure has a place and a reason, and then the same command draws it."""
-    monkeypatch.setattr(module, "ENTRIES", (Entry("hyperparameter_response", "tuned", "How much does it matter?"),))
+    info = replace(FIGURES["hyperparameter_response"], example=Example("tuned"))
+    monkeypatch.setattr(module, "FIGURES", {"hyperparameter_response": info})
     assert [path.name for path in gallery(tmp_path, tmp_path)] == ["gallery.md"]
     assert "not drawn here, results/tuned is not published yet" in (tmp_path / "gallery.md").read_text()
     rates = [trial_spec(f"absld-{rate}", 0, settings={"temperature_rate": rate}, epochs=4) for rate in (0.1, 0.3, 1.0)]

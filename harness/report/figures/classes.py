@@ -24,7 +24,21 @@ from harness.report.figures.data import (
     variants_in,
     with_numbers,
 )
-from harness.report.figures.style import INK, Look, canvas, legend_below, looks, name_ends, plain, styled
+from harness.report.figures.registry import Example, register
+from harness.report.figures.style import (
+    INK,
+    Look,
+    between,
+    canvas,
+    curve,
+    legend_below,
+    lines_of,
+    looks,
+    marks,
+    name_ends,
+    plain,
+    reach,
+)
 from harness.statistics.metrics import rates
 
 MANY_CLASSES = 20  # beyond, a class has no label of its own
@@ -33,7 +47,12 @@ MOST_SHOWN = 12  # variants; as many have a look of their own
 BARS = 3  # up to so many variants as bars, more as points
 
 
-@styled
+@register(
+    "accuracy of every class under attack, per variant",
+    "Which classes does a method help, and which does it give up?",
+    needs=("class_accuracy",),
+    example=Example("fashion_mnist_matrix", ("at", "dafa", "absld_reweight")),
+)
 def class_accuracy(
     frame: pd.DataFrame,
     *,
@@ -75,10 +94,9 @@ def _bars(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
         x = np.arange(len(order)) - 0.4 + size * (place + 0.5)
         value, low, high = (100 * array[place, order] for array in (view.accuracy, view.low, view.high))
         look = styles[name]
-        axis.bar(
-            x, value, size, label=plain(name), color=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.4
-        )
-        axis.errorbar(x, value, _lengths(value, low, high), fmt="none", ecolor=INK, elinewidth=0.6)
+        faces = {"color": look.colour, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0.4}
+        axis.bar(x, value, size, label=plain(name), **faces)
+        axis.errorbar(x, value, reach(value, low, high), fmt="none", ecolor=INK, elinewidth=0.6)
     axis.set_xticks(np.arange(len(order)), _wrapped([view.classes[index] for index in order]))
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy (%)")
@@ -92,20 +110,13 @@ def _points(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
     order, axis = view.by_difficulty, axes[0, 0]
     offsets = (np.arange(len(view.variants)) - (len(view.variants) - 1) / 2) * 0.7 / len(view.variants)
     for place, name in enumerate(view.variants):
-        y = np.arange(len(order)) + offsets[place]
         value, low, high = (100 * array[place, order] for array in (view.accuracy, view.low, view.high))
-        look = styles[name]
-        axis.errorbar(
-            value, y, xerr=_lengths(value, low, high), fmt=look.marker, color=look.colour, label=plain(name),
-            markersize=3.2, elinewidth=0.6, capsize=0, markeredgewidth=0.4,
-        )  # fmt: skip
-    axis.set_yticks(np.arange(len(order)), [plain(view.classes[index]) for index in order])
-    for edge in np.arange(len(order) - 1) + 0.5:
+        y = np.arange(len(order)) + offsets[place]
+        marks(axis, value, y, name, styles[name], xerr=reach(value, low, high), markersize=3.2, markeredgewidth=0.4)
+    lines_of(axis, [plain(view.classes[index]) for index in order])
+    for edge in between(len(order)):
         axis.axhline(edge, color="#E8E8E8", linewidth=0.5, zorder=0)
-    axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_xlim(0, 100)
-    axis.grid(axis="y", visible=False)
-    axis.grid(axis="x", visible=True)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("accuracy (%)")
     return figure
@@ -116,16 +127,11 @@ def _profiles(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure
     figure, axes = canvas(width, 2.5)
     axis, count = axes[0, 0], len(view.classes)
     for place, name in enumerate(view.variants):
-        look = styles[name]
         order = np.argsort(view.accuracy[place], kind="stable")
-        x = np.arange(1, count + 1)
-        axis.fill_between(
-            x, 100 * view.low[place, order], 100 * view.high[place, order], color=look.colour, alpha=0.12, linewidth=0
-        )
-        axis.plot(
-            x, 100 * view.accuracy[place, order], color=look.colour, linestyle=look.line, marker=look.marker,
-            markevery=(place * 2, max(1, count // 8)), markersize=3.5, label=plain(name),
-        )  # fmt: skip
+        value, low, high = (100 * array[place, order] for array in (view.accuracy, view.low, view.high))
+        x, every = np.arange(1, count + 1), (place * 2, max(1, count // 8))
+        axis.fill_between(x, low, high, color=styles[name].colour, alpha=0.12, linewidth=0)
+        curve(axis, x, value, name, styles[name], markevery=every, markersize=3.5)
     axis.set_xlim(1, count)
     axis.set_ylim(0, 100)
     axis.set_xlabel(f"classes of each variant, from its worst to its best of {count}")
@@ -133,7 +139,13 @@ def _profiles(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure
     return figure
 
 
-@styled
+@register(
+    "accuracy of every class from clean to the strongest attack",
+    "Which classes fall, and at which attack?",
+    needs=("class_accuracy",),
+    absent="fewer than two attacks were run",
+    example=Example("fashion_mnist"),
+)
 def attack_ladder(
     frame: pd.DataFrame,
     *,
@@ -141,7 +153,6 @@ def attack_ladder(
     variants: Sequence[str] | None = None,
     baseline: str | None = None,
     width: str = "text",
-    styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """How each class falls from clean accuracy to the strongest attack; a panel per variant, a line per class.
 
@@ -182,22 +193,18 @@ def class_lines(axis: Axes, x: np.ndarray, lines: np.ndarray, order: np.ndarray,
         style = ("-", (0, (4, 1.5)), (0, (1, 1)))[place % 3] if few else "-"
         axis.plot(x, lines[:, index], color=shades[place], linestyle=style, linewidth=1.0 if few else 0.5)
         if few and np.isfinite(lines[-1, index]):
-            text = f" {plain(classes[index])}"
-            labels.append(
-                axis.text(
-                    x[-1],
-                    lines[-1, index],
-                    text,
-                    color=shades[place] * [0.75, 0.75, 0.75, 1],
-                    fontsize=5.5,
-                    va="center",
-                )
-            )
+            name, colour = f" {plain(classes[index])}", shades[place] * [0.75, 0.75, 0.75, 1]
+            labels.append(axis.text(x[-1], lines[-1, index], name, color=colour, fontsize=5.5, va="center"))
     axis.set_xlim(x[0], x[-1])
     axis.class_labels = labels  # type: ignore[attr-defined]
 
 
-@styled
+@register(
+    "where the images of each class end up under attack",
+    "What are the images of a class taken for under attack?",
+    needs=("outcomes",),
+    example=Example("fashion_mnist_matrix"),
+)
 def confusion(
     outcomes: pd.DataFrame,
     *,
@@ -207,7 +214,6 @@ def confusion(
     variants: Sequence[str] | None = None,
     baseline: str | None = None,
     width: str = "text",
-    styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """Where images of each class end up under attack: a class x class panel per variant, rows summing to 100 %.
 
@@ -262,10 +268,6 @@ def _confusion_axes(axis: Axes, percent: np.ndarray, labels: Sequence[str], coun
         for row, column in np.argwhere(percent >= 0.5):
             colour = "white" if percent[row, column] > 55 else INK
             axis.text(column, row, f"{percent[row, column]:.0f}", ha="center", va="center", fontsize=5, color=colour)
-
-
-def _lengths(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
 
 
 def _wrapped(names: Sequence[str]) -> list[str]:

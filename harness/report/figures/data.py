@@ -59,6 +59,11 @@ def variants_in(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name in names.unique()]
 
 
+def group(quantity: str) -> tuple[str, str]:
+    """A quantity of the classes and all whose names begin with it, such as the two terms of `temperature`."""
+    return quantity, f"{quantity}_*"
+
+
 def class_names(frame: pd.DataFrame) -> list[str]:
     """Names by class index; an index that no row names is its number."""
     pairs = frame[["class_index", "class_name"]].drop_duplicates("class_index")

@@ -1,64 +1,30 @@
-"""The figures by name.
-
-Each function takes rows of the store and returns a matplotlib Figure, or None without data for it.
-
-In a notebook: `figures.training_curves(figures.rows(store, "epochs"))`. One setting (data set, student, eps) at a time.
-"""
+"""The figures by name, drawn from the results of a report: one setting (data set, student, eps) at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import importlib
+import pkgutil
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.errors import unknown
+from harness.errors import InputError, unknown
+from harness.report import figures
 from harness.report.captions import FAILED
 from harness.report.escape import one_line
-from harness.report.figures.classes import attack_ladder, class_accuracy, confusion
-from harness.report.figures.data import class_names, headline_attack, reference, variants_in
-from harness.report.figures.epochs import temperatures, training_curves
-from harness.report.figures.style import looks
-from harness.report.figures.variants import average_worst, hyperparameter_response, nsd, selection_gap
-from harness.report.results import Readable, Results, read_results
+from harness.report.figures.data import class_names, group, headline_attack, reference, variants_in
+from harness.report.figures.registry import FIGURES, FigureInfo
+from harness.report.figures.style import Look, looks
+from harness.report.results import Readable, Results, matching, read_results
 
 MOST_CONFUSIONS = 2  # variants whose outcomes are read for the confusion figure
 
-
-@dataclass(frozen=True)
-class FigureInfo:
-    """A figure: what it shows, its function, the tables it needs, and its text alternative."""
-
-    description: str
-    function: Callable[..., Figure | None]
-    needs: tuple[str, ...]
-
-
-FIGURES: dict[str, FigureInfo] = {
-    "class_accuracy": FigureInfo(
-        "accuracy of every class under attack, per variant", class_accuracy, ("class_accuracy",)
-    ),
-    "average_worst": FigureInfo(
-        "average against worst class, with the Pareto front", average_worst, ("class_accuracy",)
-    ),
-    "nsd": FigureInfo("NSD under every attack, per variant", nsd, ("class_accuracy",)),
-    "temperatures": FigureInfo("temperature of every class over epochs", temperatures, ("class_state",)),
-    "confusion": FigureInfo("where the images of each class end up under attack", confusion, ("outcomes",)),
-    "training_curves": FigureInfo(
-        "robust validation accuracy over epochs: average, worst, gap", training_curves, ("epochs",)
-    ),
-    "attack_ladder": FigureInfo(
-        "accuracy of every class from clean to the strongest attack", attack_ladder, ("class_accuracy",)
-    ),
-    "selection_gap": FigureInfo(
-        "what choosing the epoch on the test set would add", selection_gap, ("epochs", "class_state")
-    ),
-    "hyperparameter_response": FigureInfo(
-        "best validation value against each tuned hyper-parameter", hyperparameter_response, ("trials", "epochs")
-    ),
-}
+for module in pkgutil.iter_modules(figures.__path__):
+    importlib.import_module(f"{figures.__name__}.{module.name}")
+for name in sorted(FIGURES):  # whatever was imported first
+    FIGURES[name] = FIGURES.pop(name)
 
 
 def rows(store: Readable, table: str) -> pd.DataFrame:
@@ -66,17 +32,31 @@ def rows(store: Readable, table: str) -> pd.DataFrame:
 
     Of `outcomes`, the largest table, those of the baseline and of the variant with the best worst class.
     """
-    if table not in {needed for info in FIGURES.values() for needed in info.needs}:
-        raise unknown("table for figures", table, {needed for info in FIGURES.values() for needed in info.needs})
-    return _Tables(read_results(store), "best_validation", None).get(table)
+    tables = {needed for info in FIGURES.values() for needed in info.needs}
+    if table not in tables:
+        raise unknown("table for figures", table, tables)
+    return _Setting(read_results(store), {"*"}).table(table)
 
 
-def figure_names(names: Sequence[str] | None) -> list[str]:
-    """The names asked for, all by default. InputError with the nearest for one that does not exist."""
+def figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
+    """The figures asked for, such as `nsd` or `class_quantity:weight`; by default all that want no quantity. InputError
+    for a name that does not exist, and for a quantity that none of the trials logged."""
     for name in names or ():
-        if name not in FIGURES:
-            raise unknown("figure", name, FIGURES)
-    return list(names) if names is not None else list(FIGURES)
+        kind, quantity = name_parts(name)
+        if kind not in FIGURES:
+            raise unknown("figure", kind, FIGURES)
+        if FIGURES[kind].of_quantity != bool(quantity):
+            fault = f"takes no quantity ('{quantity}')" if quantity else f"wants a quantity, such as {kind}:weight"
+            raise InputError(f"figure {kind} {fault}")
+        if quantity and not matching(pd.Series(results.quantities, dtype=str), group(quantity)).any():
+            raise unknown("quantity of the classes", quantity, results.quantities)
+    return [name for name, info in FIGURES.items() if not info.of_quantity] if names is None else list(names)
+
+
+def name_parts(name: str) -> tuple[str, str]:
+    """The figure's name and the quantity that it is asked to draw, empty for none."""
+    kind, _, quantity = name.partition(":")
+    return kind, quantity
 
 
 def draw(
@@ -90,59 +70,69 @@ def draw(
 
     Every variant has one look in all of them. width: column or text, each figure's own by default.
     """
-    tables = _Tables(results, checkpoint, baseline)
-    styles = looks([str(name) for name in results.rows.loc[results.rows["role"] != "teacher", "variant"]])
-    options: dict[str, Any] = {"styles": styles} | ({} if width is None else {"width": width})
+    setting = _Setting(results, _quantities(names), checkpoint, baseline)
     found: dict[str, Figure | str] = {}
     for name in names:
-        info = FIGURES[name]
-        frames = [tables.get(table) for table in info.needs]
-        empty = [table for table, frame in zip(info.needs, frames, strict=True) if frame.empty]
-        if empty:
-            found[name] = f"{name}: no rows in {', '.join(empty)}"
-            continue
-        try:
-            drawn = info.function(*frames, **tables.extra(name), **options)
-        except Exception as error:  # a figure that fails takes none of the others with it
-            found[name] = f"{name}: {FAILED} ({one_line(f'{type(error).__name__}: {error}')[:200]})"
-            continue
-        found[name] = drawn or f"{name}: {_REASONS.get(name, 'no rows to draw')}"
+        kind, quantity = name_parts(name)
+        given = {key: value for key, value in (("width", width), ("quantity", quantity)) if value}
+        drawn = _drawn(FIGURES[kind], setting, given)
+        found[name] = f"{name}: {drawn}" if isinstance(drawn, str) else drawn
     return found
 
 
-_REASONS = {
-    "temperatures": "no variant logged class temperatures",
-    "attack_ladder": "fewer than two attacks were run",
-    "selection_gap": "no trial recorded its test curve (record_test_curve)",
-    "hyperparameter_response": "no method has three trials that differ in a number",
-}
+def _drawn(info: FigureInfo, setting: _Setting, given: Mapping[str, str]) -> Figure | str:
+    frames = [setting.table(table) for table in info.needs]
+    empty = [table for table, frame in zip(info.needs, frames, strict=True) if frame.empty]
+    if empty:  # of `class_state` only some quantities were read
+        return info.absent if "class_state" in empty else f"no rows in {', '.join(empty)}"
+    wanted = info.takes.keys() & {"checkpoint", "baseline", "styles", "names", *given}
+    options = {name: given[name] if name in given else getattr(setting, name) for name in wanted}
+    try:
+        return info.function(*frames, **options) or info.absent
+    except Exception as error:  # a figure that fails takes none of the others with it
+        return f"{FAILED} ({one_line(f'{type(error).__name__}: {error}')[:200]})"
 
 
-class _Tables:
-    """The tables of one setting with the names of the report on their rows, each read when first asked for."""
+def _quantities(names: Sequence[str]) -> set[str]:
+    """Of `class_state`, what some figures read."""
+    parts = [name_parts(name) for name in names]
+    asked = {pattern for _, quantity in parts if quantity for pattern in group(quantity)}
+    return asked.union(*(FIGURES[kind].quantities for kind, _ in parts))
 
-    def __init__(self, results: Results, checkpoint: str, baseline: str | None) -> None:
+
+class _Setting:
+    """What the figures of one setting are drawn from: the tables with the names of the report on their rows, each read
+    when first asked for; and what a function may want beside them."""
+
+    def __init__(
+        self,
+        results: Results,
+        quantities: Collection[str],
+        checkpoint: str = "best_validation",
+        baseline: str | None = None,
+    ) -> None:
         self.results, self.checkpoint, self.baseline = results, checkpoint, baseline
-        self.read: dict[str, pd.DataFrame] = {}
+        self._quantities = quantities
+        self._tables: dict[str, pd.DataFrame] = {}
 
-    def get(self, table: str) -> pd.DataFrame:
-        if table not in self.read:
-            frame = getattr(self, f"_{table}")()
+    def table(self, name: str) -> pd.DataFrame:
+        if name not in self._tables:
+            frame = getattr(self, f"_{name}")()
             rows = self.results.rows
             order = list(dict.fromkeys(rows["variant"]))
             variant = pd.Categorical(rows["variant"].reindex(frame["row"]).to_numpy(), order, ordered=True)
-            self.read[table] = frame.assign(variant=variant, role=rows["role"].reindex(frame["row"]).to_numpy())
-        return self.read[table]
+            self._tables[name] = frame.assign(variant=variant, role=rows["role"].reindex(frame["row"]).to_numpy())
+        return self._tables[name]
 
-    def extra(self, name: str) -> dict[str, Any]:
-        """What a figure wants to know beside its rows."""
-        wants_checkpoint = name in ("class_accuracy", "average_worst", "nsd", "confusion", "attack_ladder")
-        extra: dict[str, Any] = {"checkpoint": self.checkpoint} if wants_checkpoint else {}
-        if wants_checkpoint or name == "training_curves":
-            extra["baseline"] = self.baseline
-        if name in ("confusion", "temperatures") and not self.get("class_accuracy").empty:
-            extra["names"] = class_names(self.get("class_accuracy"))
-        return extra
+    @cached_property
+    def styles(self) -> dict[str, Look]:
+        rows = self.results.rows
+        return looks([str(name) for name in rows.loc[rows["role"] != "teacher", "variant"]])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the classes."""
+        return class_names(self.table("class_accuracy"))
 
     def _trials(self) -> pd.DataFrame:
         return self.results.trials
@@ -154,12 +144,12 @@ class _Tables:
         return self.results.epochs
 
     def _class_state(self) -> pd.DataFrame:
-        frame = self.results.class_state(["temperature*", "val_robust", "peeked_test_robust"])
+        frame = self.results.class_state(self._quantities)
         return frame[frame["row"].isin(self.results.rows.index[self.results.rows["role"] == "student"])]
 
     def _outcomes(self) -> pd.DataFrame:
         """Of the baseline and the fairest variant: outcomes are the largest table."""
-        frame = self.get("class_accuracy")
+        frame = self.table("class_accuracy")
         chosen = frame[frame["checkpoint"].isin([self.checkpoint, "given"]) & (frame["role"] != "teacher")]
         chosen = chosen[chosen["attack"] == headline_attack(chosen)] if len(chosen) else chosen
         sums = chosen.groupby(["variant", "class_index"], observed=True)[["correct", "n"]].sum(min_count=1)

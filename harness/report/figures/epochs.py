@@ -1,4 +1,4 @@
-"""Figures over the epochs of training: class temperatures, training curves."""
+"""Figures over the epochs of training: quantities of the classes such as temperatures, training curves."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.report.figures.classes import class_lines
-from harness.report.figures.data import chosen_of, reference, variants_in, with_numbers
-from harness.report.figures.style import Look, canvas, legend_below, looks, name_ends, plain, styled
+from harness.report.figures.data import chosen_of, group, reference, variants_in, with_numbers
+from harness.report.figures.registry import Example, register
+from harness.report.figures.style import Look, canvas, curve, legend_below, looks, name_ends, plain
+from harness.report.results import matching
 
 MOST_CURVES, MOST_PANELS = 8, 3
+DIFFICULTY = "val_robust"  # the quantity that orders the classes
 
 
-@styled
-def temperatures(
+@register(
+    "a quantity of every class over epochs",
+    "How does a method treat each class, and when?",
+    needs=("class_state",),
+    quantities=(DIFFICULTY,),
+    absent="no variant logged it",
+    example=Example("fashion_mnist_matrix", ("absld_reweight",), "weight"),
+)
+def class_quantity(
     class_state: pd.DataFrame,
     *,
+    quantity: str,
     names: Sequence[str] | None = None,
     variants: Sequence[str] | None = None,
-    quantity: str = "temperature",
     width: str = "text",
-    styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
-    """The temperature of each class over epochs, mean over seeds: a panel per variant and term, a line per class.
+    """A quantity of each class over epochs, mean over seeds: a panel per variant and term, a line per class.
 
     `class_state`: rows of that table of one setting with `variant`. Dark lines are the classes with the smallest robust
-    validation accuracy at the end. quantity: the beginning of the quantities' names, so that weights can be drawn too.
+    validation accuracy at the end. quantity: its name, or what the names of its terms begin with (`temperature`).
     names: of the classes. None where no variant logged such a quantity.
     """
-    rows = class_state[class_state["quantity"].astype(str).str.startswith(quantity)].astype({"quantity": str})
+    rows = class_state[matching(class_state["quantity"], group(quantity))].astype({"quantity": str})
     rows = _that_change(rows) if variants is None else rows
     chosen = list(variants or variants_in(rows))[:MOST_PANELS]
     if not chosen:
@@ -51,15 +60,39 @@ def temperatures(
         axis.set_title(f"{plain(variant)}: {term.removeprefix(quantity).strip('_') or term}")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
+    _over_epochs(axes, quantity)
+    if variants is None and len(chosen) < (every := len(variants_in(rows))):
+        figure.supxlabel(f"{len(chosen)} of {every} variants that logged a class {quantity}", fontsize=6.5)
+    name_ends(figure)
+    return figure
+
+
+@register(
+    "temperature of every class over epochs",
+    "Which classes get sharper labels, and when?",
+    needs=("class_state",),
+    quantities=(*group("temperature"), DIFFICULTY),
+    absent="no variant logged class temperatures",
+    example=Example("fashion_mnist", ("absld",)),
+)
+def temperatures(
+    class_state: pd.DataFrame,
+    *,
+    names: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    width: str = "text",
+) -> Figure | None:
+    """The temperature of each class over epochs: see `class_quantity`."""
+    return class_quantity(class_state, quantity="temperature", names=names, variants=variants, width=width)
+
+
+def _over_epochs(axes: np.ndarray, label: str) -> None:
+    """Epochs below the lowest panels, the label beside the first of each line."""
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes[:, 0]:
-        axis.set_ylabel(quantity)
-    if variants is None and len(chosen) < (every := len(variants_in(rows))):
-        figure.supxlabel(f"{len(chosen)} of {every} variants with class temperatures", fontsize=6.5)
-    name_ends(figure)
-    return figure
+        axis.set_ylabel(label)
 
 
 def _that_change(rows: pd.DataFrame) -> pd.DataFrame:
@@ -72,14 +105,19 @@ def _that_change(rows: pd.DataFrame) -> pd.DataFrame:
 
 def class_difficulty(class_state: pd.DataFrame) -> np.ndarray:
     """Class indices from the smallest robust validation accuracy (last five epochs, all variants) to the largest."""
-    rows = class_state[class_state["quantity"] == "val_robust"]
+    rows = class_state[class_state["quantity"] == DIFFICULTY]
     count = int(class_state["class_index"].max()) + 1
     late = rows[rows["epoch"] > rows["epoch"].max() - 5]
     accuracy = late.groupby("class_index", observed=True)["value"].mean().reindex(range(count))
     return np.argsort(accuracy.to_numpy(), kind="stable")
 
 
-@styled
+@register(
+    "robust validation accuracy over epochs: average, worst, gap",
+    "When does the worst class learn, and does it overfit?",
+    needs=("epochs",),
+    example=Example("fashion_mnist_matrix", ("at", "trades", "dafa", "rslad", "absld_reweight")),
+)
 def training_curves(
     epochs: pd.DataFrame,
     *,
@@ -107,27 +145,12 @@ def training_curves(
         for place, name in enumerate(names):
             groups = curves[curves["variant"] == name].groupby("epoch", observed=True)[column]
             mean, low, high = (100 * table for table in (groups.mean(), groups.min(), groups.max()))
-            look, last = styles[name], len(mean)
-            axis.fill_between(mean.index, low, high, color=look.colour, alpha=0.15, linewidth=0)
-            every = (place * last // 25, max(1, last // 4))
-            axis.plot(
-                mean.index,
-                mean,
-                color=look.colour,
-                linestyle=look.line,
-                marker=look.marker,
-                markevery=every,
-                markersize=3,
-                linewidth=1,
-                label=plain(name),
-            )
+            axis.fill_between(mean.index, low, high, color=styles[name].colour, alpha=0.15, linewidth=0)
+            every = (place * len(mean) // 25, max(1, len(mean) // 4))
+            curve(axis, mean.index, mean, name, styles[name], markevery=every, markersize=3, linewidth=1)
         axis.set_title(title)
         axis.set_ylim(bottom=0)
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axis in axes[:, 0]:
-        axis.set_ylabel("robust validation (%)")
+    _over_epochs(axes, "robust validation (%)")
     legend_below(figure, axes.flat[0], title=None if variants else chosen_of(names, epochs))
     return figure
 

@@ -108,6 +108,36 @@ def canvas(width: str, height: float, rows: int = 1, columns: int = 1, **options
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def curve(axis: Axes, x: Any, y: Any, name: str, look: Look, **options: Any) -> None:
+    """The line of one variant."""
+    axis.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, label=plain(name), **options)
+
+
+def marks(axis: Axes, x: Any, y: Any, name: str, look: Look, **options: Any) -> None:
+    """The marks of one variant with their intervals: xerr, yerr as `reach` gives them."""
+    axis.errorbar(
+        x, y, fmt=look.marker, color=look.colour, label=plain(name), elinewidth=0.6, capsize=0, **options
+    )  # fmt: skip
+
+
+def reach(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far intervals reach down and up from their values, (2, values); 0 where they are not known."""
+    return np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
+
+
+def lines_of(axis: Axes, names: Sequence[str]) -> None:
+    """A line of the figure for each name, from top to bottom, and a scale below."""
+    axis.set_yticks(np.arange(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", visible=True)
+
+
+def between(count: int) -> np.ndarray:
+    """Where a separator stands between neighbours of so many places."""
+    return np.arange(count - 1) + 0.5
+
+
 def save(figure: Figure, path: Path, dots: int | None = None) -> None:
     """Write a figure, in full or not at all; the kind of file follows from the name. The same figure gives the same
     bytes.

@@ -23,10 +23,24 @@ from harness.report.figures.data import (
     variant_scores,
     variants_in,
 )
-from harness.report.figures.style import INK, SOFT, Look, canvas, legend_below, looks, plain, styled
+from harness.report.figures.registry import Example, register
+from harness.report.figures.style import (
+    INK,
+    SOFT,
+    Look,
+    between,
+    canvas,
+    legend_below,
+    lines_of,
+    looks,
+    marks,
+    plain,
+    reach,
+)
 from harness.report.results import flat, read_spec
 from harness.report.scores.selection import selection_gap as gaps_of_trials
 
+PEEKED = "peeked_test_robust"  # the quantity that trials with `record_test_curve` log
 MOST_NAMED = 12  # variants with a name, as many as have a look of their own; the others are grey
 MARKS = {"column": 45, "text": 95}  # that fit side by side
 MOST_TICKS = 6  # values of a hyper-parameter that are each named at the axis
@@ -34,7 +48,12 @@ BARE = 6  # variants that the NSD figure shows under however many attacks
 FAR = 3.0  # times the median: an NSD beyond is drawn at the edge, or the others would lie on a line
 
 
-@styled
+@register(
+    "average against worst class, with the Pareto front",
+    "What does a better worst class cost on average?",
+    needs=("class_accuracy",),
+    example=Example("fashion_mnist_matrix"),
+)
 def average_worst(
     frame: pd.DataFrame,
     *,
@@ -68,16 +87,8 @@ def average_worst(
         _point(axis, scores, name, styles[name] if name in named else None)
     for name in sorted(teachers):
         x, y = (scores.loc[(metric, name), "value"] for metric in ("average", "worst"))
-        axis.plot(
-            x,
-            y,
-            "*",
-            markerfacecolor="none",
-            markeredgecolor=INK,
-            markersize=7,
-            linestyle="none",
-            label=plain(name) if name == "teacher" else f"{plain(name)} (teacher)",
-        )
+        label = plain(name) if name == "teacher" else f"{plain(name)} (teacher)"
+        axis.plot(x, y, "*", markerfacecolor="none", markeredgecolor=INK, markersize=7, linestyle="none", label=label)
     axis.set_xlabel(f"average accuracy, {attack_title(attack)} (%)")
     axis.set_ylabel(f"worst class, {attack_title(attack)} (%)")
     axis.grid(visible=True, axis="both")
@@ -105,16 +116,12 @@ def _front(axis: Axes, points: np.ndarray) -> None:
 
 
 def _point(axis: Axes, scores: pd.DataFrame, name: str, look: Look | None) -> None:
-    numbers = scores.reindex([("average", name), ("worst", name)])[["value", "low", "high"]].to_numpy(dtype=float)
-    (x, y), lengths = numbers[:, 0], np.stack([numbers[:, 0] - numbers[:, 1], numbers[:, 2] - numbers[:, 0]])
+    numbers = scores.reindex([("average", name), ("worst", name)])[["value", "low", "high"]].to_numpy(dtype=float).T
+    (x, y), lengths = numbers[0], reach(*numbers)
     if look is None:
         axis.plot(x, y, ".", color="#B5B5B5", markersize=3, zorder=1)
-        return
-    lengths = np.nan_to_num(np.clip(lengths, 0, None))
-    axis.errorbar(
-        x, y, xerr=lengths[:, :1], yerr=lengths[:, 1:], fmt=look.marker, color=look.colour, elinewidth=0.6, capsize=0,
-        label=plain(name), zorder=3,
-    )  # fmt: skip
+    else:
+        marks(axis, x, y, name, look, xerr=lengths[:, :1], yerr=lengths[:, 1:], zorder=3)
 
 
 def _legend_in_order(figure: Figure, axis: Axes, order: Sequence[str]) -> None:
@@ -125,7 +132,12 @@ def _legend_in_order(figure: Figure, axis: Axes, order: Sequence[str]) -> None:
     legend_below(figure, axis, pairs=pairs)
 
 
-@styled
+@register(
+    "NSD under every attack, per variant",
+    "How unevenly are the classes protected, under each attack?",
+    needs=("class_accuracy",),
+    example=Example("fashion_mnist"),
+)
 def nsd(
     frame: pd.DataFrame,
     *,
@@ -156,18 +168,13 @@ def nsd(
     for place, name in enumerate(names):
         lines = scores.reindex([(name, attack) for attack in attacks])
         x = np.arange(len(attacks)) + (place - (len(names) - 1) / 2) * 0.75 / len(names)
-        value = lines["value"].to_numpy(dtype=float)
-        lengths = np.nan_to_num(np.clip([value - lines["low"], lines["high"] - value], 0, None))
-        lengths[:, value > edge] = 0
-        look = styles[name]
-        axis.errorbar(
-            x, np.minimum(value, edge), yerr=lengths, fmt=look.marker, color=look.colour, markersize=3.5,
-            elinewidth=0.6, capsize=0, label=plain(name),
-        )  # fmt: skip
+        value, low, high = lines[["value", "low", "high"]].to_numpy(dtype=float).T
+        lengths = np.where(value > edge, 0, reach(value, low, high))
+        marks(axis, x, np.minimum(value, edge), name, styles[name], yerr=lengths, markersize=3.5)
         for at_x, beyond in zip(x[value > edge], value[value > edge], strict=True):
             axis.text(at_x, 0.965 * edge, f"{beyond:.2f}→", rotation=90, fontsize=5.5, ha="center", va="top")
-    for between in np.arange(len(attacks) - 1) + 0.5:
-        axis.axvline(between, color="#E8E8E8", linewidth=0.5, zorder=0)
+    for edge_at in between(len(attacks)):
+        axis.axvline(edge_at, color="#E8E8E8", linewidth=0.5, zorder=0)
     axis.set_xticks(np.arange(len(attacks)), [label.replace(" ", "\n") for label in attack_labels(frame, attacks)])
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.5, len(attacks) - 0.5)
@@ -177,16 +184,21 @@ def nsd(
     return figure
 
 
-@styled
-def selection_gap(
-    epochs: pd.DataFrame, class_state: pd.DataFrame, *, width: str = "column", styles: Mapping[str, Look] | None = None
-) -> Figure | None:
+@register(
+    "what choosing the epoch on the test set would add",
+    "How much better would results look, chosen on the test set?",
+    needs=("epochs", "class_state"),
+    quantities=(PEEKED,),
+    absent="no trial recorded its test curve (record_test_curve)",
+    example=Example("absld_ablation"),
+)
+def selection_gap(epochs: pd.DataFrame, class_state: pd.DataFrame, *, width: str = "column") -> Figure | None:
     """Robust test score, (average + worst)/2, at the epoch that validation chose, at the last, and at the peeked one.
 
     `epochs`, `class_state`: those tables of one setting with `variant`. None where no trial recorded its test curve
     (`record_test_curve`).
     """
-    if "peeked_test_robust" not in set(class_state["quantity"]):
+    if PEEKED not in set(class_state["quantity"]):
         return None
     gaps = 100 * gaps_of_trials(epochs, class_state)
     of_trial = epochs.drop_duplicates("trial_id").set_index("trial_id")["variant"].astype(str)
@@ -194,44 +206,36 @@ def selection_gap(
     names = [name for name in variants_in(epochs) if name in means.index]
     figure, axes = canvas(width, 0.95 + 0.17 * len(names))
     axis = axes[0, 0]
-    marks = {
+    scores = {
         "last_score": ("last epoch", "|", SOFT, 6.0),
         "honest_score": ("chosen on validation", "o", "#0072B2", 4.5),
         "peeked_score": ("peeked at the test set", "D", "#D55E00", 4.0),
     }
     y = np.arange(len(names))
-    axis.hlines(
-        y, means.loc[names, "honest_score"], means.loc[names, "peeked_score"], color=SOFT, linewidth=1.0, zorder=1
-    )
-    for column, (label, marker, colour, size) in marks.items():
-        face = "none" if column == "peeked_score" else colour
-        axis.plot(
-            means.loc[names, column],
-            y,
-            marker,
-            color=colour,
-            markerfacecolor=face,
-            markersize=size,
-            label=label,
-            linestyle="none",
-        )
-    axis.set_yticks(y, [f"{plain(name)}  (+{gap:.1f})" for name, gap in means.loc[names, "gap"].items()])
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.grid(axis="x", visible=True)
-    axis.grid(axis="y", visible=False)
+    means = means.loc[names]
+    axis.hlines(y, means["honest_score"], means["peeked_score"], color=SOFT, linewidth=1.0, zorder=1)
+    for column, (label, marker, colour, size) in scores.items():
+        face = {"color": colour, "markerfacecolor": "none" if column == "peeked_score" else colour}
+        axis.plot(means[column], y, marker, markersize=size, label=label, linestyle="none", **face)
+    lines_of(axis, [f"{plain(name)}  (+{gap:.1f})" for name, gap in means["gap"].items()])
     axis.set_xlabel("robust test score, (average + worst)/2 (%)")
     legend_below(figure, axis)
     return figure
 
 
-@styled
+@register(
+    "best validation value against each tuned hyper-parameter",
+    "How much does a hyper-parameter matter?",
+    needs=("trials", "epochs"),
+    absent="no method has three trials that differ in a number",
+    example=Example("absld_temperature_rate"),
+)
 def hyperparameter_response(
     trials: pd.DataFrame,
     epochs: pd.DataFrame,
     *,
     metric: str = "selection_score",
     width: str | None = None,
-    styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
     """The best validation value of every trial against each hyper-parameter that a tuning run varied, a panel each.
 
@@ -284,16 +288,8 @@ def _response(axis: Axes, table: pd.DataFrame, name: str, methods: Sequence[str]
             continue
         look = styles[method]
         mean = 100 * part.groupby(name)["best"].mean()
-        axis.plot(
-            part[name],
-            100 * part["best"],
-            look.marker,
-            color=look.colour,
-            markersize=3.5,
-            markerfacecolor="none",
-            linestyle="none",
-            label=plain(method),
-        )
+        dots: dict[str, Any] = {"color": look.colour, "markersize": 3.5, "markerfacecolor": "none", "linestyle": "none"}
+        axis.plot(part[name], 100 * part["best"], look.marker, label=plain(method), **dots)
         if len(mean) < len(part) or len(names_varied(table, method)) == 1:
             axis.plot(mean.index, mean, color=look.colour, linestyle=look.line, linewidth=0.9)
     values = np.sort(table[name].dropna().unique())

@@ -1,0 +1,73 @@
+"""How a figure is registered: beside its function stands what it shows, which question it answers and what it needs.
+Every module of this folder is searched for figures: a new one is a function with its registration, and nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from harness.report.figures.style import styled
+
+Draw = Callable[..., Figure | None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the gallery shows a figure with: a store in results/, its methods (all where none is named), and the
+    quantity, where the figure wants one."""
+
+    store: str
+    methods: tuple[str, ...] = ()
+    quantity: str | None = None
+
+
+@dataclass(frozen=True)
+class FigureInfo:
+    """A figure. function: takes the tables in `needs`, rows of one setting, in that order, and by name what it wants of
+    `draw`: styles, width, checkpoint, baseline, names (of the classes), quantity. quantities: of `class_state` that it
+    reads; `*` at the end stands for any end. absent: why there is none, where the function returns None. example: None
+    keeps it out of the gallery."""
+
+    shows: str
+    question: str
+    needs: tuple[str, ...]
+    function: Draw
+    quantities: tuple[str, ...]
+    absent: str
+    example: Example | None
+
+    @property
+    def takes(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the function by name."""
+        return inspect.signature(self.function).parameters
+
+    @property
+    def of_quantity(self) -> bool:
+        """Whether it draws a quantity that has to be named: `class_quantity:weight`."""
+        return "quantity" in self.takes and self.takes["quantity"].default is inspect.Parameter.empty
+
+
+FIGURES: dict[str, FigureInfo] = {}
+
+
+def register(
+    shows: str,
+    question: str,
+    needs: tuple[str, ...],
+    *,
+    quantities: tuple[str, ...] = (),
+    absent: str = "no rows to draw",
+    example: Example | None = None,
+) -> Callable[[Draw], Draw]:
+    """Decorator: make a function a figure of the report, in the paper style, known by the function's name."""
+
+    def add(function: Draw) -> Draw:
+        drawn = styled(function)
+        FIGURES[function.__name__] = FigureInfo(shows, question, needs, drawn, quantities, absent, example)
+        return drawn
+
+    return add
