@@ -16,6 +16,7 @@ import torch
 from harness.errors import InputError
 from harness.inputs import Images, new_network, read_data
 from harness.models.checkpoints import write_state
+from harness.running.run import Options, run
 from harness.spec import CHECKPOINTS, AugmentSpec
 from harness.store.store import Store
 from harness.store.verify import verify
@@ -318,6 +319,25 @@ def test_students_of_a_damaged_teacher_are_told_how_to_make_it_again(straight, t
     spoil(tmp_path / folder / "best_validation.pt", how)
     with pytest.raises(InputError, match=f"--redo {specs['teacher'].trial_id[:8]} --retry-failed` trains it again"):
         run_to_end(specs["rslad"], tmp_path)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "gone"])
+def test_a_run_trains_a_damaged_teacher_again_by_itself(straight, tmp_path, how):
+    root, specs, _ = straight
+    specs = [specs["teacher"], specs["rslad"]]
+    path = tmp_path / "work" / specs[0].training_id / "best_validation.pt"
+    run_to_end(specs[0], tmp_path)
+    path.unlink() if how == "gone" else spoil(path, how)
+    events = []
+    options = Options(serial=True, minimum_free_bytes=0)
+    outcome = run(specs, Store(tmp_path), options=options, on_event=events.append)
+    assert sorted(outcome.done) == sorted(spec.trial_id for spec in specs)
+    assert [event["text"] for event in events if event["event"] == "warning"] == [
+        f"teacher ({specs[0].trial_id[:8]}): its weights are damaged; it is trained again"
+    ]
+    assert list((tmp_path / "set_aside").glob("*/trials/*.parquet"))
+    for spec in specs:
+        assert_same_weights(weights(tmp_path, spec), weights(root, spec))
 
 
 def test_a_loss_that_is_not_finite_stops_the_trial_and_names_the_step(tmp_path):

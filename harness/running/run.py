@@ -6,7 +6,7 @@ The result store is the truth: what it holds is skipped at every start, so runni
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,7 @@ def run(
         if options.redo:
             where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
             on_event({"event": "set_aside", "where": where})
+        _set_damaged_teachers_aside(specs, store, on_event)
         statuses = store.statuses()
         agenda = Agenda(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
         waiting = [agenda.specs[name] for name in agenda.waiting]
@@ -142,6 +143,31 @@ def run(
         if stop_reason is None and not lock.lost:
             _compact(store)
     return Outcome(agenda.done, agenda.skipped, agenda.failed, agenda.blocked, agenda.interrupted, stop_reason)
+
+
+def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_event: Callable[[Event], None]) -> None:
+    """Finished teachers (and networks to start from) whose weights are damaged or gone, and that trials still to run
+    need, are trained again by this run. Not where finished students learnt from them: these are told by the trials."""
+    statuses = store.statuses()
+    needed = {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
+    for spec in specs:
+        if spec.trial_id not in needed or statuses.get(spec.trial_id) != "done" or _has_whole_weights(spec, store):
+            continue
+        with suppress(InputError):
+            where = set_aside(store, [spec])
+            text = f"{spec.variant} ({spec.trial_id[:8]}): its weights are damaged; it is trained again"
+            on_event({"event": "warning", "text": text})
+            on_event({"event": "set_aside", "where": where})
+
+
+def _has_whole_weights(spec: TrialSpec, store: Store) -> bool:
+    """Whether the weights that students read are those that were noted; true where nothing was noted."""
+    from harness.inputs import kept_sha256, training_folder
+    from harness.models.checkpoints import file_sha256
+
+    path = training_folder(store.root, spec.training_id) / "best_validation.pt"
+    noted = kept_sha256(path)
+    return noted is None or (path.is_file() and file_sha256(path) == noted)
 
 
 def _stored_failures(store: Store, statuses: Mapping[str, str]) -> dict[str, str]:
