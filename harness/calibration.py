@@ -34,7 +34,7 @@ from harness.engine.process import exact_float32, keep_freed_memory, torch_threa
 from harness.errors import InputError
 from harness.inputs import Data, new_network, read_data
 from harness.seeds import seeded
-from harness.spec import AttackRequest, TrialSpec
+from harness.spec import AttackRequest, TrainedSpec, TrialSpec
 from harness.store.store import Store
 from harness.training.trainer import EpochBatches, Trainer
 from harness.training.validation import correct_under_pgd, held_out_statistics
@@ -74,14 +74,14 @@ class Calibration:
         where = (_device_facts(spec), spec.dataset, spec.student)
         with torch_threads(spec.threads):
             train_s = 0.0
-            if spec.training is not None:
+            if isinstance(spec, TrainedSpec):
                 key = (where, _training_facts(spec))
                 train_s = self._once(key, lambda: epoch_seconds(spec, data, device)) * spec.training.epochs
             eval_s = 0.0
             for attack in spec.evaluation.attacks:
                 cost = self._once((where, attack.overrides), partial(attack_cost, attack, spec, data, device))
                 images = min(attack.images or len(data.test), len(data.test))
-                times = len(attack.checkpoints) if spec.training is not None else 1
+                times = len(attack.checkpoints) if isinstance(spec, TrainedSpec) else 1
                 eval_s += times * images * cost.seconds(self._share(spec, cost, attack.name))
         return Estimate(train_s, eval_s)
 
@@ -129,10 +129,8 @@ def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
 # Training
 
 
-def epoch_seconds(spec: TrialSpec, data: Data, device: torch.device) -> float:
+def epoch_seconds(spec: TrainedSpec, data: Data, device: torch.device) -> float:
     """One epoch: steps on the training images, validation, and the held-out statistics that the method learns from."""
-    assert spec.training is not None
-    assert spec.method is not None
     trainer = _trainer(spec, data, device)
     steps = len(data.train) / spec.training.batch_size
     seconds = steps * step_seconds(trainer, data, spec.training.batch_size)
@@ -186,9 +184,7 @@ def _whole_batches(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor
                 yield images, labels, batches.noise
 
 
-def _trainer(spec: TrialSpec, data: Data, device: torch.device) -> Trainer:
-    assert spec.training is not None
-    assert spec.method is not None
+def _trainer(spec: TrainedSpec, data: Data, device: torch.device) -> Trainer:
     return Trainer(
         new_network(spec.student, data, 0),
         methods.build(spec.method, data.num_classes),
@@ -201,9 +197,8 @@ def _trainer(spec: TrialSpec, data: Data, device: torch.device) -> Trainer:
     )
 
 
-def _validation_seconds(forward: Forward, data: Data, spec: TrialSpec) -> float:
+def _validation_seconds(forward: Forward, data: Data, spec: TrainedSpec) -> float:
     """Per image."""
-    assert spec.training is not None
     images, labels = data.validation.images[:VALIDATED], data.validation.labels[:VALIDATED]
     steps = spec.training.validation_steps
     generator = seeded("calibration")
@@ -271,11 +266,10 @@ def _stage_seconds(stage: str, forward: Forward, x: Tensor, labels: Tensor, cond
 def batch_seconds(specs: Sequence[TrialSpec], *, data_root: Path | None = None) -> dict[int, float]:
     """Seconds of a training batch of the plan's longest training by number of threads: one, twice as many up to all
     cores. {1: 0.0} where nothing trains."""
-    training = [spec for spec in specs if spec.training is not None]
+    training = [spec for spec in specs if isinstance(spec, TrainedSpec)]
     if not training:
         return {1: 0.0}
     spec = max(training, key=lambda spec: spec.cost_hint)
-    assert spec.training is not None
     device = _device(spec)
     data = read_data(
         spec.dataset, spec.split_seed, device, second=wants_second_split(spec), root=data_root, download=False
@@ -299,10 +293,8 @@ def _thread_counts(cores: int) -> list[int]:
 # Keys and clocks
 
 
-def _training_facts(spec: TrialSpec) -> tuple[object, ...]:
+def _training_facts(spec: TrainedSpec) -> tuple[object, ...]:
     """What decides the cost of an epoch; most settings of methods and policies do not."""
-    assert spec.training is not None
-    assert spec.method is not None
     policies = [spec.method[kind]["name"] for kind in ("labels", "weights", "margins")]
     training = spec.training.model_dump(exclude={"epochs", "lr", "milestones", "decay", "momentum", "weight_decay"})
     teachers = {name: source.network for name, source in spec.teachers.items()}

@@ -225,7 +225,7 @@ class Resources(Frozen):
 
 
 class TrialSpec(Frozen):
-    """One network: trained by one method (or read from a file) and evaluated.
+    """One network and its evaluation: a `TrainedSpec`, or a `GivenSpec`, whose network is read from a file.
 
     code: of a method or policy from outside this package, the hash of the code that defines it
     (`methods.registry.code_of`).
@@ -283,6 +283,25 @@ class TrialSpec(Frozen):
     @cached_property
     def _canonical(self) -> dict[str, Any]:
         return canonical(self.model_dump(mode="json"), type(self))
+
+
+class TrainedSpec(TrialSpec):
+    """A trial that trains its network by one method."""
+
+    method: dict[str, Any]
+    training: TrainingSpec
+
+
+class GivenSpec(TrialSpec):
+    """A trial that evaluates a network that was trained elsewhere."""
+
+    init: Source
+
+
+def read_spec(values: Mapping[str, Any]) -> TrialSpec:
+    """A specification from its values, such as a stored one."""
+    kind = GivenSpec if values.get("training") is None else TrainedSpec
+    return kind.model_validate(values)
 
 
 def canonical(values: Mapping[str, Any], kind: type[Frozen] = TrialSpec) -> dict[str, Any]:

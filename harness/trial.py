@@ -21,7 +21,7 @@ from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
 from harness.inputs import Data, read_data, training_folder
-from harness.spec import TrialSpec
+from harness.spec import TrainedSpec, TrialSpec
 from harness.statistics import metrics
 from harness.store.provenance import joined, origin, training_columns, trial_columns
 from harness.store.store import Store
@@ -61,7 +61,6 @@ def run_trial(
         "pid": os.getpid(),
         "device": str(device),
     }
-    trains = spec.training is not None
     data = read_data(
         spec.dataset,
         spec.split_seed,
@@ -71,7 +70,7 @@ def run_trial(
         download=download,
     )
     folder = training_folder(store_root, spec.training_id)
-    if trains and not _is_trained(spec, folder):
+    if isinstance(spec, TrainedSpec) and not _is_trained(spec, folder):
         for event in train(spec, data, store_root, device, should_stop):
             yield event
             if event["event"] == "interrupted":
@@ -195,7 +194,7 @@ def class_accuracy_rows(outcomes: pd.DataFrame, class_names: tuple[str, ...]) ->
 
 def _drop_weights(spec: TrialSpec, folder: Path) -> None:
     """Keep the weights the suite asked for. A teacher's stay: its students read them."""
-    if spec.role == "student" and spec.training is not None:
+    if spec.role == "student" and isinstance(spec, TrainedSpec):
         for checkpoint in ("best_validation", "last"):
             if checkpoint not in spec.keep:
                 for suffix in (".pt", ".json"):

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import write_bytes
-from harness.spec import DatasetSpec, EvaluationSpec, NetworkSpec, Resources, Source, TrainingSpec, TrialSpec
+from harness.spec import (
+    DatasetSpec,
+    EvaluationSpec,
+    NetworkSpec,
+    Resources,
+    Source,
+    TrainedSpec,
+    TrainingSpec,
+    TrialSpec,
+)
 from harness.store.provenance import trial_columns
 
 HANGS_S = 600.0  # longer than any machine takes to notice and end a hanging trial
@@ -45,7 +54,7 @@ def make(
     teachers = {}
     if teacher is not None:
         teachers["teacher"] = Source(network=network, trial=teacher.trial_id, training=teacher.training_id)
-    return TrialSpec(
+    return TrainedSpec(
         role=role,
         variant=behaviour,
         dataset=DatasetSpec(name="digits", train_images=max(1, int(step_s * 1000))),
@@ -71,8 +80,7 @@ def run(
     columns: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """As `harness.trial.run_trial`."""
-    assert spec.method is not None
-    assert spec.training is not None
+    assert isinstance(spec, TrainedSpec)
     name, behaviour = spec.trial_id, spec.method["behaviour"]
     folder = store_root / "work" / spec.training_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +139,7 @@ def journal(root: Path, spec: TrialSpec) -> list[dict[str, Any]]:
 
 def seconds(spec: TrialSpec) -> float:
     """How long a trial sleeps."""
-    assert spec.method is not None
-    assert spec.training is not None
+    assert isinstance(spec, TrainedSpec)
     return spec.method["step_s"] * spec.training.epochs
 
 

@@ -18,6 +18,7 @@ from harness.spec import (
     EvaluationSpec,
     NetworkSpec,
     Source,
+    TrainedSpec,
     TrainingSpec,
     TrialSpec,
 )
@@ -62,7 +63,7 @@ def trial_spec(variant: str, seed: int, *, role: str = "student", attacks: Seque
         "teacher": Source(network=NetworkSpec(name="cnn", params={"width": 32}), trial="t" * 16, training="a" * 16)
     }  # fmt: skip
     requests = [AttackRequest(name=name, images=images, checkpoints=tuple(checkpoints)) for name in attacks]
-    return TrialSpec(
+    return TrainedSpec(
         role=role, variant=variant, dataset=DatasetSpec(name=dataset, train_images=12000),
         student=NetworkSpec(name=student, params={"width": width}), teachers=teachers,
         method={"name": method, "settings": dict(settings or {}), "labels": {"name": "class_temperature"},

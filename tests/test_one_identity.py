@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from harness.errors import InputError
-from harness.spec import TrialSpec
+from harness.spec import TrialSpec, read_spec
 from harness.store.store import Store
 from harness.suites.blocks import dataset_spec, evaluation_spec, training_spec
 from harness.suites.plan import plan
@@ -99,7 +99,7 @@ def _sets(text: str) -> list[str]:
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
 def test_what_is_stored_stands_in_the_form_that_is_planned(folder):
     for text in Store(folder).trials()["spec"]:
-        spec = TrialSpec.model_validate_json(text)
+        spec = read_spec(json.loads(text))
         assert dataset_spec(json.loads(text)["dataset"]) == spec.dataset
         if spec.training is not None:
             assert training_spec(spec.training.model_dump(), spec.eps) == spec.training

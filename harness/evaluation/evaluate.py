@@ -34,7 +34,7 @@ from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, 
 from harness.files import make_folder, write_bytes
 from harness.inputs import Data, trained_network, training_folder
 from harness.models.checkpoints import file_sha256
-from harness.spec import AttackRequest, Source, TrialSpec
+from harness.spec import AttackRequest, GivenSpec, Source, TrialSpec
 from harness.store.provenance import cpu_seconds, origin
 
 Event = dict[str, Any]
@@ -155,7 +155,7 @@ class SharedEvaluation:
     @cached_property
     def pieces(self) -> list[Piece]:
         """All pieces, a network after the other."""
-        own = (GIVEN,) if self.spec.training is None else None
+        own = (GIVEN,) if isinstance(self.spec, GivenSpec) else None
         requests = list(enumerate(self.spec.evaluation.attacks))
         wanted = [(name, *request) for request in requests for name in own or request[1].checkpoints]
         checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _, _ in wanted))
@@ -240,15 +240,13 @@ class SharedEvaluation:
 
     def _key(self, checkpoint: str) -> str:
         """The sha256 of the checkpoint's file, which names it in the cache."""
-        if checkpoint == GIVEN:
-            assert self.spec.init is not None
+        if isinstance(self.spec, GivenSpec):
             return str(self.spec.init.sha256)
         if checkpoint not in self._keys:
             self._keys[checkpoint] = file_sha256(self.folder / f"{checkpoint}.pt")
         return self._keys[checkpoint]
 
     def _source(self, checkpoint: str) -> Source:
-        if checkpoint == GIVEN:
-            assert self.spec.init is not None
+        if isinstance(self.spec, GivenSpec):
             return self.spec.init
         return Source(network=self.spec.student, training=self.spec.training_id, checkpoint=checkpoint)

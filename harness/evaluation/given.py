@@ -16,7 +16,7 @@ from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.errors import InputError
 from harness.inputs import read_data, trained_network
-from harness.spec import DatasetSpec, Source, TrialSpec
+from harness.spec import DatasetSpec, GivenSpec, Source
 from harness.suites.blocks import dataset_spec, evaluation_spec, file_sha256, network_spec, radius, read
 from harness.suites.notation import read_yaml
 
@@ -59,7 +59,7 @@ def given_network(
 
 def evaluation_trial(
     network: Source, data: DatasetSpec, evaluation: Mapping[str, Any], eps: str, variant: str
-) -> TrialSpec:
+) -> GivenSpec:
     """The trial that evaluates a network, without training. evaluation: a suite's block. Raises InputError."""
     size = radius(eps, "--eps")
     values = {
@@ -71,10 +71,10 @@ def evaluation_trial(
         "evaluation": evaluation_spec(evaluation, size, data, given=True),
         "eps": size,
     }
-    return read(TrialSpec, values, "evaluate")
+    return read(GivenSpec, values, "evaluate")
 
 
-def check_clean_accuracy(spec: TrialSpec, expected: float | None, root: Path | None) -> list[str]:
+def check_clean_accuracy(spec: GivenSpec, expected: float | None, root: Path | None) -> list[str]:
     """What there is to say of the clean accuracy of the network that the trial evaluates, a line each.
 
     On all test images where an accuracy is expected, in percent, else on those of the evaluation. InputError where it
@@ -94,9 +94,8 @@ def check_expected(percent: float | None) -> None:
 
 
 @torch.no_grad()
-def _clean_accuracy(spec: TrialSpec, root: Path | None, every: bool) -> tuple[float, int]:
+def _clean_accuracy(spec: GivenSpec, root: Path | None, every: bool) -> tuple[float, int]:
     """In percent, and on how many test images."""
-    assert spec.init is not None
     data = read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=root, download=False)
     network = trained_network(spec.init, data, Path()).eval().requires_grad_(False)
     images = None if every else spec.evaluation.attacks[0].images

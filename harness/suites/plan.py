@@ -10,7 +10,7 @@ import methods
 from harness.data.counts import class_counts
 from harness.data.splits import check_sizes, wants_second_split
 from harness.errors import InputError, named, unknown
-from harness.spec import MOST_OF_A_NAME, NetworkSpec, Source, TrainingSpec, TrialSpec
+from harness.spec import MOST_OF_A_NAME, GivenSpec, NetworkSpec, Source, TrainedSpec, TrainingSpec, TrialSpec
 from harness.suites.blocks import (
     Entry,
     attack_entries,
@@ -251,7 +251,8 @@ def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
         "resources": suite.resources,
         "keep": tuple(suite.keep),
     }
-    return read(TrialSpec, {**shared, "seed": seed, **own}, f"suite {suite.name}")
+    kind = TrainedSpec if "training" in own else GivenSpec
+    return read(kind, {**shared, "seed": seed, **own}, f"suite {suite.name}")
 
 
 def _eps(suite: Suite) -> float:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data.registry import DATASETS
 from harness.data.splits import wants_second_split
 from harness.files import make_folder
-from harness.spec import NetworkSpec, TrialSpec
+from harness.spec import NetworkSpec, TrainedSpec, TrialSpec
 from harness.store.fingerprint import code_fingerprint
 from harness.store.provenance import device_name
 
@@ -59,24 +59,22 @@ def shared_bytes(specs: Sequence[TrialSpec]) -> int:
 
     Estimated from the specifications, for the driver. What is shared is decided in the trials, by `shared_names`.
     """
-    asking = [spec for spec in specs if spec.training is not None and spec.teachers]
+    asking = [spec for spec in specs if isinstance(spec, TrainedSpec) and spec.teachers]
     users = Counter(_estimated_questions(spec) for spec in asking)
     if all(count == 1 for count in users.values()):
         return 0
     return sum({_estimated_questions(spec): _bytes(spec) for spec in asking}.values())
 
 
-def _estimated_questions(spec: TrialSpec) -> str:
+def _estimated_questions(spec: TrainedSpec) -> str:
     """What trials that ask the same have in common."""
-    assert spec.training is not None
     batches = [spec.split_seed, spec.seed, spec.student.label, spec.training.batch_size, wants_second_split(spec)]
     teachers = {name: source.training or source.sha256 for name, source in spec.teachers.items()}
     arithmetic = [spec.engine, spec.precision, spec.threads]
     return json.dumps([spec.dataset.model_dump(mode="json"), batches, teachers, arithmetic], sort_keys=True)
 
 
-def _bytes(spec: TrialSpec) -> int:
-    assert spec.training is not None
+def _bytes(spec: TrainedSpec) -> int:
     images = spec.dataset.train_images or _MANY_IMAGES
     classes = DATASETS[spec.dataset.name].num_classes or _MANY_CLASSES
     records = images * classes * 4 + _CHECKSUM_BYTES * -(-images // spec.training.batch_size)

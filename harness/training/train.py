@@ -25,7 +25,7 @@ from harness.files import make_folder, write_bytes
 from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
 from harness.models.checkpoints import file_sha256, write_state
 from harness.seeds import derive_seed, globally_seeded, seeded
-from harness.spec import TrialSpec
+from harness.spec import TrainedSpec
 from harness.statistics import metrics
 from harness.store.provenance import cpu_seconds, origin
 from harness.training.teacher_logits import SharedLogits, digest, network_digest, shared_folder, shared_names
@@ -39,7 +39,7 @@ DAMAGED = "damaged-"  # what is set aside is called so
 
 
 def train(
-    spec: TrialSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
+    spec: TrainedSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
 ) -> Iterator[Event]:
     """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
     told to stop.
@@ -115,9 +115,7 @@ def set_aside(path: Path) -> None:
 class _Run:
     """A training between two epochs: the trainer, the best score so far, the rows so far."""
 
-    def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
-        assert spec.training is not None
-        assert spec.method is not None
+    def __init__(self, spec: TrainedSpec, data: Data, store_root: Path, device: torch.device) -> None:
         self.spec, self.data, self.device = spec, data, device
         self.training, self.epochs = spec.training, spec.training.epochs
         self.folder = make_folder(training_folder(store_root, spec.training_id), inside=store_root)

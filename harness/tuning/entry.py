@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import InputError
-from harness.spec import EvaluationSpec, TrialSpec
+from harness.spec import EvaluationSpec, TrainedSpec
 from harness.suites.plan import read_entry
 from harness.suites.suite import Suite
 from harness.tuning.space import Space, Values, short
@@ -30,15 +30,13 @@ class Family:
     name: str
     entry: dict[str, Any]
     suite: Suite
-    bases: tuple[TrialSpec, ...]
+    bases: tuple[TrainedSpec, ...]
     space: Space
     settings: tuple[Values, ...] = ()
 
     @property
     def epochs(self) -> int:
-        training = self.bases[0].training
-        assert training is not None
-        return training.epochs
+        return self.bases[0].training.epochs
 
     @property
     def keys(self) -> list[str]:
@@ -84,7 +82,7 @@ class Family:
         """The entry's own setting."""
         return {key: self.default(key) for key in self.keys}
 
-    def specs(self, values: Values) -> list[TrialSpec]:
+    def specs(self, values: Values) -> list[TrainedSpec]:
         """The trials of a setting, one per seed. Raises InputError for a setting that the method does not take."""
         changed = self.at(values)
         changed["training"] = {**changed.get("training", {}), "epochs": self.epochs}
@@ -101,19 +99,15 @@ class Family:
             "training": entry.training,
             "variant": variant,
         }
-        return [TrialSpec.model_validate({**spec.model_dump(), **change}) for spec in self.bases]
+        return [TrainedSpec.model_validate({**spec.model_dump(), **change}) for spec in self.bases]
 
     @property
     def _method(self) -> dict[str, Any]:
         """As resolved, with the fields that stand at their defaults."""
-        method = self.bases[0].method
-        assert method is not None
-        return completed(method)
+        return completed(self.bases[0].method)
 
     def _trainings(self) -> dict[str, Any]:
-        training = self.bases[0].training
-        assert training is not None
-        return training.model_dump(mode="json")
+        return self.bases[0].training.model_dump(mode="json")
 
     def _parts(self) -> Iterator[Mapping[str, Any]]:
         """The tables of the resolved method in which a plain key may stand."""
@@ -122,6 +116,6 @@ class Family:
         yield {kind: self._method[kind] for kind in KINDS}
 
 
-def without_tests(spec: TrialSpec) -> TrialSpec:
+def without_tests(spec: TrainedSpec) -> TrainedSpec:
     """The same training and no attack on a test image: what a search may look at."""
-    return TrialSpec.model_validate({**spec.model_dump(), "evaluation": EvaluationSpec(attacks=())})
+    return TrainedSpec.model_validate({**spec.model_dump(), "evaluation": EvaluationSpec(attacks=())})

@@ -16,7 +16,7 @@ import yaml
 
 import methods
 from harness.errors import InputError, unknown
-from harness.spec import TrialSpec
+from harness.spec import TrainedSpec, TrialSpec
 from harness.store.folder import check_results_folder
 from harness.store.records import MACHINE_FILE
 from harness.store.store import Store
@@ -157,7 +157,7 @@ class Tuning:
         more = _numbers(max(self.suite.seeds) + 1, self.options.compare_seeds, self.seeds)
         return [*self.suite.seeds, *more][: self.options.compare_seeds]
 
-    def specs(self, setting: Setting) -> list[TrialSpec]:
+    def specs(self, setting: Setting) -> list[TrainedSpec]:
         """The trials of a setting, one per seed."""
         return self.families[setting.method].specs(setting.values)
 
@@ -237,7 +237,7 @@ def _family(suite: Suite, name: str, seeds: list[int], epochs: int | None) -> tu
         _check_schedule({**suite.training, **entry.get("training", {})}, epochs)
         tried = {**entry, "training": {**entry.get("training", {}), "epochs": epochs}}
     specs = plan(suite.model_copy(update={"methods": [{**tried, "variant": name}], "primary": []}), seeds=seeds)
-    students = [spec for spec in specs if spec.role == "student"]
+    students = [spec for spec in specs if spec.role == "student" and isinstance(spec, TrainedSpec)]
     if len({spec.student.label for spec in students}) > 1:
         raise InputError(f"suite {suite.name} has several students; tune one of them: --set students=[]")
     if len(students) > len(seeds):

@@ -18,7 +18,7 @@ from harness.report.tables.details import wide
 from harness.report.tables.grid import change_text
 from harness.report.tables.latex import latex
 from harness.report.tables.tables import markdown, print_board
-from harness.spec import TrialSpec
+from harness.spec import TrialSpec, read_spec
 from harness.suites.suite import PrimaryComparison
 from tests.synthetic_store import frames_of, trial_spec
 
@@ -57,7 +57,7 @@ def test_rows_that_were_trained_otherwise_are_named():
 
 def changed(spec: TrialSpec, part: str, **changes) -> TrialSpec:
     values = spec.model_dump()
-    return TrialSpec.model_validate({**values, part: {**values[part], **changes}})
+    return read_spec({**values, part: {**values[part], **changes}})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from harness import load_results
 from harness.errors import InputError
 from harness.running.run import run
-from harness.spec import TrialSpec
+from harness.spec import read_spec
 from harness.store.compaction import compact
 from harness.store.redo import named_trials, refuse_left_behind, set_aside
 from harness.store.store import Store
@@ -160,7 +160,7 @@ def test_a_run_makes_again_what_is_named_and_nothing_else(tmp_path):
 
 def test_trials_are_named_by_variant_or_the_beginning_of_their_id(tmp_path):
     specs = list(small_specs(tmp_path, methods=["at", "rslad"], seeds=[0, 1]).values())
-    specs += [TrialSpec.model_validate({**specs[-1].model_dump(), "seed": 7})]
+    specs += [read_spec({**specs[-1].model_dump(), "seed": 7})]
     ids = [spec.trial_id for spec in specs if spec.variant == "rslad"]
     assert named_trials(specs, ["rslad"]) == ids
     assert named_trials(specs, [ids[0][:6], ids[0]]) == ids[:1]
@@ -193,7 +193,7 @@ def test_a_network_is_not_made_again_behind_its_students(tmp_path, role):
     network, student = specs["teacher"], specs["rslad"]
     source = student.teachers["teacher"]
     if role == "init":
-        student = TrialSpec.model_validate({**student.model_dump(), "teachers": {}, "init": source.model_dump()})
+        student = read_spec({**student.model_dump(), "teachers": {}, "init": source.model_dump()})
     store = Store(tmp_path / "store")
     for spec in (network, student):
         store.commit(*trial_tables(spec, per_class=10))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.errors import InputError
-from harness.spec import TrialSpec
+from harness.spec import TrialSpec, read_spec
 from harness.store.provenance import bfloat16_units, processor_precision
 from harness.suites.machine import for_this_machine, remember_machine
 from harness.suites.plan import plan
@@ -90,7 +90,7 @@ def test_a_teachers_evaluation_does_not_change_its_students_training(suite_file)
 
 def test_a_specification_survives_json(suite_file):
     for spec in specs(suite_file()):
-        again = TrialSpec.model_validate(json.loads(spec.model_dump_json()))
+        again = read_spec(json.loads(spec.model_dump_json()))
         assert (again, again.trial_id) == (spec, spec.trial_id)
 
 
