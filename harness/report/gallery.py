@@ -17,7 +17,8 @@ from harness.report.captions import caption
 from harness.report.figures.draw import FIGURES, draw
 from harness.report.figures.registry import Example
 from harness.report.figures.style import save
-from harness.report.results import in_setting, read_results, some_trials
+from harness.report.results import read_results, some_trials
+from harness.report.rows import in_setting
 from harness.report.scores.leaderboard import leaderboard
 from harness.store.store import Store
 

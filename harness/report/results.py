@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 
 from harness.errors import named, unknown
-from harness.report.data_names import dataset_names, read_spec
-from harness.report.scores.seeds import Network, common_networks
-from harness.spec import canonical
+from harness.report.data_names import dataset_names
+from harness.report.networks import extra_networks, stand_in_teachers, teacher_seeds, with_teachers
+from harness.report.rows import CELL, NETWORK, ROW, rows_of, told_apart
 
-SETTING = ["dataset", "student", "eps"]  # what results must share to stand in one table
-ROW = [*SETTING, "role", "variant"]  # what makes a row: its trials differ in their seed, or their teacher's, only
-CELL = ["row", "checkpoint", "attack"]  # what has a result, a mean over seeds
-NETWORK = ["trial_id", "row", "seed", "teacher_seed"]  # one trained network
-ROLES = ("teacher", "student", "evaluation")
 _STATES = 10_000_000  # rows of class states to read at once, some 400 MB
 _QUANTITIES = 6  # by class, that a trial keeps of each epoch
 _UNKNOWN = 500  # trials to read at once where their length is not known
@@ -146,7 +137,7 @@ def read_results(
     """The trials of a store, or those of `trial_ids`, called as `variants` and `datasets` say, by trial id. Reads the
     `trials` table only."""
     trials = store.trials()
-    stand_ins = _stand_ins(trials)
+    stand_ins = stand_in_teachers(trials)
     if trial_ids is not None:
         trials = trials[trials["trial_id"].isin(set(trial_ids))].reset_index(drop=True)
     names = dict(variants or {})
@@ -156,12 +147,12 @@ def read_results(
     place = {key: place for place, key in enumerate(trial_ids or ())}
     content = dataset_names(trials, datasets or {})
     trials = trials.assign(variant=called, called=called, dataset=content, place=trials["trial_id"].map(place))
-    trials = _told_apart(trials.assign(teacher_seed=_teacher_seeds(trials, stand_ins)), stand_ins)
-    rows = _rows(trials)
+    trials = told_apart(trials.assign(teacher_seed=teacher_seeds(trials, stand_ins)), stand_ins)
+    rows = rows_of(trials)
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
     trials["row"] = keys.get_indexer(pd.MultiIndex.from_frame(trials[ROW].astype(object)))
     students = trials[(trials["status"] == "done") & (trials["role"] == "student")]
-    extra = _extra_networks(students)
+    extra = extra_networks(students)
     kept = trials.drop(index=extra.index)
     averaged = set(zip(kept["row"], kept["seed"], strict=True))
     left_out: dict[int, list[int]] = {}
@@ -169,70 +160,7 @@ def read_results(
         left_out.setdefault(row, []).append(seed)
     several = students.groupby("row")["teacher_seed"].transform("nunique") > 1
     taught = students.loc[several, NETWORK].reset_index(drop=True)
-    return Results(store, kept.reset_index(drop=True), _with_teachers(rows, kept, extra), absent, left_out, taught)
-
-
-def _extra_networks(students: pd.DataFrame) -> pd.DataFrame:
-    """The finished students of seeds or teachers that other rows of their table lack: averages over unlike ones cannot
-    be compared.
-    """
-    extra = pd.Series(False, students.index)
-    for _, part in students.groupby(SETTING, sort=False, dropna=False):
-        teachers = [None if np.isnan(teacher) else int(teacher) for teacher in part["teacher_seed"]]
-        lines = list(zip(part["row"], zip(part["seed"], teachers, strict=True), strict=True))
-        networks: dict[Any, set[Network]] = {row: set() for row, _ in lines}
-        for row, network in lines:
-            networks[row].add(network)
-        kept = common_networks(networks)
-        extra[part.index] = np.array([network not in kept[row] for row, network in lines])
-    return students[extra]
-
-
-def _with_teachers(rows: pd.DataFrame, kept: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the teachers of their networks: labels and seeds of those in the averages, seeds of others."""
-    done, others = (
-        part[(part["status"] == "done") & (part["role"] == "student")].dropna(subset=["teacher_seed", "teacher"])
-        for part in (kept, extra)
-    )
-    averaged = set(zip(done["row"], done["teacher_seed"], strict=True))
-    pairs = zip(others["row"], others["teacher_seed"], strict=True)
-    aside = np.array([pair not in averaged for pair in pairs], dtype=bool)
-
-    def by_row(part: pd.DataFrame, name: str) -> pd.Series:
-        names: Any = part.sort_values("teacher_seed", kind="stable").groupby("row")[name]
-        texts = names.agg(lambda own: ", ".join(str(each) for each in dict.fromkeys(own)))
-        return texts.astype(object).reindex(rows.index)
-
-    whole = [part.astype({"teacher_seed": int}) for part in (done, others[aside])]
-    return rows.assign(
-        teacher=by_row(done, "teacher").fillna(rows["teacher"].astype(object)),
-        teachers=by_row(whole[0], "teacher_seed").fillna(""),
-        teachers_aside=by_row(whole[1], "teacher_seed").fillna(""),
-    )
-
-
-def _stand_ins(trials: pd.DataFrame) -> dict[str, tuple[str, int]]:
-    """By the training id of each teacher its seed, and the training that stands for all that differ from it in their
-    seed only: that of the smallest seed."""
-    teachers = trials[trials["role"] == "teacher"].sort_values("seed")
-    first: dict[tuple[str, int], str] = {}
-    found = {}
-    for training, seed, version, text in teachers[["training_id", "seed", "numerics_version", "spec"]].to_numpy():
-        setup = {key: value for key, value in json.loads(_setup(text)[0]).items() if key != "evaluation"}
-        same = json.dumps(setup, sort_keys=True), version
-        found[str(training)] = first.setdefault(same, str(training)), int(seed)
-    return found
-
-
-def _teacher_seeds(trials: pd.DataFrame, stand_ins: Mapping[str, tuple[str, int]]) -> pd.Series:
-    """The seed of each trial's teacher, NaN where it has none or it is not known."""
-
-    def known(text: Any) -> float:
-        teacher = (read_spec(text).get("teachers") or {}).get("teacher") or {}
-        return stand_ins[teacher["training"]][1] if teacher.get("training") in stand_ins else np.nan
-
-    seeds = trials["teacher_seed"].astype(float)
-    return seeds.fillna(trials.loc[seeds.isna(), "spec"].map(known).astype(float))
+    return Results(store, kept.reset_index(drop=True), with_teachers(rows, kept, extra), absent, left_out, taught)
 
 
 def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -251,22 +179,6 @@ def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> 
     return [*trials.loc[trials["role"] == "teacher", "trial_id"], *wanted["trial_id"]]
 
 
-def settings_of(rows: pd.DataFrame) -> list[tuple]:
-    """The (dataset, student, eps) that have a table each: the students', or a teacher's own where it is alone."""
-    pupils = rows[rows["role"] != "teacher"]
-    taught = pd.MultiIndex.from_frame(pupils[["dataset", "eps"]])
-    alone = ~pd.MultiIndex.from_frame(rows[["dataset", "eps"]]).isin(taught)
-    heads = pd.concat([pupils, rows[alone]])[SETTING].drop_duplicates()
-    return list(heads.itertuples(index=False, name=None))
-
-
-def in_setting(rows: pd.DataFrame, setting: tuple) -> pd.DataFrame:
-    """The rows of one table: those of the setting, and the teachers of its data set and eps, whatever their network."""
-    dataset, student, eps = setting
-    fits = (rows["student"] == student) | (rows["role"] == "teacher")
-    return rows[(rows["dataset"] == dataset) & (rows["eps"] == eps) & fits]
-
-
 def matching(names: pd.Series, patterns: Collection[str]) -> pd.Series:
     """Which names are among the patterns; one that ends in `*` stands for every name that starts so."""
     exact = names.isin([pattern for pattern in patterns if not pattern.endswith("*")])
@@ -274,92 +186,6 @@ def matching(names: pd.Series, patterns: Collection[str]) -> pd.Series:
     return exact | names.astype(str).str.startswith(starts) if starts else exact
 
 
-def _rows(trials: pd.DataFrame) -> pd.DataFrame:
-    """One line per row of the report: by data set and eps, teachers first, then as the suite lists them or by name."""
-    order = trials["role"].map({role: place for place, role in enumerate(ROLES)})
-    keyed = trials.assign(order=order).sort_values(
-        ["dataset", "eps", "order", "student", "place", "variant"], kind="stable"
-    )
-    return keyed.drop_duplicates(ROW)[[*ROW, "method", "teacher"]].reset_index(drop=True)
-
-
-def _told_apart(trials: pd.DataFrame, stand_ins: Mapping[str, tuple[str, int]]) -> pd.DataFrame:
-    """Trials of one name whose settings differ in more than the seed, or their teacher's, get names of their own.
-
-    Two suites may share a store and a variant's name; their numbers must not average into one row. Seeds may differ in
-    which attacks they were given, not in what an attack of one name did; networks evaluated twice stand apart.
-    """
-    trials = trials.reset_index(drop=True)
-    parts = [_setup(spec, stand_ins) for spec in trials["spec"]]
-    setups = pd.Series([setup for setup, _ in parts], trials.index, dtype=object)
-    attacks = pd.Series([requests for _, requests in parts], trials.index, dtype=object)
-    keys = [*[trials[name] for name in ROW], setups]
-    unlike = attacks.groupby(keys, dropna=False).transform("nunique") > 1
-    for _, group in trials[unlike].groupby([key[unlike] for key in keys], dropna=False):
-        if _disagree(attacks[group.index], group["training_id"]):
-            whole = _with_attacks(setups[group.index], attacks[group.index])
-            setups = whole.reindex(setups.index).fillna(setups)
-    several = setups.groupby([trials[name] for name in ROW], dropna=False).transform("nunique") > 1
-    names = trials["variant"].copy()
-    for _, group in trials[several].groupby(ROW, dropna=False):
-        different = list(dict.fromkeys(setups[group.index]))
-        suffixes = dict(zip(different, _suffixes(different), strict=True))
-        names[group.index] = [f"{names[index]} {suffixes[setups[index]]}" for index in group.index]
-    return trials.assign(variant=names)
-
-
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame as dicts by column name."""
     return [{str(key): value for key, value in line.items()} for line in frame.to_dict("records")]
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with paths such as `training.epochs`; lists stay whole."""
-    if not isinstance(value, dict):
-        return {path: value}
-    inner = {f"{path}.{key}" if path else key: item for key, item in value.items()}
-    return {name: leaf for key, item in inner.items() for name, leaf in flat(item, key).items()}
-
-
-def _setup(text: Any, stand_ins: Mapping[str, tuple[str, int]] = MappingProxyType({})) -> tuple[str, str]:
-    """What decides the numbers in a specification, without the seed: everything but the attacks, and the attacks.
-
-    In place of a teacher stands that of the smallest seed.
-    """
-    setup = {key: value for key, value in canonical(read_spec(text)).items() if key != "seed"}
-    teacher = (setup.get("teachers") or {}).get("teacher") or {}
-    if teacher.get("training") in stand_ins:
-        teacher["training"] = stand_ins[teacher["training"]][0]
-    evaluation = setup.get("evaluation")
-    attacks = evaluation.pop("attacks", []) if isinstance(evaluation, dict) else []
-    return json.dumps(setup, sort_keys=True), json.dumps(attacks, sort_keys=True)
-
-
-def _disagree(attacks: pd.Series, trainings: pd.Series) -> bool:
-    """Whether trials were given different attacks of one name, or one network was evaluated twice."""
-    requests = {json.dumps(request, sort_keys=True) for text in set(attacks) for request in json.loads(text)}
-    names = [json.loads(request)["name"] for request in requests]
-    return len(set(names)) < len(names) or bool(trainings.duplicated().any())
-
-
-def _with_attacks(setups: pd.Series, attacks: pd.Series) -> pd.Series:
-    def joined(setup: str, requests: str) -> str:
-        whole = json.loads(setup)
-        return json.dumps(
-            {**whole, "evaluation": {**whole["evaluation"], "attacks": json.loads(requests)}}, sort_keys=True
-        )
-
-    return pd.Series(list(map(joined, setups, attacks)), setups.index, dtype=object)
-
-
-def _suffixes(setups: Sequence[str]) -> list[str]:
-    """For each setup what sets it apart, such as `[training.epochs=20]`; a number where that would be long."""
-    flats = [flat(json.loads(setup)) for setup in setups]
-    keys = sorted({key for one in flats for key in one if any(other.get(key) != one[key] for other in flats)})
-    texts = ["[" + ", ".join(f"{key}={_short(one.get(key))}" for key in keys) + "]" for one in flats]
-    return [text if len(text) <= 60 else f"#{place}" for place, text in enumerate(texts, 1)]
-
-
-def _short(value: Any) -> Any:
-    """The beginning of a hash, anything else as it is."""
-    return value[:8] if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else value

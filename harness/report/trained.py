@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.data.registry import DATASETS
-from harness.report.results import read_spec
+from harness.report.data_names import read_spec
 from harness.report.scores.leaderboard import Leaderboard
 from harness.spec import AugmentSpec, canonical
 

@@ -12,7 +12,8 @@ from harness.errors import unknown
 from harness.files import make_folder, write_bytes
 from harness.report import escape
 from harness.report.captions import caption, setting_title
-from harness.report.results import Readable, Results, in_setting, read_results, settings_of
+from harness.report.results import Readable, Results, read_results
+from harness.report.rows import in_setting, settings_of
 from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables import tables

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.report.results import flat
+from harness.report.rows import flat
 from harness.spec import NUMERICS_VERSION, TrialSpec, canonical
 from harness.store.lock import StoreLock
 from harness.store.merge import commit_copy, copy_file

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.report.captions import setting_title
-from harness.report.results import read_results, settings_of
+from harness.report.results import read_results
+from harness.report.rows import settings_of
 from harness.report.scores.leaderboard import leaderboard
 from harness.report.tables.tables import csv_text, markdown
 from harness.spec import DatasetSpec

@@ -15,7 +15,8 @@ from harness.report.captions import CROSSED, caption
 from harness.report.figures.data import variant_scores
 from harness.report.page.data import page_data
 from harness.report.page.page import page
-from harness.report.results import NETWORK, Results, read_results
+from harness.report.results import Results, read_results
+from harness.report.rows import NETWORK
 from harness.report.scores.counts import class_counts
 from harness.report.scores.differences import Outcomes, class_differences, comparisons, paired_lines, stands
 from harness.report.scores.leaderboard import Leaderboard, leaderboard

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.captions import attack_title
+from harness.report.data_names import read_spec
 from harness.report.figures.data import (
     at,
     attack_labels,
@@ -37,7 +38,7 @@ from harness.report.figures.style import (
     plain,
     reach,
 )
-from harness.report.results import flat, read_spec
+from harness.report.rows import flat
 from harness.report.scores.selection import selection_gap as gaps_of_trials
 
 PEEKED = "peeked_test_robust"  # the quantity that trials with `record_test_curve` log

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from harness.report.captions import attack_title, caption, setting_title
+from harness.report.data_names import read_spec
 from harness.report.escape import visible
 from harness.report.figures.data import class_names
-from harness.report.results import NETWORK, Results, read_spec, records
+from harness.report.results import Results, records
+from harness.report.rows import NETWORK
 from harness.report.scores.counts import ClassCounts, class_counts, mean_counts
 from harness.report.scores.differences import (
     BOUNDS,

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy import special
 
 from harness.errors import unknown
-from harness.report.results import CELL, SETTING, Results
+from harness.report.results import Results
+from harness.report.rows import CELL, SETTING
 from harness.report.scores.counts import ClassCounts
 from harness.report.scores.families import Registered, registered
 from harness.report.scores.intervals import MOST_NSD_COUNTS, nsd_quantiles, seed_intervals, worst_bounds

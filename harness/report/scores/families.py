@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.attacks.registry import attack_info, declared
-from harness.report.results import CELL, SETTING
+from harness.report.rows import CELL, SETTING
 from harness.report.scores.counts import ClassCounts
 from harness.report.scores.intervals import over_teachers
 from harness.statistics import metrics

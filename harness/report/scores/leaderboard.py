@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.results import CELL, NETWORK, SETTING, Results, in_setting, records, settings_of
+from harness.report.results import Results, records
+from harness.report.rows import CELL, NETWORK, SETTING, in_setting, settings_of
 from harness.report.scores.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.scores.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.scores.families import MarkedColumns, Registered, marked_columns, unmarked

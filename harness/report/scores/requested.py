@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.results import CELL, Results, read_spec
+from harness.report.data_names import read_spec
+from harness.report.results import Results
+from harness.report.rows import CELL
 from harness.spec import CHECKPOINTS
 
 

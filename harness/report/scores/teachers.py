@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.results import CELL, NETWORK, SETTING, Results
+from harness.report.results import Results
+from harness.report.rows import CELL, NETWORK, SETTING
 from harness.report.scores.counts import class_counts
 from harness.report.scores.intervals import METRICS
 from harness.report.scores.seeds import listed

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from harness.report import escape
 from harness.report.captions import attack_title, setting_title
-from harness.report.results import NETWORK, Results, records
+from harness.report.results import Results, records
+from harness.report.rows import NETWORK
 from harness.report.scores.counts import class_counts
 from harness.report.scores.differences import pick_baselines
 from harness.report.scores.families import MARKED, layouts
