@@ -187,9 +187,9 @@ class TrainingSpec(Frozen):
 
 
 class AttackRequest(Frozen):
-    """One attack of the evaluation, as `harness.suites.blocks.evaluation_spec` writes it: the steps of PGD and CW are
-    in the name. images: size of a stratified test subset, all where null. Below `checkpoints`, what differs from the
-    attack's own settings (`harness.attacks.registry.AscentSettings`)."""
+    """One attack of the evaluation, as `harness.suites.blocks.evaluation_spec` writes it: the steps of PGD and its kin
+    are in the name. images: size of a stratified test subset, all where null. Below `checkpoints`, what differs from
+    the attack's own settings (`harness.attacks.registry.AscentSettings`)."""
 
     name: str
     images: int | None = Field(None, ge=1)

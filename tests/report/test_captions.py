@@ -43,6 +43,19 @@ def test_the_stages_that_ran_are_named(classes, stages):
         assert ("apgd-t" in text.split("AA (short): ")[1].split(".")[0]) == (classes > 3)
 
 
+@pytest.mark.parametrize(
+    ("attack", "title", "did"),
+    [
+        ("fgsm", "FGSM", "one step of eps, 2,000"),
+        ("pgd20_last", "PGD-20 (last)", "20 steps of eps/4, 1 random start, judged on the last iterate, 2,000"),
+        ("mifgsm10", "MI-FGSM-10", "10 steps of eps/10, robust on every iterate, 2,000"),
+        ("square", "Square", "square, 2,000"),
+    ],
+)
+def test_an_attack_says_what_it_did(attack, title, did):
+    assert f"{title}: {did} images" in sentences(board_of([trial_spec("rslad", 0, attacks=("clean", attack))]))
+
+
 def test_rows_that_were_trained_otherwise_are_named():
     usual = [trial_spec(name, 0) for name in ("at", "rslad", "trades")]
     longer = trial_spec("absld", 0, epochs=45)
