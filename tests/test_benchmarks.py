@@ -32,7 +32,8 @@ from benchmarks.measure import Pair, in_turn, peak_memory_mb, run_python
 from harness.api import plan_suite
 from harness.attacks.autoattack import Effort
 from harness.cli.listings import trial_states
-from harness.report.write import write_report
+from harness.report.results import read_results
+from harness.report.write import Form, write_report
 from harness.store.verify import verify
 
 PAIR = {"plain_s", "fast_s", "ratio", "ratio_range"}
@@ -142,7 +143,7 @@ def test_drawn_stores_are_real_ones(tmp_path, compacted):
 def test_a_long_leaderboard_is_printed_in_part_and_written_whole(tmp_path):
     store = many_trials(suite_file(tmp_path, 102, seeds=1), tmp_path / "store", 4)
     console = Console(file=io.StringIO(), width=100)
-    write_report(store, tmp_path / "report", figures=[], console=console)
+    write_report(read_results(store), tmp_path / "report", Form(figures=[]), console=console)
     printed, written = console.file.getvalue(), (tmp_path / "report" / "leaderboard.md").read_text()
     assert "2 more rows" in printed
     assert "trades-00099" in printed

@@ -167,6 +167,7 @@ def run(
         return 0
     from harness.api import run_planned
     from harness.cli.progress import Progress
+    from harness.report.results import read_results
     from harness.running.run import Options
 
     options = Options(
@@ -179,7 +180,7 @@ def run(
         outcome = run_planned(planned, options, progress, teachers)
     try:
         if outcome.stop_reason is None:  # a report of thousands of trials takes longer than a stop may
-            report_store(planned.store, _coordinates(planned), None)
+            report_store(planned.store, read_results(planned.store, **_coordinates(planned)))
     finally:
         code = conclude(outcome, planned, suite, results, " but --redo" if redone else "")
     return code
@@ -312,12 +313,17 @@ def report(
     plugin: Plugins = None,
 ) -> int:
     """Print the leaderboard of a suite and write its tables and figures."""
+    from harness.report.results import read_results
+    from harness.report.write import Form
     from harness.spec import CHECKPOINTS
     from harness.store.store import Store
 
     _load_methods(plugin)
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
+    form = Form(
+        checkpoint, _split(figures), _split(formats) or [], width, intervals, "brackets" if brackets else "pm", html
+    )
     if (Path(suite) / "trials").is_dir():
         store: Any = Store(suite)
         which = _part_of(store, sets, methods, seeds)
@@ -330,12 +336,9 @@ def report(
     _check_something_to_report(store, which.get("trial_ids"))
     _check_evaluated_at(checkpoint, store, which.get("trial_ids"))
     if power:
-        print_power(store, which | {"baseline": baseline, "checkpoint": checkpoint})
+        print_power(read_results(store, **which), checkpoint, baseline)
         return 0
-    report_store(
-        store, which | {"baseline": baseline, "checkpoint": checkpoint}, into, figures=_split(figures), html=html,
-        formats=_split(formats), width=width, intervals=intervals, style="brackets" if brackets else "pm",
-    )  # fmt: skip
+    report_store(store, read_results(store, **which), form, into, baseline)
     return 0
 
 
@@ -537,9 +540,10 @@ def evaluate(
     for reason in outcome.failed.values():
         err.print(f"failed: {reason}", soft_wrap=True)
     if not outcome.failed:
+        from harness.report.results import read_results
         from harness.report.write import print_leaderboard
 
-        print_leaderboard(out, store, trial_ids=[spec.trial_id])
+        print_leaderboard(out, read_results(store, trial_ids=[spec.trial_id]))
         out.print(f"stored in {results}")
     return outcome.exit_code
 

@@ -150,16 +150,20 @@ def print_calibration(specs: list[Any], store: Any, data: Path | None, download:
     out.print(f"on this machine, {at_once} at a time: about {hours / at_once:.3g} hours", soft_wrap=True)
 
 
-def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: Any) -> None:
-    """The leaderboard on the terminal, everything else into a folder. which: trials, names, checkpoint, baseline."""
+def report_store(
+    store: Any, results: Any, form: Any = None, into: Path | None = None, baseline: str | None = None
+) -> None:
+    """The leaderboard of some results of a store on the terminal, everything else into a folder, in the `Form` of a
+    report."""
     from harness.report.captions import FAILED
-    from harness.report.write import print_leaderboard, write_report
+    from harness.report.write import Form, print_leaderboard, write_report
     from harness.suites.comparisons import registered_comparisons
 
     def left_out(text: str) -> None:
-        if form.get("figures") or FAILED in text:  # asked for by name, or not as it should be
+        if form.figures or FAILED in text:  # asked for by name, or not as it should be
             err.print(text, soft_wrap=True)
 
+    form = form or Form()
     primary = registered_comparisons(store.root)
     folder = into or store.root / "report"
     with nothing_left_if_refused(folder):
@@ -168,10 +172,12 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
         except InputError as error:
             if into:
                 raise
-            print_leaderboard(out, store, **which)
+            print_leaderboard(out, results, form.checkpoint, baseline)
             err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
             return
-        written = write_report(store, folder, primary=primary, console=out, left_out=left_out, **form, **which)
+        written = write_report(
+            results, folder, form, baseline=baseline, primary=primary, console=out, left_out=left_out
+        )
     store.look_for_foreign_files()
     for problem in store.problems:
         err.print(f"cannot read {problem}", soft_wrap=True)
@@ -180,13 +186,11 @@ def report_store(store: Any, which: dict[str, Any], into: Path | None, **form: A
     out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
 
 
-def print_power(store: Any, which: dict[str, Any]) -> None:
-    """What difference 3, 5 and 10 seeds would find. which: trials, names, checkpoint, baseline."""
-    from harness.report.results import read_results
+def print_power(results: Any, checkpoint: str, baseline: str | None) -> None:
+    """What difference 3, 5 and 10 seeds would find."""
     from harness.report.tables.power import power, power_tables
 
-    checkpoint, baseline = which.pop("checkpoint"), which.pop("baseline")
-    found = power(read_results(store, **which), checkpoint, baseline)
+    found = power(results, checkpoint, baseline)
     if found.empty:
         raise InputError("no spread over seeds: --power needs two variants of one table with two seeds in common")
     out.print(power_tables(found))
@@ -231,11 +235,12 @@ def print_tuning(tuning: Any) -> None:
 def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
     """What a search found and wrote, the comparison of its winners with their defaults, and how to go on; the exit
     code."""
+    from harness.report.results import read_results
     from harness.report.write import print_leaderboard
 
     if tuned.compared:
         variants = {spec.trial_id: spec.variant for spec in tuned.compared}
-        print_leaderboard(out, tuning.store, trial_ids=list(variants), variants=variants)
+        print_leaderboard(out, read_results(tuning.store, trial_ids=list(variants), variants=variants))
     for line in [*tuned.sentences, *map(str, tuned.written)]:
         out.print(line, soft_wrap=True)
     for trouble in tuned.trouble:

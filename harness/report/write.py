@@ -1,18 +1,19 @@
-"""A report on disk and on the terminal, from a store: the two functions that the commands call."""
+"""A report on disk and on the terminal, from the results of a store: the two functions that the commands call."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from harness.errors import unknown
+from harness.errors import InputError, unknown
 from harness.files import make_folder, write_bytes
 from harness.report import escape
 from harness.report.captions import caption, setting_title
-from harness.report.results import Readable, Results, read_results
+from harness.report.results import Results
 from harness.report.rows import in_setting, settings_of
 from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
@@ -25,85 +26,76 @@ WIDTHS = ("column", "text")
 STYLES = ("pm", "brackets")
 
 
-def print_leaderboard(
-    console: Console,
-    store: Readable,
-    *,
-    trial_ids: Sequence[str] | None = None,
-    variants: Mapping[str, str] | None = None,
-    datasets: Mapping[str, str] | None = None,
-    checkpoint: str = "best_validation",
-    baseline: str | None = None,
-) -> None:
-    """Print the leaderboard of a store, or of some of its trials, called as `variants` and `datasets` say."""
-    board = leaderboard(
-        read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets), baseline=baseline
-    )
-    tables.print_board(console, board, checkpoint)
+@dataclass(frozen=True)
+class Form:
+    """What a report holds and how it looks. InputError for a name that does not exist.
 
-
-def write_report(
-    store: Readable,
-    out_dir: Path | str,
-    *,
-    trial_ids: Sequence[str] | None = None,
-    variants: Mapping[str, str] | None = None,
-    datasets: Mapping[str, str] | None = None,
-    figures: Sequence[str] | None = None,
-    checkpoint: str = "best_validation",
-    formats: Sequence[str] = FORMATS[:2],
-    width: str | None = None,
-    baseline: str | None = None,
-    intervals: str = "none",
-    style: str = "pm",
-    html: bool = False,
-    primary: Sequence[Registered] = (),
-    console: Console | None = None,
-    left_out: Callable[[str], object] = lambda text: None,
-) -> list[Path]:
-    """Write leaderboard.md, .csv, .tex and the figures into `out_dir`; returns the paths, in that order.
-
-    figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for an empty list; one without data
-    is left out, and figures.md says why. formats: png, pdf, svg. width: column or text, each figure's own by default.
-    intervals, style: of the LaTeX tables, see `latex`. html: also the page. primary: comparisons registered before
-    their results. console: the leaderboard is printed there too. left_out: told of every figure without data.
-    InputError for a name that does not exist; a store without results gives tables that say so.
+    checkpoint: of tables and figures. figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for
+    an empty list. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the
+    LaTeX tables, see `latex`. html: also the page.
     """
-    check_names("format", formats, FORMATS)
-    check_names("width", [width] if width else [], WIDTHS)
-    check_names("kind of intervals", [intervals], INTERVALS)
-    check_names("style of intervals", [style], STYLES)
-    results = read_results(store, trial_ids=trial_ids, variants=variants, datasets=datasets)
-    names = _figure_names(figures, results)
-    board = leaderboard(results, baseline=baseline, primary=primary)
-    if console:
-        tables.print_board(console, board, checkpoint)
-    folder = Path(out_dir)
-    make_folder(folder)
-    written = _write_tables(board, folder, checkpoint, intervals, style)
-    if names:
-        written += _write_figures(results, board, folder, names, checkpoint, formats, width, left_out)
-    if html:
-        from harness.report.page.page import page
 
-        written.append(_write(folder / "index.html", page(results, board, checkpoint)))
-    return written
+    checkpoint: str = "best_validation"
+    figures: Sequence[str] | None = None
+    formats: Sequence[str] = FORMATS[:2]
+    width: str | None = None
+    intervals: str = "none"
+    style: str = "pm"
+    html: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise InputError(f"figures without a format: {', '.join(FORMATS)}")
+        _check_names("format", self.formats, FORMATS)
+        _check_names("width", [self.width] if self.width else [], WIDTHS)
+        _check_names("kind of intervals", [self.intervals], INTERVALS)
+        _check_names("style of intervals", [self.style], STYLES)
 
 
-def check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
+def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
     """InputError with the nearest for a name that is not known."""
     for name in names:
         if name not in known:
             raise unknown(kind, name, known)
 
 
-def _write_tables(board: Leaderboard, folder: Path, checkpoint: str, intervals: str, style: str) -> list[Path]:
-    texts = {
-        "leaderboard.md": tables.markdown(board, checkpoint),
-        "leaderboard.csv": tables.csv_text(board),
-        "leaderboard.tex": latex(board, checkpoint, intervals=intervals, style=style),
-    }
-    return [_write(folder / name, text) for name, text in texts.items()]
+def print_leaderboard(
+    console: Console, results: Results, checkpoint: str = "best_validation", baseline: str | None = None
+) -> None:
+    """Print the leaderboard of some results."""
+    tables.print_board(console, leaderboard(results, baseline=baseline), checkpoint)
+
+
+def write_report(
+    results: Results,
+    out_dir: Path | str,
+    form: Form = Form(),
+    *,
+    baseline: str | None = None,
+    primary: Sequence[Registered] = (),
+    console: Console | None = None,
+    left_out: Callable[[str], object] = lambda text: None,
+) -> list[Path]:
+    """Write leaderboard.md, .csv, .tex, the figures and the page into `out_dir`; returns the paths, in that order.
+
+    baseline, primary: see `leaderboard`. console: the leaderboard is printed there too. left_out: told of every figure
+    without data; figures.md says why. InputError for a figure that does not exist, before anything is written; results
+    without a trial give tables that say so.
+    """
+    figures = _figure_names(form.figures, results)
+    board = leaderboard(results, baseline=baseline, primary=primary)
+    if console:
+        tables.print_board(console, board, form.checkpoint)
+    folder = Path(out_dir)
+    make_folder(folder)
+    written = _write_tables(board, folder, form)
+    if figures:
+        written += _write_figures(results, board, folder, form, figures, left_out)
+    if form.html:
+        from harness.report.page.page import page
+
+        written.append(_write(folder / "index.html", page(results, board, form.checkpoint)))
+    return written
 
 
 def _figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
@@ -114,16 +106,24 @@ def _figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
     return figure_names(names, results)
 
 
+def _write_tables(board: Leaderboard, folder: Path, form: Form) -> list[Path]:
+    texts = {
+        "leaderboard.md": tables.markdown(board, form.checkpoint),
+        "leaderboard.csv": tables.csv_text(board),
+        "leaderboard.tex": latex(board, form.checkpoint, intervals=form.intervals, style=form.style),
+    }
+    return [_write(folder / name, text) for name, text in texts.items()]
+
+
 def _write_figures(
     results: Results,
     board: Leaderboard,
     folder: Path,
+    form: Form,
     names: Sequence[str],
-    checkpoint: str,
-    formats: Sequence[str],
-    width: str | None,
     left_out: Callable[[str], object],
 ) -> list[Path]:
+    """The figures of each setting and figures.md with their caption, and why one is left out."""
     from harness.report.figures.draw import FIGURES, draw, name_parts
     from harness.report.figures.style import save
 
@@ -132,19 +132,20 @@ def _write_figures(
     for setting in settings:
         title, part = setting_title(setting), results.select(in_setting(results.rows, setting))
         suffix = f"-{slug(title)}" if len(settings) > 1 else ""
-        for name, figure in draw(part, names, checkpoint, width, board.baselines.get(setting)).items():
+        drawn = draw(part, names, form.checkpoint, form.width, board.baselines.get(setting))
+        for name, figure in drawn.items():
             if isinstance(figure, str):
                 lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))
                 left_out(lines[-1].removeprefix("- "))
                 continue
             shown, quantity = name_parts(name)
             stem = f"{shown}-{slug(quantity)}" if quantity else shown
-            paths = [folder / f"{stem}{suffix}.{kind}" for kind in formats]
+            paths = [folder / f"{stem}{suffix}.{kind}" for kind in form.formats]
             for path in paths:
                 save(figure, path)
             written += paths
             lines.append(f"- `{paths[0].name}`: {FIGURES[shown].shows}; {escape.markdown(title)}")
-        lines.append("\n" + " ".join(escape.markdown(text) for text in caption(board, setting, checkpoint)) + "\n")
+        lines.append("\n" + " ".join(escape.markdown(text) for text in caption(board, setting, form.checkpoint)) + "\n")
     return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
 
 

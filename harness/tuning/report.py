@@ -145,7 +145,7 @@ def write_comparison(
             sentences.append(sentence or f"The comparison of {name} with its default has no seed that both finished.")
     path = tuning.folder / "comparison.md"
     write_bytes(path, ("\n\n".join(["# Tuned against default", *sentences]) + "\n").encode())
-    if not specs:
+    if results is None:
         return sentences, [path]
     folder = tuning.folder / "comparison"
-    return sentences, [path, *write_report(tuning.store, folder, trial_ids=list(variants), variants=variants)]
+    return sentences, [path, *write_report(results, folder)]

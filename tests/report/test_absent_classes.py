@@ -20,7 +20,7 @@ from harness.report.page.data import page_data
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.report.tables.tables import markdown
-from harness.report.write import write_report
+from harness.report.write import Form, write_report
 from harness.running.run import Options
 from harness.statistics import metrics
 from harness.store.store import Store
@@ -109,7 +109,9 @@ def test_the_number_of_classes_is_the_data_set_s(store: Store):
 
 def test_every_table_figure_and_the_page_are_written(either: Store, tmp_path: Path):
     left: list[str] = []
-    written = write_report(either, tmp_path / "report", formats=["svg"], html=True, left_out=left.append)
+    written = write_report(
+        read_results(either), tmp_path / "report", Form(formats=["svg"], html=True), left_out=left.append
+    )
     names = {path.stem for path in written}
     assert {"leaderboard", "index", "confusion", "class_accuracy", "attack_ladder", "temperatures", "nsd"} <= names
     assert not [text for text in left if "confusion" in text or "class" in text]

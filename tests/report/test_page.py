@@ -21,7 +21,7 @@ from harness.report.page.page import page
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.report.tables.grid import grid
-from harness.report.write import write_report
+from harness.report.write import Form, write_report
 from harness.statistics.comparison import compare
 from harness.store.store import Store
 from tests.synthetic_store import CLOTHES, failed_row, frames_of, trial_spec
@@ -148,7 +148,7 @@ def test_pairs_are_the_tests_of_the_statistics(small, text):
 
 
 def test_an_empty_store_has_a_page_that_says_so(tmp_path):
-    paths = write_report(Store(tmp_path / "store"), tmp_path, html=True)
+    paths = write_report(read_results(Store(tmp_path / "store")), tmp_path, Form(html=True))
     assert paths[-1].name == "index.html"
     assert "No results yet" in paths[-1].read_text()
 
@@ -388,7 +388,7 @@ def test_first_paint_takes_less_than_a_second_at_two_hundred_trials(browser, lar
 def test_trials_that_all_failed_still_have_a_page(tmp_path):
     store = Store(tmp_path / "store")
     store.commit(failed_row(trial_spec("at", 0)))
-    written = write_report(store, tmp_path, html=True, formats=["png"])
+    written = write_report(read_results(store), tmp_path, Form(html=True, formats=["png"]))
     data = embedded(written[-1].read_text())
     assert data["rows"][0]["missing"].startswith("seed 0 failed")
     assert "at: seed 0 failed" in written[0].read_text()

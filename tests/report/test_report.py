@@ -36,7 +36,7 @@ from harness.report.tables.details import intervals_table, wide
 from harness.report.tables.grid import Cell, grid, number
 from harness.report.tables.latex import _cell, latex
 from harness.report.tables.power import power
-from harness.report.write import print_leaderboard, write_report
+from harness.report.write import Form, print_leaderboard, write_report
 from harness.statistics import intervals
 from harness.statistics.multiple_comparisons import compare_family, detectable
 from harness.statistics.pairing import Paired
@@ -516,9 +516,9 @@ def test_an_attack_that_some_seeds_lack_is_said():
 @pytest.mark.parametrize("ids", [None, [], ["0" * 16]])
 def test_an_empty_store_says_so(tmp_path, ids):
     console = Console(file=io.StringIO(), width=100)
-    print_leaderboard(console, Store(tmp_path), trial_ids=ids)
+    print_leaderboard(console, read_results(Store(tmp_path), trial_ids=ids))
     assert "No results yet" in console.file.getvalue()
-    written = write_report(Store(tmp_path), tmp_path / "report", trial_ids=ids)
+    written = write_report(read_results(Store(tmp_path), trial_ids=ids), tmp_path / "report")
     assert [path.name for path in written] == ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "figures.md"]
     assert "No results yet" in written[0].read_text()
 
@@ -776,7 +776,9 @@ def test_the_report_imports_neither_torch_nor_ray():
 
 
 def test_write_report_returns_what_it_wrote(frames, tmp_path):
-    written = write_report(frames, tmp_path, figures=["nsd", "hyperparameter_response"], formats=["png"])
+    written = write_report(
+        read_results(frames), tmp_path, Form(figures=["nsd", "hyperparameter_response"], formats=["png"])
+    )
     assert [path.name for path in written] == [
         "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "nsd.png", "figures.md",
     ]  # fmt: skip
@@ -784,15 +786,18 @@ def test_write_report_returns_what_it_wrote(frames, tmp_path):
     assert all(path.stat().st_size > 100 for path in written)
     assert "20 steps of eps/4" in written[-1].read_text(), "figures have the caption of the tables"
     with pytest.raises(InputError, match="did you mean nsd"):
-        write_report(frames, tmp_path, figures=["ndd"])
+        write_report(read_results(frames), tmp_path / "never", Form(figures=["ndd"]))
+    assert not (tmp_path / "never").exists()
     for option in ({"formats": ["gif"]}, {"width": "page"}, {"intervals": "both"}, {"style": "plus"}):
         with pytest.raises(InputError, match="unknown"):
-            write_report(frames, tmp_path, **option)
+            Form(**option)
+    with pytest.raises(InputError, match="figures without a format: png, pdf, svg"):
+        Form(formats=[])
 
 
 def test_the_command_s_options_reach_figures_and_table(frames, board, tmp_path):
     options = {"intervals": "samples", "style": "brackets", "width": "text", "formats": ["svg"]}
-    written = write_report(frames, tmp_path, figures=["nsd"], **options)
+    written = write_report(read_results(frames), tmp_path, Form(figures=["nsd"], **options))
     assert (tmp_path / "leaderboard.tex").read_text() == latex(board, intervals="samples", style="brackets")
     assert 'width="486pt"' in written[3].read_text(), "6.75 inches"
 
@@ -868,8 +873,9 @@ def report_command(folder: str, where: Path, *options: str):
 
 
 def test_the_same_store_gives_the_same_bytes(frames, tmp_path):
-    first = write_report(frames, tmp_path / "a", figures=["nsd"], formats=["pdf", "svg"])
-    second = write_report(frames, tmp_path / "b", figures=["nsd"], formats=["pdf", "svg"])
+    form = Form(figures=["nsd"], formats=["pdf", "svg"])
+    first = write_report(read_results(frames), tmp_path / "a", form)
+    second = write_report(read_results(frames), tmp_path / "b", form)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 

@@ -25,7 +25,8 @@ from harness.errors import ExitCode, InputError
 from harness.report.escape import one_line
 from harness.report.figures.draw import FIGURES
 from harness.report.figures.style import canvas, plain, save, styled
-from harness.report.write import write_report
+from harness.report.results import read_results
+from harness.report.write import Form, write_report
 from harness.running.head import Head
 from harness.running.on_ray import _join
 from harness.running.run import Options, run
@@ -154,7 +155,7 @@ def test_a_figure_that_fails_is_named_and_the_rest_is_written(tmp_path: Path, mo
     said: list[str] = []
     names = ["nsd", "class_accuracy"]
     frames = frames_of([trial_spec("at", 0), trial_spec("rslad", 0)])
-    written = write_report(frames, tmp_path, figures=names, formats=["svg"], left_out=said.append)
+    written = write_report(read_results(frames), tmp_path, Form(figures=names, formats=["svg"]), left_out=said.append)
     assert [path.name for path in written if path.suffix == ".svg"] == ["class_accuracy.svg"]
     assert said == ["left out: nsd: could not be drawn (RuntimeError: no font)"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)

@@ -10,7 +10,8 @@ import fake_trials as fake
 import pandas as pd
 import pytest
 
-from harness.report.write import write_report
+from harness.report.results import read_results
+from harness.report.write import Form, write_report
 from harness.running.run import COMPACT_FROM, run
 from harness.store import compaction
 from harness.store.compaction import compact
@@ -123,7 +124,7 @@ def test_a_page_of_some_of_a_compacted_stores_trials(tmp_path: Path) -> None:
     fill_store(tmp_path, specs, per_class=20)
     store = Store(tmp_path)
     assert compact(store) == 3
-    write_report(store, tmp_path / "report", html=True, trial_ids=[specs[1].trial_id])
+    write_report(read_results(store, trial_ids=[specs[1].trial_id]), tmp_path / "report", Form(html=True))
     shown = row_of(embedded((tmp_path / "report" / "index.html").read_text()), "rslad")
     accuracy = store.read("class_accuracy", [specs[1].trial_id])
     rows = accuracy[(accuracy.attack == "pgd20") & (accuracy.checkpoint == "last")].sort_values("class_index")
