@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import text, write
 from harness.engine.process import keep_freed_memory
 
 WIDE = 200  # columns of a table in a file
@@ -35,8 +36,6 @@ def main(arguments: list[str] | None = None) -> None:
         found[name] = importlib.import_module(f"benchmarks.{name}").measure(options.rounds)
         show(name, found[name], options.json)
     if options.name == "all":
-        from benchmarks.results import write
-
         write(found, options.threads, options.rounds)
 
 
@@ -52,15 +51,6 @@ def show(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
             if tuple(row) == kind:
                 table.add_row(*(text(value) for value in row.values()))
         console.print(table)
-
-
-def text(value: Any) -> str:
-    """A cell: three significant digits, a range as `low .. high`, nothing for None."""
-    if isinstance(value, list):
-        return " .. ".join(text(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

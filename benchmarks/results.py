@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.__main__ import text
 from harness.store.provenance import bfloat16_units, git_commit, processor, versions
 
 FOLDER = Path(__file__).parent
@@ -156,6 +155,15 @@ def pipe_table(rows: Rows) -> str:
     marks = ["---:" if isinstance(value, (int, float, list)) else "---" for value in rows[0].values()]
     lines = [list(rows[0]), marks, *([text(value) for value in row.values()] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def text(value: Any) -> str:
+    """A cell: three significant digits, a range as `low .. high`, nothing for None."""
+    if isinstance(value, list):
+        return " .. ".join(text(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if value is None else str(value)
 
 
 def machine(threads: int, rounds: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ ORDER = (
 RAY = {"harness.running.on_ray", "harness.tuning.ray_tune"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
-    for package in ("harness", "methods")
+    for package in ("harness", "methods", "benchmarks")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
