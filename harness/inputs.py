@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.registry import stage_names
-from harness.data.registry import DATASETS, OWN
+from harness.data.registry import DATASETS
 from harness.data.remarks import remarks
 from harness.data.sources import load
 from harness.data.splits import check_attacked, split, stratified_subset, wants_second_split
@@ -105,7 +105,7 @@ def read_data(
         test_index,
         whole.class_names,
         _augmentation(spec, min(whole.images.shape[2:])),
-        tuple(remarks(whole, test)) if spec.name in OWN else (),
+        tuple(remarks(whole, test)) if DATASETS[spec.name].own else (),
     )
 
 

@@ -13,7 +13,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from harness.data.counts import ClassCounts
 from harness.data.decoded import Arrays
+from harness.data.registry import Content
 from harness.errors import AbsentError, InputError, unknown
 from harness.files import open_plain, sha256_of
 
@@ -45,6 +47,12 @@ def read_npz(path: Path, sha256: str | None = None) -> OwnArrays:
     with _opened(path) as file:
         status = os.fstat(file.fileno())
     return _read(path, sha256, status.st_mtime_ns, status.st_size)
+
+
+def read_split(content: Content, split: str, _data_root: Path) -> tuple[Arrays, tuple[str, ...]]:
+    """One split of an .npz file and the names of the classes. Raises InputError as `read_npz`."""
+    own = read_npz(content.path, content.sha256)
+    return (own.train if split == "train" else own.test), own.class_names
 
 
 def npz_sha256(path: Path) -> str:
@@ -91,11 +99,20 @@ def _open(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
         return _arrays(path, file, _KEYS)
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """y_train and y_test of an .npz file; no other array is read. InputError as `read_npz`, but for their values."""
-    with _opened(path) as file:
-        found = _arrays(path, file, ("y_train", "y_test"))
-    return found["y_train"], found["y_test"]
+def npz_counts(path: Path) -> ClassCounts | None:
+    """Images of each class in an .npz file, of which only the labels are read; None where these are not right."""
+    try:
+        with _opened(path) as file:
+            found = _arrays(path, file, ("y_train", "y_test"))
+    except InputError:
+        return None
+    labels = found["y_train"], found["y_test"]
+    if not all(each.dtype.kind in "iu" and each.ndim == 1 and each.size for each in labels):
+        return None
+    classes = int(max(each.max() for each in labels)) + 1
+    if min(each.min() for each in labels) < 0 or classes > sum(map(len, labels)):
+        return None
+    return ClassCounts(*(np.bincount(each.astype(np.int64), minlength=classes) for each in labels))
 
 
 def _arrays(path: Path, file: BinaryIO, wanted: Sequence[str]) -> dict[str, np.ndarray]:

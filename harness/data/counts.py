@@ -3,20 +3,15 @@ for plans."""
 
 from __future__ import annotations
 
+import pkgutil
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from harness.data.arrays import read_labels
-from harness.data.folder import PARTS, list_images
-from harness.data.registry import DATASETS
-from harness.data.splits import subset_sizes
-from harness.errors import InputError
+from harness.data.registry import DATASETS, OWN
 from harness.spec import DatasetSpec
-
-FOLDER_TEST_SHARE = 6  # one image in so many is a test image where a folder has no test/
 
 
 class ClassCounts(NamedTuple):
@@ -40,30 +35,4 @@ def class_counts(spec: DatasetSpec) -> ClassCounts | None:
 @lru_cache(maxsize=8)
 def _own_counts(name: str, path: Path, _sha256: str) -> ClassCounts | None:
     """Read once per content: a plan asks for every trial."""
-    if not path.exists():
-        return None
-    return _of_folder(path) if name == "folder" else _of_npz(path)
-
-
-def _of_npz(path: Path) -> ClassCounts | None:
-    try:
-        labels = read_labels(path)
-        if not all(each.dtype.kind in "iu" and each.ndim == 1 and each.size for each in labels):
-            return None
-        classes = int(max(each.max() for each in labels)) + 1
-        if min(each.min() for each in labels) < 0 or classes > sum(map(len, labels)):
-            return None
-        return ClassCounts(*(np.bincount(each.astype(np.int64), minlength=classes) for each in labels))
-    except InputError:
-        return None
-
-
-def _of_folder(path: Path) -> ClassCounts:
-    listing = list_images(path)
-    parts = np.array([listing.part_of(name) for name in listing.names])
-    labels, classes = np.array(listing.labels), len(listing.class_names)
-    if listing.parts == PARTS:
-        return ClassCounts(*(np.bincount(labels[parts == part], minlength=classes) for part in PARTS))
-    whole = np.bincount(labels, minlength=classes)
-    test = subset_sizes(whole, len(labels) // FOLDER_TEST_SHARE)
-    return ClassCounts(whole - test, test)
+    return pkgutil.resolve_name(OWN[name].counts)(path) if path.exists() else None

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,17 @@ def read_class_names(root: Path, name: str) -> tuple[str, ...] | None:
 def write_class_names(root: Path, name: str, class_names: tuple[str, ...]) -> None:
     """Store the names of the classes of content that `DATASETS` does not know. Raises OSError."""
     _write(_path(root, name, "classes"), np.array(class_names))
+
+
+@contextlib.contextmanager
+def locked(root: Path, name: str) -> Iterator[None]:
+    """Hold the one lock that those who decode this data set into this directory share; it ends with the process."""
+    import fcntl
+
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f".{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _write(path: Path, array: np.ndarray) -> None:

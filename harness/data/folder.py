@@ -14,12 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from harness.data.counts import ClassCounts
 from harness.data.decoded import data_root
+from harness.data.splits import subset_sizes
 from harness.errors import AbsentError, InputError
 from harness.files import make_folder, write_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 PARTS = ("train", "test")
+TEST_SHARE = 6  # one image in so many is a test image where a folder has no test/
 FEWEST = {"train": 3, "test": 1, "all": 4}  # images of a class: one to validate on, and two that training keeps
 
 
@@ -97,6 +102,18 @@ def folder_sha256(path: Path, cache: Path | None = None) -> str:
         make_folder(known.parent)
         write_bytes(known, digest.encode())
     return digest
+
+
+def folder_counts(path: Path) -> ClassCounts:
+    """Images of each class, told from the names of the files. InputError as `list_images`."""
+    listing = list_images(path)
+    parts = np.array([listing.part_of(name) for name in listing.names])
+    labels, classes = np.array(listing.labels), len(listing.class_names)
+    if listing.parts == PARTS:
+        return ClassCounts(*(np.bincount(labels[parts == part], minlength=classes) for part in PARTS))
+    whole = np.bincount(labels, minlength=classes)
+    test = subset_sizes(whole, len(labels) // TEST_SHARE)
+    return ClassCounts(whole - test, test)
 
 
 def combined_sha256(listing: Listing, digests: list[str]) -> str:

@@ -1,17 +1,24 @@
-"""The images of a folder, decoded by Pillow: of one size and one mode, bounded before they are decoded."""
+"""The images of a folder, decoded by Pillow, once per node: of one size and one mode, bounded before they are
+decoded."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from harness.data import decoded
 from harness.data.decoded import Arrays
-from harness.data.folder import Listing, combined_sha256, read_file, threads
+from harness.data.folder import TEST_SHARE, Listing, combined_sha256, folder_sha256, list_images, read_file, threads
+from harness.data.registry import Content
+from harness.data.splits import drawn_test_images
 from harness.errors import InputError
 
 MOST_PIXELS = 50_000_000  # of one image: a camera's; more is a mistake or an attack on memory
@@ -25,6 +32,58 @@ class _Picture:
     digest: str
     mode: str
     pixels: np.ndarray  # (C, H, W) uint8
+
+
+def read_split(content: Content, split: str, data_root: Path) -> tuple[Arrays, tuple[str, ...]]:
+    """One split of a folder and the names of the classes; where it has no test/, the split seed draws a sixth of each
+    class as test images. Raises InputError as `list_images` and `decode`."""
+    sha256 = content.sha256 or folder_sha256(content.path)
+    return _folder_split(content.path, sha256, content.resize, data_root, split, content.split_seed)
+
+
+@lru_cache(maxsize=4)
+def _folder_split(
+    path: Path, sha256: str, resize: int | None, root: Path, split: str, split_seed: int
+) -> tuple[Arrays, tuple[str, ...]]:
+    parts, class_names = _read_folder(path, sha256, resize, root)
+    if split in parts:
+        return parts[split], class_names
+    images, labels = parts["all"]
+    chosen = drawn_test_images(labels, len(labels) // TEST_SHARE, split_seed)
+    chosen = chosen if split == "test" else ~chosen
+    return (images[chosen], labels[chosen]), class_names
+
+
+@lru_cache(maxsize=2)
+def _read_folder(path: Path, sha256: str, resize: int | None, root: Path) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """The parts of a folder and its classes, decoded by the first process of a node for all others.
+
+    The decoded copy is named by the content: where it is there, the folder itself is not looked at.
+    """
+    name = f"folder-{sha256[:32]}" + (f"-{resize}" if resize else "")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a data directory that cannot be written to is merely slower
+            stack.enter_context(decoded.locked(root, name))
+        if found := _decoded_folder(root, name):
+            return found
+        listing = list_images(path)
+        parts = decode(listing, sha256, resize)
+        with contextlib.suppress(OSError):
+            for part, arrays in parts.items():
+                decoded.write(root, name, part, arrays)
+            decoded.write_class_names(root, name, listing.class_names)
+        return _decoded_folder(root, name) or (parts, listing.class_names)
+
+
+def _decoded_folder(root: Path, name: str) -> tuple[dict[str, Arrays], tuple[str, ...]] | None:
+    class_names = decoded.read_class_names(root, name)
+    found = {part: decoded.read(root, name, part) for part in ("train", "test", "all")}
+    parts = {part: arrays for part, arrays in found.items() if arrays is not None}
+    if not class_names or tuple(parts) not in (("train", "test"), ("all",)):
+        return None
+    counts = [np.bincount(labels, minlength=len(class_names)) for _, labels in parts.values()]
+    whole = all(len(each) == len(class_names) and each.all() for each in counts)  # a folder has each class in each part
+    return (parts, class_names) if whole else None
 
 
 def decode(listing: Listing, sha256: str, resize: int | None) -> dict[str, Arrays]:

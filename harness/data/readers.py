@@ -1,12 +1,11 @@
-"""How each public data set is read from its own files and fetched, through torchvision's readers and their checks."""
+"""How each public data set is read from its own files and fetched, through torchvision's readers and their checks;
+torchvision is imported on use: a decoded data set does without."""
 
 from __future__ import annotations
 
 import gzip
 import math
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,26 @@ from typing import Any
 import numpy as np
 
 from harness.data.decoded import Arrays
+from harness.data.registry import DEBIAN_FASHION_MNIST
+from harness.data.splits import drawn_test_images
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
-
-
-@dataclass(frozen=True)
-class Source:
-    """One public data set. torchvision is imported on use: a decoded data set does without.
-
-    read: (directory, split) to images (N, C, H, W) uint8 and labels (N,), or None if no file is there; any error of
-        torchvision's if files are there and are not right.
-    download: fetch both splits into a directory, checksums compared.
-    files: what belongs into the data directory. hint: another way to get it, if there is one.
-    """
-
-    read: Callable[[Path, str], Arrays | None]
-    download: Callable[[Path], None]
-    files: str
-    hint: str = ""
+_DIGITS_TEST_IMAGES = 450  # a quarter of 1,797
+_DIGITS_TEST_SEED = 0
 
 
-def _read_fashion_mnist(root: Path, split: str) -> Arrays | None:
+def read_digits(_root: Path, split: str) -> Arrays:
+    """scikit-learn's digits, of which it has one part: the test images are drawn."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images = np.rint(source.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = source.target.astype(np.int64)
+    test = drawn_test_images(labels, _DIGITS_TEST_IMAGES, _DIGITS_TEST_SEED)
+    chosen = test if split == "test" else ~test
+    return images[chosen], labels[chosen]
+
+
+def read_fashion_mnist(root: Path, split: str) -> Arrays | None:
     """The IDX files, plain or .gz, from torchvision's folder, from the directory itself or from Debian's folder."""
     stem, count = ("train", 60_000) if split == "train" else ("t10k", 10_000)
     for folder in (root / "FashionMNIST" / "raw", root, DEBIAN_FASHION_MNIST):
@@ -66,7 +64,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _download_fashion_mnist(root: Path) -> None:
+def download_fashion_mnist(root: Path) -> None:
     _torchvision("FashionMNIST")(root, download=True)
 
 
@@ -82,7 +80,7 @@ def _download_cifar(kind: str, root: Path) -> None:
     _torchvision(kind)(root, download=True)
 
 
-def _read_svhn(root: Path, split: str) -> Arrays | None:
+def read_svhn(root: Path, split: str) -> Arrays | None:
     reader = _torchvision("SVHN")
     if not (root / reader.split_list[split][1]).is_file():
         return None
@@ -90,7 +88,7 @@ def _read_svhn(root: Path, split: str) -> Arrays | None:
     return source.data, source.labels
 
 
-def _download_svhn(root: Path) -> None:
+def download_svhn(root: Path) -> None:
     for split in ("train", "test"):
         _torchvision("SVHN")(root, split=split, download=True)
 
@@ -101,18 +99,5 @@ def _torchvision(kind: str) -> Any:
     return getattr(datasets, kind)
 
 
-SOURCES: dict[str, Source] = {
-    "fashion_mnist": Source(
-        _read_fashion_mnist,
-        _download_fashion_mnist,
-        "the four *-ubyte.gz files",
-        f"install Debian's package dataset-fashion-mnist (its folder {DEBIAN_FASHION_MNIST} is absent or incomplete)",
-    ),
-    "cifar10": Source(
-        partial(_read_cifar, "CIFAR10"), partial(_download_cifar, "CIFAR10"), "the folder cifar-10-batches-py"
-    ),
-    "cifar100": Source(
-        partial(_read_cifar, "CIFAR100"), partial(_download_cifar, "CIFAR100"), "the folder cifar-100-python"
-    ),
-    "svhn": Source(_read_svhn, _download_svhn, "train_32x32.mat and test_32x32.mat"),
-}
+read_cifar10, download_cifar10 = partial(_read_cifar, "CIFAR10"), partial(_download_cifar, "CIFAR10")
+read_cifar100, download_cifar100 = partial(_read_cifar, "CIFAR100"), partial(_download_cifar, "CIFAR100")

@@ -3,12 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a public data set. download: `module:function`, called with a directory, fetches both splits into
+    it, checksums compared. content: what belongs into the data directory. hint: another way to get it, if there is
+    one."""
+
+    download: str
+    content: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Own:
+    """Data of the user's own, which come with a path and are known by the hash of their content.
+
+    sha256: `module:function`, called with the path, gives that hash.
+    counts: the same, gives `ClassCounts`, or None where the data is not what its reader asks for; reads no image.
+    suffix: what ends a path of such data; empty for a folder.
+    resizes: whether it takes `resize`.
+    may_draw_test: whether the split seed draws test images where the data has none.
+    """
+
+    sha256: str
+    counts: str
+    suffix: str = ""
+    resizes: bool = False
+    may_draw_test: bool = False
+
+
+@dataclass(frozen=True)
+class Content:
+    """Which data of the user's own a reader is asked for. sha256: what their content must have; of any where None."""
+
+    path: Path
+    sha256: str | None
+    resize: int | None
+    split_seed: int
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts of one data set; None where they are known only once the user's own file is read.
+    """One data set, with facts that are None where they are known only once the user's own file is read.
 
+    reader: `module:function`, whose arrays are images (N, C, H, W) uint8 and labels (N,). Without `own` it is called
+        with a directory and the split, `train` or `test`, and gives the arrays, or None if no file is there; any error
+        if files are there and are not right. With `own`, with a `Content`, the split and the data directory; it gives
+        the arrays and the names of the classes, and raises InputError.
+    files: what is read and fetched; None where the reader needs no files, or the user has them.
+    own: of data of the user's own.
     image_size: pixels a side. mean, std: per channel of the training images, pixel scale [0, 1].
     flip, crop_padding: the augmentation that suits it (mirror images; zero pixels added a side before a random crop).
     train_counts, test_counts: images of each class.
@@ -16,16 +64,24 @@ class DatasetInfo:
 
     name: str
     description: str
-    channels: int | None
-    image_size: int | None
-    num_classes: int | None
-    flip: bool
-    crop_padding: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    class_names: tuple[str, ...] | None
+    reader: str
+    files: Files | None = None
+    own: Own | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    num_classes: int | None = None
+    flip: bool = False
+    crop_padding: int = 0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] | None = None
     train_counts: tuple[int, ...] | None = None
     test_counts: tuple[int, ...] | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is always there, and as it should be."""
+        return self.files is None and self.own is None
 
 
 _DIGITS = tuple("0123456789")
@@ -46,40 +102,116 @@ _CIFAR100 = (
     "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
 )  # fmt: skip
 
+_READERS = "harness.data.readers"
+
 _ALL = (
     DatasetInfo(
-        "digits", "scikit-learn's 1,797 handwritten digits, 450 of them the test set; embedded, nothing to download",
-        1, 8, 10, False, 1, (0.3051,), (0.3757,), _DIGITS,
-        (133, 136, 133, 137, 136, 136, 136, 134, 131, 135), (45, 46, 44, 46, 45, 46, 45, 45, 43, 45),
+        "digits",
+        "scikit-learn's 1,797 handwritten digits, 450 of them the test set; embedded, nothing to download",
+        f"{_READERS}:read_digits",
+        channels=1,
+        image_size=8,
+        num_classes=10,
+        crop_padding=1,
+        mean=(0.3051,),
+        std=(0.3757,),
+        class_names=_DIGITS,
+        train_counts=(133, 136, 133, 137, 136, 136, 136, 134, 131, 135),
+        test_counts=(45, 46, 44, 46, 45, 46, 45, 45, 43, 45),
     ),
     DatasetInfo(
-        "fashion_mnist", "Fashion-MNIST, 60,000 + 10,000 articles of clothing",
-        1, 28, 10, True, 2, (0.2860,), (0.3530,), _CLOTHES, (6000,) * 10, (1000,) * 10,
+        "fashion_mnist",
+        "Fashion-MNIST, 60,000 + 10,000 articles of clothing",
+        f"{_READERS}:read_fashion_mnist",
+        Files(
+            f"{_READERS}:download_fashion_mnist",
+            "the four *-ubyte.gz files",
+            f"install Debian's package dataset-fashion-mnist (its folder {DEBIAN_FASHION_MNIST} is absent or "
+            "incomplete)",
+        ),
+        channels=1,
+        image_size=28,
+        num_classes=10,
+        flip=True,
+        crop_padding=2,
+        mean=(0.2860,),
+        std=(0.3530,),
+        class_names=_CLOTHES,
+        train_counts=(6000,) * 10,
+        test_counts=(1000,) * 10,
     ),
     DatasetInfo(
-        "cifar10", "CIFAR-10, 50,000 + 10,000 colour photographs",
-        3, 32, 10, True, 4, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _CIFAR10, (5000,) * 10, (1000,) * 10,
+        "cifar10",
+        "CIFAR-10, 50,000 + 10,000 colour photographs",
+        f"{_READERS}:read_cifar10",
+        Files(f"{_READERS}:download_cifar10", "the folder cifar-10-batches-py"),
+        channels=3,
+        image_size=32,
+        num_classes=10,
+        flip=True,
+        crop_padding=4,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        class_names=_CIFAR10,
+        train_counts=(5000,) * 10,
+        test_counts=(1000,) * 10,
     ),
     DatasetInfo(
-        "cifar100", "CIFAR-100 with its 100 fine labels, 50,000 + 10,000 colour photographs",
-        3, 32, 100, True, 4, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), _CIFAR100, (500,) * 100, (100,) * 100,
+        "cifar100",
+        "CIFAR-100 with its 100 fine labels, 50,000 + 10,000 colour photographs",
+        f"{_READERS}:read_cifar100",
+        Files(f"{_READERS}:download_cifar100", "the folder cifar-100-python"),
+        channels=3,
+        image_size=32,
+        num_classes=100,
+        flip=True,
+        crop_padding=4,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        class_names=_CIFAR100,
+        train_counts=(500,) * 100,
+        test_counts=(100,) * 100,
     ),
     DatasetInfo(
-        "svhn", "SVHN, 73,257 + 26,032 cropped house numbers, unequal classes",
-        3, 32, 10, False, 4, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), _DIGITS,
-        (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
-        (1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+        "svhn",
+        "SVHN, 73,257 + 26,032 cropped house numbers, unequal classes",
+        f"{_READERS}:read_svhn",
+        Files(f"{_READERS}:download_svhn", "train_32x32.mat and test_32x32.mat"),
+        channels=3,
+        image_size=32,
+        num_classes=10,
+        crop_padding=4,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        class_names=_DIGITS,
+        train_counts=(4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        test_counts=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
     ),
     DatasetInfo(
-        "npz", "your own arrays: x_train, y_train, x_test, y_test, optional class_names, in one .npz file",
-        None, None, None, False, 0, None, None, None,
+        "npz",
+        "your own arrays: x_train, y_train, x_test, y_test, optional class_names, in one .npz file",
+        "harness.data.arrays:read_split",
+        own=Own("harness.data.arrays:npz_sha256", "harness.data.arrays:npz_counts", suffix=".npz"),
     ),
     DatasetInfo(
-        "folder", "your own PNG or JPEG images: train/CLASS/ and test/CLASS/ below one folder, or CLASS/ alone",
-        None, None, None, False, 0, None, None, None,
+        "folder",
+        "your own PNG or JPEG images: train/CLASS/ and test/CLASS/ below one folder, or CLASS/ alone",
+        "harness.data.pictures:read_split",
+        own=Own(
+            "harness.data.folder:folder_sha256",
+            "harness.data.folder:folder_counts",
+            resizes=True,
+            may_draw_test=True,
+        ),
     ),
-)  # fmt: skip
+)
 
 DATASETS: dict[str, DatasetInfo] = {info.name: info for info in _ALL}
 
-OWN = ("npz", "folder")  # the user's own: they come with a path and are known by the hash of their content
+OWN: dict[str, Own] = {info.name: info.own for info in _ALL if info.own}
+
+
+def own_name(path: str) -> str:
+    """Which data of the user's own a path names, by what ends it: a folder where nothing known does."""
+    fitting = [name for name, own in OWN.items() if path.endswith(own.suffix)]
+    return max(fitting, key=lambda name: len(OWN[name].suffix))

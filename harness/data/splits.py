@@ -172,6 +172,12 @@ def subset_sizes(counts: np.ndarray, count: int, what: str = "a stratified subse
     return _proportional(counts, count)
 
 
+def drawn_test_images(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Which images (N,) of a data set without test images of its own are drawn as such, the classes in proportion.
+    ValueError as `stratified_subset`."""
+    return _drawn(labels, subset_sizes(np.bincount(labels), count), "subset", seed)
+
+
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
     """All positions, ordered so that every beginning is a stratified subset: a smaller subset is the beginning of a
     larger one, which the largest remainders of `stratified_subset` do not promise where classes are unequal.

@@ -11,7 +11,7 @@ import torch
 
 from harness.attacks.pgd import predict
 from harness.data.augment import to_float
-from harness.data.registry import DATASETS
+from harness.data.registry import DATASETS, OWN, own_name
 from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.errors import InputError
@@ -36,10 +36,9 @@ OFTEN = (
 
 def given_dataset(text: str) -> DatasetSpec:
     """A data set by name, or by the path of a folder or of an .npz file. Raises InputError."""
-    if text.endswith(".npz"):
-        return dataset_spec({"name": "npz", "path": text})
-    is_folder = "/" in text or (text not in DATASETS and Path(text).is_dir())
-    return dataset_spec({"name": "folder", "path": text} if is_folder else text)
+    own = own_name(text)
+    is_path = bool(OWN[own].suffix) or "/" in text or (text not in DATASETS and Path(text).is_dir())
+    return dataset_spec({"name": own, "path": text} if is_path else text)
 
 
 def given_network(

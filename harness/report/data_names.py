@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from harness.data.registry import OWN
+
 
 class _Content(NamedTuple):
-    """What decides the images of a data set. split_seed: of a folder, whose test images it draws where there is no
-    test/; None of other data."""
+    """What decides the images of a data set. split_seed: of data whose test images it may draw; None of
+    other data."""
 
     name: str
     sha256: str | None
@@ -64,7 +66,8 @@ def _version_marks(versions: pd.Series) -> pd.Series:
 
 def _content(spec: Mapping[str, Any], name: str) -> _Content:
     dataset = spec.get("dataset") or {}
-    split_seed = spec.get("split_seed", 0) if dataset.get("name") == "folder" else None
+    own = OWN.get(str(dataset.get("name")))
+    split_seed = spec.get("split_seed", 0) if own and own.may_draw_test else None
     return _Content(dataset.get("name") or name, dataset.get("sha256"), dataset.get("resize"), split_seed)
 
 

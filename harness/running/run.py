@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data.registry import DATASETS
 from harness.errors import ExitCode, InputError, kind_of
 from harness.running.checks import check_disk
 from harness.running.driver import Driver
@@ -227,7 +228,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, 
     """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
     What is odd about the data sets; raises InputError. planning: what is not there is said to be unchecked.
 
-    Only the embedded digits need no look; for anything else torch is imported here, which a run can afford.
+    Only embedded data need no look; for anything else torch is imported here, which a run can afford.
     """
     stored = store.statuses()
     specs = [spec for spec in specs if stored.get(spec.trial_id) != "done" or spec.trial_id in options.redo]
@@ -239,4 +240,4 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, 
 
 
 def _needs_a_look(spec: TrialSpec) -> bool:
-    return spec.dataset.name != "digits" or any(source.file for source in spec.sources)
+    return not DATASETS[spec.dataset.name].embedded or any(source.file for source in spec.sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -14,9 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 import methods
 from harness.attacks.registry import attack_info, attack_place, canonical_request
-from harness.data.arrays import npz_sha256
 from harness.data.counts import class_counts
-from harness.data.folder import folder_sha256
 from harness.data.registry import DATASETS, OWN, DatasetInfo
 from harness.data.splits import most_train_images
 from harness.errors import InputError, one_of, unknown
@@ -58,7 +57,8 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
     one_of("dataset", values.get("name"), DATASETS)
     values["augment"] = _augmentation(values.get("augment"), DATASETS[values["name"]])
     spec = read(DatasetSpec, values, "dataset")
-    if (spec.name in OWN) != (spec.path is not None):
+    own = OWN.get(spec.name)
+    if (own is None) != (spec.path is None):
         raise InputError(f"dataset: 'path' goes with 'name: {' or '.join(OWN)}', and they need it")
     if spec.path is None and spec.sha256 is not None:
         raise InputError(f"dataset: 'sha256' goes with 'name: {' or '.join(OWN)}', not with {spec.name}")
@@ -68,8 +68,9 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
         )
     if spec.imbalance == 1:  # as they are
         spec = spec.model_copy(update={"imbalance": None})
-    if spec.resize is not None and spec.name != "folder":
-        raise InputError(f"dataset: 'resize' goes with 'name: folder', not with {spec.name}")
+    if spec.resize is not None and not (own and own.resizes):
+        resizing = [name for name, each in OWN.items() if each.resizes]
+        raise InputError(f"dataset: 'resize' goes with 'name: {' or '.join(resizing)}', not with {spec.name}")
     if spec.path is not None and not spec.sha256:
         placed = own_data(values, Path())
         spec = spec.model_copy(update={name: placed[name] for name in ("path", "sha256")})
@@ -110,7 +111,7 @@ def own_data(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     path, named = folder.absolute() / Path(values["path"]).expanduser(), values.get("sha256")
     if named is not None and not os.path.exists(path):
         return {**values, "path": str(path)}
-    found = folder_sha256(path) if values["name"] == "folder" else npz_sha256(path)
+    found = pkgutil.resolve_name(OWN[values["name"]].sha256)(path)
     if named is not None and named != found:
         raise InputError(f"dataset: {path} has the sha256 {found}, the suite names {named}")
     return {**values, "path": str(path), "sha256": found}

@@ -122,7 +122,7 @@ def _read_methods(values: dict[str, Any], folder: Path) -> None:
 
 def _is_own(dataset: Any) -> bool:
     """Whether a suite's entry names data of the user's own; whatever else is wrong with it is told later."""
-    return isinstance(dataset, dict) and dataset.get("name") in OWN and isinstance(dataset.get("path"), str)
+    return isinstance(dataset, dict) and dataset.get("name") in list(OWN) and isinstance(dataset.get("path"), str)
 
 
 def _place_data(values: dict[str, Any], folder: Path) -> None:

@@ -331,9 +331,9 @@ def test_a_damaged_copy_is_made_again(tmp_path):
     folder, root = pictures(tmp_path / "pictures"), tmp_path / "cache"
 
     def read() -> torch.Tensor:
-        from harness.data import sources
+        from harness.data import pictures
 
-        for cached in (sources._read_folder, sources._folder_split):
+        for cached in (pictures._read_folder, pictures._folder_split):
             cached.cache_clear()
         found = load("folder", "train", root=root, path=folder)
         return torch.cat([found.images.flatten().long(), found.labels])
