@@ -14,21 +14,22 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from harness.cli import commands
+from harness.running.run import check_inputs
 from tests.fuzz_inputs import KINDS_OF_INPUT, WRITERS, Input, draw
 from tests.synthetic_store import fill_store, trial_spec
 
 LIMIT_S = 10.0
 LIMIT_BYTES = 2**30  # more than the worker had when it began
 BEGINNINGS = (
-    "harness.running.run.check_inputs",
     "harness.cli.commands.print_calibration",
     "harness.calibration.batch_seconds",
 )  # the first thing that a command does after it has planned
@@ -99,6 +100,7 @@ def _work(inputs: Connection, folder: Path) -> None:
     with ExitStack() as stack:
         for begins in BEGINNINGS:
             stack.enter_context(mock.patch(begins, _begin))
+        stack.enter_context(mock.patch("harness.running.run.check_inputs", partial(_look, check_inputs)))
         inputs.send(None)
         while True:
             drawn = inputs.recv()
@@ -112,6 +114,13 @@ class _Begun(BaseException):
 
 def _begin(*arguments: Any) -> Any:
     raise _Begun
+
+
+def _look(check: Callable[..., list[str]], *arguments: Any, planning: bool = False) -> list[str]:
+    """Inputs are looked at by a plan; where they are looked at again, a run begins."""
+    if not planning:
+        raise _Begun
+    return check(*arguments, planning=True)
 
 
 def _ended(drawn: Input) -> Ending:
@@ -155,7 +164,8 @@ def _judged(drawn: Input, ending: Ending, out: str, raised: bool, wrote: bool) -
         return "a long line"
     if not said[:-1].isprintable():
         return "characters that act"
-    if drawn.names and not any(name and name.lower().rstrip("s") in said.lower() for name in drawn.names):
+    names = ["".join(filter(str.isprintable, name)).lower().rstrip("s") for name in drawn.names]
+    if names and not any(name and name in said.lower() for name in names):
         return "names nothing"
     return "refused"
 

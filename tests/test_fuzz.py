@@ -92,7 +92,7 @@ def long(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "finds"),
     [
-        (twice, "accepted"),
+        (twice, "names nothing"),
         (huge, "hangs or dies"),
         (digits, "a traceback"),
         (unnamed, "a traceback"),
