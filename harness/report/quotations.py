@@ -78,8 +78,7 @@ def scores(root: Path, options: Options) -> str:
     """A line per row of the leaderboard: average, worst class and NSD under one attack, 95 % over seeds in brackets."""
     board, attack = _board(root), options["attack"]
     titles = ["variant", *[METRICS[name].title for name in MAIN], "seeds", "images"]
-    found = board.scores[(board.scores["attack"] == attack) & board.scores["checkpoint"].isin(_CHECKPOINTS)]
-    by_cell = {(score["row"], score["metric"]): score for score in records(found)}
+    by_cell = _cells(board, attack)
     lines = []
     for row in _rows(board, options):
         cells = [by_cell[row, name] for name in MAIN]
@@ -92,8 +91,7 @@ def scores(root: Path, options: Options) -> str:
 def differences(root: Path, options: Options) -> str:
     """Variants against one other under an attack: difference, 95 % over seeds and over test samples, verdict."""
     board, attack, against = _board(root, options["against"]), options["attack"], options["against"]
-    found = board.scores[(board.scores["attack"] == attack) & board.scores["checkpoint"].isin(_CHECKPOINTS)]
-    by_cell = {(score["row"], score["metric"]): score for score in records(found)}
+    by_cell = _cells(board, attack)
     titles = ["variant", "", f"minus {against}", "95% over seeds", "95% over test samples", "verdict"]
     lines = []
     for row in _rows(board, options):
@@ -125,9 +123,8 @@ def classes(root: Path, options: Options) -> str:
     lines = [
         [escape.markdown(names[index]), *[_number(value, "average") for value in accuracy[:, index]]] for index in order
     ]
-    return f"{attack_title(attack)} accuracy of each class, in percent, mean over seeds:\n\n" + markdown_table(
-        titles, lines
-    )
+    said = f"{attack_title(attack)} accuracy of each class, in percent, mean over seeds"
+    return f"{said}:\n\n{markdown_table(titles, lines)}"
 
 
 def facts(root: Path, options: Options) -> str:
@@ -166,6 +163,12 @@ def _results(root: Path) -> Results:
 @cache
 def _board(root: Path, baseline: str | None = None) -> Leaderboard:
     return leaderboard(_results(root), baseline=baseline)
+
+
+def _cells(board: Leaderboard, attack: str) -> dict[tuple[int, str], dict[str, Any]]:
+    """The scores under an attack, by row and metric."""
+    found = board.scores[(board.scores["attack"] == attack) & board.scores["checkpoint"].isin(_CHECKPOINTS)]
+    return {(score["row"], score["metric"]): score for score in records(found)}
 
 
 def _rows(board: Leaderboard, options: Options) -> list[int]:

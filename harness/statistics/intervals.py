@@ -43,20 +43,23 @@ def class_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Int
 
     Its coverage is near `level` on both sides, where the exact interval (`exact_bounds`) covers more than it claims.
     """
-    correct, n = _counts(correct, n)
-    tail = (1 - level) / 2
-    low = np.where(correct == 0, 0.0, special.betaincinv(correct + 0.5, n - correct + 0.5, tail))
-    high = np.where(correct == n, 1.0, special.betaincinv(correct + 0.5, n - correct + 0.5, 1 - tail))
-    return _over_samples(rates(correct, n), _where_any(low, n), _where_any(high, n), n, level)
+    return _beta_interval(correct, n, level, 0.5, 0.5)
 
 
 def exact_bounds(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
     """Class accuracies (..., C) with Clopper-Pearson intervals: cover at least `level`, whatever the truth."""
+    return _beta_interval(correct, n, level, 0.0, 1.0)
+
+
+def _beta_interval(correct: ArrayLike, n: ArrayLike, level: float, near: float, far: float) -> Interval:
+    """Quantiles of a beta: each bound with `near` more images on the side that it comes from, `far` on the other."""
     correct, n = _counts(correct, n)
-    tail = (1 - level) / 2
-    low = np.where(correct == 0, 0.0, special.betaincinv(np.maximum(correct, 1), n - correct + 1, tail))
-    high = np.where(correct == n, 1.0, special.betaincinv(correct + 1, np.maximum(n - correct, 1), 1 - tail))
-    return _over_samples(rates(correct, n), _where_any(low, n), _where_any(high, n), n, level)
+    wrong, tail = n - correct, (1 - level) / 2
+    none, every = correct == 0, wrong == 0
+    low = special.betaincinv(np.where(none, 1.0, correct + near), wrong + far, tail)
+    high = special.betaincinv(correct + far, np.where(every, 1.0, wrong + near), 1 - tail)
+    low, high = np.where(n > 0, np.where(none, 0.0, low), np.nan), np.where(n > 0, np.where(every, 1.0, high), np.nan)
+    return _over_samples(rates(correct, n), low, high, n, level)
 
 
 def simultaneous_bounds(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
@@ -134,14 +137,9 @@ def seed_interval(values: ArrayLike, level: float = 0.95, lowest: float = -np.in
     lowest, highest: where the values can lie; the bounds stay within.
     """
     values = np.asarray(values, dtype=float)
-    count = len(values)
-    mean = values.mean(axis=0)
-    if count < FEWEST_SEEDS:
-        nothing = np.full_like(mean, np.nan)
-        return Interval(mean, nothing, nothing, SEEDS, count, level)
-    half = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    mean, half = values.mean(axis=0), _half(values, level)
     low, high = np.clip(mean - half, lowest, highest), np.clip(mean + half, lowest, highest)
-    return Interval(mean, low, high, SEEDS, count, level)
+    return Interval(mean, low, high, SEEDS, len(values), level)
 
 
 def crossed_interval(
@@ -155,18 +153,18 @@ def crossed_interval(
     (Banerjee): at least 95 % are covered whatever varies.
     """
     values = np.asarray(values, dtype=float)
-    seeds, teachers = values.shape[:2]
     mean = values.mean(axis=(0, 1))
-    if seeds < FEWEST_SEEDS or teachers < FEWEST_TEACHERS:
-        nothing = np.full_like(mean, np.nan)
-        return Interval(mean, nothing, nothing, SEEDS_AND_TEACHERS, seeds, level)
-    errors = [
-        special.stdtrit(count - 1, (1 + level) / 2) * values.mean(axis=other).std(axis=0, ddof=1) / np.sqrt(count)
-        for other, count in ((1, seeds), (0, teachers))
-    ]
-    half = np.hypot(*errors)
+    half = np.hypot(*(_half(values.mean(axis=other), level) for other in (1, 0)))
     low, high = np.clip(mean - half, lowest, highest), np.clip(mean + half, lowest, highest)
-    return Interval(mean, low, high, SEEDS_AND_TEACHERS, seeds, level)
+    return Interval(mean, low, high, SEEDS_AND_TEACHERS, len(values), level)
+
+
+def _half(values: Floats, level: float) -> Floats:
+    """Half the width of Student's t interval of the mean over axis 0; NaN below three values."""
+    count = len(values)
+    if count < FEWEST_SEEDS:
+        return np.full(values.shape[1:], np.nan)
+    return special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
 
 
 def _over_samples(estimate: Floats, low: Floats, high: Floats, n: Floats, level: float) -> Interval:
@@ -186,7 +184,3 @@ def _counts(correct: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     if np.any(correct < 0) or np.any(correct > n):
         raise ValueError("correct must be in 0..n")
     return correct, n
-
-
-def _where_any(bound: Floats, n: Floats) -> Floats:
-    return np.where(n > 0, bound, np.nan)

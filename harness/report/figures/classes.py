@@ -27,8 +27,8 @@ from harness.report.figures.data import (
 from harness.report.figures.registry import Example, register
 from harness.report.figures.style import (
     INK,
+    SEPARATOR,
     Look,
-    between,
     canvas,
     curve,
     legend_below,
@@ -114,8 +114,8 @@ def _points(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure:
         y = np.arange(len(order)) + offsets[place]
         marks(axis, value, y, name, styles[name], xerr=reach(value, low, high), markersize=3.2, markeredgewidth=0.4)
     lines_of(axis, [plain(view.classes[index]) for index in order])
-    for edge in between(len(order)):
-        axis.axhline(edge, color="#E8E8E8", linewidth=0.5, zorder=0)
+    for edge in np.arange(len(order) - 1) + 0.5:
+        axis.axhline(edge, **SEPARATOR)
     axis.set_xlim(0, 100)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("accuracy (%)")

@@ -24,33 +24,18 @@ from harness.files import replacing
 from harness.report.escape import ascii_letters, one_line
 
 WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width of a two-column paper
-INK, SOFT = "#222222", "#767676"
+INK, SOFT, FAINT = "#222222", "#767676", "#B5B5B5"
+DOTTED: dict[str, Any] = {"color": SOFT, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
+SEPARATOR: dict[str, Any] = {"color": "#E8E8E8", "linewidth": 0.5, "zorder": 0}
 
 # Okabe and Ito's colours that stand out on white, then darker relatives; neighbours differ in lightness too.
 _COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-    "#5A3E99",
-    "#7A4B00",
-    "#00504A",
-    "#8C8C8C",
-    "#A50026",
-    "#6B8E23",
-)
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00",
+    "#5A3E99", "#7A4B00", "#00504A", "#8C8C8C", "#A50026", "#6B8E23",
+)  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "d", "h")
-_LINES: tuple[Any, ...] = (
-    "-",
-    (0, (4, 1.5)),
-    (0, (1, 1)),
-    (0, (4, 1, 1, 1)),
-    (0, (6, 1)),
-    (0, (3, 1, 1, 1, 1, 1)),
-    (0, (2, 2)),
-)
+_DASHES = ((4, 1.5), (1, 1), (4, 1, 1, 1), (6, 1), (3, 1, 1, 1, 1, 1), (2, 2))
+_LINES: tuple[Any, ...] = ("-", *((0, dashes) for dashes in _DASHES))
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "||||", "++", "oo")
 
 
@@ -66,15 +51,9 @@ class Look:
 
 def looks(variants: Sequence[str]) -> dict[str, Look]:
     """A look for each variant. The order is that of the report, so every figure of a report agrees."""
-    found = {}
-    for place, name in enumerate(dict.fromkeys(variants)):
-        found[name] = Look(
-            _COLOURS[place % len(_COLOURS)],
-            _MARKERS[place % len(_MARKERS)],
-            _LINES[place % len(_LINES)],
-            _HATCHES[place % len(_HATCHES)],
-        )
-    return found
+    kinds = (_COLOURS, _MARKERS, _LINES, _HATCHES)
+    names = enumerate(dict.fromkeys(variants))
+    return {name: Look(*(kind[place % len(kind)] for kind in kinds)) for place, name in names}
 
 
 @contextmanager
@@ -115,9 +94,8 @@ def curve(axis: Axes, x: Any, y: Any, name: str, look: Look, **options: Any) -> 
 
 def marks(axis: Axes, x: Any, y: Any, name: str, look: Look, **options: Any) -> None:
     """The marks of one variant with their intervals: xerr, yerr as `reach` gives them."""
-    axis.errorbar(
-        x, y, fmt=look.marker, color=look.colour, label=plain(name), elinewidth=0.6, capsize=0, **options
-    )  # fmt: skip
+    options |= {"color": look.colour, "label": plain(name), "elinewidth": 0.6, "capsize": 0}
+    axis.errorbar(x, y, fmt=look.marker, **options)
 
 
 def reach(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -131,11 +109,6 @@ def lines_of(axis: Axes, names: Sequence[str]) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", visible=True)
-
-
-def between(count: int) -> np.ndarray:
-    """Where a separator stands between neighbours of so many places."""
-    return np.arange(count - 1) + 0.5
 
 
 def save(figure: Figure, path: Path, dots: int | None = None) -> None:

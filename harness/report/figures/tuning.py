@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.figures.style import INK, SOFT, canvas, legend_below, looks, plain, styled
+from harness.report.figures.style import DOTTED, INK, canvas, legend_below, looks, plain, styled
 from harness.report.tuning import TITLES, kept_epochs, keys_of, text_of
 
 _MOST_PANELS = 4
@@ -45,7 +45,7 @@ def response(
         default = (defaults or {}).get(key)
         place = labels.index(text_of(default)) if labels and text_of(default) in labels else None if labels else default
         if isinstance(place, (int, float)) and not isinstance(place, bool) and (place > 0 or key not in logarithmic):
-            axis.axvline(place, color=SOFT, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=0, label="default")
+            axis.axvline(place, zorder=0, label="default", **DOTTED)
         axis.set_xlabel(plain(key))
     axes[0, 0].set_ylabel(TITLES[metric] + ("" if scale == 1 else " (%)"))
     legend_below(figure, axes[0, 0], _once(axes[0]))
@@ -104,8 +104,7 @@ def pareto(table: pd.DataFrame, *, width: str = "column") -> Figure | None:
             axis.plot(100 * part["average"], 100 * part["worst"], "o", color=colour, markersize=4, linestyle="none",
                       markerfacecolor=colour if whole else "none", label=label)  # fmt: skip
     front = drawn[drawn["pareto"]].sort_values("average")
-    line = {"color": SOFT, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
-    axis.plot(100 * front["average"], 100 * front["worst"], zorder=1, label="Pareto front", **line)
+    axis.plot(100 * front["average"], 100 * front["worst"], zorder=1, label="Pareto front", **DOTTED)
     best = drawn[drawn["best"]]
     axis.plot(100 * best["average"], 100 * best["worst"], "o", color=INK, markersize=7, markerfacecolor="none",
               linestyle="none", label="best by the metric")  # fmt: skip

@@ -26,10 +26,12 @@ from harness.report.figures.data import (
 )
 from harness.report.figures.registry import Example, register
 from harness.report.figures.style import (
+    DOTTED,
+    FAINT,
     INK,
+    SEPARATOR,
     SOFT,
     Look,
-    between,
     canvas,
     legend_below,
     lines_of,
@@ -82,7 +84,7 @@ def average_worst(
     figure, axes = canvas(width, 2.7)
     axis = axes[0, 0]
     if len(named) < len(names):
-        axis.plot([], [], ".", color="#B5B5B5", markersize=3, label=f"{len(names) - len(named)} others")
+        axis.plot([], [], ".", color=FAINT, markersize=3, label=f"{len(names) - len(named)} others")
     _front(axis, np.array([[scores.loc[(metric, name), "value"] for metric in ("average", "worst")] for name in names]))
     for name in sorted(names, key=lambda name: name in named):
         _point(axis, scores, name, styles[name] if name in named else None)
@@ -111,16 +113,14 @@ def pareto_front(points: np.ndarray) -> np.ndarray:
 def _front(axis: Axes, points: np.ndarray) -> None:
     if len(points) > 1:
         front = points[pareto_front(points)]
-        axis.plot(
-            front[:, 0], front[:, 1], color=SOFT, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1, label="Pareto front"
-        )
+        axis.plot(front[:, 0], front[:, 1], zorder=1, label="Pareto front", **DOTTED)
 
 
 def _point(axis: Axes, scores: pd.DataFrame, name: str, look: Look | None) -> None:
     numbers = scores.reindex([("average", name), ("worst", name)])[["value", "low", "high"]].to_numpy(dtype=float).T
     (x, y), lengths = numbers[0], reach(*numbers)
     if look is None:
-        axis.plot(x, y, ".", color="#B5B5B5", markersize=3, zorder=1)
+        axis.plot(x, y, ".", color=FAINT, markersize=3, zorder=1)
     else:
         marks(axis, x, y, name, look, xerr=lengths[:, :1], yerr=lengths[:, 1:], zorder=3)
 
@@ -174,8 +174,8 @@ def nsd(
         marks(axis, x, np.minimum(value, edge), name, styles[name], yerr=lengths, markersize=3.5)
         for at_x, beyond in zip(x[value > edge], value[value > edge], strict=True):
             axis.text(at_x, 0.965 * edge, f"{beyond:.2f}→", rotation=90, fontsize=5.5, ha="center", va="top")
-    for edge_at in between(len(attacks)):
-        axis.axvline(edge_at, color="#E8E8E8", linewidth=0.5, zorder=0)
+    for separator in np.arange(len(attacks) - 1) + 0.5:
+        axis.axvline(separator, **SEPARATOR)
     axis.set_xticks(np.arange(len(attacks)), [label.replace(" ", "\n") for label in attack_labels(frame, attacks)])
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.5, len(attacks) - 0.5)

@@ -19,7 +19,7 @@ from harness.report.data_names import read_spec
 from harness.report.escape import visible
 from harness.report.figures.data import class_names
 from harness.report.results import Results, records
-from harness.report.rows import NETWORK
+from harness.report.rows import CELL, NETWORK, SETTING
 from harness.report.scores.counts import ClassCounts, class_counts, mean_counts
 from harness.report.scores.differences import (
     BOUNDS,
@@ -31,7 +31,7 @@ from harness.report.scores.differences import (
     paired_lines,
 )
 from harness.report.scores.intervals import METRICS, class_intervals
-from harness.report.scores.leaderboard import CELL, Leaderboard, by_dataset
+from harness.report.scores.leaderboard import Leaderboard, by_dataset
 from harness.report.scores.selection import RULES
 from harness.report.tables.grid import MAIN, mark
 
@@ -67,9 +67,7 @@ def _setting(results: Results, board: Leaderboard, setting: tuple) -> dict[str, 
     rows = board.of(setting).rows
     accuracy = results.class_accuracy
     return {
-        "dataset": setting[0],
-        "student": setting[1],
-        "eps": setting[2],
+        **dict(zip(SETTING, setting, strict=True)),
         "title": setting_title(setting),
         "classes": class_names(accuracy[accuracy["row"].isin(rows.index)]),
         "baseline": board.baselines.get(setting),
@@ -82,9 +80,8 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
     """The facts of every row with its scores: by checkpoint and attack, per metric value, bounds, rank, mark and spread
     between teachers."""
     facts = records(board.rows)
-    places = {
-        row: place for place, setting in reversed(list(enumerate(settings))) for row in board.of(setting).rows.index
-    }
+    parts = reversed(list(enumerate(settings)))
+    places = {row: place for place, setting in parts for row in board.of(setting).rows.index}
     rows = []
     for place, row in enumerate(facts):
         known = {key: _plain(row[key]) for key in _FACTS}
@@ -218,11 +215,8 @@ def _add_pairs(
         cells = found.setdefault(line["row"], {}).setdefault(line["checkpoint"], {})
         cell = cells.setdefault(line["attack"], {"metrics": [None] * len(MAIN)})
         verdict = verdicts.get(tuple(line[name] for name in (*CELL, "metric")))
-        cell["metrics"][MAIN.index(line["metric"])] = [
-            small(line["difference"]),
-            *[small(line[f"difference_{name}"]) for name in BOUNDS],
-            verdict,
-        ]
+        shown = [small(line[name]) for name in ("difference", *[f"difference_{name}" for name in BOUNDS])]
+        cell["metrics"][MAIN.index(line["metric"])] = [*shown, verdict]
         cell["pairing"] = line["pairing"] or cell.get("pairing")
         if {seed_lists[int(row)] for row in line["row"].split("-")} != {line["common_seeds"]}:
             cell["seeds"] = line["common_seeds"]

@@ -14,7 +14,7 @@ from harness.report.results import Results
 from harness.report.rows import CELL, SETTING
 from harness.report.scores.counts import ClassCounts
 from harness.report.scores.families import Registered, registered
-from harness.report.scores.intervals import MOST_NSD_COUNTS, nsd_quantiles, seed_intervals, worst_bounds
+from harness.report.scores.intervals import MOST_NSD_COUNTS, mean_bounds, nsd_quantiles, seed_intervals, worst_bounds
 from harness.report.scores.seeds import listed
 from harness.statistics import metrics
 from harness.statistics.comparison import WITHIN, Comparison, compare, holm, seed_means, seed_p_values
@@ -25,12 +25,7 @@ from harness.statistics.nsd_interval import recovered_bounds
 BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
 COMMON = ["common_seeds", "common_teachers"]
 COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "pairing", *COMMON]
-COMPARED = {
-    "average": metrics.average,
-    "worst": metrics.worst,
-    "worst_10_percent": metrics.worst_10_percent,
-    "nsd": metrics.nsd,
-}
+COMPARED = {name: getattr(metrics, name) for name in ("average", "worst", "worst_10_percent", "nsd")}
 BASELINES = ("at", "rslad")  # methods that others are compared with, the first that is there
 PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
@@ -258,11 +253,7 @@ def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
         found["nsd"] = recovered_bounds(estimate, low, high, np.array([1.0, -1.0]), np.eye(2))
     if mine.correct.size <= MOST_WORST_COUNTS:
         found["worst"] = _worst_class_bounds(mine, theirs)
-    parts = []
-    for name, (low, high) in found.items():
-        bounds = mine.keys[CELL].assign(sample_low=low, sample_high=high)
-        parts.append(bounds.groupby(CELL, sort=False, observed=True).mean().reset_index().assign(metric=name))
-    return pd.concat(parts, ignore_index=True)
+    return mean_bounds(mine.keys, found, CELL)
 
 
 def _average_bounds(mine: ClassCounts, theirs: ClassCounts) -> tuple[np.ndarray, np.ndarray]:

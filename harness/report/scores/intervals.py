@@ -116,11 +116,18 @@ def sample_intervals(
     if correct.size <= MOST_NSD_COUNTS:
         found["nsd"] = _bounds(intervals.nsd_interval, correct, images)
     found |= {name: class_intervals(*counted) for name, counted in (others or {}).items()}
-    groups = [counts.keys[name] for name in by]
+    return mean_bounds(counts.keys, found, by)
+
+
+def mean_bounds(
+    keys: pd.DataFrame, bounds: Mapping[str, tuple[np.ndarray, np.ndarray]], by: Sequence[str]
+) -> pd.DataFrame:
+    """A line per group of `by` and metric: the means of its lines' (low, high), sample_low and sample_high."""
     parts = []
-    for name, (low, high) in found.items():
-        bounds = pd.DataFrame({"sample_low": low, "sample_high": high})
-        parts.append(bounds.groupby(groups, sort=False, observed=True).mean().reset_index().assign(metric=name))
+    for name, (low, high) in bounds.items():
+        frame = keys[list(by)].assign(sample_low=low, sample_high=high)
+        means: Any = frame.groupby(list(by), sort=False, observed=True).mean()
+        parts.append(means.reset_index().assign(metric=name))
     return pd.concat(parts, ignore_index=True)
 
 

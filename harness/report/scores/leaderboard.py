@@ -73,11 +73,7 @@ class Leaderboard:
 
 
 def leaderboard(
-    results: Results,
-    *,
-    baseline: str | None = None,
-    paired: bool | None = None,
-    primary: Sequence[Registered] = (),
+    results: Results, *, baseline: str | None = None, paired: bool | None = None, primary: Sequence[Registered] = ()
 ) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
@@ -103,38 +99,15 @@ def leaderboard(
     chosen = registered_differences(results, by_trial, primary, paired=paired)
     classes = _classes(results)
     notes = _notes(results, scores) + _one_class(results, by_trial, classes)
-    return Leaderboard(
-        rows,
-        scores,
-        specs,
-        requested_attacks(results),
-        baselines,
-        marked,
-        unmarked(results.rows, by_trial, baselines),
-        chosen,
-        classes,
-        teacher_counts(results),
-        notes,
-    )
+    bare = unmarked(results.rows, by_trial, baselines)
+    asked, teachers = requested_attacks(results), teacher_counts(results)
+    return Leaderboard(rows, scores, specs, asked, baselines, marked, bare, chosen, classes, teachers, notes)
 
 
-_NO_SCORES = pd.DataFrame(
-    columns=[
-        *CELL,
-        "metric",
-        "value",
-        "seeds",
-        "seed_list",
-        "seed_low",
-        "seed_high",
-        "images",
-        "classes",
-        "fewest",
-        "most",
-        "sample_low",
-        "sample_high",
-    ]
-)
+_NO_SCORES = pd.DataFrame(columns=[
+    *CELL, "metric", "value", "seeds", "seed_list", "seed_low", "seed_high", "images", "classes", "fewest", "most",
+    "sample_low", "sample_high",
+])  # fmt: skip
 
 
 def by_dataset(results: Results, counts: ClassCounts) -> list[ClassCounts]:

@@ -12,21 +12,21 @@ from harness.report.results import records
 from harness.report.scores.differences import BOUNDS
 from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
-from harness.report.tables.grid import MAIN, Cell, change_text, costs, grid, number
+from harness.report.tables.grid import MAIN, Cell, change_text, costs, grid, number, or_dash
 
 
 def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
     """As text: per row and attack every metric with its intervals and its difference from the baseline."""
-    many = board.of(setting).scores["classes"].max() > 10  # up to ten classes the worst tenth is the worst class
-    known = set(board.of(setting).scores["metric"])
+    part = board.of(setting)
+    many = part.scores["classes"].max() > 10  # up to ten classes the worst tenth is the worst class
+    known = set(part.scores["metric"])
     names = [name for name in METRICS if name in known and (many or name != "worst_10_percent")]
     table = grid(board, setting, checkpoint, names)
     baseline = board.baselines.get(setting)
-    scores = board.of(setting).scores
-    scores = scores[scores["checkpoint"].isin([checkpoint, "given"])]
+    scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
     by_cell = {(score["row"], score["attack"], score["metric"]): score for score in records(scores)}
     found = []
-    for row, line in zip(board.of(setting).rows.index, table.lines, strict=True):
+    for row, line in zip(part.rows.index, table.lines, strict=True):
         for attack in [name for name in table.attacks if (name, "average") in line.cells]:
             texts = {
                 METRICS[name].title: _with_bounds(line.cells.get((attack, name)))
@@ -97,24 +97,16 @@ def selection_table(board: Leaderboard, setting: tuple, attack: str | None = Non
     checkpoints, peeks = part.checkpoints, {} if part.rows["peeked_score"].isna().all() else _PEEKED
     was_tuned, found = part.rows["tuning_trials"].notna().any(), []
     for row, facts in zip(part.rows.index, records(part.rows), strict=True):
-        pairs = {
-            f"{checkpoint} {title}": " / ".join(
-                number(scores.get((row, checkpoint, name)), METRICS[name]) for name in MAIN[:2]
-            )
-            for checkpoint in checkpoints
-        }
+        pairs = {}
+        for checkpoint in checkpoints:
+            texts = [number(scores.get((row, checkpoint, name)), METRICS[name]) for name in MAIN[:2]]
+            pairs[f"{checkpoint} {title}"] = " / ".join(texts)
         peeked = {name: number(facts[column], METRICS["average"]) for name, column in peeks.items()}
         seeds, _, memory = costs(facts)
-        tuning = {"tuning trials": _count(facts["tuning_trials"])} if was_tuned else {}
-        cost = {
-            "seeds": seeds,
-            "train h": _hours(facts["train_hours"]),
-            "eval h": _hours(facts["eval_hours"]),
-            "MiB": memory,
-        }
-        found.append(
-            {"variant": facts["variant"], **pairs, **peeked, **cost, **tuning, "missing": facts["missing"] or "nothing"}
-        )
+        hours = {f"{part} h": or_dash(facts[f"{part}_hours"], ".3f") for part in ("train", "eval")}
+        tuning = {"tuning trials": or_dash(facts["tuning_trials"], ".0f")} if was_tuned else {}
+        cost = {"seeds": seeds, **hours, "MiB": memory, **tuning}
+        found.append({"variant": facts["variant"], **pairs, **peeked, **cost, "missing": facts["missing"] or "nothing"})
     return pd.DataFrame(found)
 
 
@@ -126,14 +118,6 @@ _PEEKED = {
 }
 
 
-def _hours(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.3f}"
-
-
-def _count(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.0f}"
-
-
 def wide(board: Leaderboard) -> pd.DataFrame:
     """A line per row, checkpoint and attack, with columns `average`, `average_sample_low` and so on, and the
     seeds of these numbers.
@@ -141,11 +125,7 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     Rows without results stay.
     """
     cell = ["row", "checkpoint", "attack"]
-    values = [
-        name
-        for name in ("value", "sample_low", "sample_high", "seed_low", "seed_high", *_DIFFERENCE, *_BETWEEN)
-        if name in board.scores
-    ]
+    values = [name for name in ("value", *BOUNDS, *_DIFFERENCE, *_BETWEEN) if name in board.scores]
     scores = board.scores.astype({"checkpoint": str, "attack": str})
     unstacked = scores.set_index([*cell, "metric"])[values].unstack("metric")
     pairs = [(value, metric) for metric in METRICS for value in values if (value, metric) in unstacked]
@@ -157,9 +137,8 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     table = table.join(facts).reset_index()
     order = {name: place for place, name in enumerate([*board.checkpoints, *board.attacks])}
     table = table.sort_values(cell, key=lambda column: column.map(order) if column.name != "row" else column)
-    merged = rows.merge(table, left_index=True, right_on="row", how="left", suffixes=("", "_of_cell")).drop(
-        columns="row"
-    )
+    merged = rows.merge(table, left_index=True, right_on="row", how="left", suffixes=("", "_of_cell"))
+    merged = merged.drop(columns="row")
     for name in ("seeds", "seed_list"):
         merged[name] = merged.pop(f"{name}_of_cell").fillna(merged[name]).astype(rows[name].dtype)
     return merged

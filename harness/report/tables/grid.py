@@ -56,11 +56,8 @@ class Line:
     def title(self) -> str:
         """The name, of a teacher with its network, of a given network with a word."""
         if self.role == "teacher":
-            return (
-                f"{self.name} {self.facts['student']}"
-                if self.name == "teacher"
-                else f"{self.name} (teacher, {self.facts['student']})"
-            )
+            student = self.facts["student"]
+            return f"{self.name} {student}" if self.name == "teacher" else f"{self.name} (teacher, {student})"
         return f"{self.name} (given)" if self.role == "evaluation" else self.name
 
 
@@ -116,10 +113,8 @@ def number(value: float | None, metric: Metric, digits: int = 2) -> str:
 
 
 def _cell(score: dict[str, Any]) -> Cell:
-    metric = METRICS[score["metric"]]
-    return Cell(
-        score["value"], metric, score["rank"], mark(score, metric), _pair(score, "sample"), _pair(score, "seed")
-    )
+    metric, pairs = METRICS[score["metric"]], [_pair(score, source) for source in ("sample", "seed")]
+    return Cell(score["value"], metric, score["rank"], mark(score, metric), *pairs)
 
 
 def change_text(score: dict[str, Any], metric: Metric) -> str:
@@ -162,5 +157,10 @@ def _pair(score: dict[str, Any], source: str) -> tuple[float, float] | None:
 
 def costs(facts: dict[str, Any]) -> tuple[str, str, str]:
     """Seeds, hours of training and evaluation of one trial, and peak memory in MiB, of a row of the leaderboard."""
-    hours, memory = facts["train_hours"] + facts["eval_hours"], facts["peak_memory_mb"]
-    return str(facts["seeds"]), "–" if pd.isna(hours) else f"{hours:.2f}", "–" if pd.isna(memory) else f"{memory:,.0f}"
+    hours = facts["train_hours"] + facts["eval_hours"]
+    return str(facts["seeds"]), or_dash(hours, ".2f"), or_dash(facts["peak_memory_mb"], ",.0f")
+
+
+def or_dash(value: float, form: str) -> str:
+    """A number in that form, a dash for null."""
+    return "–" if pd.isna(value) else format(value, form)
