@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness import events
 from harness.spec import TrialSpec
 from harness.store.provenance import trial_columns
 from harness.store.store import Store
@@ -19,11 +20,15 @@ EPOCHS, CLASSES, IMAGES = 5, 10, 1000
 ATTACKS = ("clean", "fgsm", "pgd20", "cw20", "aa_short")
 
 
-def run_trial(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dict[str, Any]]:
-    """Sleep for the seconds that the method's settings say, an epoch event at a time; commit a trial's usual rows.
+class Start(events.Start):
+    """With the seconds that torch took to import in this worker: none, where it was there already."""
 
-    The `start` event says how long torch took to import in this worker: nothing, where it was there already.
-    """
+    torch_import_s: float
+
+
+def run_trial(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dict[str, Any]]:
+    """Sleep for the seconds that the method's settings say, an epoch event at a time; commit a trial's usual
+    rows."""
     assert spec.method is not None
     fresh, begun = "torch" not in sys.modules, time.perf_counter()
     import torch  # noqa: F401
@@ -35,7 +40,7 @@ def run_trial(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dic
         yield {"event": "epoch", "trial_id": spec.trial_id, "epoch": epoch + 1, "epochs": EPOCHS}
     trial = {**trial_columns(spec), "status": "done", "attempts": 1, "device": "none", "finished": time.time()}
     Store(store_root).commit(trial, _tables())
-    yield {"event": "done", "trial_id": spec.trial_id, "status": "done"}
+    yield {"event": "done", "trial_id": spec.trial_id}
 
 
 def _tables() -> dict[str, pd.DataFrame]:

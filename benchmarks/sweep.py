@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from benchmarks.measure import Pair, run_python
+from benchmarks.sleeping import Start
 from harness.api import plan_suite
+from harness.events import Event
 from harness.running.run import Options, run
 from harness.store.store import Store
 
@@ -96,11 +98,11 @@ class Clock:
     launches: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     imports: list[float] = field(default_factory=list)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         if event["event"] == "launch":
             self.launches[event["pid"]].append(time.perf_counter())
         elif event["event"] == "start":
-            self.imports.append(event["torch_import_s"])
+            self.imports.append(cast(Start, event)["torch_import_s"])
 
     def gaps(self) -> list[float]:
         """Seconds from one launch to the next in the same worker, without each worker's first trial: it is cold."""

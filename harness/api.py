@@ -3,11 +3,12 @@ functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.events import OnEvent
 from harness.running.run import Options, Outcome, check_inputs, run
 from harness.running.teachers import Trained, find_teachers, take_teachers
 from harness.spec import TrialSpec
@@ -86,7 +87,7 @@ def run_suite(
     seeds: Sequence[int] = (),
     teachers_from: Path | None = None,
     options: Options | None = None,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> Outcome:
     """Run what the store does not have yet; see `harness.running.run.run`. only: variants or methods; teachers_from: a
     store whose trained teachers are taken; options: serial, workers, address, ..."""
@@ -98,7 +99,7 @@ def run_suite(
 def run_planned(
     planned: Planned,
     options: Options,
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: OnEvent,
     teachers: Sequence[Trained] = (),
 ) -> Outcome:
     """Run a plan. teachers: trained networks of another store to take first. InputError where the store has the plan

@@ -20,6 +20,7 @@ from harness.data.splits import wants_second_split
 from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
+from harness.events import TaskEvent
 from harness.inputs import Data, read_data, training_folder
 from harness.spec import TrainedSpec, TrialSpec
 from harness.statistics import metrics
@@ -28,7 +29,6 @@ from harness.store.store import Store
 from harness.training.train import is_whole, peak_memory_mb, read_history, train
 from harness.training.validation import few_held_out
 
-Event = dict[str, Any]
 _NOT_TRAINED: dict[str, Any] = {
     "epochs": [], "class_state": [], "train_s": 0.0, "train_cpu_s": 0.0, "peak_memory_mb": 0.0
 }  # fmt: skip
@@ -42,14 +42,14 @@ def run_trial(
     download: bool = False,
     should_stop: Callable[[], bool] | None = None,
     columns: Mapping[str, Any] | None = None,
-) -> Iterator[Event]:
+) -> Iterator[TaskEvent]:
     """Train (where the specification trains), evaluate, and commit the rows to the store before the last event.
 
     Yields `start`, `epoch`, `evaluation`, `attack` and `done` events; resumes from its own working folder; when
     `should_stop()` turns true it saves its state, yields `interrupted` and returns. Raises whatever stops it: the
     caller stores the failure. In the row, started and finished are the times of the attempt that finished the trial;
     train_s are seconds of training over all attempts; eval_s are seconds spent on the evaluation by all who took part,
-    assistants included, over all attempts. columns: more of the `trials` table.
+    helpers included, over all attempts. columns: more of the `trials` table.
     """
     should_stop = should_stop or (lambda: False)
     device = _prepared(spec)
@@ -84,25 +84,25 @@ def run_trial(
     _commit(spec, data, store, evaluation, device, {"started": started, **(columns or {})})
     _drop_weights(spec, folder)
     store.forget_evaluation(spec.training_id)  # its rows are in the tables now
-    yield {"event": "done", "trial_id": spec.trial_id, "status": "done"}
+    yield {"event": "done", "trial_id": spec.trial_id}
 
 
-def assist(
+def help_trial(
     spec: TrialSpec,
     store_root: Path,
     *,
     data_root: Path | None = None,
     download: bool = False,
     should_stop: Callable[[], bool] | None = None,
-) -> Iterator[Event]:
+) -> Iterator[TaskEvent]:
     """Help a trial that is in its evaluation, in another process: compute pieces of it until none is left.
 
-    Yields `assisted` events with the number of pieces `left`. The trial finds what was computed in its working folder,
+    Yields `helped` events with the number of pieces `left`. The trial finds what was computed in its working folder,
     and needs none of it: see `harness.evaluation.evaluate`.
     """
     device = _prepared(spec)
     data = read_data(spec.dataset, spec.split_seed, device, second=False, root=data_root, download=download)
-    yield from SharedEvaluation(spec, data, store_root, device).assist(should_stop or (lambda: False))
+    yield from SharedEvaluation(spec, data, store_root, device).help(should_stop or (lambda: False))
 
 
 def _prepared(spec: TrialSpec) -> torch.device:

@@ -58,30 +58,30 @@ def killed_in_mid_epoch(
     yield from run_trial(spec, store_root, should_stop=count, **options)
 
 
-def waits_for_assistants(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dict[str, Any]]:
-    """Goes on with its evaluation when so many assistants work on it as the file `.wanted` says."""
+def waits_for_helpers(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dict[str, Any]]:
+    """Goes on with its evaluation when so many helpers work on it as the file `.wanted` says."""
     from harness.trial import run_trial
 
     wanted = int((store_root / ".wanted").read_text())
     for event in run_trial(spec, store_root, **options):
         yield event
         end = time.monotonic() + 300
-        while event["event"] == "evaluation" and len(list(store_root.glob(".assistant-*"))) < wanted:
-            assert time.monotonic() < end, "no assistant came"
+        while event["event"] == "evaluation" and len(list(store_root.glob(".helper-*"))) < wanted:
+            assert time.monotonic() < end, "no helper came"
             time.sleep(0.05)
 
 
-def assists_slowly(
+def helps_slowly(
     spec: TrialSpec, store_root: Path, *, should_stop: Callable[[], bool], **options: Any
 ) -> Iterator[dict[str, Any]]:
     """Rests after each piece; one is killed with a piece half done where the file `.kill` asks for it."""
-    from harness.trial import assist
+    from harness.trial import help_trial
 
     def rest() -> bool:
         time.sleep(0.3)
         return should_stop()
 
-    mark = store_root / f".assistant-{os.getpid()}"
+    mark = store_root / f".helper-{os.getpid()}"
     with suppress(FileNotFoundError):
         (store_root / ".kill").unlink()  # one of them can
         import harness.evaluation.evaluate as shared
@@ -91,6 +91,6 @@ def assists_slowly(
             os.kill(os.getpid(), signal.SIGKILL)
 
         shared.evaluate_chunk = die  # type: ignore[assignment]
-    for event in assist(spec, store_root, should_stop=rest, **options):
+    for event in help_trial(spec, store_root, should_stop=rest, **options):
         yield event
         mark.touch()

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # from top to bottom: a module imports from its own room and from those that stand below it
 ORDER = (
     "__main__", "cli", "api", "tuning", "running", "trial", "calibration", "training", "evaluation", "suites", "inputs",
-    "report", "models", "data", "attacks", "engine", "store", "statistics", "files", "spec", "seeds", "errors",
+    "report", "models", "data", "attacks", "engine", "store", "statistics", "files", "spec", "events", "seeds",
+    "errors",
 )  # fmt: skip
 RAY = {"harness.running.on_ray", "harness.tuning.ray_tune"}
 MODULES = {

@@ -7,10 +7,10 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -19,6 +19,17 @@ from harness.errors import ExitCode, InputError
 from harness.files import check_writable
 from harness.report.escape import ascii_letters, one_line, visible
 from harness.store.folder import nothing_left_if_refused
+
+if TYPE_CHECKING:
+    from harness.api import Planned
+    from harness.report.results import Results
+    from harness.report.write import Form
+    from harness.running.run import Outcome
+    from harness.spec import TrialSpec
+    from harness.store.store import Store
+    from harness.suites.earlier import Otherwise
+    from harness.tuning.plan import TuningPlan
+    from harness.tuning.report import Tuned
 
 _LONGEST_LINE, _BEGINNING = 280, 180  # characters of a message, and of it before what is left out
 
@@ -85,14 +96,14 @@ def refuse(message: str) -> NoReturn:
     leave(ExitCode.REFUSED)
 
 
-def states_of(planned: Any) -> dict[str, tuple[str, str]]:
+def states_of(planned: Planned) -> dict[str, tuple[str, str]]:
     """See `harness.cli.listings.trial_states`."""
     from harness.cli.listings import trial_states
 
     return trial_states(planned.store, planned.specs)
 
 
-def print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
+def print_trials(planned: Planned, states: dict[str, tuple[str, str]]) -> None:
     """A line per trial with its state, how many there are of each, and what of the store cannot be read."""
     from harness.cli.listings import columns
 
@@ -115,7 +126,7 @@ def print_trials(planned: Any, states: dict[str, tuple[str, str]]) -> None:
         err.print(f"cannot read {problem}", soft_wrap=True)
 
 
-def say_otherwise(planned: Any, console: Console) -> list[Any]:
+def say_otherwise(planned: Planned, console: Console) -> list[Otherwise]:
     """What the store has of the plan's missing trials under other settings or an older numerics version; see
     `harness.suites.earlier`."""
     from harness.suites.earlier import describe, stored_otherwise
@@ -126,7 +137,7 @@ def say_otherwise(planned: Any, console: Console) -> list[Any]:
     return found
 
 
-def print_calibration(specs: list[Any], store: Any, data: Path | None, download: bool) -> None:
+def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | None, download: bool) -> None:
     """Measure a batch of every distinct configuration; hours by trial, method and device."""
     import torch
 
@@ -151,7 +162,7 @@ def print_calibration(specs: list[Any], store: Any, data: Path | None, download:
 
 
 def report_store(
-    store: Any, results: Any, form: Any = None, into: Path | None = None, baseline: str | None = None
+    store: Store, results: Results, form: Form | None = None, into: Path | None = None, baseline: str | None = None
 ) -> None:
     """The leaderboard of some results of a store on the terminal, everything else into a folder, in the `Form` of a
     report."""
@@ -159,11 +170,12 @@ def report_store(
     from harness.report.write import Form, print_leaderboard, write_report
     from harness.suites.comparisons import registered_comparisons
 
+    shape = form or Form()
+
     def left_out(text: str) -> None:
-        if form.figures or FAILED in text:  # asked for by name, or not as it should be
+        if shape.figures or FAILED in text:  # asked for by name, or not as it should be
             err.print(text, soft_wrap=True)
 
-    form = form or Form()
     primary = registered_comparisons(store.root)
     folder = into or store.root / "report"
     with nothing_left_if_refused(folder):
@@ -172,11 +184,11 @@ def report_store(
         except InputError as error:
             if into:
                 raise
-            print_leaderboard(out, results, form.checkpoint, baseline)
+            print_leaderboard(out, results, shape.checkpoint, baseline)
             err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
             return
         written = write_report(
-            results, folder, form, baseline=baseline, primary=primary, console=out, left_out=left_out
+            results, folder, shape, baseline=baseline, primary=primary, console=out, left_out=left_out
         )
     store.look_for_foreign_files()
     for problem in store.problems:
@@ -186,7 +198,7 @@ def report_store(
     out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
 
 
-def print_power(results: Any, checkpoint: str, baseline: str | None) -> None:
+def print_power(results: Results, checkpoint: str, baseline: str | None) -> None:
     """What difference 3, 5 and 10 seeds would find."""
     from harness.report.tables.power import power, power_tables
 
@@ -196,7 +208,7 @@ def print_power(results: Any, checkpoint: str, baseline: str | None) -> None:
     out.print(power_tables(found))
 
 
-def conclude(outcome: Any, planned: Any, suite: str, results: Path | None, leaving_out: str = "") -> int:
+def conclude(outcome: Outcome, planned: Planned, suite: str, results: Path | None, leaving_out: str = "") -> int:
     """What failed, was blocked or stopped in a run, and how to go on; the exit code. leaving_out: in words, options
     that are for once."""
     variants = planned.variants
@@ -213,7 +225,7 @@ def conclude(outcome: Any, planned: Any, suite: str, results: Path | None, leavi
     return outcome.exit_code
 
 
-def print_tuning(tuning: Any) -> None:
+def print_tuning(tuning: TuningPlan) -> None:
     """What a search would run: every setting with what the store has of its trials, how far, and what comes after."""
     from harness.cli.listings import columns, trial_states
     from harness.tuning.space import short
@@ -222,7 +234,7 @@ def print_tuning(tuning: Any) -> None:
     for spec in tuning.teachers:
         rows.append((spec.variant, "", f"{trial_states(tuning.store, [spec])[spec.trial_id][0]}"))
     for name, values in tuning.settings:
-        states = [state for state, _ in trial_states(tuning.store, tuning.families[name].specs(values)).values()]
+        states = [state for state, _ in trial_states(tuning.store, tuning.searched[name].specs(values)).values()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         rows.append((name, short(values), counts))
     titles, *lines = columns(rows)
@@ -232,7 +244,7 @@ def print_tuning(tuning: Any) -> None:
         out.print(line, soft_wrap=True)
 
 
-def conclude_tuning(tuned: Any, tuning: Any, suite: str) -> int:
+def conclude_tuning(tuned: Tuned, tuning: TuningPlan, suite: str) -> int:
     """What a search found and wrote, the comparison of its winners with their defaults, and how to go on; the exit
     code."""
     from harness.report.results import read_results

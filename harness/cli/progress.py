@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness import events
 from harness.cli.messages import Terminal
-from harness.running.worker import Event
 from harness.spec import TrialSpec
 
 _TRAINING_SHARE = 0.8  # of a trial's time, for the estimate only; the rest is evaluation
@@ -32,7 +32,7 @@ class Running:
     average: float | None = None
     worst: float | None = None
     doing: str = "starting"
-    assistants: set[str] = field(default_factory=set)
+    helpers: set[str] = field(default_factory=set)
 
     def fraction(self, epoch: int | None = None) -> float:
         """The part of the trial that is done after so many epochs, by default after those that are."""
@@ -68,7 +68,7 @@ class Progress:
             with suppress(OSError):
                 self._live.stop()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Takes one event of a run; unknown ones are passed over. A terminal that is gone ends no run."""
         handle = getattr(self, f"_on_{event['event']}", None)
         if handle is not None:
@@ -77,7 +77,7 @@ class Progress:
 
     # Events
 
-    def _on_plan(self, event: Event) -> None:
+    def _on_plan(self, event: events.Plan) -> None:
         self.skipped = set(event["skipped"])
         if event.get("shared_bytes"):
             self._print(
@@ -85,77 +85,78 @@ class Progress:
                 f"disk while this runs"
             )
 
-    def _on_set_aside(self, event: Event) -> None:
+    def _on_set_aside(self, event: events.SetAside) -> None:
         self._print(f"set aside, to be made again: {event['where'] or 'nothing; the store has none of them'}")
 
-    def _on_warning(self, event: Event) -> None:
+    def _on_warning(self, event: events.Warning) -> None:
         self._print(f"warning: {event['text']}")
 
-    def _on_launch(self, event: Event) -> None:
+    def _on_launch(self, event: events.Launch) -> None:
         self._since = self._since or self._clock()
         self.running[event["trial_id"]] = Running(self._clock())
 
-    def _on_start(self, event: Event) -> None:
-        self._of(event).doing = f"on {event['device']}" if event.get("device") else "started"
+    def _on_start(self, event: events.Start) -> None:
+        self._of(event["trial_id"]).doing = f"on {event['device']}" if event.get("device") else "started"
 
-    def _on_epoch(self, event: Event) -> None:
-        trial = self._of(event)
+    def _on_epoch(self, event: events.Epoch) -> None:
+        trial = self._of(event["trial_id"])
         if not trial.epochs:
             trial.first_epoch = event["epoch"] - 1
         trial.epoch, trial.epochs = event["epoch"], event["epochs"]
         trial.average, trial.worst = event.get("val_robust_avg"), event.get("val_robust_worst")
         trial.doing = "training"
 
-    def _on_attack(self, event: Event) -> None:
-        self._of(event).doing = f"{event['attack']} on {event['checkpoint']} {event['chunk']}/{event['chunks']}"
+    def _on_attack(self, event: events.Attack) -> None:
+        doing = f"{event['attack']} on {event['checkpoint']} {event['chunk']}/{event['chunks']}"
+        self._of(event["trial_id"]).doing = doing
 
-    def _on_assistant(self, event: Event) -> None:
-        helpers = self._of(event).assistants if event["trial_id"] in self.running else set()
+    def _on_helper(self, event: events.Helper) -> None:
+        helpers = self.running[event["trial_id"]].helpers if event["trial_id"] in self.running else set()
         if event["what"] == "launch":
-            helpers.add(event["assistant"])
+            helpers.add(event["helper"])
         elif event["what"] in ("end", "lost"):
-            helpers.discard(event["assistant"])
+            helpers.discard(event["helper"])
 
-    def _on_done(self, event: Event) -> None:
-        trial = self._end(event)
+    def _on_done(self, event: events.Done) -> None:
+        trial = self._end(event["trial_id"])
         self.done.add(event["trial_id"])
         self._worked += self._cost(event["trial_id"]) * (1 - trial.fraction(trial.first_epoch))
         seconds = f"done in {duration(self._clock() - trial.began)}"
-        self._say(event, seconds + (f", validation {_percent(trial)}" if trial.average is not None else ""))
+        self._say(event["trial_id"], seconds + (f", validation {_percent(trial)}" if trial.average is not None else ""))
 
-    def _on_failed(self, event: Event) -> None:
-        self._end(event)
+    def _on_failed(self, event: events.Failed) -> None:
+        self._end(event["trial_id"])
         self.failed.add(event["trial_id"])
-        self._say(event, f"FAILED: {event['error']}")
+        self._say(event["trial_id"], f"FAILED: {event['error']}")
 
-    def _on_blocked(self, event: Event) -> None:
+    def _on_blocked(self, event: events.Blocked) -> None:
         self.blocked.add(event["trial_id"])
-        self._say(event, f"blocked: {event['error']}")
+        self._say(event["trial_id"], f"blocked: {event['error']}")
 
-    def _on_retry(self, event: Event) -> None:
-        self._end(event)
-        self._say(event, f"trying again: {event['error']}")
+    def _on_retry(self, event: events.Retry) -> None:
+        self._end(event["trial_id"])
+        self._say(event["trial_id"], f"trying again: {event['error']}")
 
-    def _on_interrupted(self, event: Event) -> None:
+    def _on_interrupted(self, event: events.Interrupted) -> None:
         # A trial that stopped where it was says so twice: itself, and through the driver once that is settled.
         if event["trial_id"] in self.running:
-            self._end(event)
-            self._say(event, "interrupted")
+            self._end(event["trial_id"])
+            self._say(event["trial_id"], "interrupted")
 
-    def _on_starved(self, event: Event) -> None:
+    def _on_starved(self, event: events.Starved) -> None:
         self._print(f"{event['waiting']} trials wait for resources that no node has at the moment")
 
-    def _on_stopping(self, event: Event) -> None:
+    def _on_stopping(self, event: events.Stopping) -> None:
         self._print(
             f"stopping ({event['reason']}): {event['live']} running trials save their state, for up to "
             f"{event['grace_s']:.0f} s; press Ctrl-C again to end them now. The same command goes on from here."
         )
 
-    def _of(self, event: Event) -> Running:
-        return self.running.setdefault(event["trial_id"], Running(self._clock()))
+    def _of(self, name: str) -> Running:
+        return self.running.setdefault(name, Running(self._clock()))
 
-    def _end(self, event: Event) -> Running:
-        return self.running.pop(event["trial_id"], Running(self._clock()))
+    def _end(self, name: str) -> Running:
+        return self.running.pop(name, Running(self._clock()))
 
     # Rendering
 
@@ -173,8 +174,8 @@ class Progress:
         for name in list(self.running)[:_ROWS]:
             trial = self.running[name]
             epoch = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
-            doing = trial.doing + (f", {len(trial.assistants)} assisting" if trial.assistants else "")
-            table.add_row(self._title(name), epoch, _rate(trial.average), _rate(trial.worst), doing)
+            doing = trial.doing + (f", {len(trial.helpers)} helping" if trial.helpers else "")
+            table.add_row(title(self._specs[name]), epoch, _rate(trial.average), _rate(trial.worst), doing)
         lines: list[Text | Table] = [Text(self.headline(), style="bold")]
         if self.running:
             lines.append(table)
@@ -184,8 +185,7 @@ class Progress:
 
     def headline(self) -> str:
         """Counts and the time left, in one line."""
-        ended = self.done | self.skipped | self.failed | self.blocked
-        waiting = len(self._specs) - len(ended | set(self.running))
+        waiting = len(self._specs) - len(self._ended | set(self.running))
         counts = [("done", len(self.done | self.skipped)), ("running", len(self.running)), ("waiting", waiting)]
         counts += [(word, len(names)) for word, names in (("failed", self.failed), ("blocked", self.blocked)) if names]
         words = ", ".join(f"{count} {word}" for word, count in counts)
@@ -197,21 +197,21 @@ class Progress:
         if self._since is None:
             return None
         worked, left = self._worked, 0.0
-        for name in self._specs.keys() - self.done - self.skipped - self.failed - self.blocked:
+        for name in self._specs.keys() - self._ended:
             trial = self.running.get(name)
             left += self._cost(name) * (1 - (trial.fraction() if trial else 0.0))
             worked += self._cost(name) * (trial.fraction() - trial.fraction(trial.first_epoch)) if trial else 0.0
         return left * (self._clock() - self._since) / worked if worked else None
 
+    @property
+    def _ended(self) -> set[str]:
+        return self.done | self.skipped | self.failed | self.blocked
+
     def _cost(self, name: str) -> float:
         return max(1.0, self._specs[name].cost_hint)
 
-    def _title(self, name: str) -> str:
-        return title(self._specs[name])
-
-    def _say(self, event: Event, text: str) -> None:
-        ended = len(self.done | self.skipped | self.failed | self.blocked)
-        self._print(f"[{ended}/{len(self._specs)}] {self._title(event['trial_id'])}: {text}")
+    def _say(self, name: str, text: str) -> None:
+        self._print(f"[{len(self._ended)}/{len(self._specs)}] {title(self._specs[name])}: {text}")
 
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)

@@ -1,10 +1,10 @@
 """A trial's evaluation in pieces that several processes can share: every attack, on every checkpoint, chunk by chunk.
 
-The trial walks its pieces in order. Assistants, tasks that the driver starts where there is room, compute pieces of the
+The trial walks its pieces in order. Helpers, tasks that the driver starts where there is room, compute pieces of the
 same trial into the same cache. A piece's outcomes depend on nothing but the piece (`harness.evaluation.chunk`), so it
 does not matter who computed it, and a piece computed twice is the same piece. Claims only keep two from doing the same
 work: whoever creates the claim file of a piece has it, with the pieces that begin alike. The trial needs nothing from
-its assistants: after the pieces that it could claim it goes through all of them, claimed or not, and computes what the
+its helpers: after the pieces that it could claim it goes through all of them, claimed or not, and computes what the
 cache does not hold.
 """
 
@@ -31,13 +31,13 @@ from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
 from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
+from harness.events import TaskEvent
 from harness.files import make_folder, write_bytes
 from harness.inputs import Data, trained_network, training_folder
 from harness.models.checkpoints import file_sha256
 from harness.spec import AttackRequest, GivenSpec, Source, TrialSpec
 from harness.store.provenance import cpu_seconds, origin
 
-Event = dict[str, Any]
 GIVEN = "given"  # the checkpoint column of a network that was trained elsewhere
 EVALUATION_SEED = 0  # evaluation is the same for every trial: intervals over seeds are about training
 
@@ -99,7 +99,7 @@ class Claims:
 
 
 class SharedEvaluation:
-    """The evaluation of one trial, as the trial itself (`run`) or as an assistant (`assist`) sees it."""
+    """The evaluation of one trial, as the trial itself (`run`) or as a helper (`help`) sees it."""
 
     def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
         self.spec, self.data, self.store_root, self.device = spec, data, store_root, device
@@ -121,7 +121,7 @@ class SharedEvaluation:
         totals = {name: sum(record[name] for record in records) for name in ("seconds", "cpu_seconds")}
         return {**totals, "origins": origins}
 
-    def run(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[TaskEvent]:
         """Yields an `evaluation` event, then an `attack` event per piece. `left` says how many are nobody's yet."""
         self.claims.open()
         yield {"event": "evaluation", "trial_id": self.spec.trial_id, "left": self._left()}
@@ -142,13 +142,13 @@ class SharedEvaluation:
                 return
         self._gather(results)
 
-    def assist(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Computes pieces while there are any that nobody has claimed; yields an `assisted` event before the first
+    def help(self, should_stop: Callable[[], bool]) -> Iterator[TaskEvent]:
+        """Computes pieces while there are any that nobody has claimed; yields a `helped` event before the first
         and after each."""
-        yield {"event": "assisted", "left": self._left()}
+        yield {"event": "helped", "trial_id": self.spec.trial_id, "left": self._left()}
         for piece in self._claimed():
             self._compute(piece)
-            yield {"event": "assisted", "left": self._left()}
+            yield {"event": "helped", "trial_id": self.spec.trial_id, "left": self._left()}
             if should_stop():
                 return
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.errors import Kind
+from harness.events import Error, OnEvent, TaskEvent
 from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full, folder_gone, why_stop
-from harness.running.helpers import Assistants
+from harness.running.helpers import Helpers
 from harness.running.launchers import Launcher
 from harness.running.stopping import GRACE_S, StopRequest
-from harness.running.trial_queue import Agenda
-from harness.running.worker import Event
+from harness.running.trial_queue import TrialQueue
 from harness.spec import Resources, TrialSpec
 from harness.store.provenance import command, trial_columns
 from harness.store.store import Store
@@ -35,19 +35,19 @@ class Attempt:
     launched: float | None = None  # on the monotonic clock
     started: float | None = None  # seconds since 1970
     done: bool = False
-    error: Event | None = None
+    error: Error | None = None
     lost: str | None = None
     timed_out: bool = False
 
 
 @dataclass
 class Driver:
-    """One run over an agenda. `stop_reason` tells why it ended early, if it did."""
+    """One run over a queue of trials. `stop_reason` tells why it ended early, if it did."""
 
-    agenda: Agenda
+    queue: TrialQueue
     launcher: Launcher
     store: Store
-    on_event: Callable[[Event], None]
+    on_event: OnEvent
     stop_request: StopRequest
     lost_store: Callable[[], bool] = lambda: False
     workers: int | None = None
@@ -62,24 +62,24 @@ class Driver:
     _idle_since: float | None = None
 
     def __post_init__(self) -> None:
-        self.assistants = Assistants(self.launcher, self.on_event)
+        self.helpers = Helpers(self.launcher, self.on_event)
 
     def run(self) -> None:
         """Returns when every trial is settled, or when the run was stopped and no trial is left running."""
         try:
-            while self.agenda.is_open:
+            while self.queue.is_open:
                 self._heed_stop()
                 if time.monotonic() >= self._submit_at:
                     self._submit()
                 self._follow()
                 self._enforce_time_limit()
-            self._see_assistants_off()
+            self._see_helpers_off()
         except KeyboardInterrupt:  # the second signal
             self.stop_reason = self.stop_reason or self.stop_request.signal_name or "SIGINT"
-            self.agenda.abandon()
+            self.queue.abandon()
             self._kill_all()
-            for name in list(self.agenda.live):  # one that the signal caught between two states
-                self.agenda.interrupt(name)
+            for name in list(self.queue.live):  # one that the signal caught between two states
+                self.queue.interrupt(name)
 
     # Starting
 
@@ -87,25 +87,25 @@ class Driver:
         now = time.monotonic()
         self._submit_at = now + _POLL_S
         refused: list[Resources] = []  # few kinds of requests in thousands of trials: each is asked about once
-        for spec in self.agenda.ready(now):
+        for spec in self.queue.ready(now):
             resources = self._resources(spec)
             if resources in refused:
                 continue
             if self._places() < 1 or not self.launcher.has_room(resources):
                 refused.append(resources)  # smaller ones behind it may still fit
                 continue
-            self.agenda.start(spec.trial_id)
+            self.queue.start(spec.trial_id)
             self._attempts[spec.trial_id] = Attempt(spec, resources)
             self.launcher.start(spec, resources)
         if refused:
-            self.assistants.dismiss_all()  # trials go first
+            self.helpers.dismiss_all()  # trials go first
         elif self.stop_reason is None:
-            self.assistants.launch(self._places())
+            self.helpers.launch(self._places())
         self._complain_if_starved(bool(refused), now)
 
     def _places(self) -> float:
         """How many more tasks `workers` allows."""
-        return float("inf") if self.workers is None else self.workers - len(self._attempts) - len(self.assistants)
+        return float("inf") if self.workers is None else self.workers - len(self._attempts) - len(self.helpers)
 
     def _resources(self, spec: TrialSpec) -> Resources:
         if spec.trial_id in self._whole_gpu:
@@ -120,51 +120,54 @@ class Driver:
             self._idle_since = now
         elif now - self._idle_since > _STARVED_AFTER_S:
             self._idle_since = now
-            self.on_event({"event": "starved", "waiting": len(self.agenda.waiting)})
+            self.on_event({"event": "starved", "waiting": len(self.queue.waiting)})
 
     # Following
 
     def _follow(self) -> None:
-        if not self._attempts and not self.assistants:
+        if not self._attempts and not self.helpers:
             time.sleep(_PAUSE_S)  # every trial that is left pauses, or waits for a node
             return
         for event in self.launcher.poll(_POLL_S):
             attempt = self._attempts.get(event["trial_id"])
             if attempt is not None:
                 self._note(attempt, event)
-            elif self.assistants.note(event):
+            elif self.helpers.note(event):
                 self._submit_at = 0.0  # there is room
 
-    def _see_assistants_off(self) -> None:
+    def _see_helpers_off(self) -> None:
         """Waits until those are gone whose trial was the last: nobody writes to the store once the run is over."""
         end = time.monotonic() + GRACE_S
-        while self.assistants and time.monotonic() < end:
+        while self.helpers and time.monotonic() < end:
             self._follow()
 
-    def _note(self, attempt: Attempt, event: Event) -> None:
-        name, kind = attempt.spec.trial_id, event["event"]
-        if kind == "launch":
-            attempt.launched, attempt.started = time.monotonic(), time.time()
-            self._count_start(name)
-        elif kind in ("epoch", "attack"):
-            self._note_progress(name, event)
-        elif kind == "done":
-            attempt.done = True
-        elif kind == "error":
-            attempt.error = event
-        elif kind == "lost":
-            attempt.lost = event["error"]
-        if "left" in event:
-            self.assistants.expect(attempt.spec, attempt.resources, event["left"])
-        if kind in ("end", "lost"):
+    def _note(self, attempt: Attempt, event: TaskEvent) -> None:
+        name = attempt.spec.trial_id
+        match event["event"]:
+            case "launch":
+                attempt.launched, attempt.started = time.monotonic(), time.time()
+                self._count_start(name)
+            case "epoch":
+                self._note_progress(name, (event["epoch"],))
+            case "evaluation":
+                self.helpers.expect(attempt.spec, attempt.resources, event["left"])
+            case "attack":
+                self._note_progress(name, (event["checkpoint"], event["attack"], event["chunk"]))
+                self.helpers.expect(attempt.spec, attempt.resources, event["left"])
+            case "done":
+                attempt.done = True
+            case "error":
+                attempt.error = event
+            case "lost":
+                attempt.lost = event["error"]
+        if event["event"] in ("end", "lost"):
             self._settle(self._attempts.pop(name))
             self._submit_at = 0.0
         else:
             self.on_event(event)
 
-    def _note_progress(self, name: str, event: Event) -> None:
+    def _note_progress(self, name: str, step: tuple[object, ...]) -> None:
         """Progress clears the count of fruitless attempts; a step that was already reported once is none."""
-        step = tuple(event.get(key) for key in ("event", "epoch", "checkpoint", "attack", "chunk"))
         seen = self._progress.setdefault(name, set())
         if step not in seen:
             seen.add(step)
@@ -178,12 +181,12 @@ class Driver:
 
     def _settle(self, attempt: Attempt) -> None:
         name = attempt.spec.trial_id
-        self.assistants.dismiss(name)
+        self.helpers.dismiss(name)
         if not attempt.done and attempt.lost is not None and self.store.has(name):
             attempt.done = True  # it died between storing its rows and saying so
-            self.on_event({"event": "done", "trial_id": name, "status": "done"})
+            self.on_event({"event": "done", "trial_id": name})
         if attempt.done:
-            self.agenda.finish(name)
+            self.queue.finish(name)
             self._guarded(lambda: self.store.reset_attempts(name))
         elif not self.store.root.is_dir():
             self._interrupt(attempt)
@@ -213,7 +216,7 @@ class Driver:
         else:
             if decision.action == "retry_whole_gpu":
                 self._whole_gpu.add(name)
-            self.agenda.postpone(name, time.monotonic() + decision.pause_s)
+            self.queue.postpone(name, time.monotonic() + decision.pause_s)
             self.on_event(
                 {"event": "retry", "trial_id": name, "error": error, "kind": kind, "pause_s": decision.pause_s}
             )
@@ -221,14 +224,14 @@ class Driver:
     def _fail(self, attempt: Attempt, kind: Kind, error: str, trace: str | None) -> None:
         name = attempt.spec.trial_id
         self._store_row(attempt, "failed", error + (f"\n\n{trace}" if trace else ""))
-        blocked = self.agenda.fail(name, error)
-        self.on_event({"event": "failed", "trial_id": name, "kind": kind, "error": error})
+        blocked = self.queue.fail(name, error)
+        self.on_event({"event": "failed", "trial_id": name, "error": error})
         for other in blocked:
-            self.on_event({"event": "blocked", "trial_id": other, "error": self.agenda.blocked[other]})
+            self.on_event({"event": "blocked", "trial_id": other, "error": self.queue.blocked[other]})
 
     def _interrupt(self, attempt: Attempt) -> None:
         name = attempt.spec.trial_id
-        self.agenda.interrupt(name)
+        self.queue.interrupt(name)
         if attempt.launched is not None:
             self._store_row(attempt, "interrupted", None)
             self._guarded(lambda: self.store.reset_attempts(name))  # the user's doing, not the trial's
@@ -278,21 +281,21 @@ class Driver:
             return
         self.stop_reason = reason
         self._kill_at = time.monotonic() + GRACE_S
-        self.agenda.abandon()
+        self.queue.abandon()
         self.on_event({"event": "stopping", "reason": reason, "live": len(self._attempts), "grace_s": GRACE_S})
         self.launcher.stop()
-        self.assistants.dismiss_all()
+        self.helpers.dismiss_all()
         for name, attempt in self._attempts.items():
             if attempt.launched is None:
                 self.launcher.kill(name)
 
     def _kill_all(self) -> None:
-        self.assistants.dismiss_all()
+        self.helpers.dismiss_all()
         for name in self._attempts:
             self.launcher.kill(name)
         for attempt in self._attempts.values():
             if attempt.done:
-                self.agenda.finish(attempt.spec.trial_id)
+                self.queue.finish(attempt.spec.trial_id)
             else:
                 self._interrupt(attempt)
         self._attempts.clear()

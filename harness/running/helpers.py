@@ -1,4 +1,4 @@
-"""Spare room goes to evaluations under way: assistants are tasks that compute pieces of a trial's evaluation beside it.
+"""Spare room goes to evaluations under way: helpers are tasks that compute pieces of a trial's evaluation beside it.
 
 The trial needs nothing of them (`harness.evaluation.evaluate`), so whatever happens to one is no event of the trial,
 and one can be ended at any time.
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from harness.events import OnEvent, TaskEvent
 from harness.running.launchers import Launcher
-from harness.running.worker import Event
 from harness.spec import Resources, TrialSpec
 
-ASSIST_AFTER_S = 10.0  # an assistant takes seconds to start; a short evaluation is over by then
-MAX_FAILURES = 3  # of one trial's assistants; then it goes on alone
+HELP_AFTER_S = 10.0  # a helper takes seconds to start; a short evaluation is over by then
+MAX_FAILURES = 3  # of one trial's helpers; then it goes on alone
 
 
 @dataclass
 class Team:
-    """A trial in its evaluation and its assistants. left: pieces that nobody has claimed. since: on the monotonic
+    """A trial in its evaluation and its helpers. left: pieces that nobody has claimed. since: on the monotonic
     clock."""
 
     spec: TrialSpec
@@ -32,13 +31,10 @@ class Team:
     failures: int = 0
 
 
-class Assistants:
-    """The assistants of all trials of a run.
+class Helpers:
+    """The helpers of all trials of a run. on_event is told of what happens to them."""
 
-    on_event is told of what happens to them: `assistant` {trial_id, assistant: its name, what: the event's own kind}.
-    """
-
-    def __init__(self, launcher: Launcher, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, launcher: Launcher, on_event: OnEvent) -> None:
         self._launcher, self._on_event = launcher, on_event
         self._teams: dict[str, Team] = {}
         self._live: dict[str, Team] = {}
@@ -53,14 +49,14 @@ class Assistants:
         team = self._teams.setdefault(spec.trial_id, Team(spec, resources, left, time.monotonic()))
         team.left = left
 
-    def note(self, event: Event) -> bool:
-        """Takes an event of an assistant; whether that was its last. Events of others are passed over."""
+    def note(self, event: TaskEvent) -> bool:
+        """Takes an event of a helper; whether that was its last. Events of others are passed over."""
         name, kind = event["trial_id"], event["event"]
         team = self._live.get(name)
         if team is None:
             return False
-        self._on_event({**event, "event": "assistant", "what": kind, "assistant": name, "trial_id": team.spec.trial_id})
-        if kind == "assisted":
+        self._on_event({"event": "helper", "trial_id": team.spec.trial_id, "helper": name, "what": kind})
+        if event["event"] == "helped":
             team.left = event["left"]
         elif name in team.members and kind in ("error", "lost"):
             team.failures += 1
@@ -74,7 +70,7 @@ class Assistants:
         return False
 
     def launch(self, most: float) -> None:
-        """Starts assistants where there is room and work for them, `most` at most."""
+        """Starts helpers where there is room and work for them, `most` at most."""
         for team in self._teams.values():
             while most >= 1 and self._wanted(team) and self._launcher.has_room(team.resources):
                 name = f"{team.spec.trial_id}+{next(self._numbers)}"
@@ -84,13 +80,13 @@ class Assistants:
                 most -= 1
 
     def dismiss(self, trial_id: str) -> None:
-        """Ends the assistants of a trial: its attempt is over."""
+        """Ends the helpers of a trial: its attempt is over."""
         team = self._teams.pop(trial_id, None)
         if team is not None:
             self._end(team)
 
     def dismiss_all(self) -> None:
-        """Ends every assistant; trials that are still in their evaluation may get new ones."""
+        """Ends every helper; trials that are still in their evaluation may get new ones."""
         for team in self._teams.values():
             self._end(team)
 
@@ -101,5 +97,5 @@ class Assistants:
 
     @staticmethod
     def _wanted(team: Team) -> bool:
-        ripe = time.monotonic() - team.since >= ASSIST_AFTER_S
+        ripe = time.monotonic() - team.since >= HELP_AFTER_S
         return ripe and len(team.members) < team.left and team.failures < MAX_FAILURES

@@ -1,18 +1,15 @@
-"""How a driver has trials run: what it asks of a launcher, and the launcher of this process.
-
-Launchers report everything as events. Beyond the trials' own there are `end` {trial_id}: no more events of this
-attempt; and `lost` {trial_id, error}: the process or its node died.
-"""
+"""How a driver has trials run: what it asks of a launcher, and the launcher of this process. Launchers report
+everything as events; the last of an attempt is `end` or `lost`."""
 
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from harness.events import TaskEvent
 from harness.running.stopping import StopRequest
-from harness.running.worker import Event, Job, trial_events
+from harness.running.worker import Job, raised, trial_events
 from harness.spec import Resources, TrialSpec
 
 
@@ -25,17 +22,17 @@ class Launcher(Protocol):
     def trouble(self) -> str | None:
         """Why no trial can go on, if that is so."""
 
-    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
-        """Runs one more trial, or an assistant of that name for it, whose events have its name for a trial id."""
+    def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
+        """Runs one more trial, or a helper of that name for it, whose events have its name for a trial id."""
 
-    def poll(self, timeout: float) -> Iterator[Event]:
+    def poll(self, timeout: float) -> Iterator[TaskEvent]:
         """The events that came in; waits up to `timeout` seconds for the first."""
 
     def stop(self) -> None:
         """Asks all trials to save their state and to return."""
 
     def kill(self, name: str) -> None:
-        """Ends a trial's or an assistant's process now; its `lost` event follows."""
+        """Ends a trial's or a helper's process now; its `lost` event follows."""
 
 
 class SerialLauncher:
@@ -48,7 +45,7 @@ class SerialLauncher:
         self._stop_request = stop_request
         self._trial_timeout_s = trial_timeout_s
         self._stopping = False
-        self._current: tuple[str, Iterator[Event]] | None = None
+        self._current: tuple[str, Iterator[TaskEvent]] | None = None
         self._deadline = float("inf")
 
     def has_room(self, resources: Resources) -> bool:
@@ -57,24 +54,18 @@ class SerialLauncher:
     def trouble(self) -> str | None:
         return None
 
-    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
-        assert not assistant, "there is never room for one"
+    def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
+        assert not helper, "there is never room for one"
         self._deadline = time.monotonic() + (self._trial_timeout_s or float("inf"))
         self._current = (spec.trial_id, trial_events(self._make_job(spec), self._should_stop, "here"))
 
-    def poll(self, timeout: float) -> Iterator[Event]:
+    def poll(self, timeout: float) -> Iterator[TaskEvent]:
         assert self._current is not None
         name, events = self._current
         try:
             event = next(events, None)
         except SystemExit as error:
-            event = {
-                "event": "error",
-                "trial_id": name,
-                "kind": "method",
-                "error": f"SystemExit: {error}",
-                "traceback": traceback.format_exc(),
-            }
+            event = raised(name, "method", f"SystemExit: {error}")
         if event is None:
             self._current = None
             event = {"event": "end", "trial_id": name}

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.events import TaskEvent
 from harness.running.checks import Node, check_probe, check_requests, fits, request_of
 from harness.running.head import SILENCE_S, Head
 from harness.running.session import session_folder
 from harness.running.stopping import RunControl, StopRequest
-from harness.running.worker import Event, Job
+from harness.running.worker import Job
 from harness.spec import Resources, TrialSpec
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -277,8 +278,8 @@ def _probe_task() -> Callable[..., dict[str, Any]]:
     return answer
 
 
-def _trial_task() -> Callable[..., Iterator[Event]]:
-    def trial(search_path: list[str], pickled_job: bytes) -> Iterator[Event]:
+def _trial_task() -> Callable[..., Iterator[TaskEvent]]:
+    def trial(search_path: list[str], pickled_job: bytes) -> Iterator[TaskEvent]:
         import pickle
         import sys
 
@@ -296,7 +297,7 @@ def _trial_task() -> Callable[..., Iterator[Event]]:
 
 
 class RayLauncher:
-    """Trials and their assistants as Ray tasks that stream their events. Ray never retries: the driver decides that.
+    """Trials and their helpers as Ray tasks that stream their events. Ray never retries: the driver decides that.
 
     Only as much is submitted as the cluster can run at once: Ray's own queue knows no priorities, so what waits in it
     would overtake longer trials.
@@ -330,8 +331,8 @@ class RayLauncher:
     def trouble(self) -> str | None:
         return self._health.trouble()
 
-    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
-        job = self._make_job(spec.model_copy(update={"resources": resources}), assistant)
+    def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
+        job = self._make_job(spec.model_copy(update={"resources": resources}), helper)
         task = self._on_gpu if resources.gpu else self._on_cpu
         stream = task.options(
             num_returns="streaming",
@@ -343,22 +344,22 @@ class RayLauncher:
         ).remote(_search_path(), pickle.dumps(job))
         self._live[stream] = (job.name, request_of(resources))
 
-    def poll(self, timeout: float) -> Iterator[Event]:
+    def poll(self, timeout: float) -> Iterator[TaskEvent]:
         wait, streams = self._ray.wait, list(self._live)
         if wait(streams, num_returns=1, timeout=timeout, fetch_local=False)[0]:
             for stream in wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)[0]:
                 yield self._next(stream)
 
-    def _next(self, stream: Any) -> Event:
+    def _next(self, stream: Any) -> TaskEvent:
         name, _ = self._live[stream]
         try:
             return self._ray.get(next(stream))
         except StopIteration:
-            event = {"event": "end", "trial_id": name}
+            del self._live[stream]
+            return {"event": "end", "trial_id": name}
         except self._ray.exceptions.RayError as error:
-            event = {"event": "lost", "trial_id": name, "error": _one_line(error)}
-        del self._live[stream]
-        return event
+            del self._live[stream]
+            return {"event": "lost", "trial_id": name, "error": _one_line(error)}
 
     def stop(self) -> None:
         self._control.stop()

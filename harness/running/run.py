@@ -5,20 +5,21 @@ The result store is the truth: what it holds is skipped at every start, so runni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.registry import DATASETS
 from harness.errors import ExitCode, InputError, kind_of
+from harness.events import OnEvent
 from harness.running.checks import check_disk
 from harness.running.driver import Driver
 from harness.running.launchers import Launcher, SerialLauncher
 from harness.running.on_ray import RayLauncher, connected, preflight
 from harness.running.stopping import RunControl, StopRequest, by_signal
-from harness.running.trial_queue import Agenda
-from harness.running.worker import Event, Job
+from harness.running.trial_queue import TrialQueue
+from harness.running.worker import Job, Workplace
 from harness.spec import TrialSpec
 from harness.store.compaction import compact
 from harness.store.folder import nothing_left_if_refused
@@ -39,8 +40,8 @@ class Options:
     it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. again: run what the
     store has from an older numerics version. redo: ids of trials to make again; what the store has of them is set
     aside. trial_timeout_s: a trial that runs longer is stored as failed. plugins: method files that workers run first.
-    run_trial, assist: `module:function`, the trial and what helps it with its evaluation. InputError for fewer than one
-    worker.
+    run_trial, help_trial: `module:function`, the trial and what helps it with its evaluation. InputError for fewer than
+    one worker.
     """
 
     serial: bool = False
@@ -54,12 +55,16 @@ class Options:
     trial_timeout_s: float | None = None
     plugins: tuple[str, ...] = ()
     run_trial: str = "harness.trial:run_trial"
-    assist: str = "harness.trial:assist"
+    help_trial: str = "harness.trial:help_trial"
     minimum_free_bytes: int = 200 * 2**20
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers must be at least 1, not {self.workers}")
+
+    def workplace(self, control: RunControl) -> Workplace:
+        """What the workers of a run need to know."""
+        return Workplace(control.root, str(control.path), control.nonce, self.data_root, self.download, self.plugins)
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,12 @@ def run(
     store: Store,
     *,
     options: Options | None = None,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> Outcome:
     """Runs what the store does not have yet and returns when every trial is settled.
 
     A failing trial is a row in the store, and the others go on. on_event: told of everything that happens, see
-    `harness.cli.progress`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a
+    `harness.events`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a
     minute; a second one ends it at once. Raises InputError for what cannot be run here.
     """
     options = options or Options()
@@ -103,21 +108,21 @@ def run(
         check_parts(store.root)
         if options.redo:
             where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
-            on_event({"event": "set_aside", "where": where})
+            on_event({"event": "set_aside", "where": str(where or "")})
         _set_damaged_teachers_aside(specs, store, on_event)
         statuses = store.statuses()
-        agenda = Agenda(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
-        waiting = [agenda.specs[name] for name in agenda.waiting]
+        queue = TrialQueue(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
+        waiting = [queue.specs[name] for name in queue.waiting]
         shared = shared_bytes(waiting)
-        on_event(
-            {"event": "plan", "trials": len(agenda.specs), "skipped": list(agenda.skipped), "shared_bytes": shared}
-        )
-        for name, reason in {**agenda.failed, **agenda.blocked}.items():
-            on_event({"event": "blocked" if name in agenda.blocked else "failed", "trial_id": name, "error": reason})
+        on_event({"event": "plan", "trials": len(queue.specs), "skipped": list(queue.skipped), "shared_bytes": shared})
+        for name, reason in queue.failed.items():
+            on_event({"event": "failed", "trial_id": name, "error": reason})
+        for name, reason in queue.blocked.items():
+            on_event({"event": "blocked", "trial_id": name, "error": reason})
         stop_reason = None
-        if agenda.is_open:
+        if queue.is_open:
             check_disk(store.root, options.minimum_free_bytes + shared)
-            for name in agenda.waiting:
+            for name in queue.waiting:
                 if statuses.get(name) == "failed":
                     store.reset_attempts(name)
             backend = _here if options.serial else _on_ray
@@ -127,7 +132,7 @@ def run(
             ):
                 launcher, request = parts
                 driver = Driver(
-                    agenda,
+                    queue,
                     launcher,
                     store,
                     on_event,
@@ -138,15 +143,15 @@ def run(
                 )
                 driver.run()
             stop_reason = driver.stop_reason
-            for name in agenda.done:  # an assistant may have been at work when its trial cleared up
-                store.forget_evaluation(agenda.specs[name].training_id)
+            for name in queue.done:  # a helper may have been at work when its trial cleared up
+                store.forget_evaluation(queue.specs[name].training_id)
             store.remove_leftovers()
         if stop_reason is None and not lock.lost:
             _compact(store)
-    return Outcome(agenda.done, agenda.skipped, agenda.failed, agenda.blocked, agenda.interrupted, stop_reason)
+    return Outcome(queue.done, queue.skipped, queue.failed, queue.blocked, queue.interrupted, stop_reason)
 
 
-def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_event: Callable[[Event], None]) -> None:
+def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_event: OnEvent) -> None:
     """Finished teachers (and networks to start from) whose weights are damaged or gone, and that trials still to run
     need, are trained again by this run. Not where finished students learnt from them: these are told by the trials."""
     statuses = store.statuses()
@@ -158,7 +163,7 @@ def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_eve
             where = set_aside(store, [spec])
             text = f"{spec.variant} ({spec.trial_id[:8]}): its weights are damaged; it is trained again"
             on_event({"event": "warning", "text": text})
-            on_event({"event": "set_aside", "where": where})
+            on_event({"event": "set_aside", "where": str(where or "")})
 
 
 def _has_whole_weights(spec: TrialSpec, store: Store) -> bool:
@@ -198,9 +203,11 @@ Parts = tuple[Launcher, StopRequest]
 
 @contextmanager
 def _here(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[Parts]:
+    # the caller has loaded the plugins in this process; the stop signal is asked directly, not through a file
+    workplace = Workplace(root, data_root=options.data_root, download=options.download)
+
     def make_job(spec: TrialSpec) -> Job:
-        # the caller has loaded the plugins in this process; the stop signal is asked directly, not through a file
-        return Job(spec, root, "", "", options.run_trial, options.data_root, options.download)
+        return Job(spec, workplace, options.run_trial)
 
     with StopRequest() as stop_request:
         yield SerialLauncher(make_job, stop_request, options.trial_timeout_s), stop_request
@@ -210,11 +217,10 @@ def _here(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[
 def _on_ray(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[Parts]:
     with connected(options.address):
         control = RunControl(root)
+        workplace = options.workplace(control)
 
-        def make_job(spec: TrialSpec, assistant: str) -> Job:
-            function = options.assist if assistant else options.run_trial
-            where = (root, str(control.path), control.nonce)
-            return Job(spec, *where, function, options.data_root, options.download, options.plugins, assistant)
+        def make_job(spec: TrialSpec, helper: str) -> Job:
+            return Job(spec, workplace, options.help_trial if helper else options.run_trial, helper)
 
         try:
             preflight(specs, control, root)

@@ -22,6 +22,7 @@ class RunControl:
     """The driver's side of `<store>/work/control.json`: while a run goes on it says which run, and whether to stop."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.path = make_folder(root / "work", inside=root) / "control.json"
         self.nonce = uuid.uuid4().hex
         self._write(stop=False)

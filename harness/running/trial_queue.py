@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from harness.spec import TrialSpec
 
 
-class Agenda:
+class TrialQueue:
     """The trials of a run, by what can still happen to them.
 
     A trial is skipped (the store has it), waiting (for its teachers, for a pause to end, or for another trial that

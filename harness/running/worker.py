@@ -12,62 +12,88 @@ from pathlib import Path
 from typing import Any
 
 from harness.engine.process import torch_threads
-from harness.errors import InfrastructureError, kind_of
+from harness.errors import InfrastructureError, Kind, kind_of
+from harness.events import Error, TaskEvent
 from harness.running.stopping import StopSignal
 from harness.spec import TrialSpec
 from harness.store.provenance import command
 
-Event = dict[str, Any]
+
+@dataclass(frozen=True)
+class Workplace:
+    """What is the same for all tasks of a run; it travels to the workers with each.
+
+    control, nonce: where `StopSignal` looks, and for which run. plugins: method files to run first, once per process.
+    command: of the process that made this, for the trials' rows.
+    """
+
+    store_root: Path
+    control: str = ""
+    nonce: str = ""
+    data_root: Path | None = None
+    download: bool = False
+    plugins: tuple[str, ...] = ()
+    command: str = field(default_factory=command)
+
+    @property
+    def stop_signal(self) -> StopSignal:
+        return StopSignal(self.control, self.nonce)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Where trials read data, as `harness.trial` calls it."""
+        return {"data_root": self.data_root, "download": self.download}
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs to know; it travels there as a whole.
-
-    run_trial: `module:function`, the generator of `harness.trial`. control, nonce: where `StopSignal` looks, and for
-    which run. plugins: method files to run first, once per process. assistant: what the driver calls the task, where
-    it is not the trial itself. command: of the process that made the job, for the trial's row.
-    """
+    """One task. run_trial: `module:function`, a generator as those of `harness.trial`. helper: what the driver calls
+    the task, where it is not the trial itself."""
 
     spec: TrialSpec
-    store_root: Path
-    control: str
-    nonce: str
+    workplace: Workplace
     run_trial: str = "harness.trial:run_trial"
-    data_root: Path | None = None
-    download: bool = False
-    plugins: tuple[str, ...] = ()
-    assistant: str = ""
-    command: str = field(default_factory=command)
+    helper: str = ""
 
     @property
     def name(self) -> str:
         """What the task's events have for a trial id."""
-        return self.assistant or self.spec.trial_id
+        return self.helper or self.spec.trial_id
 
 
-def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place: str = "") -> Iterator[Event]:
+def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place: str = "") -> Iterator[TaskEvent]:
     """Yields a `launch` event, then what the trial yields; an exception becomes an `error` event, with its traceback.
 
     The error is judged here, where the exception still is what was raised: nothing has to survive pickling.
     """
-    common = {"trial_id": job.name}
-    where = {"host": socket.gethostname(), "pid": os.getpid(), "place": place}
-    yield {"event": "launch", **common, **where, "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    yield {
+        "event": "launch",
+        "trial_id": job.name,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "place": place,
+        "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+    }
+    workplace = job.workplace
     try:
-        job.store_root.stat()  # nothing is made anew at the place of a results folder that was moved
-        load_plugins(job.plugins)
+        workplace.store_root.stat()  # nothing is made anew at the place of a results folder that was moved
+        load_plugins(workplace.plugins)
         run = pkgutil.resolve_name(job.run_trial)
         with torch_threads(job.spec.threads):
-            stop = should_stop or StopSignal(job.control, job.nonce)
-            options: dict[str, Any] = {"data_root": job.data_root, "download": job.download, "should_stop": stop}
-            if not job.assistant:  # which writes no row
-                options["columns"] = {"command": job.command}
-            for event in run(job.spec, job.store_root, **options):
-                yield {**event, **common}
+            options = {**workplace.data, "should_stop": should_stop or workplace.stop_signal}
+            if not job.helper:  # which writes no row
+                options["columns"] = {"command": workplace.command}
+            for event in run(job.spec, workplace.store_root, **options):
+                event["trial_id"] = job.name
+                yield event
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        yield {"event": "error", **common, "kind": kind_of(error), "error": text, "traceback": traceback.format_exc()}
+        yield raised(job.name, kind_of(error), text)
+
+
+def raised(name: str, kind: Kind, error: str) -> Error:
+    """The event of the exception that is handled now."""
+    return {"event": "error", "trial_id": name, "kind": kind, "error": error, "traceback": traceback.format_exc()}
 
 
 def load_plugins(paths: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ import torch
 import methods
 from harness.engine.forwards import evaluation_forward
 from harness.errors import kind_of
+from harness.events import TaskEvent
 from harness.files import make_folder, write_bytes
 from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
 from harness.models.checkpoints import file_sha256, write_state
@@ -33,14 +34,13 @@ from harness.training.trainer import EpochBatches, Trainer
 from harness.training.validation import class_rates, correct_under_pgd, held_out_statistics
 from methods.base import EpochEnd, HeldOut, Method
 
-Event = dict[str, Any]
 STATE, HISTORY = "state.pt", "training.json"
 DAMAGED = "damaged-"  # what is set aside is called so
 
 
 def train(
     spec: TrainedSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
-) -> Iterator[Event]:
+) -> Iterator[TaskEvent]:
     """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
     told to stop.
 
@@ -155,7 +155,7 @@ class _Run:
         self.batches: EpochBatches | None = None
         self.interrupted = False
 
-    def epoch(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def epoch(self, should_stop: Callable[[], bool]) -> Iterator[TaskEvent]:
         """One epoch from its start or from where it was interrupted."""
         started, started_cpu = time.perf_counter(), cpu_seconds()
         trainer, number = self.trainer, self.trainer.epoch
@@ -183,11 +183,17 @@ class _Run:
         self.history["epochs"].append(row)
         self.batches = None
         self.save()
-        shown = {
-            key: row[key]
-            for key in ("val_robust_avg", "val_robust_worst", "val_robust_nsd", "selection_score", "seconds")
+        yield {
+            "event": "epoch",
+            "trial_id": self.spec.trial_id,
+            "epoch": number + 1,
+            "epochs": self.epochs,
+            "val_robust_avg": row["val_robust_avg"],
+            "val_robust_worst": row["val_robust_worst"],
+            "val_robust_nsd": row["val_robust_nsd"],
+            "selection_score": row["selection_score"],
+            "seconds": row["seconds"],
         }
-        yield {"event": "epoch", "trial_id": self.spec.trial_id, "epoch": number + 1, "epochs": self.epochs, **shown}
 
     def _batches(self, epoch: int) -> EpochBatches:
         train = self.data.train

@@ -10,20 +10,50 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-from harness.errors import InputError
+from harness.errors import InputError, Kind
 from harness.files import make_folder, write_bytes
-from harness.tuning.space import Setting
+from harness.tuning.space import Setting, Values
 
-Entry = dict[str, Any]
+Status = Literal["open", "done", "stopped", "failed"]
 SETTLED = ("done", "stopped", "failed")
 
 
+class Entry(TypedDict):
+    """What became of a setting. epochs: reported so far. curve: after each of them the metric and the validation
+    average, means over seeds. reused: epochs of all its seeds that were there before. reason: of a stop or a failure.
+    """
+
+    method: str
+    values: Values
+    status: Status
+    epochs: int
+    curve: list[list[float]]
+    reused: int | None
+    reason: str | None
+
+
+class Report(TypedDict, total=False):
+    """What a setting tells the search after an epoch.
+
+    metrics: each metric's mean over the seeds. by_seed: the search's own metric, as `seed_1000` and so on. objective:
+    its mean, or the worst possible. reused: epochs of all seeds that were there before. failed: of a setting of which a
+    seed raised, in a line; kind: whose fault that is. interrupted: stands alone, in place of the first report.
+    """
+
+    epoch: int
+    objective: float
+    metrics: dict[str, float]
+    by_seed: dict[str, float]
+    reused: int
+    failed: str | None
+    kind: Kind
+    interrupted: bool
+
+
 class Journal:
-    """`<folder>/journal.json`. Entries: `method` and `values` of the setting; `status`, of open, done, stopped, failed;
-    `epochs` reported; `curve`, after each of them the metric and the validation average, means over seeds; `reused`,
-    epochs of all its seeds that were there before; `reason` of a stop or a failure."""
+    """`<folder>/journal.json`: what is searched, how long it took, and the entries."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.json"
@@ -52,9 +82,11 @@ class Journal:
         for entry in self.entries:
             if setting_of(entry).key == setting.key:
                 return entry
-        beginning = {"status": "open", "epochs": 0, "curve": [], "reused": None, "reason": None}
-        self.entries.append({**setting._asdict(), **beginning})
-        return self.entries[-1]
+        name, values = setting
+        new: Entry = {"method": name, "values": values, "status": "open", "epochs": 0, "curve": [], "reused": None,
+                      "reason": None}  # fmt: skip
+        self.entries.append(new)
+        return new
 
     def first(self, tries: Mapping[str, int]) -> list[Entry]:
         """The first entries of every method, so many of each; a search that was made longer has more."""
@@ -73,21 +105,21 @@ class Journal:
         """Failed settings are open again."""
         for entry in self.entries:
             if entry["status"] == "failed":
-                entry.update(status="open", epochs=0, curve=[], reason=None)
+                entry.update({"status": "open", "epochs": 0, "curve": [], "reason": None})
 
-    def note(self, entry: Entry, report: dict[str, Any]) -> None:
-        """One report of a setting (see `harness.tuning.setting`)."""
+    def note(self, entry: Entry, report: Report) -> None:
+        """One report of a setting."""
         if entry["reused"] is None:
             entry["reused"] = report["reused"]
         if "failed" in report:
             return
         entry["epochs"] = max(entry["epochs"], report["epoch"])
         if report["epoch"] > len(entry["curve"]):  # else told again
-            entry["curve"].append([report["objective"], report["val_robust_avg"]])
+            entry["curve"].append([report["objective"], report["metrics"]["val_robust_avg"]])
 
-    def settle(self, entry: Entry, status: str, reason: str | None) -> None:
+    def settle(self, entry: Entry, status: Status, reason: str | None) -> None:
         """A setting is decided: written to disk at once."""
-        entry.update(status=status, reason=reason)
+        entry.update({"status": status, "reason": reason})
         self.save()
 
     def save(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,33 @@ from harness.running.failures import disk_full, folder_gone, why_stop
 from harness.running.stopping import GRACE_S, RunControl, StopRequest
 from harness.store.provenance import command
 from harness.tuning.halving import survivors
-from harness.tuning.journal import SETTLED, Entry, Journal, line, setting_of
-from harness.tuning.plan import Tuning, proposed
+from harness.tuning.journal import SETTLED, Entry, Journal, Report, Status, line, setting_of
+from harness.tuning.plan import TuningPlan, proposed
 from harness.tuning.setting import commit_unfinished
 
 Say = Callable[[str], None]
 
 
-class Follower:
+@dataclass
+class _Live:
+    """A setting that runs. known: it is replayed for the scheduler and the searcher; what was decided stands."""
+
+    entry: Entry
+    known: bool
+    report: Report = field(default_factory=lambda: Report())
+
+
+class Listener:
     """What Ray Tune tells of a search, and what the search does about it."""
 
     def __init__(
-        self, tuning: Tuning, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
+        self, tuning: TuningPlan, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
     ) -> None:
         self.tuning, self.journal = tuning, journal
         self.until = tuning.epochs  # where the settings that run now end
         self.stop_reason: str | None = None
         self._lost, self._say, self._tensorboard = lost, say, tensorboard
-        self._live: dict[str, dict[str, Any]] = {}  # last report, by Ray's id
+        self._live: dict[str, _Live] = {}  # by Ray's id
         self._awaited: set[str] = set()
         self._end_at = float("inf")
         self._writers: dict[str, Any] = {}
@@ -59,24 +69,24 @@ class Follower:
                 raise
             self._begin_stop(reason)
 
-    def _settle(self, entry: Entry, status: str, reason: str | None) -> None:
+    def _settle(self, entry: Entry, status: Status, reason: str | None) -> None:
         self._guarded(lambda: self.journal.settle(entry, status, reason))
 
     def started(self, name: str, config: dict[str, Any]) -> None:
-        entry = self.journal.entry(proposed(config, self.tuning.families))
-        self._live.setdefault(name, {"entry": entry, "report": None, "known": entry["status"] in SETTLED})
+        entry = self.journal.entry(proposed(config, self.tuning.searched))
+        self._live.setdefault(name, _Live(entry, known=entry["status"] in SETTLED))
         self.save()
 
-    def reported(self, name: str, report: dict[str, Any]) -> None:
+    def reported(self, name: str, report: Report) -> None:
         live = self._live[name]
         if "interrupted" in report:
             return
-        live["report"] = report
-        self.journal.note(live["entry"], report)
+        live.report = report
+        self.journal.note(live.entry, report)
         self.save()
         if report.get("kind") == "disk":
-            self._begin_stop(disk_full(report["failed"]))
-        self._write_scalars(live["entry"], report)
+            self._begin_stop(disk_full(str(report["failed"])))
+        self._write_scalars(live.entry, report)
 
     def ended(self, name: str, crash: str | None = None) -> None:
         """A setting is over: at its end, by the scheduler's decision, by an error, or because the search is."""
@@ -84,8 +94,8 @@ class Follower:
         self._awaited.discard(name)
         if live is None:
             return
-        entry, report = live["entry"], live["report"] or {}
-        if live["known"]:  # replayed for the scheduler and the searcher; what was decided stands
+        entry, report = live.entry, live.report
+        if live.known:
             return
         if crash is not None and self.stop_reason is None:
             self._store(entry, "failed", error=crash)
@@ -160,7 +170,7 @@ class Follower:
         count, metric = sum(self.tuning.tries.values()), self.tuning.options.metric
         self._say(line(entry, place, count, metric, self.tuning.epochs))
 
-    def _write_scalars(self, entry: dict[str, Any], report: dict[str, Any]) -> None:
+    def _write_scalars(self, entry: Entry, report: Report) -> None:
         """TensorBoard's curves, a run per setting."""
         if self._tensorboard is None:
             return
@@ -170,7 +180,7 @@ class Follower:
         if name not in self._writers:
             self._writers[name] = SummaryWriter(str(self._tensorboard / name))
             self._writers[name].add_text("setting", str(setting_of(entry)))
-        for key, value in report.items():
+        for key, value in {**report, **report.get("metrics", {}), **report.get("by_seed", {})}.items():
             if isinstance(value, float):
                 self._writers[name].add_scalar(key, value, report["epoch"])
         self._writers[name].flush()

@@ -13,7 +13,12 @@ from harness.suites.blocks import read
 from harness.suites.suite import Suite
 from harness.tuning.space import Values, split_entries
 
-METRICS = {"selection_score": "max", "val_robust_worst": "max", "val_robust_avg": "max", "val_robust_nsd": "min"}
+METRICS: dict[str, Literal["max", "min"]] = {
+    "selection_score": "max",
+    "val_robust_worst": "max",
+    "val_robust_avg": "max",
+    "val_robust_nsd": "min",
+}
 _MOST_TRIALS, _MOST_SEEDS = 10_000, 1000  # a slip of the pen would otherwise fill the memory
 
 
@@ -22,8 +27,8 @@ class TuneOptions(Frozen):
 
     space: distributions by key, and mappings of them by method for keys of one method only. settings: instead, lists
     of settings by method. trials: tries, the same number for every method. with_default: the first try is the method's
-    own setting. epochs: of a setting, the suite's where null. seeds: how many of one setting, trained in lockstep, none
-    of them the suite's. compare_seeds: of the comparison between the best setting and the method's own. grace: epochs
+    own setting. epochs: of a setting, the suite's where null. seeds: how many of one setting, side by side, none of
+    them the suite's. compare_seeds: of the comparison between the best setting and the method's own. grace: epochs
     that no scheduler cuts.
     """
 
@@ -43,7 +48,7 @@ class TuneOptions(Frozen):
     search_seed: Seed = 0
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["max", "min"]:
         """`max` or `min`: which end of the metric is better."""
         return self.mode or METRICS[self.metric]
 

@@ -23,8 +23,8 @@ from harness.store.store import Store
 from harness.suites.machine import for_this_machine
 from harness.suites.plan import plan, read_entry
 from harness.suites.suite import Suite, load_suite
-from harness.tuning.entry import Family, without_tests
 from harness.tuning.halving import rungs
+from harness.tuning.method import SearchedMethod, without_tests
 from harness.tuning.options import TuneOptions, read_options
 from harness.tuning.space import Setting, Space, Values, draw, grid, read_space
 from methods.registry import KINDS
@@ -34,13 +34,13 @@ _FIRST_SEED = 1000  # of a search: far from those that suites use
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningPlan:
     """A search, ready to run. teachers: trials that settings learn from. parents: stores that may have them: the one
     beside the search's own, the suite's, the published one."""
 
     suite: Suite
     options: TuneOptions
-    families: dict[str, Family]
+    searched: dict[str, SearchedMethod]
     teachers: tuple[TrialSpec, ...]
     store: Store
     parents: tuple[Path, ...]
@@ -55,8 +55,8 @@ class Tuning:
         options = self.options
         facts = {
             "methods": {
-                name: [[spec.training_id for spec in family.bases], _texts(family.space), options.settings.get(name)]
-                for name, family in self.families.items()
+                name: [[spec.training_id for spec in method.bases], _texts(method.space), options.settings.get(name)]
+                for name, method in self.searched.items()
             },
             "rules": [options.search, options.scheduler, options.metric, options.direction, self.grace],
             "first": options.with_default,
@@ -78,12 +78,12 @@ class Tuning:
     @property
     def epochs(self) -> int:
         """Of a setting that runs to its end."""
-        return next(iter(self.families.values())).epochs
+        return next(iter(self.searched.values())).epochs
 
     @property
     def bases(self) -> list[TrialSpec]:
         """A trial per method and seed, as the methods' own entries have it."""
-        return [spec for family in self.families.values() for spec in family.bases]
+        return [spec for method in self.searched.values() for spec in method.bases]
 
     @property
     def seeds(self) -> list[int]:
@@ -105,7 +105,7 @@ class Tuning:
     @cached_property
     def settings(self) -> list[Setting]:
         """All settings that are known beforehand; none of a tpe search."""
-        return [Setting(name, values) for name, family in self.families.items() for values in family.settings]
+        return [Setting(name, values) for name, method in self.searched.items() for values in method.settings]
 
     @property
     def known_tries(self) -> list[TrialSpec]:
@@ -115,7 +115,7 @@ class Tuning:
     @property
     def tries(self) -> dict[str, int]:
         """How many settings each method has: `trials`, unless its whole space is smaller."""
-        return {name: len(family.settings) or self.trials for name, family in self.families.items()}
+        return {name: len(method.settings) or self.trials for name, method in self.searched.items()}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Tuning:
             "rungs": self.rungs,
             "epochs": self.epochs,
             "seeds": self.seeds,
-            "space": {name: _texts(family.space) for name, family in self.families.items()},
+            "space": {name: _texts(method.space) for name, method in self.searched.items()},
         }
 
     @property
@@ -159,17 +159,17 @@ class Tuning:
 
     def specs(self, setting: Setting) -> list[TrainedSpec]:
         """The trials of a setting, one per seed."""
-        return self.families[setting.method].specs(setting.values)
+        return self.searched[setting.method].specs(setting.values)
 
     def comparison(self, best: Mapping[str, Values]) -> list[TrialSpec]:
         """Each method's best setting beside its own, trained and evaluated as the suite says. A method whose own
         setting is its best has nothing to compare."""
         entries: list[Any] = []
         for name, values in best.items():
-            family = self.families[name]
-            if family.specs(values)[0].training_id != family.bases[0].training_id:
-                entries.append({**family.entry, "variant": f"{name}-default"})
-                entries.append({**family.at(values), "variant": f"{name}-tuned"})
+            method = self.searched[name]
+            if method.specs(values)[0].training_id != method.bases[0].training_id:
+                entries.append({**method.entry, "variant": f"{name}-default"})
+                entries.append({**method.at(values), "variant": f"{name}-tuned"})
         if not entries:
             return []
         return plan(self.suite.model_copy(update={"methods": entries, "primary": []}), seeds=self.comparison_seeds)
@@ -177,7 +177,7 @@ class Tuning:
 
 def plan_tuning(
     suite_name: str, given: Mapping[str, Any], *, overrides: Sequence[str] = (), results: Path | None = None
-) -> Tuning:
+) -> TuningPlan:
     """What a suite's `tune:` block and the command's options ask for; the latter win. Writes nothing. Raises InputError
     for anything that could not run."""
     suite = load_suite(suite_name, overrides)
@@ -188,17 +188,17 @@ def plan_tuning(
     parents = [path for path in (root.parent, home, Path("results") / suite.name) if path != root]
     machine = next((path for path in (root, root.parent, home) if (path / MACHINE_FILE).exists()), root)
     resolved = for_this_machine(suite, machine)
-    families, teachers = _families(resolved, options)
-    tuning = Tuning(
-        resolved, options, families, teachers, Store(root), tuple(parents),
+    searched, teachers = _searched(resolved, options)
+    tuning = TuningPlan(
+        resolved, options, searched, teachers, Store(root), tuple(parents),
         suite.precision == "auto",
     )  # fmt: skip
-    if len({family.epochs for family in families.values()}) > 1:
-        each = ", ".join(f"{name} {family.epochs}" for name, family in families.items())
+    if len({method.epochs for method in searched.values()}) > 1:
+        each = ", ".join(f"{name} {method.epochs}" for name, method in searched.items())
         raise InputError(f"tune: one number of epochs for all methods: --epochs; the suite has {each}")
     if options.grace and options.grace > tuning.epochs:
         raise InputError(f"grace must be at most the {tuning.epochs} epochs of a trial, not {options.grace}")
-    most = max(len(family.settings) for family in families.values())
+    most = max(len(method.settings) for method in searched.values())
     if options.search == "random" and most < tuning.trials:
         raise InputError(f"the space has only {most} different settings: --trials {most}")
     return tuning
@@ -207,18 +207,18 @@ def plan_tuning(
 # Methods, their spaces, their settings
 
 
-def _families(suite: Suite, options: TuneOptions) -> tuple[dict[str, Family], tuple[TrialSpec, ...]]:
+def _searched(suite: Suite, options: TuneOptions) -> tuple[dict[str, SearchedMethod], tuple[TrialSpec, ...]]:
     """The methods in their order, and the teachers of them all."""
     taken = {*suite.seeds, *(seed for entry in suite.methods for seed in read_entry(entry, suite).seeds)}
     seeds = _numbers(_FIRST_SEED, options.seeds, taken)
-    found: dict[str, Family] = {}
+    found: dict[str, SearchedMethod] = {}
     teachers: dict[str, TrialSpec] = {}
     for name in options.methods:
-        found[name], needed = _family(suite, name, seeds, options.epochs)
+        found[name], needed = _searched_method(suite, name, seeds, options.epochs)
         teachers.update({spec.trial_id: spec for spec in needed})
     spaces = _spaces(options, found)
-    for name, family in found.items():
-        searched = replace(family, space=spaces[name])
+    for name, method in found.items():
+        searched = replace(method, space=spaces[name])
         _check_corners(searched)
         found[name] = replace(searched, settings=tuple(_settings(searched, options)))
     return found, tuple(teachers.values())
@@ -229,7 +229,9 @@ def _numbers(first: int, count: int, without: Collection[int]) -> list[int]:
     return list(itertools.islice((number for number in itertools.count(first) if number not in without), count))
 
 
-def _family(suite: Suite, name: str, seeds: list[int], epochs: int | None) -> tuple[Family, list[TrialSpec]]:
+def _searched_method(
+    suite: Suite, name: str, seeds: list[int], epochs: int | None
+) -> tuple[SearchedMethod, list[TrialSpec]]:
     """A method without a space yet, and the teachers it needs: these are trained as the suite says."""
     entry = _entry(suite, name)
     tried = entry
@@ -243,8 +245,8 @@ def _family(suite: Suite, name: str, seeds: list[int], epochs: int | None) -> tu
     if len(students) > len(seeds):
         raise InputError(f"suite {suite.name} has several teachers; tune with one: --set teacher.seeds=[0]")
     needed = {source for spec in students for source in spec.depends_on}
-    family = Family(name, entry, suite, tuple(without_tests(spec) for spec in students), {})
-    return family, [spec for spec in specs if spec.trial_id in needed]
+    method = SearchedMethod(name, entry, suite, tuple(without_tests(spec) for spec in students), {})
+    return method, [spec for spec in specs if spec.trial_id in needed]
 
 
 def _entry(suite: Suite, name: str) -> dict[str, Any]:
@@ -272,58 +274,58 @@ def _check_schedule(training: Mapping[str, Any], epochs: int) -> None:
                          f"fractions of training, such as 0.5, not {points}")  # fmt: skip
 
 
-def _spaces(options: TuneOptions, families: Mapping[str, Family]) -> dict[str, Space]:
+def _spaces(options: TuneOptions, searched: Mapping[str, SearchedMethod]) -> dict[str, Space]:
     """What of the space concerns each method: the keys that it has, and its own ones."""
     shared = {key: text for key, text in options.space.items() if not isinstance(text, Mapping)}
     own = {name: entries for name, entries in options.space.items() if isinstance(entries, Mapping)}
     for name in own:
-        if name not in families:
-            raise unknown("method in space", name, families)
+        if name not in searched:
+            raise unknown("method in space", name, searched)
     common = read_space(shared)
     for key, domain in common.items():
-        if not any(_concerns(family, key, common) for family in families.values()):
-            next(iter(families.values())).specs({key: domain.corners[0]})
+        if not any(_concerns(method, key, common) for method in searched.values()):
+            next(iter(searched.values())).specs({key: domain.corners[0]})
             raise InputError(f"space {key}: no method has it")
     return {
-        name: {key: domain for key, domain in common.items() if _concerns(family, key, common)}
+        name: {key: domain for key, domain in common.items() if _concerns(method, key, common)}
         | read_space(own.get(name, {}))
-        for name, family in families.items()
+        for name, method in searched.items()
     }
 
 
-def _concerns(family: Family, key: str, space: Space) -> bool:
+def _concerns(method: SearchedMethod, key: str, space: Space) -> bool:
     """Whether the method has the key, or a policy that has it may come from the space."""
     kind, dot, _ = key.partition(".")
-    return family.has(key) or (bool(dot) and kind in KINDS and kind in space)
+    return method.has(key) or (bool(dot) and kind in KINDS and kind in space)
 
 
-def _check_corners(family: Family) -> None:
+def _check_corners(method: SearchedMethod) -> None:
     """The method takes the extreme values of every key; then it takes what lies between them."""
-    for key, domain in family.space.items():
-        first = {other: each.corners[0] for other, each in family.space.items()}
+    for key, domain in method.space.items():
+        first = {other: each.corners[0] for other, each in method.space.items()}
         for value in domain.corners:
-            family.specs({**first, key: value})
+            method.specs({**first, key: value})
 
 
-def _settings(family: Family, options: TuneOptions) -> list[Values]:
+def _settings(method: SearchedMethod, options: TuneOptions) -> list[Values]:
     """The tries of a method, each another training; drawn with a seed of the method's own, so that methods beside it
     change nothing."""
-    count, seed = options.trials or _TRIALS, f"{options.search_seed} {family.name}"
+    count, seed = options.trials or _TRIALS, f"{options.search_seed} {method.name}"
     if options.search == "tpe":
         return []
     if options.search == "list":
-        found, count = options.settings[family.name], len(options.settings[family.name])
+        found, count = options.settings[method.name], len(options.settings[method.name])
     elif options.search == "grid":
-        found = grid(family.space, count, seed)
+        found = grid(method.space, count, seed)
     else:
-        found = draw(family.space, count, seed)
+        found = draw(method.space, count, seed)
     if options.with_default:
-        found = [family.defaults, *found]
+        found = [method.defaults, *found]
     distinct: dict[str, Values] = {}
     for values in found:
-        distinct.setdefault(family.specs(values)[0].training_id, values)
+        distinct.setdefault(method.specs(values)[0].training_id, values)
     if options.search == "list" and len(distinct) < len(found):
-        raise InputError(f"tune: settings: two of {family.name} are the same training")
+        raise InputError(f"tune: settings: two of {method.name} are the same training")
     return list(distinct.values())[:count]
 
 
@@ -331,17 +333,17 @@ def _texts(space: Space) -> dict[str, str]:
     return {key: domain.text for key, domain in space.items()}
 
 
-def proposed(config: Mapping[str, Any], families: Mapping[str, Family]) -> Setting:
+def proposed(config: Mapping[str, Any], searched: Mapping[str, SearchedMethod]) -> Setting:
     """A setting from what Ray Tune hands out: the setting itself, or what a searcher proposed."""
     if "setting" in config:
         return Setting(**config["setting"])
     name = config["method"]
-    return Setting(name, {key: domain.decode(config[key]) for key, domain in families[name].space.items()})
+    return Setting(name, {key: domain.decode(config[key]) for key, domain in searched[name].space.items()})
 
 
-def snippet(tuning: Tuning, best: Mapping[str, Values], remarks: Sequence[str]) -> str:
+def snippet(tuning: TuningPlan, best: Mapping[str, Values], remarks: Sequence[str]) -> str:
     """The best setting of every method as YAML: a `methods:` list for a suite, in which each is called as it was
     before, with remarks above."""
-    entries = [{**tuning.families[name].at(values), "variant": name} for name, values in best.items()]
+    entries = [{**tuning.searched[name].at(values), "variant": name} for name, values in best.items()]
     text = yaml.safe_dump({"methods": entries}, sort_keys=False, default_flow_style=None)
     return "".join(f"# {line}\n" for line in remarks) + text

@@ -29,8 +29,8 @@ from harness.running.stopping import RunControl, StopRequest
 from harness.store.lock import StoreLock
 from harness.training.teacher_logits import sharing
 from harness.tuning.journal import SETTLED, Journal, setting_of
-from harness.tuning.listener import Follower, Say
-from harness.tuning.plan import Tuning
+from harness.tuning.listener import Listener, Say
+from harness.tuning.plan import TuningPlan
 from harness.tuning.setting import SettingJob
 from harness.tuning.space import Choice, Domain, Setting, Uniform, Whole
 
@@ -47,8 +47,8 @@ _QUIET = {
 }
 
 
-def search(
-    tuning: Tuning, options: Options, *, say: Say = lambda text: None, tensorboard: Path | None = None
+def run_search(
+    tuning: TuningPlan, options: Options, *, say: Say = lambda text: None, tensorboard: Path | None = None
 ) -> str | None:
     """Run the settings that are still open; returns why it ended early (`SIGINT`, `SIGTERM`, a sentence), else None.
 
@@ -67,10 +67,10 @@ def search(
         journal.begin(tuning.facts, tuning.settings)
         # all settings of a seed ask the same
         with connected(options.address), sharing(store.root, tuning.bases * 2):
-            return _search(tuning, options, Follower(tuning, journal, lambda: lock.lost, say, tensorboard))
+            return _search(tuning, options, Listener(tuning, journal, lambda: lock.lost, say, tensorboard))
 
 
-def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
+def _search(tuning: TuningPlan, options: Options, listener: Listener) -> str | None:
     root = tuning.store.root.resolve()
     control = RunControl(root)
     try:
@@ -79,21 +79,21 @@ def _search(tuning: Tuning, options: Options, follower: Follower) -> str | None:
             StopRequest() as request,
             _ray_folder(tuning.folder, root) as folder,
         ):  # after Ray has set a handler of its own
-            follower.heed(request, control, Health().trouble)
+            listener.heed(request, control, Health().trouble)
             try:
-                for leg in _legs(tuning, follower.journal):
-                    if follower.stop_reason is None:
-                        _fit(tuning, options, follower, folder, leg)
+                for leg in _legs(tuning, listener.journal):
+                    if listener.stop_reason is None:
+                        _fit(tuning, options, listener, folder, leg)
             except KeyboardInterrupt:  # the second signal, or Ray is lost
                 gc.freeze()  # what Ray Tune leaves would ask Ray something as it is collected, and wait for ever
-                follower.stop_reason = follower.stop_reason or request.signal_name or "SIGINT"
+                listener.stop_reason = listener.stop_reason or request.signal_name or "SIGINT"
     finally:
         control.close()
-        follower.save()
-    return follower.stop_reason
+        listener.save()
+    return listener.stop_reason
 
 
-def needs_optuna(tuning: Tuning) -> None:
+def needs_optuna(tuning: TuningPlan) -> None:
     """InputError where the search needs optuna and it is not installed."""
     if tuning.options.search == "tpe" and find_spec("optuna") is None:
         raise InputError("search tpe needs optuna: pip install 'robust-fairness-bench[tune]', or pip install optuna")
@@ -101,21 +101,21 @@ def needs_optuna(tuning: Tuning) -> None:
 
 @dataclass(frozen=True)
 class _Leg:
-    """One run of Ray Tune: some settings, to an epoch. searched: of a method whose settings a searcher proposes."""
+    """One run of Ray Tune: some settings, to an epoch; or those of a method that a searcher proposes."""
 
     until: int
     settings: list[Setting]
-    searched: str | None = None
+    method: str | None = None
 
 
-def _legs(tuning: Tuning, journal: Journal) -> Iterator[_Leg]:
+def _legs(tuning: TuningPlan, journal: Journal) -> Iterator[_Leg]:
     """The parts of a search, one after the other: Ray's schedulers and searchers compare all they see, so they see a
     method at a time; halving goes from rung to rung with all of them, as no cut is made before all are there."""
     options = tuning.options
     if options.search == "tpe":
-        yield from (_Leg(tuning.epochs, [], name) for name in tuning.families)
+        yield from (_Leg(tuning.epochs, [], name) for name in tuning.searched)
     elif options.scheduler in ("asha", "median"):
-        for name in tuning.families:
+        for name in tuning.searched:
             yield _Leg(tuning.epochs, [setting for setting in tuning.settings if setting.method == name])
     else:
         for until in [*tuning.rungs, tuning.epochs]:
@@ -127,33 +127,32 @@ def _legs(tuning: Tuning, journal: Journal) -> Iterator[_Leg]:
             yield _Leg(until, left)
 
 
-def _fit(tuning: Tuning, options: Options, follower: Follower, folder: Path, leg: _Leg) -> None:
+def _fit(tuning: TuningPlan, options: Options, listener: Listener, folder: Path, leg: _Leg) -> None:
     """Run a part of the search, and cut what does not go on from there."""
-    follower.until = leg.until
-    if leg.settings or leg.searched:
-        _run_ray(tuning, options, follower, folder, leg)
-    if leg.until in tuning.rungs and follower.stop_reason is None:
-        follower.cut(leg.until)
+    listener.until = leg.until
+    if leg.settings or leg.method:
+        _run_ray(tuning, options, listener, folder, leg)
+    if leg.until in tuning.rungs and listener.stop_reason is None:
+        listener.cut(leg.until)
 
 
-def _run_ray(tuning: Tuning, options: Options, follower: Follower, folder: Path, leg: _Leg) -> None:
+def _run_ray(tuning: TuningPlan, options: Options, listener: Listener, folder: Path, leg: _Leg) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what the follower tells in a line
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what the listener tells in a line
     resources = tuning.bases[0].resources
     request = {"CPU": resources.cpu, "GPU": resources.gpu, **resources.custom}
     bundle = tune.PlacementGroupFactory([{name: amount for name, amount in request.items() if amount}])
-    settled = {setting_of(each).key: each for each in follower.journal.entries if each["status"] in SETTLED}
+    settled = {setting_of(each).key: each for each in listener.journal.entries if each["status"] in SETTLED}
     job = SettingJob(
-        tuning.families, leg.until, tuning.store.root.resolve(), tuning.options.metric, tuning.options.direction,
-        tuning.tuning_id, str(follower.control.path), follower.control.nonce, options.data_root, options.download,
-        options.plugins, settled,
+        options.workplace(listener.control), tuning.searched, leg.until, tuning.options.metric,
+        tuning.options.direction, tuning.tuning_id, settled,
     )  # fmt: skip
-    space, searcher, count = _searcher(tuning, follower.journal, leg)
+    space, searcher, count = _searcher(tuning, listener.journal, leg)
     trainable = _trainable(pickle.dumps(tuning.bases[0]), pickle.dumps(job))
-    watch = _watch(follower)
+    watch = _watch(listener)
     tune.Tuner(
         tune.with_resources(trainable, bundle),
         param_space=space,
@@ -170,23 +169,23 @@ def _run_ray(tuning: Tuning, options: Options, follower: Follower, folder: Path,
     ).fit()  # fmt: skip
 
 
-def _searcher(tuning: Tuning, journal: Journal, leg: _Leg) -> tuple[dict[str, Any], Any, int]:
+def _searcher(tuning: TuningPlan, journal: Journal, leg: _Leg) -> tuple[dict[str, Any], Any, int]:
     """What varies in Ray's words, its search algorithm, and how many samples to take."""
     from ray import tune
 
-    if leg.searched is None:
+    if leg.method is None:
         return {"setting": tune.grid_search([setting._asdict() for setting in leg.settings])}, None, 1
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, options = tuning.families[leg.searched].space, tuning.options
-    earlier = [entry["values"] for entry in journal.first({leg.searched: tuning.trials})]
+    space, options = tuning.searched[leg.method].space, tuning.options
+    earlier = [entry["values"] for entry in journal.first({leg.method: tuning.trials})]
     points = [{key: space[key].encode(value) for key, value in values.items()} for values in earlier]
     # Given points use up no random numbers: with the same seed the first new ones would repeat the first old ones.
     searcher = OptunaSearch(points_to_evaluate=points or None, seed=options.search_seed + len(points))
     domains = {key: _ray_domain(domain) for key, domain in space.items()}
-    return {**domains, "method": leg.searched}, searcher, tuning.trials
+    return {**domains, "method": leg.method}, searcher, tuning.trials
 
 
 def _ray_domain(domain: Domain) -> Any:
@@ -200,7 +199,7 @@ def _ray_domain(domain: Domain) -> Any:
     return (tune.loguniform if domain.logarithmic else tune.uniform)(domain.low, domain.high)
 
 
-def _scheduler(tuning: Tuning) -> Any:
+def _scheduler(tuning: TuningPlan) -> Any:
     from ray.tune import schedulers
 
     time_attr, grace = "training_iteration", tuning.grace
@@ -235,7 +234,7 @@ def _trainable(pickled_spec: bytes, pickled_job: bytes) -> Callable[..., None]:
         from harness.tuning.setting import setting_reports
 
         told = False
-        for report in setting_reports(job, proposed(config, job.families)):
+        for report in setting_reports(job, proposed(config, job.searched)):
             tune.report(report)
             told = True
         if not told:
@@ -244,12 +243,12 @@ def _trainable(pickled_spec: bytes, pickled_job: bytes) -> Callable[..., None]:
     return setting
 
 
-def _watch(follower: Follower) -> Any:
-    """The follower as Ray Tune sees it: one object that is told of trials and asked when to end."""
+def _watch(listener: Listener) -> Any:
+    """The listener as Ray Tune sees it: one object that is told of trials and asked when to end."""
     from ray import tune
 
     class Watch(tune.Callback, tune.Stopper):
-        follower: Follower
+        listener: Listener
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Ray writes its callbacks to a file that nobody reads
@@ -258,27 +257,27 @@ def _watch(follower: Follower) -> Any:
             return False
 
         def stop_all(self) -> bool:
-            return self.follower.should_end()
+            return self.listener.should_end()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.follower.started(trial.trial_id, trial.config)
+            self.listener.started(trial.trial_id, trial.config)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-            self.follower.reported(trial.trial_id, result)
+            self.listener.reported(trial.trial_id, result)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.follower.ended(trial.trial_id)
+            self.listener.ended(trial.trial_id)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = trial.get_pickled_error()
             error = getattr(error, "cause", error)  # Ray wraps what a worker raised
             if error is not None and kind_of(error) == "infrastructure":
-                self.follower.unfit(trial.trial_id, " ".join(str(error).split()))
+                self.listener.unfit(trial.trial_id, " ".join(str(error).split()))
             else:
-                self.follower.ended(trial.trial_id, f"the process of the setting died {_CRASHES} times")
+                self.listener.ended(trial.trial_id, f"the process of the setting died {_CRASHES} times")
 
     watch = Watch()
-    watch.follower = follower  # not through the class, which is written as a whole
+    watch.listener = listener  # not through the class, which is written as a whole
     return watch
 
 

@@ -19,7 +19,7 @@ from harness.report.write import slug, write_report
 from harness.running.stopping import by_signal
 from harness.spec import TrialSpec
 from harness.tuning.journal import Entry, Journal, setting_of
-from harness.tuning.plan import Tuning, snippet
+from harness.tuning.plan import TuningPlan, snippet
 from harness.tuning.space import Uniform, Values
 
 
@@ -44,7 +44,7 @@ class Tuned:
         return ExitCode.INCOMPLETE if self.trouble or self.stop_reason else ExitCode.DONE
 
 
-def write_tuning(tuning: Tuning) -> Tuned:
+def write_tuning(tuning: TuningPlan) -> Tuned:
     """Write tables, cost, figures and the best settings beside the journal."""
     journal, folder = Journal(tuning.folder), tuning.folder
     begun = {
@@ -76,12 +76,12 @@ def write_tuning(tuning: Tuning) -> Tuned:
     return Tuned(best, [*(folder / name for name in texts), *figures], sentences, trouble=trouble)
 
 
-def runs_frame(tuning: Tuning, entries: Sequence[Entry]) -> pd.DataFrame:
+def runs_frame(tuning: TuningPlan, entries: Sequence[Entry]) -> pd.DataFrame:
     """A line per setting of one method and seed, as `harness.report.tuning` reads it."""
     lines = []
     for place, entry in enumerate(entries):
         setting = setting_of(entry)
-        values = {key: tuning.families[setting.method].default(key) for key in tuning.families[setting.method].keys}
+        values = {key: tuning.searched[setting.method].default(key) for key in tuning.searched[setting.method].keys}
         for spec in tuning.specs(setting):
             lines.append({"setting": place, "seed": spec.seed, "trial_id": spec.trial_id, "status": entry["status"],
                           "epochs": entry["epochs"], **values, **entry["values"]})  # fmt: skip
@@ -89,7 +89,7 @@ def runs_frame(tuning: Tuning, entries: Sequence[Entry]) -> pd.DataFrame:
     return frame.assign(cpu_s=_processor_seconds(tuning, frame))
 
 
-def _processor_seconds(tuning: Tuning, runs: pd.DataFrame) -> pd.Series:
+def _processor_seconds(tuning: TuningPlan, runs: pd.DataFrame) -> pd.Series:
     """Of the epochs that the search let each trial run, at the mean of the trial's own: another search may have gone on
     with it. NaN where the store does not say."""
     trials = tuning.store.read("trials", list(runs["trial_id"])).reindex(columns=["trial_id", "train_cpu_s"])
@@ -99,15 +99,15 @@ def _processor_seconds(tuning: Tuning, runs: pd.DataFrame) -> pd.Series:
     return (share * runs["trial_id"].map(spent)).mask(runs["epochs"] == 0, 0.0)
 
 
-def _draw(tuning: Tuning, part: report.Found, epochs: pd.DataFrame) -> list[Path]:
+def _draw(tuning: TuningPlan, part: report.Found, epochs: pd.DataFrame) -> list[Path]:
     from harness.report.figures import tuning as figures_tuning
     from harness.report.figures.style import save
 
-    family = tuning.families[part.method]
-    logarithmic = [key for key, domain in family.space.items() if isinstance(domain, Uniform) and domain.logarithmic]
+    method = tuning.searched[part.method]
+    logarithmic = [key for key, domain in method.space.items() if isinstance(domain, Uniform) and domain.logarithmic]
     figures = {
         "response": figures_tuning.response(
-            part.runs, epochs, tuning.options.metric, logarithmic=logarithmic, defaults=family.defaults
+            part.runs, epochs, tuning.options.metric, logarithmic=logarithmic, defaults=method.defaults
         ),
         "pareto": figures_tuning.pareto(part.table),
     }
@@ -119,7 +119,7 @@ def _draw(tuning: Tuning, part: report.Found, epochs: pd.DataFrame) -> list[Path
     return list(paths)
 
 
-def _remark(tuning: Tuning) -> str:
+def _remark(tuning: TuningPlan) -> str:
     seeds = ", ".join(map(str, tuning.seeds))
     return (
         f"By {tuning.options.metric} on held-out training images of {tuning.suite.name}, {tuning.epochs} epochs, seeds "
@@ -128,7 +128,7 @@ def _remark(tuning: Tuning) -> str:
 
 
 def write_comparison(
-    tuning: Tuning, best: Mapping[str, Values], specs: Sequence[TrialSpec]
+    tuning: TuningPlan, best: Mapping[str, Values], specs: Sequence[TrialSpec]
 ) -> tuple[list[str], list[Path]]:
     """The report of the comparison on test images, and what came out by method: a sentence each, which also stand in
     comparison.md; and the files."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from harness.events import OnEvent
 from harness.running.on_ray import connected
 from harness.running.run import Options, Outcome, check_inputs, run
 from harness.running.teachers import Trained, take_teachers, teachers_beside
@@ -19,15 +19,15 @@ from harness.suites.earlier import ENDED, refuse_older, refuse_older_proposals
 from harness.suites.machine import remember_machine
 from harness.tuning.journal import Journal
 from harness.tuning.listener import Say
-from harness.tuning.plan import Tuning
-from harness.tuning.ray_tune import needs_optuna, search
+from harness.tuning.plan import TuningPlan
+from harness.tuning.ray_tune import needs_optuna, run_search
 from harness.tuning.report import Tuned, write_comparison, write_tuning
 
-Follow = Callable[[Sequence[TrialSpec]], AbstractContextManager[Callable[[dict[str, Any]], None]]]
+Follow = Callable[[Sequence[TrialSpec]], AbstractContextManager[OnEvent]]
 
 
 def run_tuning(
-    tuning: Tuning,
+    tuning: TuningPlan,
     options: Options | None = None,
     *,
     teachers: Sequence[Trained] = (),
@@ -60,7 +60,7 @@ def run_tuning(
         outcome = _run(tuning.teachers, tuning.store, options, follow)
         if outcome.exit_code:
             return Tuned({}, [], [], [], _troubles(tuning.teachers, outcome), outcome.stop_reason)
-        stop_reason = search(tuning, options, say=say, tensorboard=tensorboard)
+        stop_reason = run_search(tuning, options, say=say, tensorboard=tensorboard)
         try:
             found = write_tuning(tuning)
         except OSError as error:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,18 +24,17 @@ from harness.engine.process import torch_threads
 from harness.errors import kind_of
 from harness.files import make_folder
 from harness.inputs import training_folder
-from harness.running.stopping import StopSignal
-from harness.running.worker import load_plugins
+from harness.running.worker import Workplace, load_plugins
 from harness.spec import TrialSpec
-from harness.store.provenance import command, training_columns, trial_columns
+from harness.store.provenance import training_columns, trial_columns
 from harness.store.store import Store
 from harness.training.train import read_history, read_training_state
 from harness.trial import run_trial
-from harness.tuning.entry import Family
+from harness.tuning.journal import Entry, Report
+from harness.tuning.method import SearchedMethod
 from harness.tuning.options import METRICS
 from harness.tuning.space import Setting
 
-Report = dict[str, Any]
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {"epochs": [], "class_state": []}
 # What a searcher is told of a setting that failed or whose metric is undefined: worse than any real one, and finite.
@@ -46,24 +45,22 @@ WORST = {"max": 0.0, "min": 100.0}
 class SettingJob:
     """All that a worker needs to know to run any setting of a search.
 
-    until: the epoch at which a setting ends, its last or one after which settings are cut. control, nonce: see
-    `StopSignal`. command: see `Job`. settled: what earlier drivers of this search have decided, by the setting's key:
-    an entry of the journal with its `status`, `epochs` and `reason`.
+    until: the epoch at which a setting ends, its last or one after which settings are cut. settled: the journal's
+    entries of what earlier drivers of this search have decided, by the setting's key.
     """
 
-    families: Mapping[str, Family]
+    workplace: Workplace
+    searched: Mapping[str, SearchedMethod]
     until: int
-    store_root: Path
     metric: str
-    mode: str
+    mode: Literal["max", "min"]
     tuning_id: str
-    control: str = ""
-    nonce: str = ""
-    data_root: Path | None = None
-    download: bool = False
-    plugins: tuple[str, ...] = ()
-    settled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    command: str = field(default_factory=command)
+    settled: Mapping[str, Entry] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What the `trials` table has of the search itself."""
+        return {"tuning_id": self.tuning_id, "command": self.workplace.command}
 
 
 def setting_reports(
@@ -71,21 +68,20 @@ def setting_reports(
 ) -> Iterator[Report]:
     """A report per epoch until the job's; the last epoch's once everything is stored. Ends early where told to stop.
 
-    `epoch`; the mean over seeds of every metric; `seed_1000` .. the metric by seed; `objective`, the metric's mean or
-    the worst possible; `reused`, the epochs of all seeds that were there before. A seed that raises is stored as failed
-    and reported with `failed`, its message, and `kind`; what is the machine's fault is raised, and nothing is stored.
+    A seed that raises is stored as failed and reported; what is the machine's fault is raised, and nothing is stored.
     """
-    load_plugins(job.plugins)
-    stop = should_stop or StopSignal(job.control, job.nonce)
-    settled = job.settled.get(setting.key, {})
-    if settled.get("status") == "failed":
-        yield {"epoch": 0, "objective": WORST[job.mode], "failed": settled.get("reason"), "kind": "method", "reused": 0}
+    root = job.workplace.store_root
+    load_plugins(job.workplace.plugins)
+    stop = should_stop or job.workplace.stop_signal
+    settled = job.settled.get(setting.key)
+    if settled and settled["status"] == "failed":
+        yield {"epoch": 0, "objective": WORST[job.mode], "failed": settled["reason"], "kind": "method", "reused": 0}
         return
-    family = job.families[setting.method]
-    last = settled["epochs"] if settled.get("status") == "stopped" else job.until
-    specs = family.specs(setting.values)
-    folder = training_folder(job.store_root, specs[0].training_id)
-    with torch_threads(specs[0].threads), _alone(folder, job.store_root):
+    method = job.searched[setting.method]
+    last = settled["epochs"] if settled and settled["status"] == "stopped" else job.until
+    specs = method.specs(setting.values)
+    folder = training_folder(root, specs[0].training_id)
+    with torch_threads(specs[0].threads), _alone(folder, root):
         seeds, epoch, reused = [_Seed(job, spec, stop) for spec in specs], 0, 0
         try:
             for seed in seeds:
@@ -93,11 +89,11 @@ def setting_reports(
                 reused += min(len(seed.rows), last)
             for epoch in range(1, last + 1):
                 for seed in seeds:
-                    if not seed.reach(epoch) or (epoch == family.epochs and not seed.finish()):
+                    if not seed.reach(epoch) or (epoch == method.epochs and not seed.finish()):
                         return
                 yield {"epoch": epoch, "reused": reused, **summary(job, seeds, epoch)}
         except Exception as error:
-            if not job.store_root.is_dir():
+            if not root.is_dir():
                 return  # moved or deleted: the driver says so
             if kind_of(error) == "infrastructure":
                 raise  # nothing is known of the setting: another process may do
@@ -110,7 +106,7 @@ def summary(job: SettingJob, seeds: Sequence[_Seed], epoch: int) -> Report:
     means = {name: float(np.mean([row[name] for row in kept])) for name in METRICS}
     by_seed = {f"seed_{seed.spec.seed}": float(row[job.metric]) for seed, row in zip(seeds, kept, strict=True)}
     mean = means[job.metric]
-    return {**means, **by_seed, "objective": mean if math.isfinite(mean) else WORST[job.mode]}
+    return {"metrics": means, "by_seed": by_seed, "objective": mean if math.isfinite(mean) else WORST[job.mode]}
 
 
 def kept_row(rows: Sequence[Row]) -> Row:
@@ -129,11 +125,10 @@ class _Seed:
         self.spec = spec
         self.done = False
         self.rows: list[Row] = []
-        self._store_root = job.store_root
+        self._store_root = job.workplace.store_root
         self._events = run_trial(
-            spec, job.store_root, data_root=job.data_root, download=job.download, should_stop=should_stop,
-            columns={"tuning_id": job.tuning_id, "command": job.command},
-        )  # fmt: skip
+            spec, self._store_root, **job.workplace.data, should_stop=should_stop, columns=job.columns
+        )
 
     def look(self) -> None:
         """What is there already."""
@@ -216,13 +211,12 @@ def _failure(job: SettingJob, seeds: Sequence[_Seed], failed: _Seed, error: Exce
     kind, text = kind_of(error), " ".join(f"{type(error).__name__}: {error}".split())
     reason = f"seed {failed.spec.seed}: {text}"
     if kind != "disk":
-        store = Store(job.store_root, begun=True)
+        store = Store(job.workplace.store_root, begun=True)
         trace = f"{text}\n\n{traceback.format_exc()}"
-        row = {"tuning_id": job.tuning_id, "command": job.command}
-        commit_unfinished(store, failed.spec, "failed", error=trace, **row)
+        commit_unfinished(store, failed.spec, "failed", error=trace, **job.columns)
         for seed in seeds:
             if seed is not failed and not seed.done:
-                commit_unfinished(store, seed.spec, "stopped", reason=f"{reason} (failed)"[:300], **row)
+                commit_unfinished(store, seed.spec, "stopped", reason=f"{reason} (failed)"[:300], **job.columns)
     return {"failed": reason, "kind": kind}
 
 

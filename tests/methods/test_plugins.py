@@ -16,7 +16,7 @@ import pytest
 import methods
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
-from harness.running.worker import Job, trial_events
+from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import TrialSpec
 from harness.store.store import Store
 from methods import SettingsError, plugins
@@ -264,17 +264,17 @@ def test_hidden_files_of_a_plugin_package_do_not_count(tmp_path):
     assert planned(tmp_path, package)["mine"].code == before.code
 
 
-@pytest.mark.parametrize("assistant", ["", "helper"])
+@pytest.mark.parametrize("helper", ["", "helper"])
 @pytest.mark.parametrize("loads", [OTHER, None])
-def test_a_worker_that_has_other_code_than_planned_is_at_fault_and_computes_nothing(tmp_path, loads, assistant):
+def test_a_worker_that_has_other_code_than_planned_is_at_fault_and_computes_nothing(tmp_path, loads, helper):
     plugin, store = tmp_path / "mine.py", tmp_path / "store"
     store.mkdir()
     plugin.write_text(FORMULA)
     spec = planned(tmp_path, plugin)["mine"]
     plugin.write_text(loads or LABELS)
     load_anew(plugin)
-    run = "harness.trial:assist" if assistant else "harness.trial:run_trial"
-    job = Job(spec, store, "", "", run, plugins=(str(plugin),), assistant=assistant)
+    run = "harness.trial:help_trial" if helper else "harness.trial:run_trial"
+    job = Job(spec, Workplace(store, plugins=(str(plugin),)), run, helper)
     events = list(trial_events(job, lambda: False))
     assert [event["event"] for event in events] == ["launch", "error"]
     assert events[1]["kind"] == "infrastructure"

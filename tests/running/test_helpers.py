@@ -1,4 +1,4 @@
-"""Evaluations that several tasks share: who gets assistants and when, and that they change nothing but the time."""
+"""Evaluations that several tasks share: who gets helpers and when, and that they change nothing but the time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from harness.attacks import autoattack
 from harness.evaluation.evaluate import Claims, SharedEvaluation
 from harness.inputs import read_data
 from harness.running.driver import Driver
-from harness.running.helpers import MAX_FAILURES, Assistants
+from harness.running.helpers import MAX_FAILURES, Helpers
 from harness.running.run import Options, run
 from harness.running.stopping import StopRequest
-from harness.running.trial_queue import Agenda
+from harness.running.trial_queue import TrialQueue
 from harness.spec import Resources, TrialSpec
 from harness.store.store import Store
 from tests.small import run_to_end, small_specs
@@ -42,8 +42,8 @@ class Places:
     def trouble(self) -> str | None:
         return None
 
-    def start(self, spec: TrialSpec, resources: Resources, assistant: str = "") -> None:
-        self.live.append(assistant or spec.trial_id)
+    def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
+        self.live.append(helper or spec.trial_id)
         self.started.append(self.live[-1])
 
     def poll(self, timeout: float) -> Iterator[Event]:
@@ -62,12 +62,12 @@ class Places:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.running.helpers.ASSIST_AFTER_S", 0.0)
+    monkeypatch.setattr("harness.running.helpers.HELP_AFTER_S", 0.0)
 
 
-def told(assistants: Assistants, places: Places) -> None:
+def told(helpers: Helpers, places: Places) -> None:
     for event in places.poll(0):
-        assistants.note(event)
+        helpers.note(event)
 
 
 def names(trial: TrialSpec, *numbers: int) -> list[str]:
@@ -76,69 +76,69 @@ def names(trial: TrialSpec, *numbers: int) -> list[str]:
 
 def test_as_many_as_there_is_room_and_work_for() -> None:
     trial, places = fake.make(1), Places(3)
-    assistants = Assistants(places, lambda event: None)
-    assistants.launch(float("inf"))
+    helpers = Helpers(places, lambda event: None)
+    helpers.launch(float("inf"))
     assert places.live == []  # nobody is in its evaluation
-    assistants.expect(trial, ONE, left=2)
-    assistants.launch(1)
+    helpers.expect(trial, ONE, left=2)
+    helpers.launch(1)
     assert places.live == names(trial, 1)
-    assistants.launch(float("inf"))
+    helpers.launch(float("inf"))
     assert places.live == names(trial, 1, 2)  # a third would find nothing to do
-    assistants.expect(trial, ONE, left=9)
-    assistants.launch(float("inf"))
+    helpers.expect(trial, ONE, left=9)
+    helpers.launch(float("inf"))
     assert places.live == names(trial, 1, 2, 3)  # no room for more
     places.end(places.live[0])
-    told(assistants, places)
-    assistants.launch(float("inf"))
+    told(helpers, places)
+    helpers.launch(float("inf"))
     assert places.live == names(trial, 2, 3)  # it ended because nothing is left
 
 
 def test_an_evaluation_that_has_just_begun_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.running.helpers.ASSIST_AFTER_S", 60.0)
+    monkeypatch.setattr("harness.running.helpers.HELP_AFTER_S", 60.0)
     places = Places(3)
-    assistants = Assistants(places, lambda event: None)
-    assistants.expect(fake.make(1), ONE, left=9)
-    assistants.launch(float("inf"))
+    helpers = Helpers(places, lambda event: None)
+    helpers.expect(fake.make(1), ONE, left=9)
+    helpers.launch(float("inf"))
     assert places.live == []
 
 
-def test_assistants_that_die_are_replaced_a_few_times() -> None:
+def test_helpers_that_die_are_replaced_a_few_times() -> None:
     trial, places = fake.make(1), Places(1)
-    assistants = Assistants(places, lambda event: None)
-    assistants.expect(trial, ONE, left=9)
+    helpers = Helpers(places, lambda event: None)
+    helpers.expect(trial, ONE, left=9)
     for number in range(1, MAX_FAILURES + 1):
-        assistants.launch(float("inf"))
+        helpers.launch(float("inf"))
         assert places.live == names(trial, number)
         if number == 1:  # one that raises says so before it ends
-            assistants.note({"event": "error", "trial_id": names(trial, 1)[0], "error": "no"})
+            helpers.note({"event": "error", "trial_id": names(trial, 1)[0], "error": "no"})
             places.end(names(trial, 1)[0])
         else:
             places.end(places.live[0], "lost", error="gone")
-        told(assistants, places)
-    assistants.launch(float("inf"))
+        told(helpers, places)
+    helpers.launch(float("inf"))
     assert places.live == []
-    assert len(assistants) == 0
+    assert len(helpers) == 0
 
 
 def test_they_go_when_their_trial_is_settled() -> None:
     trials, places, events = [fake.make(1), fake.make(2)], Places(4), []
-    assistants = Assistants(places, events.append)
+    helpers = Helpers(places, events.append)
     for trial in trials:
-        assistants.expect(trial, ONE, left=2)
-    assistants.launch(float("inf"))
-    assert len(assistants) == 4
-    assistants.dismiss(trials[0].trial_id)
-    told(assistants, places)
+        helpers.expect(trial, ONE, left=2)
+    helpers.launch(float("inf"))
+    assert len(helpers) == 4
+    helpers.dismiss(trials[0].trial_id)
+    told(helpers, places)
     assert places.live == names(trials[1], 3, 4)
     assert [(event["event"], event["trial_id"], event["what"]) for event in events] == [
-        ("assistant", trials[0].trial_id, "lost")
+        ("helper", trials[0].trial_id, "lost")
     ] * 2
-    assistants.launch(float("inf"))
+    helpers.launch(float("inf"))
     assert len(places.live) == 2  # the trial that is over gets no more
 
 
 def driven(specs: list[TrialSpec], places: Places, root: Path, workers: int | None = None) -> Driver:
-    return Driver(Agenda(specs, {}), places, Store(root), lambda event: None, StopRequest(), workers=workers)
+    return Driver(TrialQueue(specs, {}), places, Store(root), lambda event: None, StopRequest(), workers=workers)
 
 
 def turn(driver: Driver) -> None:
@@ -147,7 +147,7 @@ def turn(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("workers", [None, 3])
-def test_ready_trials_go_before_assistants(tmp_path: Path, workers: int | None) -> None:
+def test_ready_trials_go_before_helpers(tmp_path: Path, workers: int | None) -> None:
     teacher = fake.make(1, role="teacher")
     evaluated, students = fake.make(2), [fake.make(3 + seed, teacher=teacher) for seed in range(2)]
     places = Places(3 if workers is None else 9)
@@ -159,7 +159,7 @@ def test_ready_trials_go_before_assistants(tmp_path: Path, workers: int | None) 
     assert places.live[2:] == names(evaluated, 1)
     places.events = [{"event": "done", "trial_id": teacher.trial_id}]
     places.end(teacher.trial_id)
-    turn(driver)  # a student takes the teacher's place, and the assistant makes room for the other one
+    turn(driver)  # a student takes the teacher's place, and the helper makes room for the other one
     assert places.live == [evaluated.trial_id, students[0].trial_id]
     turn(driver)
     assert places.live == [evaluated.trial_id, *(student.trial_id for student in students)]
@@ -194,7 +194,7 @@ def test_a_claim_is_one_processs_and_says_in_the_end_what_it_took(tmp_path: Path
 
 
 def test_stale_claims_cost_nothing(tmp_path: Path) -> None:
-    """Assistants that died with claims leave work to the trial: it does all of it, and clears up."""
+    """Helpers that died with claims leave work to the trial: it does all of it, and clears up."""
     spec = small_specs(tmp_path)["at"]
     run_to_end(spec, tmp_path / "one")
     alone = tmp_path / "one"
@@ -247,28 +247,28 @@ def test_attacks_that_begin_alike_are_one_job(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_rows_do_not_depend_on_assistants(ray_session: None, tmp_path: Path) -> None:
-    """A real trial alone, with one assistant and with three, one of which is killed with a claim in its hands."""
+def test_rows_do_not_depend_on_helpers(ray_session: None, tmp_path: Path) -> None:
+    """A real trial alone, with one helper and with three, one of which is killed with a claim in its hands."""
     spec = small_specs(tmp_path, evaluation={"attacks": ["clean", "pgd20", "aa_short"], "chunk_size": 10})["at"]
     run_to_end(spec, tmp_path / "0")
-    for assistants in (1, 3):
-        root, events = tmp_path / str(assistants), []
+    for helpers in (1, 3):
+        root, events = tmp_path / str(helpers), []
         root.mkdir()
-        (root / ".wanted").write_text(str(assistants))
-        if assistants == 3:
+        (root / ".wanted").write_text(str(helpers))
+        if helpers == 3:
             (root / ".kill").touch()
         options = Options(
-            workers=1 + assistants,
-            run_trial="real_trials:waits_for_assistants",
-            assist="real_trials:assists_slowly",
+            workers=1 + helpers,
+            run_trial="real_trials:waits_for_helpers",
+            help_trial="real_trials:helps_slowly",
             minimum_free_bytes=0,
         )
         outcome = run([spec], Store(root), options=options, on_event=events.append)
         assert outcome.done == [spec.trial_id], (outcome, events)
-        helped = [event for event in events if event["event"] == "assistant"]
-        pieces = sum(event["what"] == "assisted" for event in helped) - len({event["assistant"] for event in helped})
+        helped = [event for event in events if event["event"] == "helper"]
+        pieces = sum(event["what"] == "helped" for event in helped) - len({event["helper"] for event in helped})
         assert pieces > 0
-        assert len(list(root.glob(".assistant-*"))) >= assistants
+        assert len(list(root.glob(".helper-*"))) >= helpers
         real_trials.assert_same_numbers(tmp_path / "0", root)
         assert not list(root.rglob("evaluations"))
         assert not list(root.rglob("*.tmp"))

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import fake_trials as fake
 import pytest
@@ -26,7 +26,7 @@ from harness.running.checks import Node, check_disk, check_probe, check_requests
 from harness.running.failures import Decision, decide
 from harness.running.run import Options, Outcome, connected, run
 from harness.running.stopping import RunControl, StopRequest, StopSignal
-from harness.running.trial_queue import Agenda
+from harness.running.trial_queue import TrialQueue
 from harness.spec import TrialSpec
 from harness.store.lock import StoreLock
 from harness.store.store import Store
@@ -44,62 +44,62 @@ def errors(store: Store) -> dict[str, str]:
     return dict(zip(rows["trial_id"], rows["error"], strict=True))
 
 
-# The agenda
+# The queue
 
 
 def test_teachers_come_first_then_the_longest() -> None:
     short, long, teacher = fake.make(1, steps=2), fake.make(2, steps=9), fake.make(3, steps=1, role="teacher")
-    agenda = Agenda([short, long, teacher], {})
-    assert list(agenda.ready(0.0)) == [teacher, long, short]
+    queue = TrialQueue([short, long, teacher], {})
+    assert list(queue.ready(0.0)) == [teacher, long, short]
 
 
 def test_plan_is_what_the_store_does_not_have() -> None:
     specs = [fake.make(seed) for seed in range(5)]
     statuses = dict(zip(ids(specs), ["done", "failed", "stopped", "interrupted"], strict=False)) | {"other": "done"}
-    agenda = Agenda(specs, statuses, {specs[1].trial_id: "why"})
-    assert agenda.skipped == ids(specs[:1])
-    assert agenda.failed == {specs[1].trial_id: "why"}
-    assert sorted(agenda.waiting) == sorted(ids(specs[2:]))
-    assert sorted(Agenda(specs, statuses).waiting) == sorted(ids(specs[1:]))
+    queue = TrialQueue(specs, statuses, {specs[1].trial_id: "why"})
+    assert queue.skipped == ids(specs[:1])
+    assert queue.failed == {specs[1].trial_id: "why"}
+    assert sorted(queue.waiting) == sorted(ids(specs[2:]))
+    assert sorted(TrialQueue(specs, statuses).waiting) == sorted(ids(specs[1:]))
 
 
 def test_a_student_starts_when_its_own_teacher_is_done() -> None:
     first, second = fake.make(1, role="teacher"), fake.make(2, role="teacher")
     one, two = fake.make(3, teacher=first), fake.make(4, teacher=second)
-    agenda = Agenda([one, two, first, second], {})
-    assert ids(list(agenda.ready(0.0))) == ids([first, second])
-    agenda.start(first.trial_id)
-    agenda.start(second.trial_id)
-    assert list(agenda.ready(0.0)) == []
-    agenda.finish(second.trial_id)
-    assert list(agenda.ready(0.0)) == [two]
+    queue = TrialQueue([one, two, first, second], {})
+    assert ids(list(queue.ready(0.0))) == ids([first, second])
+    queue.start(first.trial_id)
+    queue.start(second.trial_id)
+    assert list(queue.ready(0.0)) == []
+    queue.finish(second.trial_id)
+    assert list(queue.ready(0.0)) == [two]
 
 
 def test_a_teacher_in_the_store_is_enough() -> None:
     teacher = fake.make(1, role="teacher")
     student = fake.make(2, teacher=teacher)
-    assert list(Agenda([student], {teacher.trial_id: "done"}).ready(0.0)) == [student]
-    assert "neither in this suite nor in the store" in Agenda([student], {}).blocked[student.trial_id]
+    assert list(TrialQueue([student], {teacher.trial_id: "done"}).ready(0.0)) == [student]
+    assert "neither in this suite nor in the store" in TrialQueue([student], {}).blocked[student.trial_id]
 
 
 def test_a_failed_teacher_blocks_the_whole_chain() -> None:
     teacher = fake.make(1, role="teacher")
     middle = fake.make(2, role="teacher", teacher=teacher)
     student, other = fake.make(3, teacher=middle), fake.make(4)
-    agenda = Agenda([student, middle, other, teacher], {})
-    agenda.start(teacher.trial_id)
-    assert agenda.fail(teacher.trial_id, "no") == [middle.trial_id, student.trial_id]
-    assert set(agenda.blocked) == {middle.trial_id, student.trial_id}
-    assert agenda.waiting == [other.trial_id]
+    queue = TrialQueue([student, middle, other, teacher], {})
+    queue.start(teacher.trial_id)
+    assert queue.fail(teacher.trial_id, "no") == [middle.trial_id, student.trial_id]
+    assert set(queue.blocked) == {middle.trial_id, student.trial_id}
+    assert queue.waiting == [other.trial_id]
 
 
 def test_a_paused_trial_comes_back_in_its_place() -> None:
     short, long = fake.make(1, steps=2), fake.make(2, steps=9)
-    agenda = Agenda([short, long], {})
-    agenda.start(long.trial_id)
-    agenda.postpone(long.trial_id, until=5.0)
-    assert list(agenda.ready(4.9)) == [short]
-    assert list(agenda.ready(5.0)) == [long, short]
+    queue = TrialQueue([short, long], {})
+    queue.start(long.trial_id)
+    queue.postpone(long.trial_id, until=5.0)
+    assert list(queue.ready(4.9)) == [short]
+    assert list(queue.ready(5.0)) == [long, short]
 
 
 def test_trials_of_one_training_never_run_at_once() -> None:
@@ -109,12 +109,12 @@ def test_trials_of_one_training_never_run_at_once() -> None:
     longer.__dict__.pop("training_id", None)
     assert spec.training_id == longer.training_id
     assert spec.trial_id != longer.trial_id
-    agenda = Agenda([spec, longer], {})
-    assert len(list(agenda.ready(0.0))) == 1
-    agenda.start(spec.trial_id)
-    assert list(agenda.ready(0.0)) == []
-    agenda.finish(spec.trial_id)
-    assert list(agenda.ready(0.0)) == [longer]
+    queue = TrialQueue([spec, longer], {})
+    assert len(list(queue.ready(0.0))) == 1
+    queue.start(spec.trial_id)
+    assert list(queue.ready(0.0)) == []
+    queue.finish(spec.trial_id)
+    assert list(queue.ready(0.0)) == [longer]
 
 
 # Errors
@@ -458,6 +458,15 @@ class Clock:
 def screen(specs: list[TrialSpec], terminal: bool) -> tuple[Progress, io.StringIO, Clock]:
     file, clock = io.StringIO(), Clock()
     return Progress(specs, Console(file=file, force_terminal=terminal, width=120), clock), file, clock
+
+
+def test_each_handler_reads_the_event_of_its_name() -> None:
+    """The only place where mypy cannot tell: handlers are found by name."""
+    handlers = {name: handler for name, handler in vars(Progress).items() if name.startswith("_on_")}
+    assert len(handlers) > 10
+    for name, handler in handlers.items():
+        event = get_type_hints(handler)["event"]
+        assert get_args(get_type_hints(event)["event"]) == (name.removeprefix("_on_"),)
 
 
 def test_progress_counts_and_estimates() -> None:

@@ -24,7 +24,7 @@ from harness.models.checkpoints import write_state
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.running.teachers import _seen
-from harness.running.worker import Job, trial_events
+from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import TrialSpec
 from harness.store import fingerprint, provenance, tables
 from harness.store.compaction import compact
@@ -124,7 +124,7 @@ def test_the_fingerprint_reads_everything_that_it_names():
     assert len(fingerprint.code_fingerprint()) == 12
 
 
-WITHOUT_NUMBERS = ("harness/errors.py", "harness/files.py", "harness/spec.py", "harness/store")
+WITHOUT_NUMBERS = ("harness/errors.py", "harness/events.py", "harness/files.py", "harness/spec.py", "harness/store")
 
 
 def test_every_module_that_a_trial_runs_is_fingerprinted_or_makes_no_number():
@@ -277,8 +277,8 @@ def test_the_command_is_kept_without_folders(words, says):
 
 def test_a_worker_stores_the_command_of_the_process_that_made_its_job(tmp_path):
     spec = small_specs(tmp_path, "training.epochs=1")["at"]
-    assert Job(spec, tmp_path, "", "").command == provenance.command()
-    list(trial_events(Job(spec, tmp_path, "", "", command="run-bench run small"), lambda: False))
+    assert Workplace(tmp_path).command == provenance.command()
+    list(trial_events(Job(spec, Workplace(tmp_path, command="run-bench run small")), lambda: False))
     assert row(tmp_path, spec.trial_id)["command"] == "run-bench run small"
 
 

@@ -1,4 +1,4 @@
-"""Searches: the grammar of spaces, the settings drawn, seeds in lockstep, a real search with Ray Tune, its report."""
+"""Searches: the grammar of spaces, the settings drawn, seeds side by side, a real search with Ray Tune, its report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.report.figures import tuning as figures_tuning
 from harness.running.run import Options, run
 from harness.running.stopping import RunControl, StopRequest
 from harness.running.teachers import take_teachers, teachers_beside
-from harness.running.worker import Job, trial_events
+from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import NUMERICS_VERSION, TrialSpec
 from harness.store.store import Store
 from harness.store.verify import verify
@@ -34,8 +34,8 @@ from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.tuning.halving import rungs, survivors
 from harness.tuning.journal import Journal, setting_of
-from harness.tuning.listener import Follower
-from harness.tuning.plan import Tuning, plan_tuning
+from harness.tuning.listener import Listener
+from harness.tuning.plan import TuningPlan, plan_tuning
 from harness.tuning.ray_tune import _watch
 from harness.tuning.report import write_comparison
 from harness.tuning.run import run_tuning
@@ -155,12 +155,12 @@ def test_a_grid_is_even_and_no_larger_than_asked() -> None:
 # Plans
 
 
-def tuning_of(folder: Path, *spaces: str, overrides: tuple[str, ...] = (), **given: Any) -> Tuning:
+def tuning_of(folder: Path, *spaces: str, overrides: tuple[str, ...] = (), **given: Any) -> TuningPlan:
     values = {"methods": "absld", "space": list(spaces) or [RATE], "seeds": 2, "trials": 3, **given}
     return plan_tuning(suite_file(folder), values, overrides=overrides, results=folder / "store")
 
 
-def specs_of(tuning: Tuning, rate: float) -> list[TrialSpec]:
+def specs_of(tuning: TuningPlan, rate: float) -> list[TrialSpec]:
     return tuning.specs(Setting("absld", {"temperature_rate": rate}))
 
 
@@ -188,7 +188,7 @@ def test_the_command_line_wins_over_the_suite(tmp_path: Path) -> None:
     path = suite_file(tmp_path, tune=block)
     tuning = plan_tuning(path, {"trials": 4, "space": None}, results=tmp_path / "store")
     assert (tuning.trials, tuning.options.direction) == (4, "min")
-    assert tuning.families["absld"].keys == ["temperature_rate"]
+    assert tuning.searched["absld"].keys == ["temperature_rate"]
 
 
 def test_the_identity_is_of_what_decides_the_trials(tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_the_identity_is_of_what_decides_the_trials(tmp_path: Path) -> None:
 
 def test_keys_reach_policies_and_variants_are_a_base(tmp_path: Path) -> None:
     tuning = tuning_of(tmp_path, "labels.temperature_rate=uniform(0, 1)", "weights=choice([none, kappa])")
-    spec = tuning.families["absld"].specs({"labels.temperature_rate": 0.5, "weights": "kappa"})[0]
+    spec = tuning.searched["absld"].specs({"labels.temperature_rate": 0.5, "weights": "kappa"})[0]
     assert spec.method is not None
     assert (spec.method["labels"]["temperature_rate"], spec.method["weights"]["name"]) == (0.5, "kappa")
-    assert tuning.families["absld"].defaults == {"labels.temperature_rate": 0.1, "weights": "none"}
+    assert tuning.searched["absld"].defaults == {"labels.temperature_rate": 0.1, "weights": "none"}
     path = suite_file(tmp_path, methods=["at", {"method": "absld", "temperature_init": 2.0, "variant": "warm"}])
     given = {"methods": "warm", "space": [RATE]}
-    warm = plan_tuning(path, given, results=tmp_path / "store").families["warm"].specs({"temperature_rate": 0.5})[0]
+    warm = plan_tuning(path, given, results=tmp_path / "store").searched["warm"].specs({"temperature_rate": 0.5})[0]
     assert warm.method is not None
     assert warm.method["labels"]["temperature_init"] == 2.0
 
@@ -264,7 +264,7 @@ SHARED = ("training.lr=choice(0.02, 0.05, 0.1)", "kd_reduction=choice(tenth_sum,
 
 def test_every_method_has_as_many_tries_of_what_concerns_it(tmp_path: Path) -> None:
     tuning = tuning_of(tmp_path, *SHARED, methods=METHODS, trials=4, seeds=1)
-    keys = {name: family.keys for name, family in tuning.families.items()}
+    keys = {name: method.keys for name, method in tuning.searched.items()}
     assert keys == {
         "at": ["training.lr"],
         "rslad": ["training.lr", "kd_reduction"],
@@ -283,18 +283,18 @@ def test_every_method_has_as_many_tries_of_what_concerns_it(tmp_path: Path) -> N
 def test_a_policys_key_concerns_the_methods_that_have_the_policy(tmp_path: Path) -> None:
     spaces = ("labels.temperature_rate=uniform(0, 1)", "training.lr=choice(0.1, 0.2)")
     tuning = tuning_of(tmp_path, *spaces, methods="at,absld", trials=2)
-    assert [family.keys for family in tuning.families.values()] == [
+    assert [method.keys for method in tuning.searched.values()] == [
         ["training.lr"], ["labels.temperature_rate", "training.lr"]
     ]  # fmt: skip
     chosen = tuning_of(tmp_path, "weights=choice([kappa])", "weights.beta=uniform(1, 3)", methods="absld", trials=2)
-    assert chosen.families["absld"].keys == ["weights", "weights.beta"]
+    assert chosen.searched["absld"].keys == ["weights", "weights.beta"]
 
 
 def test_a_method_beside_changes_no_draw(tmp_path: Path) -> None:
-    alone = tuning_of(tmp_path, *SHARED, methods="absld", trials=4).families["absld"].settings
-    beside = tuning_of(tmp_path, *SHARED, methods=METHODS, trials=4).families["absld"].settings
+    alone = tuning_of(tmp_path, *SHARED, methods="absld", trials=4).searched["absld"].settings
+    beside = tuning_of(tmp_path, *SHARED, methods=METHODS, trials=4).searched["absld"].settings
     assert alone == beside
-    assert tuning_of(tmp_path, *SHARED, methods="absld", trials=6).families["absld"].settings[:4] == alone
+    assert tuning_of(tmp_path, *SHARED, methods="absld", trials=6).searched["absld"].settings[:4] == alone
 
 
 def test_the_first_try_can_be_the_default_and_counts(tmp_path: Path) -> None:
@@ -302,13 +302,13 @@ def test_the_first_try_can_be_the_default_and_counts(tmp_path: Path) -> None:
     lr = ("training.lr=0.05",)
     tuning = tuning_of(tmp_path, *spaces, methods="at,absld", trials=4, with_default=True, overrides=lr)
     assert tuning.tries == {"at": 3, "absld": 4}
-    assert tuning.families["absld"].settings[0] == {"training.lr": 0.05, "temperature_rate": 0.1}
-    for family in tuning.families.values():
-        first = family.specs(family.settings[0])
-        assert [spec.training_id for spec in first] == [spec.training_id for spec in family.bases]
-    drawn = tuning_of(tmp_path, *spaces, trials=4, overrides=lr).families["absld"].settings
-    others = [values for values in drawn if values != tuning.families["absld"].settings[0]]
-    assert list(tuning.families["absld"].settings[1:]) == others[:3]
+    assert tuning.searched["absld"].settings[0] == {"training.lr": 0.05, "temperature_rate": 0.1}
+    for method in tuning.searched.values():
+        first = method.specs(method.settings[0])
+        assert [spec.training_id for spec in first] == [spec.training_id for spec in method.bases]
+    drawn = tuning_of(tmp_path, *spaces, trials=4, overrides=lr).searched["absld"].settings
+    others = [values for values in drawn if values != tuning.searched["absld"].settings[0]]
+    assert list(tuning.searched["absld"].settings[1:]) == others[:3]
 
 
 def test_settings_can_be_given(tmp_path: Path) -> None:
@@ -316,8 +316,8 @@ def test_settings_can_be_given(tmp_path: Path) -> None:
     path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "settings": settings, "seeds": 1})
     tuning = plan_tuning(path, {}, results=tmp_path / "store")
     assert (tuning.options.search, tuning.tries) == ("list", {"at": 2, "absld": 2})
-    assert tuning.specs(tuning.settings[0]) == list(tuning.families["at"].bases)
-    assert tuning.families["absld"].keys == ["temperature_rate", "training.lr"]
+    assert tuning.specs(tuning.settings[0]) == list(tuning.searched["at"].bases)
+    assert tuning.searched["absld"].keys == ["temperature_rate", "training.lr"]
     for wrong, complaint in (
         ({"at": settings["at"]}, "a list for each of at, absld"),
         ({**settings, "at": [{}]}, "as many tries for every method"),
@@ -350,7 +350,7 @@ def test_shorter_trainings_keep_their_shape_teacher_and_comparison_their_length(
 
 def test_a_default_that_is_best_is_said_and_compared_with_nothing(tmp_path: Path) -> None:
     tuning = tuning_of(tmp_path, trials=2, with_default=True)
-    best = {"absld": tuning.families["absld"].defaults}
+    best = {"absld": tuning.searched["absld"].defaults}
     assert tuning.comparison(best) == []
     tuning.folder.mkdir(parents=True)
     sentences, [path] = write_comparison(tuning, best, [])
@@ -415,21 +415,22 @@ def test_tpe_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "store").exists()
 
 
-# Seeds in lockstep
+# Seeds side by side
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuning, list[dict[str, Any]]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TuningPlan, list[dict[str, Any]]]:
     """A setting trained to its end without Ray, and its reports."""
-    tuning = tuning_of(tmp_path_factory.mktemp("lockstep"))
+    tuning = tuning_of(tmp_path_factory.mktemp("trained"))
     run(tuning.teachers, tuning.store, options=Options(serial=True, minimum_free_bytes=0))
     return tuning, list(setting_reports(job_of(tuning), at_rate(0.3), lambda: False))
 
 
-def job_of(tuning: Tuning, until: int = 2, **changes: Any) -> SettingJob:
+def job_of(tuning: TuningPlan, until: int = 2, plugins: tuple[str, ...] = (), **changes: Any) -> SettingJob:
     options = tuning.options
     return SettingJob(
-        tuning.families, until, tuning.store.root, options.metric, options.direction, tuning.tuning_id, **changes
+        Workplace(tuning.store.root, plugins=plugins), tuning.searched, until, options.metric, options.direction,
+        tuning.tuning_id, **changes,
     )  # fmt: skip
 
 
@@ -437,21 +438,22 @@ def at_rate(rate: float) -> Setting:
     return Setting("absld", {"temperature_rate": rate})
 
 
-def test_a_report_is_the_mean_of_the_seeds(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+def test_a_report_is_the_mean_of_the_seeds(trained: tuple[TuningPlan, list[dict[str, Any]]]) -> None:
     tuning, reports = trained
     specs = specs_of(tuning, 0.3)
     assert [each["epoch"] for each in reports] == [1, 2]
     rows = {spec.seed: stored_rows(tuning.store, spec.trial_id) for spec in specs}
     for each in reports:
         kept = {seed: kept_row(found[: each["epoch"]]) for seed, found in rows.items()}
-        assert [each["seed_1000"], each["seed_1001"]] == [kept[seed]["selection_score"] for seed in (1000, 1001)]
-        assert each["objective"] == pytest.approx((each["seed_1000"] + each["seed_1001"]) / 2)
-        assert each["val_robust_nsd"] == pytest.approx(
+        by_seed = {f"seed_{seed}": kept[seed]["selection_score"] for seed in (1000, 1001)}
+        assert each["by_seed"] == by_seed
+        assert each["objective"] == pytest.approx(sum(by_seed.values()) / 2)
+        assert each["metrics"]["val_robust_nsd"] == pytest.approx(
             np.mean([row["val_robust_nsd"] for row in kept.values()]), nan_ok=True
         )
 
 
-def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[TuningPlan, list[dict[str, Any]]]) -> None:
     tuning, _ = trained
     ids = [spec.trial_id for spec in specs_of(tuning, 0.3)]
     rows = tuning.store.read("trials", ids)
@@ -465,14 +467,14 @@ def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[Tuning, list[
     assert bench("report", str(tuning.store.root), cwd=tuning.store.root).returncode == 0
 
 
-def test_what_is_there_is_reported_again_and_not_trained(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+def test_what_is_there_is_reported_again_and_not_trained(trained: tuple[TuningPlan, list[dict[str, Any]]]) -> None:
     tuning, reports = trained
     again = list(setting_reports(job_of(tuning), at_rate(0.3), lambda: True))
     assert [{**each, "reused": 0} for each in again] == reports
     assert {each["reused"] for each in again} == {4}
 
 
-def test_a_setting_that_is_stopped_goes_on_where_it_was(trained: tuple[Tuning, list[dict[str, Any]]]) -> None:
+def test_a_setting_that_is_stopped_goes_on_where_it_was(trained: tuple[TuningPlan, list[dict[str, Any]]]) -> None:
     tuning, _ = trained
     setting = at_rate(0.7)
     [first] = setting_reports(job_of(tuning, until=1), setting, lambda: False)
@@ -488,7 +490,7 @@ def test_a_setting_that_is_stopped_goes_on_where_it_was(trained: tuple[Tuning, l
 
 
 def test_a_failure_is_stored_and_reported(
-    trained: tuple[Tuning, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[TuningPlan, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning, _ = trained
     specs = specs_of(tuning, 0.9)
@@ -520,17 +522,17 @@ def test_a_worker_with_other_code_settles_nothing(tmp_path: Path, monkeypatch: p
     assert tuning.store.statuses() == {}
     journal = Journal(tuning.folder)
     journal.begin(tuning.facts, [setting])
-    follower = Follower(tuning, journal, lambda: False, lambda text: None, None)
+    listener = Listener(tuning, journal, lambda: False, lambda text: None, None)
     control = RunControl(tuning.store.root)
     with StopRequest() as request:
-        follower.heed(request, control)
-        follower.started("trial", {"setting": setting._asdict()})
+        listener.heed(request, control)
+        listener.started("trial", {"setting": setting._asdict()})
         error = RayTaskError("setting", "Traceback", raised.value)
         trial = SimpleNamespace(trial_id="trial", get_pickled_error=lambda: error)
-        _watch(follower).on_trial_error(0, [], trial)
+        _watch(listener).on_trial_error(0, [], trial)
     control.close()
     assert [entry["status"] for entry in Journal(tuning.folder).entries] == ["open"]
-    assert "the plugin was edited" in str(follower.stop_reason)
+    assert "the plugin was edited" in str(listener.stop_reason)
     assert "failed" not in tuning.store.statuses().values()
 
 
@@ -541,14 +543,14 @@ def test_a_worker_that_cannot_load_a_plugin_settles_nothing(tmp_path: Path) -> N
     with pytest.raises(InfrastructureError, match=r"gone\.py: FileNotFoundError.*nothing was computed"):
         list(setting_reports(job_of(tuning, plugins=(gone,)), at_rate(0.4), lambda: False))
     assert tuning.store.statuses() == {}
-    job = Job(tuning.teachers[0], tuning.store.root, "", "", plugins=(gone,))
+    job = Job(tuning.teachers[0], Workplace(tuning.store.root, plugins=(gone,)))
     *_, error = trial_events(job, lambda: False)
     assert (error["event"], error["kind"]) == ("error", "infrastructure")
 
 
 @pytest.mark.parametrize("rows", [True, False])
 def test_a_finished_teacher_is_taken_over(
-    trained: tuple[Tuning, list[dict[str, Any]]], tmp_path: Path, rows: bool
+    trained: tuple[TuningPlan, list[dict[str, Any]]], tmp_path: Path, rows: bool
 ) -> None:
     tuning, _ = trained
     spec, target = tuning.teachers[0], Store(tmp_path / "target").prepare()
@@ -866,5 +868,5 @@ def test_a_suite_with_registered_comparisons_can_be_tuned(tmp_path: Path) -> Non
     primary = [{"variant": "rslad", "against": "absld_reweight", "metrics": ["nsd"]}]
     given = {"methods": "rslad", "space": ["coef_adv=uniform(0.5, 0.9)"], "trials": 2}
     tuning = plan_tuning(suite_file(tmp_path, primary=primary), given, results=tmp_path / "store")
-    values = [spec.method["settings"]["coef_adv"] for spec in tuning.families["rslad"].specs({"coef_adv": 0.6})]
+    values = [spec.method["settings"]["coef_adv"] for spec in tuning.searched["rslad"].specs({"coef_adv": 0.6})]
     assert set(values) == {0.6}

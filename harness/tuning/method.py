@@ -1,5 +1,5 @@
-"""The trials of one method that a search chooses among: the suite's entry, and what a setting makes of it. Imports
-neither torch nor Ray."""
+"""A method as a search sees it: the suite's entry, and the trials that a setting makes of it. Imports neither torch
+nor Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from methods.registry import KINDS
 
 
 @dataclass(frozen=True)
-class Family:
+class SearchedMethod:
     """The trials of one method that differ in a few settings of the method or of its training.
 
     name: the method, or the variant of the suite whose entry the settings change. entry: that entry, without a name and
