@@ -29,7 +29,7 @@ def test_published_stores_are_whole_also_for_later_versions(name):
     """They were written when `trials` had fewer columns; what nobody wrote then is null now."""
     store = Store(ROOT / "results" / name)
     trials = store.trials()
-    assert len(trials) >= 8
+    assert len(trials)
     assert (trials["status"] == "done").all()
     assert store.problems == []
 
