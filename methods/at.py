@@ -29,4 +29,4 @@ class AT(Method):
     """Adversarial training (PGD-AT)."""
 
     reference = "Madry et al., ICLR 2018"
-    forwards = (ADVERSARIAL,)
+    forwards: tuple[str, ...] = (ADVERSARIAL,)

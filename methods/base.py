@@ -16,6 +16,7 @@ from methods.lazy import torch
 from methods.losses import KD_REDUCTIONS, cross_entropy, kd_scale, kl, soft_cross_entropy
 from methods.observations import (
     ADVERSARIAL,
+    ADVERSARIAL_AGAIN,
     CLEAN,
     CLEAN_AGAIN,
     NATURAL_TEACHER,
@@ -29,9 +30,9 @@ from methods.settings import Declares, NoSettings, S, setting
 from methods.statistics import ClassSums
 
 __all__ = [
-    "ADVERSARIAL", "CLEAN", "CLEAN_AGAIN", "NATURAL_TEACHER", "TEACHER", "Adversary", "AttackSettings",
-    "DistillationSettings", "EpochEnd", "HeldOut", "LabelPolicy", "MarginPolicy", "Method", "NoSettings", "Part",
-    "Step", "TargetSettings", "View", "WeightPolicy", "cross_entropy_adversary", "toward_target",
+    "ADVERSARIAL", "ADVERSARIAL_AGAIN", "CLEAN", "CLEAN_AGAIN", "NATURAL_TEACHER", "TEACHER", "Adversary",
+    "AttackSettings", "DistillationSettings", "EpochEnd", "HeldOut", "LabelPolicy", "MarginPolicy", "Method",
+    "NoSettings", "Part", "Step", "TargetSettings", "View", "WeightPolicy", "cross_entropy_adversary", "toward_target",
 ]  # fmt: skip
 
 
@@ -46,6 +47,7 @@ class Part:
     Settings: ClassVar[type[Any]] = NoSettings
     held_out: ClassVar[frozenset[str]] = frozenset()  # of {"pgd", "trades"}: the held-out statistics it learns from
     held_out_first: ClassVar[bool] = False  # also before the first epoch (FRL)
+    confusion: ClassVar[bool] = False  # learns from what training images are taken for under attack (CSR)
 
     def __init__(self, settings: Mapping[str, Any], num_classes: int) -> None:
         self._settings = self.Settings(**settings)
@@ -62,6 +64,15 @@ class Part:
 
     def end_epoch(self, end: EpochEnd) -> None:
         """Learn from the epoch's class statistics. The loop forgets the sums afterwards."""
+
+    def taken_for(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The class (B,) that an attacked training image counts as in the confusion."""
+        return logits.argmax(1)
+
+    def learn_confusion(self, counts: torch.Tensor) -> None:
+        """Learn, before each epoch, where `confusion` asks for it: counts[i, j] training images of class i are taken
+        for class j, (C, C) float64 on the CPU, under PGD on the cross-entropy with the training attack's radius and
+        steps, student in evaluation mode."""
 
     def quantities(self) -> dict[str, torch.Tensor]:
         """What to log of the class state, by name: (C,) tensors."""
@@ -240,10 +251,11 @@ class Method(Part):
     labels: ClassVar[str | dict[str, Any]] = "hard"
     weights: ClassVar[str | dict[str, Any]] = "none"
     margins: ClassVar[str | dict[str, Any]] = "none"
-    forwards: ClassVar[tuple[str, ...]] = (ADVERSARIAL,)  # of the update, in the order in which batch norm sees them
+    forwards: tuple[str, ...] = (ADVERSARIAL,)  # of the update, in the order in which batch norm sees them
     # Which teacher is asked, on which input: for the label of either term, and, by any name, for the rest of the loss.
     asks: Mapping[str, tuple[str, str]] = {ADVERSARIAL: (TEACHER, CLEAN), CLEAN: (TEACHER, CLEAN)}
     fixed_labels: ClassVar[bool] = False  # the loss has labels of its own: other label policies are refused
+    fixed_weights: ClassVar[bool] = False  # the loss has weights of its own: weight policies are refused
     teacher_labels: ClassVar[bool] = False  # the loss is a distance from a teacher: labels without one are refused
     attacks: ClassVar[bool] = True
     needs_init: ClassVar[bool] = False  # starts from a trained network

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from methods.lazy import torch
 
-ADVERSARIAL, CLEAN, CLEAN_AGAIN = "adversarial", "clean", "clean_again"
+ADVERSARIAL, CLEAN = "adversarial", "clean"
+ADVERSARIAL_AGAIN, CLEAN_AGAIN = "adversarial_again", "clean_again"  # the same images once more
 TEACHER, NATURAL_TEACHER = "teacher", "natural_teacher"
 
 
@@ -36,6 +37,11 @@ class View:
     teacher: Mapping[str, torch.Tensor]
     student_clean: Callable[[], torch.Tensor]
     generator: Callable[[str], torch.Generator] = no_generator
+
+    def uniform(self, purpose: str) -> torch.Tensor:
+        """A random number in [0, 1) for each sample, (B,) float32 where the labels are, from `generator(purpose)`."""
+        drawn = torch.rand(self.labels.shape, generator=self.generator(purpose))
+        return drawn.to(self.labels.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,8 @@ def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
         raise SettingsError(
             f"method {name} has labels of its own ('{preset}'); labels: {label.name} cannot replace them"
         )
+    if cls.fixed_weights and weight.name != "none":
+        raise SettingsError(f"method {name} has weights of its own; weights: {weight.name} cannot be added to them")
     coef_adv, coef_clean = cls.coefficients(cls.Settings(**resolved["settings"]))
     if weight.needs_clean_term and not (coef_adv and coef_clean):
         missing = "clean" if coef_adv else "adversarial"

@@ -42,7 +42,7 @@ class TRADES(Method):
     Settings = TradesSettings
     reference = "Zhang et al., ICML 2019"
     # The released code passes x a third time, for the KL target: batch norm sees it.
-    forwards: ClassVar[tuple[str, ...]] = (CLEAN, ADVERSARIAL, CLEAN_AGAIN)
+    forwards: tuple[str, ...] = (CLEAN, ADVERSARIAL, CLEAN_AGAIN)
     fixed_labels = True
     recomputes_target: ClassVar[bool] = True
 

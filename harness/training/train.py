@@ -160,16 +160,17 @@ class _Run:
         started, started_cpu = time.perf_counter(), cpu_seconds()
         trainer, number = self.trainer, self.trainer.epoch
         if self.batches is None:
+            for _ in self._count_confusion(number):
+                if should_stop():
+                    self._interrupt(started, started_cpu)
+                    return
             self._learn_first()
             trainer.begin_epoch()
             self.batches = self._batches(number)
         with closing(self._shared_logits(self.batches)):
             for _ in trainer.train_steps(self.batches, self.batches.noise):
                 if should_stop():
-                    self.interrupted = True
-                    self.seconds += time.perf_counter() - started
-                    self.cpu_seconds += cpu_seconds() - started_cpu
-                    self.save()
+                    self._interrupt(started, started_cpu)
                     return
         held_out = self._held_out(number)
         loss = trainer.end_epoch(held_out)
@@ -195,12 +196,24 @@ class _Run:
             "seconds": row["seconds"],
         }
 
-    def _batches(self, epoch: int) -> EpochBatches:
+    def _interrupt(self, started: float, started_cpu: float) -> None:
+        self.interrupted = True
+        self.seconds += time.perf_counter() - started
+        self.cpu_seconds += cpu_seconds() - started_cpu
+        self.save()
+
+    def _batches(self, epoch: int, *purpose: str) -> EpochBatches:
         train = self.data.train
         return EpochBatches(
             train.images, train.labels, self.training.batch_size, augment=self.data.augment,
-            coordinates=self.coordinates, epoch=epoch,
+            coordinates=(*purpose, *self.coordinates), epoch=epoch,
         )  # fmt: skip
+
+    def _count_confusion(self, epoch: int) -> Iterator[int]:
+        """Attack the training images, in an order and augmentation of their own, for the parts that learn from it."""
+        if any(part.confusion for part in self.trainer.method.parts):
+            batches = self._batches(epoch, "confusion")
+            yield from self.trainer.count_confusion(batches, batches.noise)
 
     def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
         """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""

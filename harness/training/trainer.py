@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from harness.attacks.ascent import Ascent, Forward, Steps, Watch, ascend, gradient_sign, normal_start, uniform_start
+from harness.attacks.pgd import cross_entropy
 from harness.data.augment import augmented
 from harness.engine.forwards import evaluation_forward, frozen, training_forward, update_precision
 from harness.seeds import globally_seeded, seeded
@@ -20,6 +22,7 @@ from harness.spec import AugmentSpec, TrainingSpec
 from harness.training.weight_average import WeightAverage
 from harness.training.weight_perturbation import perturbed
 from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
+from methods.statistics import ClassSums
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Noise = Callable[[str, Tensor], Tensor]
@@ -128,6 +131,25 @@ class Trainer:
             passed = min(passed, 1)
         return self.training.decay**passed
 
+    # Before an epoch
+
+    def count_confusion(self, batches: Batches, noise: Noise) -> Iterator[int]:
+        """What the student takes the images of these batches for under attack, for the parts that learn from it, which
+        they do after the last batch; yields the number of batches done."""
+        counted = [
+            (part, ClassSums(part.num_classes, width=part.num_classes)) for part in self.method.parts if part.confusion
+        ]
+        steps = Steps(self.eps, self.step_size, self.training.attack_steps)
+        self.attacked.refresh()
+        for done, (images, labels) in enumerate(batches, 1):
+            start = uniform_start(images, self.eps, noise("uniform", images), clamp=self.clamp_start)
+            logits = self._student(ascend(self.attacked, images, cross_entropy(labels), steps, start=start).point)
+            for part, sums in counted:
+                sums.add(one_hot(part.taken_for(logits, labels), part.num_classes), labels)
+            yield done
+        for part, sums in counted:
+            part.learn_confusion(sums.total.cpu())
+
     # One step
 
     def step(self, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
@@ -144,6 +166,7 @@ class Trainer:
             ascent.last_correct is not None and ascent.first_wrong is not None
         ):  # BAT still compares with the clean images
             points |= {"clean": ascent.last_correct, "adversarial": ascent.first_wrong}
+        points["adversarial_again"] = points["adversarial"]
         answers = {(name, "clean"): logits for name, logits in teacher.items()}
         for name, point in method.teacher_forwards:
             if point != "clean":
@@ -189,7 +212,7 @@ class Trainer:
 
     def _attack(self, images: Tensor, labels: Tensor, teacher: Mapping[str, Tensor], noise: Noise) -> Ascent:
         self.attacked.refresh()
-        view = View(labels, self.epoch, teacher, self._student_clean(images), self._generators())
+        view = View(labels, self.epoch, teacher, partial(self._student, images), self._generators())
         adversary = self.method.adversary(view)
         if adversary is None or not self.method.attacks:
             return Ascent(images)
@@ -207,12 +230,10 @@ class Trainer:
         with frozen(self.student) if self.engine == "fast" else nullcontext():
             return ascend(self._attack_forward(), images, self._objective(adversary), steps, start=start, watch=watch)
 
-    def _student_clean(self, images: Tensor) -> Callable[[], Tensor]:
-        def logits() -> Tensor:
-            with torch.no_grad():
-                return self.attacked(images)
-
-        return logits
+    def _student(self, images: Tensor) -> Tensor:
+        """The student's logits in evaluation mode, no gradient."""
+        with torch.no_grad():
+            return self.attacked(images)
 
     def _attack_forward(self) -> Forward:
         if not self.train_mode_attack:
