@@ -26,6 +26,8 @@ doubles the step and undoes radii above eps.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from methods.base import ADVERSARIAL, CLEAN
 from methods.registry import register
 from methods.trades import TRADES
@@ -36,7 +38,7 @@ class DAFA(TRADES):
     """TRADES with weights and margins from the similarity of the classes."""
 
     reference = "Lee et al., ICLR 2024"
-    weights = "dafa"
-    margins = "dafa"
+    weights: ClassVar[str | dict[str, Any]] = "dafa"
+    margins: ClassVar[str | dict[str, Any]] = "dafa"
     forwards = (ADVERSARIAL, CLEAN)
     recomputes_target = False

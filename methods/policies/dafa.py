@@ -11,20 +11,25 @@ from methods.settings import setting
 from methods.statistics import ClassSums
 
 
-def class_weights(similarity: torch.Tensor, strength: float) -> torch.Tensor:
+def balance(similarity: torch.Tensor, strength: float) -> torch.Tensor:
     """w (C,) from S (C, C), S[i, j] the mean probability of class j over samples of class i; a row of NaN is an
     absent class, of weight 1.
 
     w_i = 1 + strength sum_{j != i} (+ S[i, j] S[j, j] if S[i, i] < S[j, j], - S[j, i] S[i, i] if S[i, i] > S[j, j]):
     the harder class of a pair gains what the easier one is taken for. A tie changes nothing, where the released code
-    takes from both. Not below 0.
+    takes from both.
     """
     present = similarity.diagonal().isfinite()
     similarity = torch.where(present[:, None] & present, similarity, 0.0)
     own = similarity.diagonal()
     gained = similarity * own * (own[:, None] < own)
     lost = similarity.T * own[:, None] * (own[:, None] > own)
-    return (1 + strength * (gained - lost).sum(1)).clamp(min=0)
+    return 1 + strength * (gained - lost).sum(1)
+
+
+def class_weights(similarity: torch.Tensor, strength: float) -> torch.Tensor:
+    """The balance (C,) as weights of a loss and of a radius: not below 0."""
+    return balance(similarity, strength).clamp(min=0)
 
 
 @dataclass(frozen=True)
