@@ -84,6 +84,12 @@ class Run:
 
         self.trainer.train_epoch(watched(), lambda start, x: next(noise))
 
+    def count_confusion(self, batches: Iterable[tuple[Tensor, Tensor]], noise: Iterable[Tensor]) -> None:
+        """What the loop does before an epoch for a method that learns from it."""
+        drawn = iter(noise)
+        for _ in self.trainer.count_confusion(batches, lambda start, x: next(drawn)):
+            pass
+
     @property
     def attacked(self) -> dict[str, Any]:
         """The record of the forward on x', the first after the attack."""
@@ -91,24 +97,20 @@ class Run:
         return self.student.log[len(self.student.log) - len(self.method.forwards) + index]
 
 
-def one_step(entry: Entry, method: Method, teachers: Mapping[str, nn.Module] | None = None, **training: Any) -> Run:
-    """Attack and update once on the entry's batch."""
+def run_of(entry: Entry, method: Method, teachers: Mapping[str, nn.Module] | None = None) -> Run:
+    """The entry's network in the loop, before its first step."""
     given = entry.inputs
     student = tiny_network(given["arch"], given["model"], given)
-    eps = given.get("epsilon", EPS)
-    run = Run(
-        entry,
-        method,
-        student,
-        teachers or {},
-        eps=eps,
-        step_size=given["step_size"],
-        attack_steps=given["steps"],
-        **training,
-    )
+    attack = {"eps": given.get("epsilon", EPS), "step_size": given["step_size"], "attack_steps": given["steps"]}
+    return Run(entry, method, student, teachers or {}, **attack)
+
+
+def one_step(entry: Entry, method: Method, teachers: Mapping[str, nn.Module] | None = None) -> Run:
+    """Attack and update once on the entry's batch."""
+    given, run = entry.inputs, run_of(entry, method, teachers)
     run.trainer.begin_epoch()
     batch = (given["x"], labels_of(entry, len(given["x"])))
-    list(run.trainer.train_steps([batch], lambda start, x: start_noise(given, eps)))
+    list(run.trainer.train_steps([batch], lambda start, x: start_noise(given, run.trainer.eps)))
     return run
 
 

@@ -1,8 +1,8 @@
 """The numbers of the papers' released code, entry by entry: losses, gradients, attacks, class states, and whole
 training runs.
 
-The file is `data/golden.json` or what GOLDEN_JSON names. An entry is dispatched on its `check`; all values come from
-its inputs and settings. Sections are those of the project's reference sheet of the methods.
+The files are golden.json and golden_field.json, or the one that GOLDEN_JSON names. An entry is dispatched on its
+`check`; all values come from its inputs and settings. Sections are those of the project's reference sheets.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import pytest
 
 import methods
 from tests.golden import attacks as golden_attacks
+from tests.golden import field as golden_field
 from tests.golden import losses as golden_losses
 from tests.golden import states as golden_states
 from tests.golden import traces as golden_traces
-from tests.golden.file import CHECKS, Entry, read_entries
+from tests.golden.file import CHECKS, FILES, Entry, read_entries, read_file
 
 # Importing them registers their checks.
-CHECKING = (golden_losses, golden_attacks, golden_states, golden_traces)
+CHECKING = (golden_losses, golden_attacks, golden_states, golden_traces, golden_field)
 ENTRIES = read_entries()
 
 
@@ -55,7 +56,7 @@ def test_every_entry_and_output_is_compared(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_unknown_check_and_skipped_output_and_wrong_number_fail() -> None:
-    content = next(entry for entry in ENTRIES if entry["check"] == "frl_in_class_accuracy")
+    content = next(entry for entry in read_file(FILES[0]) if entry["check"] == "frl_in_class_accuracy")
     accuracy = content["outputs"]["class_accuracy"]
     with pytest.raises(AssertionError, match="0 functions for check"):
         examined(content | {"check": "another_accuracy"})

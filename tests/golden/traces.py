@@ -142,7 +142,10 @@ def _train(run: Run, epochs: int) -> dict[str, Any]:
             yield batch
 
     for epoch in range(epochs):
-        run.epoch(first_state(batches[epoch * per_epoch : (epoch + 1) * per_epoch]), noise)
+        chosen = slice(epoch * per_epoch, (epoch + 1) * per_epoch)
+        if "confusion_start_noise_uniform" in given:
+            run.count_confusion(batches[chosen], given["confusion_start_noise_uniform"][chosen] / run.trainer.eps)
+        run.epoch(first_state(batches[chosen]), noise)
         found["losses"] += run.trainer.losses
         for key, value in run.method.class_state().items():
             found["classes"].setdefault(key, []).append(value)

@@ -75,6 +75,13 @@ def begin_epoch(method: Method) -> None:
         part.begin_epoch(torch.device("cpu"))
 
 
+def view_of(epoch: int = 0) -> View:
+    """A batch before the attack."""
+    clean = random(3, len(LABELS), CLASSES)
+    teacher = {"teacher": random(4, len(LABELS), CLASSES)}
+    return View(LABELS, epoch, teacher, lambda: clean, lambda _: torch.Generator().manual_seed(epoch))
+
+
 def learn_first(method: Method, end: EpochEnd) -> None:
     for part in method.parts:
         if part.held_out_first:
@@ -89,6 +96,9 @@ def float64(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+CONFUSION = [
+    float64(*counts, *[0] * 4, *[0] * 4).view(CLASSES, CLASSES) for counts in ([3, 1, 0, 2] * 2, [9, 0, 0, 0] * 2)
+]
 HELD_OUT = HeldOut(
     clean_error=float64(0.1, 0.4, torch.nan, 0.2),
     robust_error=float64(0.3, 0.9, torch.nan, 0.3),
@@ -125,12 +135,12 @@ def test_answers_the_four_questions(name: str) -> None:
     method = made(name)
     assert type(method.settings) is method.Settings
     step = step_of(method)
-    clean = random(3, len(LABELS), CLASSES)
-    adversary = method.adversary(View(LABELS, 0, {"teacher": random(4, len(LABELS), CLASSES)}, lambda: clean))
+    view = view_of()
+    adversary = method.adversary(view)
     if method.attacks:
         assert adversary is not None
         assert adversary.start in ("normal", "uniform")
-        target = clean if adversary.teacher else adversary.target() if adversary.target else None
+        target = view.student_clean() if adversary.teacher else adversary.target() if adversary.target else None
         objective = adversary.objective(random(5, len(LABELS), CLASSES).requires_grad_(), target)
         assert objective.shape == LABELS.shape
         assert objective.requires_grad
@@ -167,8 +177,12 @@ def test_learns_saves_and_restores_its_class_state(name: str) -> None:
 
 
 def _epoch(method: Method, epoch: int) -> None:
+    for part in method.parts:
+        if part.confusion:
+            part.learn_confusion(CONFUSION[epoch % 2])
     begin_epoch(method)
     for seed in (20, 30):
+        method.adversary(view_of(epoch))
         step = step_of(method, epoch, seed)
         observe(method, step)
         method.loss(step)
@@ -184,7 +198,7 @@ def test_draws_from_no_generator_of_the_process(entry: Any) -> None:
     method = made(entry)
     learn_first(method, end_of(-1))
     for epoch in range(2):
-        method.adversary(View(LABELS, epoch, {"teacher": random(4, 6, CLASSES)}, lambda: random(3, 6, CLASSES)))
+        method.adversary(view_of(epoch))
         method.margin_policy.radius(LABELS, 0.1, 0.02)
         _epoch(method, epoch)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -231,6 +245,14 @@ def test_any_label_policy_with_any_weight_and_margin_policy(labels: str, weights
         ({"method": "natural", "weights": "kappa"}, "without an attack"),
         ({"method": "natural", "margins": "ccm"}, "without an attack"),
         ({"method": "dafa", "similarity_strength": 1.5}, "belongs to weights and margins"),
+        ({"method": "trix", "labels": "teacher"}, "labels of its own"),
+        ({"method": "trix", "statistic": "epochs"}, "did you mean epoch"),
+        ({"method": "csr", "weights": "kappa"}, "weights of its own"),
+        ({"method": "csr", "csr_weight": 1.5}, "between 0 and 1"),
+        ({"method": "csr", "gamma": -0.1}, "at least 0"),
+        ({"method": "fair_tat", "targets": "cfp"}, "did you mean cfps"),
+        ({"method": "fair_tat", "target_scale": -1}, "at least 0"),
+        ({"method": "fair_tat", "weights": "ccr"}, "no clean one"),
     ],
 )
 def test_nonsense_is_refused_with_the_reason(entry: dict[str, Any], reason: str) -> None:
