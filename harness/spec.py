@@ -21,6 +21,7 @@ NUMERICS_VERSION = 2
 Role = Literal["teacher", "student", "evaluation"]
 Checkpoint = Literal["best_validation", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
+Start = Literal["clean", "uniform", "normal"]
 MOST_OF_A_NAME = 200  # characters
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as wide as the columns of the tables
@@ -41,6 +42,20 @@ class _Aside:
 
 
 ASIDE = _Aside()
+
+
+@dataclass(frozen=True)
+class InSuites:
+    """Marks a field that a suite writes otherwise than a record has it: as what (epochs as fractions of training, for
+    example), and what it is where the suite leaves it out."""
+
+    written: str | None = None
+    default: str | None = None
+
+
+POINTS = InSuites("epochs, or fractions of training below 1")
+POINT = InSuites("an epoch, or a fraction of training below 1")
+STEP = InSuites("a number or a fraction, above 0 and below 1", "eps / 4")
 
 
 def plain(value: Any, annotation: Any) -> Any:
@@ -73,30 +88,49 @@ class Frozen(Record):
     model_config = ConfigDict(frozen=True)
 
 
-class AugmentSpec(Frozen):
-    """What training images are made to vary by. crop: pixels added a side before a random crop; flip: mirror images;
-    pad: what is added, `zero` or `reflect`, the image continued."""
+_OWN = InSuites(default="the data set's own")
 
-    crop: int = Field(0, ge=0)
-    flip: bool = False
-    pad: Literal["zero", "reflect"] = "zero"
+
+class AugmentSpec(Frozen):
+    """What training images are made to vary by."""
+
+    crop: Annotated[int, _OWN] = Field(0, ge=0, description="pixels added a side before a random crop", examples=[4])
+    flip: Annotated[bool, _OWN] = Field(False, description="mirror images at random")
+    pad: Literal["zero", "reflect"] = Field("zero", description="what is added: `reflect` is the image continued")
 
 
 class DatasetSpec(Frozen):
-    """Which images. train_images, test_images: size of a stratified subset, all where null. path and sha256, of the
-    content, are of data of the user's own. title: what reports call it. resize: pixels a side to which a folder's
-    images are brought. augment: the data set's own where null. imbalance: images of the last class over those of the
-    first, of an exponential long tail made of the training images; as they are where null."""
+    """Which images; all where a number of them is null."""
 
-    name: str
-    train_images: int | None = Field(None, ge=1)
-    test_images: int | None = Field(None, ge=1)
-    path: Annotated[str | None, ASIDE] = None
-    sha256: str | None = None
-    title: Annotated[str | None, ASIDE] = Field(None, min_length=1, max_length=100)
-    resize: Annotated[int | None, Introduced(None)] = Field(None, ge=1, le=1024)
-    augment: Annotated[AugmentSpec | None, Introduced(None)] = None
-    imbalance: Annotated[float | None, Introduced(None)] = Field(None, gt=0, le=1)
+    name: str = Field(description="the data set: one of `list datasets`", examples=["digits"])
+    train_images: Annotated[int | None, InSuites(default="all")] = Field(
+        None, ge=1, description="size of a stratified subset of the training images", examples=[1000]
+    )
+    test_images: Annotated[int | None, InSuites(default="all")] = Field(
+        None, ge=1, description="size of a stratified subset of the test images", examples=[200]
+    )
+    path: Annotated[str | None, ASIDE] = Field(
+        None, description="of data of your own: the file or folder, from the suite's folder", examples=["mine.npz"]
+    )
+    sha256: str | None = Field(
+        None, description="of data of your own: the hash that its content must have", examples=["0" * 64]
+    )
+    title: Annotated[str | None, ASIDE, InSuites(default="its name")] = Field(
+        None, min_length=1, max_length=100, description="what reports call it", examples=["Digits, 8 x 8"]
+    )
+    resize: Annotated[int | None, Introduced(None), InSuites(default="as they are")] = Field(
+        None, ge=1, le=1024, description="pixels a side to which a folder's images are brought", examples=[32]
+    )
+    augment: Annotated[AugmentSpec | None, Introduced(None), _OWN] = Field(
+        None, description="what training images are made to vary by", examples=[{"crop": 2, "flip": False}]
+    )
+    imbalance: Annotated[float | None, Introduced(None), InSuites(default="as they are")] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="images of the last class over those of the first, of an exponential long tail",
+        examples=[0.1],
+    )
 
     @property
     def label(self) -> str:
@@ -141,65 +175,98 @@ class Source(Frozen):
 
 
 class WeightAverageSpec(Frozen):
-    """An average of the weights along training: `ema`, or CFA's `fawa`, which takes a network only if its worst
-    held-out class reaches the threshold."""
+    """An average of the weights along training."""
 
-    kind: Literal["ema", "fawa"]
-    decay: float = Field(0.85, ge=0, lt=1)
-    threshold: float = Field(0.2, ge=0, le=1)
-    start_epoch: int = Field(0, ge=0)
+    kind: Literal["ema", "fawa"] = Field(
+        description="`fawa` is CFA's: it takes a network only if its worst held-out class reaches the threshold",
+        examples=["ema"],
+    )
+    decay: float = Field(0.85, ge=0, lt=1, description="share of itself that the average keeps at an epoch")
+    threshold: float = Field(0.2, ge=0, le=1, description="of `fawa`: the robust accuracy of the worst held-out class")
+    start_epoch: Annotated[int, POINT] = Field(0, ge=0, description="when the average begins", examples=[0.5])
 
 
 class WeightPerturbationSpec(Frozen):
     """Adversarial weight perturbation (AWP, Wu et al., NeurIPS 2020)."""
 
-    gamma: float = Field(0.005, gt=0)
-    start_epoch: int = Field(0, ge=0)
+    gamma: float = Field(0.005, gt=0, description="length of the perturbation over that of the weights")
+    start_epoch: Annotated[int, POINT] = Field(0, ge=0, description="when it begins", examples=[0.1])
 
 
 class TrainingSpec(Frozen):
-    """Optimiser, schedule, attack and options of the training loop. Epochs in `milestones` are numbers of completed
-    epochs.
+    """Optimiser (SGD), schedule, attack and options of the training loop."""
 
-    decay_rule: `cumulative` multiplies at each milestone; `restart` is the released ARD decay, base rate times
-    `decay` after every milestone.
-    step_size: of the training attack, eps / 4 where null. batch_norm_pass: the released CFA code passes the clean
-    batch once more after the step.
-    """
+    epochs: int = Field(ge=1, description="passes over the training images", examples=[20])
+    batch_size: int = Field(128, ge=2, description="images of a step; batch norm has no statistics of one")
+    lr: float = Field(0.1, gt=0, description="learning rate at the start")
+    milestones: Annotated[tuple[int, ...], POINTS] = Field(
+        (), description="completed epochs after which the rate falls", examples=[[0.6, "215/300"]]
+    )
+    decay: float = Field(0.1, gt=0, le=1, description="factor of the rate at a milestone")
+    decay_rule: Literal["cumulative", "restart"] = Field(
+        "cumulative",
+        description="`cumulative` multiplies at each milestone; `restart` is the released ARD decay: after every "
+        "milestone the base rate times `decay`",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(2e-4, ge=0, description="of SGD")
+    nesterov: bool = Field(False, description="Nesterov's momentum")
+    gradient_clip: Annotated[float | None, InSuites(default="none")] = Field(
+        None, gt=0, description="largest norm of the gradient", examples=[5.0]
+    )
+    attack_steps: int = Field(10, ge=1, description="steps of the training attack")
+    step_size: Annotated[float | None, STEP] = Field(
+        None, gt=0, description="step of the training attack, in pixels", examples=["2/255"]
+    )
+    validation_steps: int = Field(10, ge=1, description="steps of the attack on the held-out images after an epoch")
+    batch_norm_pass: bool = Field(
+        False, description="pass the clean batch once more after the step, as the released CFA code does"
+    )
+    weight_average: Annotated[WeightAverageSpec | None, InSuites(default="none, or the method's own")] = Field(
+        None, description="an average of the weights, evaluated in place of them", examples=[{"kind": "ema"}]
+    )
+    weight_perturbation: Annotated[WeightPerturbationSpec | None, InSuites(default="none")] = Field(
+        None, description="adversarial weight perturbation (AWP)", examples=[{"gamma": 0.005}]
+    )
+    record_test_curve: bool = Field(
+        False, description="store the test accuracy of every epoch too, under its own name; nothing is chosen by it"
+    )
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(128, ge=2)  # batch norm has no statistics of one image
-    lr: float = Field(0.1, gt=0)
-    milestones: tuple[int, ...] = ()
-    decay: float = Field(0.1, gt=0, le=1)
-    decay_rule: Literal["cumulative", "restart"] = "cumulative"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(2e-4, ge=0)
-    nesterov: bool = False
-    gradient_clip: float | None = Field(None, gt=0)
-    attack_steps: int = Field(10, ge=1)
-    step_size: float | None = Field(None, gt=0)
-    validation_steps: int = Field(10, ge=1)
-    batch_norm_pass: bool = False
-    weight_average: WeightAverageSpec | None = None
-    weight_perturbation: WeightPerturbationSpec | None = None
-    record_test_curve: bool = False
+
+_ATTACKS = InSuites(default="the attack's own")
 
 
 class AttackRequest(Frozen):
     """One attack of the evaluation, as `harness.suites.blocks.evaluation_spec` writes it: the steps of PGD and its kin
-    are in the name. images: size of a stratified test subset, all where null. Below `checkpoints`, what differs from
-    the attack's own settings (`harness.attacks.registry.AscentSettings`)."""
+    are in the name. Below `checkpoints`, what differs from the attack's own settings
+    (`harness.attacks.registry.AscentSettings`)."""
 
-    name: str
-    images: int | None = Field(None, ge=1)
-    checkpoints: tuple[Checkpoint, ...] = CHECKPOINTS
-    steps: int | None = Field(None, ge=1)
-    step_size: float | None = Field(None, gt=0)
-    restarts: int | None = Field(None, ge=1)
-    start: str | None = None
-    clamp_start: bool | None = None
-    every_iterate: bool | None = None
+    name: str = Field(description="the attack: one of `list attacks`", examples=["pgd20"])
+    images: Annotated[int | None, InSuites(default="those of the evaluation")] = Field(
+        None, ge=1, description="size of a stratified subset of the test images", examples=[100]
+    )
+    checkpoints: Annotated[tuple[Checkpoint, ...], _ATTACKS] = Field(
+        CHECKPOINTS, description="the states of the network that it is run on", examples=[["last"]]
+    )
+    steps: Annotated[int | None, _ATTACKS] = Field(None, ge=1, description="gradient steps", examples=[50])
+    step_size: Annotated[float | None, STEP] = Field(
+        None, gt=0, description="length of a step, in pixels", examples=["2/255"]
+    )
+    restarts: Annotated[int | None, _ATTACKS] = Field(
+        None, ge=1, description="starts; robust is what withstands all of them", examples=[5]
+    )
+    start: Annotated[Start | None, _ATTACKS] = Field(
+        None,
+        description="`clean` is the image, `uniform` a point of the eps ball, `normal` the image with normal noise of "
+        "deviation 0.001",
+        examples=["normal"],
+    )
+    clamp_start: Annotated[bool | None, _ATTACKS] = Field(
+        None, description="clip a uniform start to [0, 1]; later points always are", examples=[False]
+    )
+    every_iterate: Annotated[bool | None, _ATTACKS] = Field(
+        None, description="robust is what is right on every iterate, or else on the last", examples=[False]
+    )
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -208,20 +275,21 @@ class AttackRequest(Frozen):
 
 
 class EvaluationSpec(Frozen):
-    """Attacks on the test images. Random starts are drawn per chunk of `chunk_size` images, so the size is part of
-    the identity."""
+    """Attacks on the test images."""
 
     attacks: tuple[AttackRequest, ...]
-    chunk_size: int = Field(500, ge=1)
-    batch_size: int = Field(500, ge=1)
+    chunk_size: int = Field(
+        500, ge=1, description="images for which random starts are drawn together: another size is another trial"
+    )
+    batch_size: int = Field(500, ge=1, description="images that pass through the network together, a chunk at most")
 
 
 class Resources(Frozen):
-    """What one trial takes from the cluster. gpu may be a fraction 1/k; custom resources by name."""
+    """What one trial takes from the cluster."""
 
-    cpu: float = Field(1, gt=0)
-    gpu: float = Field(0, ge=0)
-    custom: dict[str, float] = {}
+    cpu: float = Field(1, gt=0, description="processors")
+    gpu: float = Field(0, ge=0, description="graphics processors, a fraction 1/k for k trials on one", examples=[0.5])
+    custom: dict[str, float] = Field({}, description="custom resources by name", examples=[{"large_memory": 1}])
 
 
 class TrialSpec(Frozen):

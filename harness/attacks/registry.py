@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 from harness.errors import InputError, one_of, unknown
-from harness.spec import CHECKPOINTS, Checkpoint
+from harness.spec import CHECKPOINTS, Checkpoint, Start
 
 AUTOATTACK_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
-STARTS = ("clean", "uniform", "normal")
+STARTS = get_args(Start)
 OVERRIDES = ("steps", "step_size", "restarts", "start", "clamp_start", "every_iterate")
 
 

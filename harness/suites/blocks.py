@@ -31,11 +31,8 @@ from harness.spec import (
     TrainingSpec,
     WeightAverageSpec,
 )
+from harness.suites.keys import MOST_SEEDS, Entry
 from harness.suites.notation import number
-
-Entry = str | dict[str, Any]
-
-MOST_SEEDS = 10_000
 
 
 def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import methods
@@ -12,7 +12,6 @@ from harness.data.splits import check_sizes, wants_second_split
 from harness.errors import InputError, named, unknown
 from harness.spec import MOST_OF_A_NAME, GivenSpec, NetworkSpec, Source, TrainedSpec, TrainingSpec, TrialSpec
 from harness.suites.blocks import (
-    Entry,
     attack_entries,
     attack_names,
     dataset_spec,
@@ -25,6 +24,7 @@ from harness.suites.blocks import (
     training_block,
     training_spec,
 )
+from harness.suites.keys import Entry, FileKeys, SourceKeys
 from harness.suites.suite import Suite
 
 
@@ -59,7 +59,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
 def _check_blocks(suite: Suite) -> None:
     """A slip in a block that no method of the plan needs is told all the same."""
     for where in ("teacher", "natural_teacher", "init"):
-        known = [*_TEACHER_KEYS, *_FILE_KEYS, *(["seeds"] if where == "teacher" else [])]
+        known = [*SourceKeys.model_fields] if where == "teacher" else _ONE_SOURCE
         for key in getattr(suite, where) or {}:
             if key not in known:
                 raise unknown(f"key in {where}", key, known)
@@ -202,14 +202,14 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
             )
         variant = _variant(block.pop("variant", where), f"{where}: variant")
         known = {key: block.pop(key) for key in ("sha256", "weights") if key in block}
-        _check_keys(block, where, ["model", "variant", *_FILE_KEYS])
+        _check_keys(block, where, FileKeys.model_fields)
         source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **known}, where)
         return source, _trial(suite, role="teacher", variant=variant, student=network, init=source)
     variant = _variant(block.pop("variant", where), f"{where}: variant")
     entry = block.pop("method", "at")
     training = {**suite.training, **training_block(block.pop("training", {}), f"{where}: training")}
     seed = block.pop("seed", 0)
-    _check_keys(block, where, [*_TEACHER_KEYS, *_FILE_KEYS])
+    _check_keys(block, where, _ONE_SOURCE)
     resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where)
     if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
         raise InputError(
@@ -224,11 +224,10 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
     return Source(network=network, trial=trial.trial_id, training=trial.training_id, seed=seed), trial
 
 
-_TEACHER_KEYS = ("model", "method", "training", "seed", "variant")
-_FILE_KEYS = ("file", "sha256", "weights")
+_ONE_SOURCE = [key for key in SourceKeys.model_fields if key != "seeds"]
 
 
-def _check_keys(left: Mapping[str, Any], where: str, allowed: Sequence[str]) -> None:
+def _check_keys(left: Mapping[str, Any], where: str, allowed: Iterable[str]) -> None:
     """Refuse what is left of a block once its keys are read."""
     if left:
         raise unknown(f"key in {where}", next(iter(left)), allowed)

@@ -12,8 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from harness.data.registry import OWN
 from harness.errors import InputError, unknown
-from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, Record, Resources, Seed
-from harness.suites.blocks import MOST_SEEDS, Entry, own_data, read
+from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, InSuites, Record, Resources, Seed
+from harness.suites.blocks import own_data, read
+from harness.suites.keys import MOST_SEEDS, Entry
 from harness.suites.notation import number, read_text, read_yaml
 
 
@@ -21,10 +22,14 @@ class PrimaryComparison(Frozen):
     """A comparison of two variants that is registered before their results are known, on some metrics under one attack,
     by default the strongest. Part of no trial's identity."""
 
-    variant: str
-    against: str
-    metrics: tuple[Literal["average", "worst", "nsd"], ...] = Field(min_length=1)
-    attack: str | None = None
+    variant: str = Field(description="one of the suite's variants", examples=["absld"])
+    against: str = Field(description="the variant that it is compared with", examples=["rslad"])
+    metrics: tuple[Literal["average", "worst", "nsd"], ...] = Field(
+        min_length=1, description="what is compared", examples=[["nsd", "average"]]
+    )
+    attack: Annotated[str | None, InSuites(default="the strongest")] = Field(
+        None, description="one of the evaluation's attacks", examples=["pgd20"]
+    )
 
 
 def _one_component(name: str) -> str:
@@ -41,29 +46,70 @@ class Suite(Record):
     """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in
     `harness/suites`."""
 
-    name: Annotated[str, AfterValidator(_one_component)]
-    description: str = ""
-    dataset: Entry
-    student: Entry | None = None
-    students: list[Entry] = Field([])
-    teacher: dict[str, Any] | None = None
-    natural_teacher: dict[str, Any] | None = None
-    init: dict[str, Any] | None = None
-    eps: float
-    norm: Literal["linf"] = "linf"
-    training: dict[str, Any]
-    methods: list[Entry] = Field(min_length=1)
-    seeds: list[Seed] = Field([0], min_length=1, max_length=MOST_SEEDS)
-    split_seed: Seed = 0
-    evaluation: dict[str, Any]
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    engine: Literal["fast", "plain"] = "fast"
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    resources: Resources = Resources()
-    keep: list[Checkpoint] = Field(list(CHECKPOINTS))
-    time_limit_hours: float | None = Field(None, gt=0)
-    tune: dict[str, Any] | None = None
-    primary: list[PrimaryComparison] = Field([])
+    name: Annotated[str, AfterValidator(_one_component), InSuites(default="the file's")] = Field(
+        description="names the folder of its results", examples=["mine"]
+    )
+    description: str = Field("", description="what `list suites` says", examples=["two methods on digits"])
+    dataset: Entry = Field(description="a name, or a mapping of the keys of a data set", examples=["digits"])
+    student: Entry | None = Field(
+        None, description="the network that is trained: a name, or a mapping", examples=[{"name": "cnn", "width": 8}]
+    )
+    students: list[Entry] = Field([], description="several, in place of `student` or beside it", examples=[["cnn"]])
+    teacher: dict[str, Any] | None = Field(
+        None, description="the robust network that distillation learns from", examples=[{"model": "cnn"}]
+    )
+    natural_teacher: dict[str, Any] | None = Field(
+        None,
+        description="the second teacher, of methods that ask for one",
+        examples=[{"model": "cnn", "method": "natural"}],
+    )
+    init: dict[str, Any] | None = Field(
+        None, description="the robust network that students of FRL start from", examples=[{"method": "trades"}]
+    )
+    eps: Annotated[float, InSuites("a number or a fraction, below 1")] = Field(
+        description="L-infinity radius of all attacks, pixels in [0, 1]", examples=["8/255"]
+    )
+    norm: Literal["linf"] = Field("linf", description="of all attacks", examples=["linf"])
+    training: dict[str, Any] = Field(description="how networks are trained", examples=[{"epochs": 20}])
+    methods: Annotated[list[Entry], InSuites("a list of names and mappings, or the name of a YAML file with one")] = (
+        Field(min_length=1, description="how students are trained", examples=[["rslad", "absld"]])
+    )
+    seeds: list[Seed] = Field(
+        [0],
+        min_length=1,
+        max_length=MOST_SEEDS,
+        description="every method is trained once with each",
+        examples=[[0, 1, 2]],
+    )
+    split_seed: Seed = Field(0, description="of what is held out and of every subset, whatever the seeds")
+    evaluation: dict[str, Any] = Field(
+        description="how networks are attacked", examples=[{"attacks": ["clean", "pgd20"]}]
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32",
+        description="of training, never of what is reported; `auto`: bfloat16 where there are units for it",
+    )
+    engine: Literal["fast", "plain"] = Field("fast", description="`plain` is the papers' form: nothing is folded")
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1, description="of one trial; `auto`: as many as are measured to be best here", examples=[2]
+    )
+    resources: Resources = Field(
+        Resources(), description="what one trial takes from the cluster", examples=[{"cpu": 2}]
+    )
+    keep: list[Checkpoint] = Field(
+        list(CHECKPOINTS), description="weights that are kept when a trial is done", examples=[["best_validation"]]
+    )
+    time_limit_hours: float | None = Field(None, gt=0, description="of one trial, which then fails", examples=[12.0])
+    tune: dict[str, Any] | None = Field(
+        None,
+        description="how `tune` searches",
+        examples=[{"methods": ["absld"], "space": {"temperature_rate": "loguniform(0.01, 1)"}}],
+    )
+    primary: list[PrimaryComparison] = Field(
+        [],
+        description="comparisons that are chosen before the results are known",
+        examples=[[{"variant": "absld", "against": "rslad", "metrics": ["nsd"]}]],
+    )
 
 
 def suite_names() -> dict[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from harness.errors import InputError, one_of
-from harness.spec import Frozen, Seed
+from harness.spec import Frozen, InSuites, Seed
 from harness.suites.blocks import read
 from harness.suites.suite import Suite
 from harness.tuning.space import Values, split_entries
@@ -23,29 +23,50 @@ _MOST_TRIALS, _MOST_SEEDS = 10_000, 1000  # a slip of the pen would otherwise fi
 
 
 class TuneOptions(Frozen):
-    """How to search; a suite's `tune:` block.
+    """How to search; a suite's `tune:` block. Options of the command of the same names win."""
 
-    space: distributions by key, and mappings of them by method for keys of one method only. settings: instead, lists
-    of settings by method. trials: tries, the same number for every method. with_default: the first try is the method's
-    own setting. epochs: of a setting, the suite's where null. seeds: how many of one setting, side by side, none of
-    them the suite's. compare_seeds: of the comparison between the best setting and the method's own. grace: epochs
-    that no scheduler cuts.
-    """
-
-    methods: list[str] = Field(min_length=1)
-    space: dict[str, Any] = Field({})
-    settings: dict[str, list[Values]] = Field({})
-    trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)
-    with_default: bool = False
-    search: Literal["random", "grid", "list", "tpe"] = "random"
-    scheduler: Literal["halving", "asha", "median", "none"] = "halving"
-    metric: str = "selection_score"
-    mode: Literal["max", "min"] | None = None
-    epochs: int | None = Field(None, ge=1)
-    seeds: int = Field(3, ge=1, le=_MOST_SEEDS)
-    compare_seeds: int = Field(3, ge=0, le=_MOST_SEEDS)
-    grace: int | None = Field(None, ge=1)
-    search_seed: Seed = 0
+    methods: list[str] = Field(min_length=1, description="methods or variants of the suite", examples=[["absld"]])
+    space: dict[str, Any] = Field(
+        {},
+        description="distributions by key: `loguniform(a, b)`, `uniform(a, b)`, `randint(a, b)`, `choice(a, b, ...)`; "
+        "under a method's name a mapping of those that concern it alone",
+        examples=[{"temperature_rate": "loguniform(0.01, 1)"}],
+    )
+    settings: dict[str, list[Values]] = Field(
+        {},
+        description="in place of `space`: for each method a list of settings, all of one length",
+        examples=[{"absld": [{"temperature_rate": 0.3}, {}]}],
+    )
+    trials: Annotated[int | None, InSuites(default="20; of `settings` all")] = Field(
+        None, ge=1, le=_MOST_TRIALS, description="tries, the same number for every method", examples=[10]
+    )
+    with_default: bool = Field(False, description="the first try is the method's own setting")
+    search: Literal["random", "grid", "list", "tpe"] = Field("random", description="how tries are chosen")
+    scheduler: Literal["halving", "asha", "median", "none"] = Field(
+        "halving", description="which tries are stopped early", examples=["none"]
+    )
+    metric: Annotated[str, InSuites(f"one of {', '.join(METRICS)}")] = Field(
+        "selection_score", description="what a try is judged by, on validation images", examples=["val_robust_worst"]
+    )
+    mode: Annotated[Literal["max", "min"] | None, InSuites(default="by the metric")] = Field(
+        None, description="which end of the metric is better", examples=["max"]
+    )
+    epochs: Annotated[int | None, InSuites(default="the suite's")] = Field(
+        None, ge=1, description="of a try", examples=[10]
+    )
+    seeds: int = Field(
+        3, ge=1, le=_MOST_SEEDS, description="how many of one setting, side by side, none of them the suite's"
+    )
+    compare_seeds: int = Field(
+        3,
+        ge=0,
+        le=_MOST_SEEDS,
+        description="how many of the comparison between the best setting and the method's own; 0: no comparison",
+    )
+    grace: Annotated[int | None, InSuites(default="by the scheduler")] = Field(
+        None, ge=1, description="epochs that no scheduler cuts", examples=[5]
+    )
+    search_seed: Seed = Field(0, description="of what is drawn")
 
     @property
     def direction(self) -> Literal["max", "min"]:
