@@ -113,7 +113,7 @@ class DatasetSpec(Frozen):
         None, description="of data of your own: the file or folder, from the suite's folder", examples=["mine.npz"]
     )
     sha256: str | None = Field(
-        None, description="of data of your own: the hash that its content must have", examples=["0" * 64]
+        None, description="of data of your own: the hash that its content must have", examples=["ab" * 32]
     )
     title: Annotated[str | None, ASIDE, InSuites(default="its name")] = Field(
         None, min_length=1, max_length=100, description="what reports call it", examples=["Digits, 8 x 8"]
@@ -249,7 +249,7 @@ class AttackRequest(Frozen):
         CHECKPOINTS, description="the states of the network that it is run on", examples=[["last"]]
     )
     steps: Annotated[int | None, _ATTACKS] = Field(None, ge=1, description="gradient steps", examples=[50])
-    step_size: Annotated[float | None, STEP] = Field(
+    step_size: Annotated[float | None, InSuites(STEP.written, "the attack's own")] = Field(
         None, gt=0, description="length of a step, in pixels", examples=["2/255"]
     )
     restarts: Annotated[int | None, _ATTACKS] = Field(

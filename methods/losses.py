@@ -24,7 +24,7 @@ def kl(target_logits: torch.Tensor, logits: torch.Tensor, target_log_eps: float 
     """KL(sm(target) || sm(logits)) per sample, summed over classes; gradients flow into both arguments unless one is
     detached.
 
-    target_log_eps: the constant of the RSLAD family's released code, log(p + 1e-5) in the target's entropy . It
+    target_log_eps: the constant of the RSLAD family's released code, log(p + 1e-5) in the target's entropy. It
         shifts the value and leaves the gradient of `logits` as it is.
     """
     target = target_logits.softmax(1)

@@ -141,7 +141,7 @@ def _route_flat_keys(name: str, given: Mapping[str, Any], policies: dict[str, di
 
 
 def _check_combination(cls: type[Method], resolved: Mapping[str, Any]) -> None:
-    """Refuse what has no meaning , with the reason."""
+    """Refuse what has no meaning, with the reason."""
     name = resolved["name"]
     label = POLICIES["labels"][resolved["labels"]["name"]]
     weight = POLICIES["weights"][resolved["weights"]["name"]]

@@ -38,10 +38,11 @@ def setting(
     high: float | None = None,
     choices: Iterable[str] | None = None,
     epoch: bool = False,
+    example: Any = dataclasses.MISSING,
     introduced: Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field with its meaning and its inclusive range. `epoch` marks a point in training: a fraction of it
-    below 1, or a number of epochs.
+    below 1, or a number of epochs. `example` shows how it is written where the default does not.
 
     introduced: of a setting that came after specifications had been stored, the default it had then (a list for a
     tuple). Specifications leave it out at that value, so that it changes no trial's identity.
@@ -49,6 +50,7 @@ def setting(
     if epoch and introduced is not dataclasses.MISSING and introduced != resolve_epoch(introduced, 1_000_000):
         raise ValueError(f"a point in training is introduced as a number of epochs, not {introduced}")
     facts = {"help": help, "low": low, "high": high, "choices": tuple(choices) if choices else None, "epoch": epoch}
+    facts |= {} if example is dataclasses.MISSING else {"example": example}
     facts |= {} if introduced is dataclasses.MISSING else {"introduced": introduced}
     return dataclasses.field(default=default, metadata=facts)
 

@@ -463,17 +463,20 @@ def _check_store(store: Path) -> None:
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, policies, datasets, models, attacks or suites")],
+    what: Annotated[
+        str, typer.Argument(help="methods, policies, datasets, models, attacks, suites or keys (of a suite)")
+    ],
+    name: Annotated[str | None, typer.Argument(help="one of them, with all its settings")] = None,
     plugin: Plugins = None,
 ) -> int:
-    """List the names that suites can use."""
-    from harness.cli.listings import LISTS
+    """List the names that suites can use, or what can be set for one of them."""
+    from harness.cli.listings import LISTS, in_full
 
     _load_methods(plugin)
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    out.print(LISTS[what]())
+    out.print(LISTS[what]() if name is None else in_full(what, name))
     return 0
 
 

@@ -4,16 +4,18 @@ torch, no Ray."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 import methods
 from harness.attacks.registry import ATTACKS
+from harness.cli import reference
 from harness.data.registry import DATASETS
 from harness.errors import InputError
 from harness.models.registry import MODELS
@@ -158,7 +160,29 @@ def _described(names: dict[str, str]) -> Table:
     return table
 
 
-LISTS: dict[str, Callable[[], Table]] = {
+def in_full(what: str, name: str) -> Group:
+    """One name of a list with all that can be set for it. InputError where there is no more to say of it."""
+    return _reference(reference.details(what, name))
+
+
+def _reference(blocks: Iterable[reference.Block]) -> Group:
+    """Blocks of keys one below the other."""
+    return Group(*(part for block in blocks for part in (Text(f"{block.name}: {block.text}"), _keys(block), Text())))
+
+
+def _keys(block: reference.Block) -> Table:
+    """Each key, and beside it what the columns of `docs/suites.md` say: five columns are too many for a terminal."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key in block.keys:
+        owner = f"  ({key.owner})" if key.owner else ""
+        told = f"{key.kind}; default: {key.default}{owner}\n{key.meaning}\n{key.example}"
+        table.add_row(Text(key.name), Text(told))
+    return table
+
+
+LISTS: dict[str, Callable[[], RenderableType]] = {
     "methods": _methods,
     "policies": _policies,
     "datasets": lambda: _described({name: info.description for name, info in DATASETS.items()}),
@@ -170,4 +194,5 @@ LISTS: dict[str, Callable[[], Table]] = {
     ),
     "attacks": lambda: _described({name: info.description for name, info in ATTACKS.items()}),
     "suites": lambda: _described(suite_names()),
+    "keys": lambda: _reference(map(reference.key_block, reference.RECORDS)),
 }

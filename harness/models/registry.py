@@ -8,7 +8,8 @@ from typing import Any
 
 from harness.errors import InputError, one_of, unknown
 
-_LARGEST = 1024  # of a width or a depth: sixteen times the widest in use
+LARGEST = 1024  # of a width or a depth: sixteen times the widest in use
+_WIDTH = "channels of the first stage"
 
 
 def _any(params: Mapping[str, Any]) -> str | None:
@@ -24,6 +25,7 @@ def _wide_depth(params: Mapping[str, Any]) -> str | None:
 class ModelInfo:
     """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
 
+    meanings: what each of them is.
     network: `module:class`, called with the channels, the number of classes and the settings; sized: and with
         `image_size`, the pixels of a side.
     fault: what is wrong with settings that are in range each by itself; None for nothing.
@@ -35,19 +37,33 @@ class ModelInfo:
     description: str
     network: str
     params: dict[str, int | bool] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
     sized: bool = False
     fault: Callable[[Mapping[str, Any]], str | None] = _any
     introduced: dict[str, int | bool] = field(default_factory=dict)
 
 
 _ALL = (
-    ModelInfo("cnn", "three stages of two 3x3 convolutions with batch norm", "harness.models.cnn:CNN", {"width": 32}),
-    ModelInfo("resnet18", "ResNet-18 with the CIFAR stem", "harness.models.resnet:ResNet18", {"width": 64}),
+    ModelInfo(
+        "cnn",
+        "three stages of two 3x3 convolutions with batch norm",
+        "harness.models.cnn:CNN",
+        {"width": 32},
+        {"width": _WIDTH},
+    ),
+    ModelInfo(
+        "resnet18",
+        "ResNet-18 with the CIFAR stem",
+        "harness.models.resnet:ResNet18",
+        {"width": 64},
+        {"width": _WIDTH},
+    ),
     ModelInfo(
         "preact_resnet18",
-        "pre-activation ResNet-18 with the CIFAR stem; final_norm: batch norm before pooling",
+        "pre-activation ResNet-18 with the CIFAR stem",
         "harness.models.resnet:PreActResNet18",
         {"width": 64, "final_norm": True},
+        {"width": _WIDTH, "final_norm": "batch norm before pooling"},
     ),
     ModelInfo("mobilenet_v2", "MobileNetV2 with CIFAR strides", "harness.models.mobilenet:MobileNetV2"),
     ModelInfo(
@@ -55,6 +71,7 @@ _ALL = (
         "Wide ResNet, depth 6n+4, in the layout of TRADES' checkpoints",
         "harness.models.wrn:WideResNet",
         {"depth": 34, "widen": 10},
+        {"depth": "layers, 6n+4: 10, 16, 22, 28, 34, ...", "widen": "channels of the first stage over 16"},
         fault=_wide_depth,
     ),
 )
@@ -86,6 +103,6 @@ def _checked(name: str, key: str, value: object, wants_bool: bool) -> int | bool
         if not isinstance(value, bool):
             raise InputError(f"model {name}: {key} must be true or false, not {value!r}")
         return value
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
-        raise InputError(f"model {name}: {key} must be a whole number of at least 1, {_LARGEST} at most, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+        raise InputError(f"model {name}: {key} must be a whole number of at least 1, {LARGEST} at most, not {value!r}")
     return value

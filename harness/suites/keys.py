@@ -33,7 +33,7 @@ class FileKeys(Record):
         "", description="what tables call it", examples=["trades-wrn"]
     )
     file: str | None = Field(None, description="its weights, from the current folder", examples=["teacher.pt"])
-    sha256: str | None = Field(None, description="the hash that the file must have", examples=["0" * 64])
+    sha256: str | None = Field(None, description="the hash that the file must have", examples=["ab" * 32])
     weights: Literal["ema", "raw"] | None = Field(
         None, description="which to take of a file with averaged weights beside raw ones", examples=["ema"]
     )

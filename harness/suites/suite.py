@@ -19,8 +19,7 @@ from harness.suites.notation import number, read_text, read_yaml
 
 
 class PrimaryComparison(Frozen):
-    """A comparison of two variants that is registered before their results are known, on some metrics under one attack,
-    by default the strongest. Part of no trial's identity."""
+    """A comparison of two variants that is registered before their results are known. It changes no trial."""
 
     variant: str = Field(description="one of the suite's variants", examples=["absld"])
     against: str = Field(description="the variant that it is compared with", examples=["rslad"])
@@ -43,8 +42,9 @@ def _one_component(name: str) -> str:
 
 
 class Suite(Record):
-    """A benchmark as its author writes it. Names and mappings are read further by `plan`; see the suites shipped in
-    `harness/suites`."""
+    """A benchmark: what is trained on which images, how, and how it is attacked.
+
+    Names and mappings are read further by `plan`."""
 
     name: Annotated[str, AfterValidator(_one_component), InSuites(default="the file's")] = Field(
         description="names the folder of its results", examples=["mine"]

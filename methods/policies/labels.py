@@ -64,7 +64,9 @@ class FixedClassTemperatureSettings(TargetSettings):
     temperature: float = setting(1.0, "temperature of every class that is not in `hard_classes`", low=1e-6)
     hard_temperature: float = setting(1.0, "temperature of the classes in `hard_classes`", low=1e-6)
     hard_classes: str = setting(
-        "", "class indices, separated by commas; the ablation of the ABSLD papers gives hard classes sharper labels"
+        "",
+        "class indices, separated by commas; the ablation of the ABSLD papers gives hard classes sharper labels",
+        example="3,5",
     )
 
 
