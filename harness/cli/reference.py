@@ -162,7 +162,7 @@ def _shown_of(key: str, own: Mapping[str, str | None], name: str) -> dict[str, s
 def _key(name: str, field: FieldInfo) -> Key:
     """A field of a record. It has a description; an example where its default is none."""
     in_suites = next((mark for mark in field.metadata if isinstance(mark, InSuites)), InSuites())
-    default = None if field.is_required() else field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         default = default.model_dump(exclude_none=True)
     if in_suites.default is not None:
