@@ -45,7 +45,9 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     """Sentences that belong under every table of one setting."""
     part = board.of(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
-    sentences = [f"{setting_title(setting)}.", _seeds(part.rows), f"Checkpoint {RULES.get(checkpoint, checkpoint)}."]
+    chosen = checkpoint_of(part.rows, checkpoint)
+    selected = RULES.get(chosen, f"{chosen}: the network as it was given")
+    sentences = [f"{setting_title(setting)}.", _seeds(part.rows), f"Checkpoint {selected}."]
     sentences += trained(part)
     sentences.append("Avg. and Worst: mean and smallest of the class-wise accuracies, in percent.")
     sentences.append("NSD: population standard deviation over classes divided by their mean, lower is fairer.")
@@ -56,6 +58,11 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
         sentences.append(marks(board, setting, checkpoint))
     sentences += registered(board, setting, checkpoint)
     return sentences + _teachers(part.rows, board.teacher_counts.get(setting, 0))
+
+
+def checkpoint_of(rows: pd.DataFrame, checkpoint: str) -> str:
+    """Which checkpoint rows show of themselves where they are asked for one: given networks have none to choose."""
+    return "given" if (rows["role"] == "evaluation").all() else checkpoint
 
 
 def otherwise(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
@@ -108,7 +115,9 @@ SPREAD = (
 
 def _seeds(rows: pd.DataFrame) -> str:
     """Which seeds the numbers are means of; where rows differ, by name, the most frequent list for all others."""
-    found = rows[(rows["role"] != "teacher") & (rows["seed_list"] != "")]
+    if (rows["role"] == "evaluation").all():
+        return GIVEN
+    found = rows[(rows["role"] == "student") & (rows["seed_list"] != "")]
     lists = found["seed_list"].value_counts()
     if lists.empty:
         return "No seed is done."
@@ -122,6 +131,7 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+GIVEN = "Given networks, each of one training: how another would differ is not in these numbers."
 ONE_SEED = "differences between seeds are not in these numbers"
 
 

@@ -45,7 +45,7 @@ class Store:
         self.root = Path(root)
         self._given = manifest
         self._problems: dict[str, None] = {}
-        self._footers: dict[tuple[str, int, int], Any] = {}
+        self._footers: dict[tuple[str, int, int, int], Any] = {}
         self._was_there = begun or self.root.is_dir()
 
     def manifest(self) -> Manifest:
@@ -321,7 +321,7 @@ class Store:
         path = self.root / part.table / part.file
         try:
             found = path.stat()
-            key = (f"{part.table}/{part.file}", found.st_mtime_ns, found.st_size)
+            key = (f"{part.table}/{part.file}", found.st_ino, found.st_mtime_ns, found.st_size)
             if key not in self._footers:
                 self._footers[key] = read_label(self.root, part.table, part.file)
             return self._footers[key]
@@ -331,7 +331,7 @@ class Store:
 
     def _mark(self, path: Path, found: os.stat_result) -> dict[str, Any]:
         """The commit mark in the footer of a file of `trials`, remembered until the file changes."""
-        key = (path.name, found.st_mtime_ns, found.st_size)
+        key = (path.name, found.st_ino, found.st_mtime_ns, found.st_size)
         if key not in self._footers:
             self._footers[key] = _checked_mark(json.loads((parquet.footer(path).metadata or {})[_COMMIT]))
         return self._footers[key]

@@ -564,6 +564,21 @@ def test_given_checkpoints_stand_in_every_table():
         assert grid(board, board.settings[0], checkpoint).lines[0].cells["clean", "average"].value > 0.5
 
 
+def test_a_table_of_given_networks_claims_no_seeds_and_no_selection():
+    frames = frames_of([trial_spec("mine", 0, role="evaluation")])
+    accuracy = frames.tables["class_accuracy"]
+    frames.tables["class_accuracy"] = accuracy[accuracy["checkpoint"] == "last"].assign(checkpoint="given")
+    board = leaderboard(read_results(frames))
+    console = Console(file=io.StringIO(), width=200)
+    tables.print_board(console, board, "best_validation")
+    text, shown = tables.markdown(board), console.file.getvalue()
+    for part in (text.replace("\\", ""), shown):
+        assert "Checkpoint given: the network as it was given." in part
+        assert "Given networks, each of one training" in part
+        assert "ne seed" not in part
+    assert "eps 0.1 · given" in shown
+
+
 # Formats
 
 
@@ -944,8 +959,17 @@ def test_a_network_that_predicts_one_class_only_is_remarked():
     accuracy.loc[constant, "correct"] = np.where(accuracy.loc[constant, "class_index"] == 3, 200, 0)
     notes = leaderboard(read_results(frames), paired=False).notes
     assert [note for note in notes if "one class only" in note] == [
-        "absld, seed 1, last: predicts one class only (Dress under clean)."
+        "fashion_mnist, cnn(width=16): absld, seed 1, last: predicts one class only (Dress)."
     ]
+
+
+def test_one_class_alone_that_withstands_an_attack_is_no_constant_network():
+    frames = frames_of([trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)])
+    accuracy = frames.tables["class_accuracy"]
+    broken = (accuracy["variant"] == "absld") & (accuracy["seed"] == 1) & (accuracy["attack"] != "clean")
+    accuracy.loc[broken, "correct"] = np.where(accuracy.loc[broken, "class_index"] == 3, 200, 0)
+    notes = leaderboard(read_results(frames), paired=False).notes
+    assert not [note for note in notes if "one class only" in note]
 
 
 def test_captions_say_that_the_teacher_is_fixed():

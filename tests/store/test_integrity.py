@@ -18,7 +18,7 @@ from harness.attacks.conditions import Conditions
 from harness.errors import InputError
 from harness.evaluation.chunk import evaluate_chunk
 from harness.running.run import run
-from harness.store import compaction, parquet, tables
+from harness.store import compaction, manifest, parquet, tables
 from harness.store.compaction import compact
 from harness.store.manifest import COMPACTED, load_manifest, manifest_path, rebuilt
 from harness.store.merge import merge
@@ -340,6 +340,19 @@ def test_verify_looks_at_anything(tmp_path, kind: Callable[[Path], None], compac
     found = verify(root)
     assert found.broken or found.problems
     assert bench("verify", "store", cwd=tmp_path, check=1).stderr == ""
+
+
+def test_a_manifest_that_is_lost_within_a_tick_of_the_clock_is_missed(tmp_path, monkeypatch):
+    """The folder of trials has the time of change that it had when nothing was compacted."""
+    monkeypatch.setattr(manifest, "_TICK_NS", 10**12)  # however slow this machine is
+    store = filled(tmp_path / "store", 2)
+    assert load_manifest(store.root) == manifest.EMPTY
+    before = (store.root / "trials").stat()
+    compact(store)
+    manifest_path(store.root).unlink()
+    os.utime(store.root / "trials", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match="is missing, and compacted files hold finished trials"):
+        load_manifest(store.root)
 
 
 @pytest.mark.parametrize("kind", [fifo, folder, dangling, loop])

@@ -291,16 +291,18 @@ def _classes(results: Results) -> dict[str, dict[int, tuple[str, int]]]:
 
 
 def _one_class(results: Results, counts: ClassCounts, classes: dict[str, dict[int, tuple[str, int]]]) -> list[str]:
-    """A note for every network that gets all images of one class right and none of the others."""
+    """A note for every network that gets all images of one class right and none of the others, clean and under each of
+    its attacks: under an attack alone a good network may do so."""
     there = counts.images > 0
     full, empty = there & (counts.correct == counts.images), there & (counts.correct == 0)
     constant = (full.sum(axis=1) == 1) & (empty.sum(axis=1) == there.sum(axis=1) - 1) & (there.sum(axis=1) > 1)
-    lines = counts.keys[constant].assign(place=full[constant].argmax(axis=1))
-    variants, datasets = results.rows["variant"], results.rows["dataset"].astype(str)
+    lines = counts.keys.assign(place=np.where(constant, full.argmax(axis=1), -1))
+    same = lines.groupby(["trial_id", "checkpoint"], observed=True)["place"].transform("nunique") == 1
+    lines = lines[same & constant].drop_duplicates(["row", "seed", "checkpoint"])
     return [
-        f"{variants[line['row']]}, seed {line['seed']}, {line['checkpoint']}: predicts one class only "
-        f"({classes[datasets[line['row']]][line['place']][0]} under {line['attack']})."
-        for line in records(lines.drop_duplicates(["row", "seed", "checkpoint"]))
+        f"{line['dataset']}, {line['student']}: {line['variant']}, seed {line['seed']}, {line['checkpoint']}: "
+        f"predicts one class only ({classes[str(line['dataset'])][line['place']][0]})."
+        for line in records(lines.join(results.rows[["dataset", "student", "variant"]], on="row"))
     ]
 
 

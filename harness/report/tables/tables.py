@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import escape
-from harness.report.captions import attack_title, caption, marks, otherwise, registered, setting_title
+from harness.report.captions import attack_title, caption, checkpoint_of, marks, otherwise, registered, setting_title
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.details import class_images, intervals_table, selection_table, wide
 from harness.report.tables.grid import Cell, Grid, costs, grid
@@ -37,7 +37,8 @@ def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int
         table = grid(board, setting, checkpoint)
         name = max(len(escape.one_line(line.title)) for line in table.lines[:MOST_PRINTED])
         room = max(1, (width - min(name, 40) - 18) // (7 * len(table.metrics)))
-        parts.append(Text(escape.one_line(f"{setting_title(setting)} · {checkpoint}"), style="bold"))
+        shown = checkpoint_of(board.of(setting).rows, checkpoint)
+        parts.append(Text(escape.one_line(f"{setting_title(setting)} · {shown}"), style="bold"))
         groups = [table.attacks[start : start + room] for start in range(0, len(table.attacks), room)] or [[]]
         for place, attacks in enumerate(groups):
             parts.append(_terminal_table(table, attacks, last=place == len(groups) - 1))

@@ -17,7 +17,7 @@ from harness.suites.blocks import dataset_spec, evaluation_spec, training_spec
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 
-PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/trials"))
+PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "results").glob("*/trials"))
 SUITE = {
     "name": "small",
     "dataset": "digits",
