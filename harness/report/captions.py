@@ -10,7 +10,7 @@ import pandas as pd
 from harness.attacks.registry import OVERRIDES, ascent_settings, attack_info, declared, stage_names
 from harness.report.results import records
 from harness.report.scores.differences import over_seeds_alone
-from harness.report.scores.families import TOO_FEW_SEEDS
+from harness.report.scores.families import MARKED, TOO_FEW_SEEDS
 from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.scores.seeds import is_several
@@ -18,6 +18,7 @@ from harness.report.scores.selection import RULES
 from harness.report.tables.grid import change_text
 from harness.report.trained import MOST_NAMED, by_row, trained
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
+from harness.statistics.multiple_comparisons import ALIKE
 
 FAILED = "could not be drawn"  # of a figure
 
@@ -146,13 +147,16 @@ def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
         return f"No arrows against {baseline}: {board.unmarked.get((setting, checkpoint), TOO_FEW_SEEDS)}."
     seeds, count = ", ".join(map(str, marked.seeds)), marked.comparisons
     scores = board.of(setting).scores
-    unbounded = over_seeds_alone(scores[scores["checkpoint"] == checkpoint])
+    scores = scores[scores["checkpoint"] == checkpoint]
+    unbounded = over_seeds_alone(scores)
     alone = f" ({', '.join(METRICS[name].title for name in unbounded)} over seeds alone)" if unbounded else ""
+    compared = scores[(scores["attack"] == marked.attack) & scores["metric"].isin(list(MARKED)) & scores["p"].isna()]
+    alike = (compared["difference_seed_high"] - compared["difference_seed_low"]).astype(float) <= ALIKE
     return (
         f"Against {baseline}: ↑ better, ↓ worse, ≈ inside the noise, in Avg., Worst and NSD under "
         f"{attack_title(marked.attack)}, over seeds {seeds} and over test samples{alone}. {count} comparisons, "
         "corrected together (Holm): if all variants were equal, fewer than one table in ten would have a false arrow. "
-        "Other columns are not compared."
+        f"{'No mark where no seed differs from another. ' if alike.any() else ''}Other columns are not compared."
     )
 
 

@@ -18,6 +18,7 @@ from harness.statistics.intervals import FEWEST_SEEDS
 from harness.statistics.metrics import Floats
 
 ERROR = 0.05  # the chance of any false mark in a family of equal variants that the correction aims at
+ALIKE = 1e-12  # an error, or a spread, below which no seed differs from another
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def compare_family(
     average = pair.sum(axis=-2) / np.maximum(known.sum(axis=-2), 1)
     largest = np.maximum(pair, np.maximum(pooled, average)[..., None, :])
     difference, error = change.mean(axis=-3), np.sqrt(largest / seeds)
-    known &= error > 1e-12
+    known &= error > ALIKE
     # turned so that what the most frequent variant does has the same sign in all of its pairs
     common = np.bincount(np.concatenate([first, second])).argmax()
     turned = np.where((first == common)[:, None], -1, 1) * (change - difference[..., None, :, :])

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from harness.cli.commands import app
 from harness.errors import InputError
 from harness.report import escape
-from harness.report.captions import caption, eps_text
+from harness.report.captions import caption, eps_text, marks
 from harness.report.page.data import page_data
 from harness.report.results import read_results, some_trials
 from harness.report.scores import differences
@@ -266,6 +266,17 @@ def test_registered_comparisons_that_cannot_be_made_are_named_and_counted():
     assert "not available: ambiguous, absld [training.epochs=20] and absld [training.epochs=45]" in text
     board = leaderboard(read_results(frames, trial_ids=[spec.trial_id for spec in specs]), primary=primary[:1])
     assert board.registered.set_index("checkpoint").loc["last", "p"] == pytest.approx(one), "a suite's own trials"
+
+
+def test_where_no_seed_differs_from_another_nothing_is_marked_and_no_difference_is_promised():
+    frames = frames_of([trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)])
+    accuracy = frames.tables["class_accuracy"]
+    accuracy["correct"] = 100 + 5 * accuracy["class_index"] + 10 * (accuracy["variant"] == "absld")
+    results = read_results(frames)
+    board = leaderboard(results, paired=False)
+    assert "No mark where no seed differs from another." in marks(board, board.settings[0], "last")
+    assert not {"↑", "↓", "≈"} & set(tables.markdown(board, "last").partition("differences")[0].partition("Against")[0])
+    assert power(results, "last")[["needs_3", "needs_5", "needs_10"]].isna().all(axis=None)
 
 
 def test_power_is_from_the_spread_within_blocks(board, frames, tmp_path):

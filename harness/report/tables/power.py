@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Group
 from rich.table import Table
@@ -18,7 +19,7 @@ from harness.report.scores.differences import pick_baselines
 from harness.report.scores.families import MARKED, layouts
 from harness.report.scores.intervals import METRICS
 from harness.report.tables.grid import number
-from harness.statistics.multiple_comparisons import detectable, residual_spread
+from harness.statistics.multiple_comparisons import ALIKE, detectable, residual_spread
 
 SEEDS = (3, 5, 10)
 FEWEST = 2  # seeds from which a spread is known, if badly
@@ -28,7 +29,8 @@ POWER = 0.8
 def power(results: Results, checkpoint: str, baseline: str | None = None) -> pd.DataFrame:
     """A line per table and marked metric: `setting`, `attack`, `metric`, `variants`, `seeds` (of the spread), `spread`
     (standard deviation over seeds of one variant within blocks) and `needs_N`, the difference that N seeds would find
-    with a chance of 80 % or more, corrected for all comparisons of the table. Empty below two common seeds.
+    with a chance of 80 % or more, corrected for all comparisons of the table; NaN without a spread. Empty below two
+    common seeds.
     """
     counts = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
     baselines = pick_baselines(results.rows, baseline)
@@ -38,7 +40,8 @@ def power(results: Results, checkpoint: str, baseline: str | None = None) -> pd.
             continue
         spread = residual_spread(layout.array([attack]))
         others = len(layout.rows) - 1
-        needs = {f"needs_{n}": detectable(spread, n, others, len(MARKED), POWER) for n in SEEDS}
+        known = np.where(spread > ALIKE, spread, np.nan)  # equal seeds give no p-value, however large a difference is
+        needs = {f"needs_{n}": detectable(known, n, others, len(MARKED), POWER) for n in SEEDS}
         facts = {"setting": setting, "attack": attack, "variants": others + 1, "seeds": len(layout.seeds)}
         lines += [
             {**facts, "metric": metric, "spread": spread[place]} | {name: each[place] for name, each in needs.items()}
