@@ -138,7 +138,7 @@ def outcome_rows(checkpoint: str, attack: str, hardness: np.ndarray, random: np.
 
 
 def histories(spec: TrialSpec, ease: np.ndarray, own: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`epochs` and `class_state`: accuracy rises, then overfits a little; temperatures drift apart by class."""
+    """`epochs` and `class_state`: accuracy rises, then overfits; temperatures and weights drift apart by class."""
     assert spec.training is not None
     epochs, count = spec.training.epochs, len(ease)
     epoch = np.arange(1, epochs + 1)
@@ -151,6 +151,7 @@ def histories(spec: TrialSpec, ease: np.ndarray, own: np.random.Generator) -> tu
     if spec.method and spec.method["name"] in TEMPERED:
         slope = 0.6 * np.tanh(epoch / 8)[:, None] * (ease - ease.mean()) / np.ptp(ease)
         quantities |= {"temperature_adversarial": 1 + slope, "temperature_clean": 1 + 0.8 * slope}
+        quantities |= {"weight": 1 - slope} if spec.method["name"] == "absld_reweight" else {}
     table = {
         "epoch": epoch, "lr": np.where(epoch > 12, 0.01, 0.1), "loss": 2 * np.exp(-epoch / 8) + 0.3,
         "val_clean_avg": clean.mean(1), "val_clean_worst": clean.min(1), "val_robust_avg": robust.mean(1),

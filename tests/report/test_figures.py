@@ -144,7 +144,7 @@ def test_attacks_on_fewer_images_say_so(frames):
 
 @pytest.mark.slow
 def test_a_hundred_classes_stay_legible():
-    frames = store(("at", "absld"), seeds=1, classes=HUNDRED, per_class=20)
+    frames = store(("at", "absld_reweight"), seeds=1, classes=HUNDRED, per_class=20)
     for name, figure in draw(read_results(frames), figure_names(None, read_results(frames))).items():
         if name == "hyperparameter_response":
             continue
