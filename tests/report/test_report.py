@@ -885,6 +885,8 @@ def test_the_command_says_why_a_figure_that_was_asked_for_is_left_out(tmp_path):
         ("store", ["--set", "eps=0.2"], "--set changes a suite"),
         ("store", ["--baseline", "rsald"], "unknown baseline 'rsald': did you mean rslad"),
         ("store", ["--width", "page"], "unknown width 'page'"),
+        ("store", ["--formats", ""], "figures without a format: png, pdf, svg"),
+        ("store", ["--figures", "class_quantity:val_robst"], "unknown quantity of the classes 'val_robst': did you"),
         (".", [], "is not a result store"),
     ],
 )
@@ -892,6 +894,7 @@ def test_the_command_refuses_what_it_cannot_report(tmp_path, folder, options, me
     fill_store(tmp_path / "store", [trial_spec(name, 0) for name in ("at", "rslad")], per_class=20, absent=["outcomes"])
     with pytest.raises(InputError, match=re.escape(message)):
         raise report_command(folder, tmp_path, *options).exception
+    assert not (tmp_path / "store" / "report").exists()
 
 
 def report_command(folder: str, where: Path, *options: str):
