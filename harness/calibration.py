@@ -36,7 +36,7 @@ from harness.inputs import Data, new_network, read_data
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrainedSpec, TrialSpec
 from harness.store.store import Store
-from harness.training.trainer import EpochBatches, Trainer
+from harness.training.trainer import EpochBatches, Noise, Trainer
 from harness.training.validation import correct_under_pgd, held_out_statistics
 
 CLEAN, ROBUST = 0.85, 0.65  # shares of the test images that are right before an attack and after it
@@ -130,10 +130,13 @@ def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
 
 
 def epoch_seconds(spec: TrainedSpec, data: Data, device: torch.device) -> float:
-    """One epoch: steps on the training images, validation, and the held-out statistics that the method learns from."""
+    """One epoch: steps on the training images, validation, and the statistics of held-out or of training images that
+    the method learns from."""
     trainer = _trainer(spec, data, device)
     steps = len(data.train) / spec.training.batch_size
     seconds = steps * step_seconds(trainer, data, spec.training.batch_size)
+    if trainer.method.learns_confusion:
+        seconds += steps * confusion_seconds(trainer, data, spec.training.batch_size)
     forward = evaluation_forward(trainer.student, spec.engine)
     validated = len(data.validation) + (len(data.test) if spec.training.record_test_curve else 0)
     seconds += validated * _validation_seconds(forward, data, spec)
@@ -163,15 +166,31 @@ def step_seconds(trainer: Trainer, data: Data, batch_size: int) -> float:
     awp = trainer.training.weight_perturbation
     trainer.epoch = min(awp.start_epoch, trainer.training.epochs - 1) if awp else 0  # when its steps cost more
     trainer.begin_epoch()
+    return _median_seconds(trainer, data, batch_size, trainer.step)
+
+
+def confusion_seconds(trainer: Trainer, data: Data, batch_size: int) -> float:
+    """The same of the attack on a batch before an epoch."""
+
+    def count(images: Tensor, labels: Tensor, noise: Noise) -> None:
+        for _ in trainer.count_confusion([(images, labels)], noise):
+            pass
+
+    return _median_seconds(trainer, data, batch_size, count)
+
+
+def _median_seconds(
+    trainer: Trainer, data: Data, batch_size: int, work: Callable[[Tensor, Tensor, Noise], Any]
+) -> float:
     times: list[float] = []
     for images, labels, noise in _whole_batches(data, batch_size):
-        times.append(_seconds(trainer.device, partial(trainer.step, images, labels, noise)))
+        times.append(_seconds(trainer.device, partial(work, images, labels, noise)))
         if len(times) > MOST or (len(times) > FEWEST and sum(times[1:]) > MEASURE_S):
             break
     return median(times[1:])
 
 
-def _whole_batches(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Callable[[str, Tensor], Tensor]]]:
+def _whole_batches(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Noise]]:
     """Batches without end."""
     size = min(batch_size, len(data.train))
     for epoch in count():

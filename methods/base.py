@@ -315,6 +315,11 @@ class Method(Part):
             coef_adv * weight_adv * adversarial + coef_clean * weight_clean * clean + self.margin_policy.penalty(step)
         )
 
+    @property
+    def learns_confusion(self) -> bool:
+        """Whether the method or one of its policies asks for the confusion before each epoch."""
+        return any(part.confusion for part in self.parts)
+
     # What the loop does with the state of all parts.
 
     def begin_epoch(self, device: torch.device) -> None:

@@ -62,6 +62,7 @@ class TRIX(DAFA):
     reference = "Medi et al., arXiv 2025"
     weights: ClassVar[str | dict[str, Any]] = {"name": "dafa", "start_epoch": WARM_UP}
     margins: ClassVar[str | dict[str, Any]] = {"name": "dafa", "start_epoch": WARM_UP}
+    strength: ClassVar[float] = 1.0  # lambda of v, whatever that of w is
 
     def setup(self) -> None:
         self.state["targeted"] = self.class_vector(torch.nan)  # share of a class in the last epoch
@@ -91,7 +92,7 @@ class TRIX(DAFA):
             return self.state["balance"]
         batch = ClassSums(self.num_classes, width=self.num_classes)
         batch.add(clean, labels)
-        return balance(batch.mean(), 1.0)
+        return balance(batch.mean(), self.strength)
 
     def target_class(self, view: View) -> torch.Tensor:
         """A class other than the label, (B,), all equally likely."""
@@ -99,4 +100,4 @@ class TRIX(DAFA):
 
     def end_epoch(self, end: EpochEnd) -> None:
         self.state["targeted"] = self.sums["targeted"].mean().float()
-        self.state["balance"] = balance(self.sums["similarity"].mean(), 1.0)
+        self.state["balance"] = balance(self.sums["similarity"].mean(), self.strength)

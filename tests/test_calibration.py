@@ -58,6 +58,14 @@ def test_an_estimate_by_hand(tmp_path):
 
 
 @pytest.mark.usefixtures("clock")
+def test_an_estimate_has_the_pass_over_the_training_images_before_each_epoch(tmp_path):
+    changes = {"init": {"method": "at"}, "methods": ["csr", {"method": "faal"}]}
+    specs = small_specs(tmp_path, **changes)
+    with_pass, without = (Calibration(Store(tmp_path / "store")).estimate(specs[name]) for name in ("csr", "faal"))
+    assert with_pass.train_s - without.train_s == pytest.approx(2 * 200 / 50)
+
+
+@pytest.mark.usefixtures("clock")
 def test_estimates_grow_with_epochs_images_and_checkpoints(tmp_path):
     one = estimate(tmp_path)
     assert estimate(tmp_path, "training.epochs=6").train_s == pytest.approx(3 * one.train_s)

@@ -211,7 +211,7 @@ class _Run:
 
     def _count_confusion(self, epoch: int) -> Iterator[int]:
         """Attack the training images, in an order and augmentation of their own, for the parts that learn from it."""
-        if any(part.confusion for part in self.trainer.method.parts):
+        if self.trainer.method.learns_confusion:
             batches = self._batches(epoch, "confusion")
             yield from self.trainer.count_confusion(batches, batches.noise)
 

@@ -12,6 +12,7 @@ import methods
 from harness.spec import TrainingSpec
 from harness.training.trainer import Trainer
 from methods.base import ADVERSARIAL, EpochEnd, Method, Step
+from methods.trades import TRADES
 from tests.golden.file import Entry, gradients, tiny_network
 
 EPS = 8 / 255  # what the released scripts hard-wire where an entry does not say
@@ -166,3 +167,27 @@ def ccm_accuracy(entry: Entry, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
     policy.observe(Step(labels, 0, {ADVERSARIAL: logits}))
     policy.end_epoch(EpochEnd(0, 1, 1.0))
     return policy.state["train_robust_accuracy"], torch.bincount(labels, minlength=num_classes) / len(labels)
+
+
+def close_step(entry: Entry, run: Run) -> None:
+    """Attack point, loss, gradients, state and forwards of one step."""
+    entry.close("x_adv", run.attacked["x"])
+    entry.close("loss", run.trainer.losses[0])
+    entry.close("grad_fc_weight", run.student.fc.weight.grad)
+    entry.close("grad_conv_weight", run.student.conv.weight.grad)
+    entry.close("state_after", run.student.state_dict())
+    entry.close("forward_modes", run.student.modes)
+
+
+def close_parts(entry: Entry, method: Method, step: Step) -> None:
+    """The two terms of TRADES of a method that is made of it: the weighted CE and the KL, without coefficients."""
+    robust, natural = TRADES.terms(method, step)  # type: ignore[arg-type]
+    _, weight = method.weight_policy.weights(step, *method.coefficients(method.settings))
+    entry.close("parts.natural", (weight * natural).mean())
+    entry.close("parts.robust", robust.mean())
+
+
+def inject_targets(method: Any, targets: Iterable[Tensor]) -> None:
+    """Let the classes that the attacks lead to be the entry's, batch by batch."""
+    given = iter(targets)
+    method.target_class = lambda view: next(given)

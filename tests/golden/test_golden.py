@@ -15,14 +15,16 @@ import pytest
 
 import methods
 from tests.golden import attacks as golden_attacks
-from tests.golden import field as golden_field
+from tests.golden import csr as golden_csr
+from tests.golden import fair_tat as golden_fair_tat
 from tests.golden import losses as golden_losses
 from tests.golden import states as golden_states
 from tests.golden import traces as golden_traces
+from tests.golden import trix as golden_trix
 from tests.golden.file import CHECKS, FILES, Entry, read_entries, read_file
 
 # Importing them registers their checks.
-CHECKING = (golden_losses, golden_attacks, golden_states, golden_traces, golden_field)
+CHECKING = (golden_losses, golden_attacks, golden_states, golden_traces, golden_trix, golden_csr, golden_fair_tat)
 ENTRIES = read_entries()
 
 

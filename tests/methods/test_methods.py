@@ -49,6 +49,11 @@ CELLS: list[dict[str, Any]] = [
     {"method": "absld", "weights": "kappa", "margins": "ccm"},
     {"method": "absld", "weights": "frl", "margins": "ccm"},
     {"method": "absld", "weights": "dafa", "margins": "dafa"},
+    {"method": "trix", "weights": "kappa", "margins": "ccm"},
+    {"method": "csr", "margins": "dafa"},
+    {"method": "csr", "margins": "bat_stop"},
+    {"method": "fair_tat", "weights": "faal", "margins": "none"},
+    {"method": "fair_tat", "labels": "teacher", "weights": "kappa"},
 ]
 
 
@@ -271,7 +276,7 @@ def test_teachers_and_starts_that_a_method_needs(monkeypatch: pytest.MonkeyPatch
     assert needed["mtard"] == needed["iad_ii"] == ("teacher", "natural_teacher")
     assert needed["absld"] == needed["adaad"] == needed["fair_iad"] == ("teacher",)
     assert needed["trades"] == needed["natural"] == needed["cfa_at"] == ()
-    assert all(methods.METHODS[name].needs_init for name in ("frl_reweight", "frl_remargin", "faal"))
+    assert all(methods.METHODS[name].needs_init for name in ("frl_reweight", "frl_remargin", "faal", "csr"))
     assert not any(methods.METHODS[name].needs_init for name in ("at", "trades", "ard", "absld", "cfa_at", "wat"))
     monkeypatch.setattr(methods.METHODS["at"], "asks", {"another": ("natural_teacher", "adversarial")})
     assert methods.teachers_of(methods.resolve("at", 10)) == ("natural_teacher",)  # with labels that need none

@@ -167,6 +167,8 @@ def test_the_paper_suite_is_the_published_protocol():
     )
     assert training.milestones == (215, 260, 285)
     assert (student.eps, training.step_size, training.attack_steps) == (8 / 255, None, 10)  # null: eps / 4, so 2/255
+    tuned = next(spec for spec in specs("cifar10_paper", *PAPER) if spec.variant == "csr")
+    assert (tuned.training.epochs, tuned.training.lr, tuned.training.milestones) == (2, 0.001, ())
 
 
 @pytest.mark.parametrize(
