@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,10 +12,10 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from harness.errors import FULL, AbsentError, InputError
 
@@ -77,6 +78,26 @@ def write_bytes(path: Path, content: bytes, attempt: int = 0) -> None:
     """Writes a whole file atomically and durably; OSError (disk full, ...) leaves what stood there before."""
     with replacing(path, attempt) as temporary:
         temporary.write_bytes(content)
+
+
+def to_checked_json(record: Mapping[str, Any]) -> bytes:
+    """A record with names for keys as JSON that carries a hash of its content: see `from_checked_json`."""
+    return json.dumps({**record, "sha256": _content_sha256(record)}).encode()
+
+
+def from_checked_json(content: bytes) -> dict[str, Any]:
+    """The record that `to_checked_json` wrote; one without a hash, of an earlier version, as it is. ValueError where it
+    is no record, or other than was written."""
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("is not a record")
+    if (noted := found.pop("sha256", None)) is not None and noted != _content_sha256(found):
+        raise ValueError("holds other values than were written")
+    return found
+
+
+def _content_sha256(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

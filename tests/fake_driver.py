@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,9 +21,10 @@ from harness.running import run as scheduler
 from harness.running.run import Options, Outcome, connected, run
 from harness.spec import TrialSpec
 from harness.store.store import Store
+from harness.store.tables import TABLES
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
-from tests.small import small_specs, suite_file
+from tests.small import small_specs, spoil, suite_file
 
 Event = dict[str, Any]
 
@@ -123,46 +125,89 @@ def soak_of_real_trials() -> list[TrialSpec]:
     return [spec for spec in specs if spec.role == "student"]
 
 
-def soak(root: Path) -> Outcome:
-    """Kills a random worker for every eight epochs that were done, whatever a machine takes for them.
+class Havoc:
+    """Kills a random worker for every eight epochs that were done, whatever a machine takes for them, and damages
+    files: once of each trial that was killed or interrupted one that it works with, and of every fourth that is
+    finished one with its rows.
 
-    A trial that could not finish an epoch since it was killed is spared. Leaves counts in `soak.json`.
+    A trial that could not finish a further epoch since it was killed is spared. `counts`: what was done.
     """
-    numbers = random.Random(2)
-    pids: dict[str, int] = {}
-    launched: list[int] = []
-    spared: set[str] = set()
-    counts = {"kills": 0, "retries": 0, "epochs": 0}
-    began = time.monotonic()
 
-    def on_event(event: Event) -> None:
+    def __init__(self, root: Path, specs: list[TrialSpec]) -> None:
+        self.root, self.training_ids = root, {spec.trial_id: spec.training_id for spec in specs}
+        self.half = sum(spec.training.epochs for spec in specs if spec.training) // 2
+        self.numbers = random.Random(2)
+        self.pids: dict[str, int] = {}
+        self.launched: list[int] = []
+        self.reached: dict[str, int] = {}
+        self.spared: set[str] = set()
+        self.damaged_work: set[str] = set()
+        self.damaged_rows: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.damages: Counter[str] = Counter()
+
+    def __call__(self, event: Event) -> None:
         name, kind = event.get("trial_id", ""), event["event"]
         if kind == "launch":
-            pids[name] = event["pid"]
-            launched.append(event["pid"])
-        elif kind == "epoch":
-            spared.discard(name)
-            counts["epochs"] += 1
-            kill()
-        elif kind in ("done", "retry"):
-            pids.pop(name, None)
-            counts["retries"] += kind == "retry"
+            self.pids[name] = event["pid"]
+            self.launched.append(event["pid"])
+        elif kind == "epoch" and event["epoch"] > self.reached.get(name, 0):
+            self.reached[name] = event["epoch"]
+            self.spared.discard(name)
+            self.counts["epochs"] += 1
+            self.kill()
+        elif kind in ("retry", "interrupted", "done"):
+            self.pids.pop(name, None)
+            self.counts[kind] += 1
+            self.damage_rows(name) if kind == "done" else self.damage_work(name)
 
-    def kill() -> None:
-        victims = sorted(pids.keys() - spared)
-        if victims and counts["epochs"] >= 8 * (counts["kills"] + 1):
-            victim = numbers.choice(victims)
-            spared.add(victim)
+    def kill(self) -> None:
+        if self.counts["epochs"] == self.half:
+            os.kill(os.getpid(), signal.SIGTERM)  # all are interrupted
+        victims = sorted(self.pids.keys() - self.spared)
+        if victims and self.counts["epochs"] >= 8 * (self.counts["kills"] + 1):
+            victim = self.numbers.choice(victims)
+            self.spared.add(victim)
             with suppress(ProcessLookupError):
-                os.kill(pids.pop(victim), signal.SIGKILL)
-                counts["kills"] += 1
+                os.kill(self.pids.pop(victim), signal.SIGKILL)
+                self.counts["kills"] += 1
 
+    def damage_work(self, name: str) -> None:
+        folder = self.root / "work" / self.training_ids[name]
+        files = sorted(
+            path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "damaged"))
+        )
+        if files and name not in self.damaged_work:
+            self.damaged_work.add(name)
+            path = self.numbers.choice(files)
+            self.damage(path, path.name if path.parent == folder else "of an evaluation")
+
+    def damage_rows(self, name: str) -> None:
+        tables = [table for table in TABLES if (self.root / table / f"{name}.parquet").exists()]
+        if self.counts["done"] % 4 == 0:
+            table = self.numbers.choice(tables)
+            self.damaged_rows.append(name)
+            self.damage(self.root / table / f"{name}.parquet", table)
+
+    def damage(self, path: Path, what: str) -> None:
+        how = self.numbers.choice(["flipped", "truncated", "gone"])
+        spoil(path, how, self.numbers.random())
+        self.damages[f"{what} {how}"] += 1
+
+
+def soak(root: Path) -> Outcome:
+    """Real trials under `Havoc`, interrupted half-way and started again. Leaves counts in `soak.json`."""
+    specs = soak_of_real_trials()
+    havoc, began = Havoc(root, specs), time.monotonic()
     try:
         with connected(num_cpus=2):
-            return execute(soak_of_real_trials(), root, on_event, "harness.trial:run_trial")
+            interrupted = execute(specs, root, havoc, "harness.trial:run_trial")
+            assert interrupted.stop_reason == "SIGTERM"
+            return execute(specs, root, havoc, "harness.trial:run_trial")
     finally:
-        counts["seconds"] = round(time.monotonic() - began)
-        (root / "soak.json").write_text(json.dumps({**counts, "pids": launched}))
+        seconds = round(time.monotonic() - began)
+        told = {"pids": havoc.launched, "damaged_rows": havoc.damaged_rows, "damages": havoc.damages}
+        (root / "soak.json").write_text(json.dumps({**havoc.counts, **told, "seconds": seconds}))
 
 
 @contextmanager

@@ -65,3 +65,18 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def spoil(path: Path, how: str, place: float = 0.5) -> None:
+    """Damage a file: `flipped` (a bit), `truncated`, `empty`, `foreign` or `gone`. place: where, as a part of it."""
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif content:
+        middle = int(place * len(content))
+        path.write_bytes({
+            "truncated": content[:middle],
+            "empty": b"",
+            "flipped": content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1:],
+            "foreign": b"[]",
+        }[how])  # fmt: skip

@@ -22,7 +22,7 @@ from harness.store.store import Store
 from harness.store.verify import verify
 from harness.training.trainer import EpochBatches, NonFiniteLossError
 from harness.trial import class_accuracy_rows, run_trial
-from tests.small import assert_same_weights, run_to_end, small_specs, weights
+from tests.small import assert_same_weights, run_to_end, small_specs, spoil, weights
 
 TABLES = ("class_accuracy", "outcomes", "epochs", "class_state")
 
@@ -268,17 +268,6 @@ def test_weights_that_were_not_kept_are_gone_and_trained_again_when_needed(tmp_p
     assert "epoch" in [event["event"] for event in run_to_end(more, tmp_path)]
 
 
-def spoil(path, how):
-    content = path.read_bytes()
-    middle = len(content) // 2
-    path.write_bytes({
-        "truncated": content[:middle],
-        "empty": b"",
-        "flipped": content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1:],
-        "foreign": b"[]",
-    }[how])  # fmt: skip
-
-
 def noted(root, spec):
     notes = Store(root).read("notes", [spec.trial_id]).query("source == 'damage'")["text"]
     return [text.split(" ")[0] for text in notes]
@@ -298,7 +287,13 @@ def test_a_damaged_state_is_set_aside_and_the_training_starts_over(straight, tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("training.json", "truncated"), ("training.json", "foreign"), ("last.pt", "flipped")]
+    ("name", "how"),
+    [
+        ("training.json", "truncated"),
+        ("training.json", "flipped"),
+        ("training.json", "foreign"),
+        ("last.pt", "flipped"),
+    ],
 )
 def test_what_a_finished_training_left_damaged_is_trained_again(straight, tmp_path, name, how):
     root, specs, _ = straight
@@ -309,6 +304,17 @@ def test_what_a_finished_training_left_damaged_is_trained_again(straight, tmp_pa
     assert [event["epoch"] for event in run_to_end(more, tmp_path) if event["event"] == "epoch"] == [1, 2]
     assert_same_weights(weights(tmp_path, more), weights(root, specs["at"]))
     assert noted(tmp_path, more) == [name]
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_a_training_whose_best_weights_are_damaged_starts_over(straight, tmp_path, how):
+    root, specs, _ = straight
+    spec, calls = specs["at"], itertools.count(1)
+    run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 6)
+    spoil(tmp_path / "work" / spec.training_id / "best_validation.pt", how)
+    assert [event["epoch"] for event in run_to_end(spec, tmp_path) if event["event"] == "epoch"] == [1, 2]
+    assert_same_weights(weights(tmp_path, spec, "best_validation"), weights(root, spec, "best_validation"))
+    assert noted(tmp_path, spec) == ([] if how == "gone" else ["best_validation.pt"])
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])

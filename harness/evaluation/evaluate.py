@@ -10,7 +10,6 @@ cache does not hold.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +31,7 @@ from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.events import TaskEvent
-from harness.files import make_folder, write_bytes
+from harness.files import from_checked_json, make_folder, to_checked_json, write_bytes
 from harness.inputs import Data, trained_network, training_folder
 from harness.models.checkpoints import file_sha256
 from harness.spec import AttackRequest, GivenSpec, Source, TrialSpec
@@ -82,7 +81,7 @@ class Claims:
         """Notes how the piece was computed, unless somebody was quicker or the trial is over."""
         if name not in self.records(name):
             with suppress(FileNotFoundError):
-                write_bytes(self.folder / name, json.dumps(record).encode())
+                write_bytes(self.folder / name, to_checked_json(record))
 
     def taken(self) -> set[str]:
         with suppress(FileNotFoundError):
@@ -93,9 +92,9 @@ class Claims:
         """The records of the finished pieces, of all or of `names`."""
         found = {}
         for name in names or self.taken():
-            with suppress(FileNotFoundError, ValueError):  # an empty claim is not finished
-                found[name] = json.loads((self.folder / name).read_text())
-        return {name: record for name, record in found.items() if isinstance(record, dict)}
+            with suppress(FileNotFoundError, ValueError):  # an empty claim is not finished, nor is a damaged one
+                found[name] = from_checked_json((self.folder / name).read_bytes())
+        return found
 
 
 class SharedEvaluation:

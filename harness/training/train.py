@@ -4,7 +4,6 @@ evaluation needs."""
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import time
@@ -22,7 +21,7 @@ import methods
 from harness.engine.forwards import evaluation_forward
 from harness.errors import kind_of
 from harness.events import TaskEvent
-from harness.files import make_folder, write_bytes
+from harness.files import from_checked_json, make_folder, to_checked_json, write_bytes
 from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
 from harness.models.checkpoints import file_sha256, write_state
 from harness.seeds import derive_seed, globally_seeded, seeded
@@ -69,12 +68,12 @@ def read_history(folder: Path) -> dict[str, Any] | None:
     """What a finished training recorded; None while it is not finished, or where the record is damaged, which is then
     set aside."""
     try:
-        found = json.loads((folder / HISTORY).read_bytes())
-        if isinstance(found, dict) and {"epochs", "class_state"} <= found.keys():
+        found = from_checked_json((folder / HISTORY).read_bytes())
+        if {"epochs", "class_state"} <= found.keys():
             return found
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     set_aside(folder / HISTORY)
     return None
@@ -334,7 +333,8 @@ class _Run:
         write_bytes(self.folder / STATE, buffer.getvalue())
 
     def resume(self) -> None:
-        """Take up the saved state, if there is one; not one that learnt or started from networks with other weights."""
+        """Take up the saved state, if there is one; not one that learnt or started from networks with other weights,
+        nor one whose best weights are damaged or gone."""
         try:
             state = read_training_state(self.folder)
         except FileNotFoundError:
@@ -342,6 +342,8 @@ class _Run:
         for name, sha256 in (("teacher_sha256", self.teacher_sha256), ("init_sha256", self.init_sha256)):
             if state.get(name, sha256) != sha256:
                 return
+        if state["history"]["epochs"] and not is_whole(self.folder / "best_validation.pt"):
+            return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]
         self.seconds, self.peak_memory_mb = state["seconds"], state["peak_memory_mb"]
@@ -366,7 +368,7 @@ class _Run:
             "peak_memory_mb": self.peak_memory_mb,
             "notes": self._notes(),
         }
-        write_bytes(self.folder / HISTORY, json.dumps(record).encode())
+        write_bytes(self.folder / HISTORY, to_checked_json(record))
         (self.folder / STATE).unlink(missing_ok=True)
 
     def _write(self, checkpoint: str, epoch: int) -> None:
