@@ -50,11 +50,10 @@ BARS = 3  # up to so many variants as bars, more as points
 @register(
     "accuracy of every class under attack, per variant",
     "Which classes does a method help, and which does it give up?",
-    needs=("class_accuracy",),
     example=Example("fashion_mnist_matrix", ("at", "dafa", "absld_reweight")),
 )
 def class_accuracy(
-    frame: pd.DataFrame,
+    class_accuracy: pd.DataFrame,
     *,
     attack: str | None = None,
     checkpoint: str = "best_validation",
@@ -63,13 +62,14 @@ def class_accuracy(
     width: str = "text",
     styles: Mapping[str, Look] | None = None,
 ) -> Figure | None:
-    """Accuracy of every class under one attack, a mark per variant. `frame`: rows of `class_accuracy` of one setting.
+    """Accuracy of every class under one attack, a mark per variant.
 
-    Classes run from the hardest for the baseline to the easiest. Up to three variants are bars, more are points with
-    95 % intervals over test samples; many classes become sorted profiles. None without rows.
+    `class_accuracy`: rows of that table of one setting. Classes run from the hardest for the baseline to the easiest.
+    Up to three variants are bars, more are points with 95 % intervals over test samples; many classes become sorted
+    profiles. None without rows.
     """
-    attack = attack or headline_attack(frame)
-    frame = at(frame, checkpoint, attack)
+    attack = attack or headline_attack(class_accuracy)
+    frame = at(class_accuracy, checkpoint, attack)
     if frame.empty:
         return None
     names = list(variants or most_telling(frame, MOST_SHOWN, baseline))
@@ -79,9 +79,8 @@ def class_accuracy(
         figure = _profiles(view, styles, width)
     else:
         figure = (_bars if len(names) <= BARS and width == "text" else _points)(view, styles, width)
-    figure.axes[0].set_title(
-        f"Accuracy by class, {attack_title(attack)}" if attack != "clean" else "Clean accuracy by class"
-    )
+    under = f"Accuracy by class, {attack_title(attack)}"
+    figure.axes[0].set_title(under if attack != "clean" else "Clean accuracy by class")
     legend_below(figure, figure.axes[0], title=None if variants else chosen_of(names, frame))
     return figure
 
@@ -142,12 +141,11 @@ def _profiles(view: ClassView, styles: Mapping[str, Look], width: str) -> Figure
 @register(
     "accuracy of every class from clean to the strongest attack",
     "Which classes fall, and at which attack?",
-    needs=("class_accuracy",),
     absent="fewer than two attacks were run",
     example=Example("fashion_mnist"),
 )
 def attack_ladder(
-    frame: pd.DataFrame,
+    class_accuracy: pd.DataFrame,
     *,
     checkpoint: str = "best_validation",
     variants: Sequence[str] | None = None,
@@ -156,10 +154,10 @@ def attack_ladder(
 ) -> Figure | None:
     """How each class falls from clean accuracy to the strongest attack; a panel per variant, a line per class.
 
-    `frame`: rows of `class_accuracy` of one setting. Dark lines are the classes that are hard for the baseline. None
+    `class_accuracy`: rows of that table of one setting. Dark lines are the classes that are hard for the baseline. None
     where fewer than two attacks were run.
     """
-    frame = at(frame, checkpoint)
+    frame = at(class_accuracy, checkpoint)
     attacks = ladder(frame)
     if len(attacks) < 2:
         return None
@@ -202,7 +200,6 @@ def class_lines(axis: Axes, x: np.ndarray, lines: np.ndarray, order: np.ndarray,
 @register(
     "where the images of each class end up under attack",
     "What are the images of a class taken for under attack?",
-    needs=("outcomes",),
     example=Example("fashion_mnist_matrix"),
 )
 def confusion(

@@ -22,7 +22,6 @@ DIFFICULTY = "val_robust"  # the quantity that orders the classes
 @register(
     "a quantity of every class over epochs",
     "How does a method treat each class, and when?",
-    needs=("class_state",),
     quantities=(DIFFICULTY,),
     absent="no variant logged it",
     example=Example("fashion_mnist_matrix", ("absld_reweight",), "weight"),
@@ -70,7 +69,6 @@ def class_quantity(
 @register(
     "temperature of every class over epochs",
     "Which classes get sharper labels, and when?",
-    needs=("class_state",),
     quantities=(*group("temperature"), DIFFICULTY),
     absent="no variant logged class temperatures",
     example=Example("fashion_mnist", ("absld",)),
@@ -115,7 +113,6 @@ def class_difficulty(class_state: pd.DataFrame) -> np.ndarray:
 @register(
     "robust validation accuracy over epochs: average, worst, gap",
     "When does the worst class learn, and does it overfit?",
-    needs=("epochs",),
     example=Example("fashion_mnist_matrix", ("at", "trades", "dafa", "rslad", "absld_reweight")),
 )
 def training_curves(

@@ -27,18 +27,22 @@ class Example:
 
 @dataclass(frozen=True)
 class FigureInfo:
-    """A figure. function: takes the tables in `needs`, rows of one setting, in that order, and by name what it wants of
-    `draw`: styles, width, checkpoint, baseline, names (of the classes), quantity. quantities: of `class_state` that it
-    reads; `*` at the end stands for any end. absent: why there is none, where the function returns None. example: None
-    keeps it out of the gallery."""
+    """A figure. function: its parameters say what it needs: before the `*` tables of the store, rows of one setting;
+    behind it, as it likes, styles, width, checkpoint, baseline, names (of the classes), quantity. quantities: of
+    `class_state` that it reads; `*` at the end stands for any end. absent: why there is none, where the function
+    returns None. example: None keeps it out of the gallery."""
 
     shows: str
     question: str
-    needs: tuple[str, ...]
     function: Draw
     quantities: tuple[str, ...]
     absent: str
     example: Example | None
+
+    @property
+    def needs(self) -> list[str]:
+        """The tables."""
+        return [name for name, each in self.takes.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     @property
     def takes(self) -> Mapping[str, inspect.Parameter]:
@@ -57,7 +61,6 @@ FIGURES: dict[str, FigureInfo] = {}
 def register(
     shows: str,
     question: str,
-    needs: tuple[str, ...],
     *,
     quantities: tuple[str, ...] = (),
     absent: str = "no rows to draw",
@@ -67,7 +70,7 @@ def register(
 
     def add(function: Draw) -> Draw:
         drawn = styled(function)
-        FIGURES[function.__name__] = FigureInfo(shows, question, needs, drawn, quantities, absent, example)
+        FIGURES[function.__name__] = FigureInfo(shows, question, drawn, quantities, absent, example)
         return drawn
 
     return add

@@ -54,11 +54,10 @@ FAR = 3.0  # times the median: an NSD beyond is drawn at the edge, or the others
 @register(
     "average against worst class, with the Pareto front",
     "What does a better worst class cost on average?",
-    needs=("class_accuracy",),
     example=Example("fashion_mnist_matrix"),
 )
 def average_worst(
-    frame: pd.DataFrame,
+    class_accuracy: pd.DataFrame,
     *,
     attack: str | None = None,
     checkpoint: str = "best_validation",
@@ -68,11 +67,11 @@ def average_worst(
 ) -> Figure | None:
     """Average against worst-class accuracy, a point per variant, with the Pareto front and 95 % intervals.
 
-    `frame`: rows of `class_accuracy` of one setting. Intervals are over seeds where there are three, else over test
+    `class_accuracy`: rows of that table of one setting. Intervals are over seeds where there are three, else over test
     samples (worst class: simultaneous). Teachers are hollow and outside the front. None without rows.
     """
-    attack = attack or headline_attack(frame)
-    frame = at(frame, checkpoint, attack, roles=("student", "evaluation", "teacher"))
+    attack = attack or headline_attack(class_accuracy)
+    frame = at(class_accuracy, checkpoint, attack, roles=("student", "evaluation", "teacher"))
     if frame.empty:
         return None
     teachers = set(frame.loc[frame["role"] == "teacher", "variant"].astype(str)) if "role" in frame else set()
@@ -136,11 +135,10 @@ def _legend_in_order(figure: Figure, axis: Axes, order: Sequence[str]) -> None:
 @register(
     "NSD under every attack, per variant",
     "How unevenly are the classes protected, under each attack?",
-    needs=("class_accuracy",),
     example=Example("fashion_mnist"),
 )
 def nsd(
-    frame: pd.DataFrame,
+    class_accuracy: pd.DataFrame,
     *,
     checkpoint: str = "best_validation",
     variants: Sequence[str] | None = None,
@@ -150,10 +148,10 @@ def nsd(
 ) -> Figure | None:
     """NSD (population form) under every attack, a mark per variant with its 95 % interval; lower is fairer.
 
-    `frame`: rows of `class_accuracy` of one setting. A value far beyond the others stands at the edge, in figures. None
-    without rows.
+    `class_accuracy`: rows of that table of one setting. A value far beyond the others stands at the edge, in figures.
+    None without rows.
     """
-    frame = at(frame, checkpoint)
+    frame = at(class_accuracy, checkpoint)
     if frame.empty:
         return None
     attacks = ladder(frame)
@@ -188,7 +186,6 @@ def nsd(
 @register(
     "what choosing the epoch on the test set would add",
     "How much better would results look, chosen on the test set?",
-    needs=("epochs", "class_state"),
     quantities=(PEEKED,),
     absent="no trial recorded its test curve (record_test_curve)",
     example=Example("absld_ablation"),
@@ -227,16 +224,11 @@ def selection_gap(epochs: pd.DataFrame, class_state: pd.DataFrame, *, width: str
 @register(
     "best validation value against each tuned hyper-parameter",
     "How much does a hyper-parameter matter?",
-    needs=("trials", "epochs"),
     absent="no method has three trials that differ in a number",
     example=Example("absld_temperature_rate"),
 )
 def hyperparameter_response(
-    trials: pd.DataFrame,
-    epochs: pd.DataFrame,
-    *,
-    metric: str = "selection_score",
-    width: str | None = None,
+    trials: pd.DataFrame, epochs: pd.DataFrame, *, metric: str = "selection_score", width: str | None = None
 ) -> Figure | None:
     """The best validation value of every trial against each hyper-parameter that a tuning run varied, a panel each.
 
