@@ -17,6 +17,15 @@ from harness.engine.convolution import FusedConvolution, fuse, trained
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def is_traceable(model: nn.Module) -> bool:
+    """Whether torch.fx can follow the forward: it cannot where that asks what the images are like."""
+    try:
+        symbolic_trace(model)
+    except Exception:  # the stand-ins for tensors make a forward raise almost anything
+        return False
+    return True
+
+
 def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
     """(convolution, batch norm) pairs by module name, where the norm is the only reader of the convolution's output.
     Pre-activation
@@ -34,7 +43,7 @@ def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
 
 class FoldedTwin:
     """The evaluation-mode network with its batch norms folded into the convolutions before them, in one dtype,
-    channels last, frozen.
+    channels last, frozen. Of a network that torch.fx cannot trace nothing is folded.
 
     Built once; `refresh()` copies the live weights in. Calling it on images (B, C, H, W) float32 gives logits (B, K)
     float32, with gradients to
@@ -44,7 +53,8 @@ class FoldedTwin:
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         self.live = model
         self.dtype = dtype
-        self.pairs = foldable_pairs(model)
+        self.traceable = is_traceable(model)
+        self.pairs = foldable_pairs(model) if self.traceable else []
         self.norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         self.twin = copy.deepcopy(model).eval().requires_grad_(False)
         for conv, norm in self.pairs:
@@ -55,13 +65,15 @@ class FoldedTwin:
                 )
             _replace(self.twin, norm, nn.Identity())
         self.twin.to(dtype).to(memory_format=torch.channels_last)
-        self.forward = fuse(self.twin) if _fuses(self.twin) else self.twin
+        self.forward = fuse(self.twin) if self.traceable and _fuses(self.twin) else self.twin
         self._plan_copies()
         self.refresh()
 
     @property
     def description(self) -> str:
         """What was folded: `6 of 6 batch norms folded`."""
+        if not self.traceable:
+            return "nothing folded, since torch.fx cannot trace the network"
         return f"{len(self.pairs)} of {self.norms} batch norms folded"
 
     def _plan_copies(self) -> None:
@@ -115,7 +127,7 @@ def evaluation_forward(model: nn.Module, engine: str, precision: str = "float32"
 
 def training_forward(model: nn.Module, engine: str) -> nn.Module:
     """The network as the update runs it: with its weights in training, and faster where `fast` knows how."""
-    return trained(model) if engine == "fast" and _fuses(model) else model
+    return trained(model) if engine == "fast" and _fuses(model) and is_traceable(model) else model
 
 
 def update_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:

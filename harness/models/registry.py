@@ -26,8 +26,8 @@ class ModelInfo:
     """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
 
     meanings: what each of them is.
-    network: `module:class`, called with the channels, the number of classes and the settings; sized: and with
-        `image_size`, the pixels of a side.
+    network: `module:class`, a `Network`, called with channels, number of classes and settings; sized: and with
+        `image_size`, the pixels of a side. Images may lie in memory channels last: `reshape` or `flatten`, not `view`.
     fault: what is wrong with settings that are in range each by itself; None for nothing.
     introduced: of settings that came after specifications had been stored, the default they had then. Specifications
     leave them out at that value, so that a new setting changes neither identity nor name.

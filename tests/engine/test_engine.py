@@ -19,7 +19,7 @@ from harness.attacks.ascent import Steps, ascend, normal_start, uniform_start
 from harness.data.augment import to_float
 from harness.data.sources import load
 from harness.engine.convolution import FusedConvolution
-from harness.engine.forwards import FoldedTwin, PlainForward, evaluation_forward, frozen, mode
+from harness.engine.forwards import FoldedTwin, PlainForward, evaluation_forward, frozen, mode, training_forward
 from harness.models.build import build
 from harness.models.registry import MODELS
 from harness.spec import AugmentSpec, TrainingSpec
@@ -30,9 +30,8 @@ SMALL = {
     "cnn": {"width": 8},
     "resnet18": {"width": 8},
     "preact_resnet18": {"width": 8},
-    "mobilenet_v2": {},
     "wrn": {"depth": 10, "widen": 1},
-}
+}  # others as they are
 FOLDS = {"cnn": (6, 6), "resnet18": (20, 20), "mobilenet_v2": (57, 57)}
 
 
@@ -40,7 +39,7 @@ def network(name: str, **facts) -> torch.nn.Module:
     """A network whose running statistics and affine parameters are not the initial ones, so that folding wrongly
     shows."""
     torch.manual_seed(0)
-    model = build(name, SMALL[name], in_channels=3, num_classes=5, **facts)
+    model = build(name, SMALL.get(name, {}), in_channels=3, num_classes=5, image_size=16, **facts)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)
@@ -103,7 +102,32 @@ def test_a_network_with_small_maps_is_as_exact_as_the_plain_one_also_with_new_we
 @pytest.mark.parametrize("name", MODELS)
 def test_the_twin_is_as_exact_as_the_plain_network(name, dtype):
     model = network(name, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-    assert_as_exact(FoldedTwin(model, dtype), model)
+    assert_as_exact(FoldedTwin(model, dtype), model, size=16 if MODELS[name].sized else 8)
+
+
+class Asking(torch.nn.Module):
+    """A network that torch.fx cannot trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network("cnn")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) if len(x) else x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_cannot_be_traced_runs_unfolded_in_the_same_precision_and_says_so(dtype):
+    model = Asking()
+    twin = FoldedTwin(model, dtype)
+    assert (twin.pairs, twin.norms, twin.forward) == ([], 6, twin.twin)
+    assert twin.description == "nothing folded, since torch.fx cannot trace the network"
+    assert_as_exact(twin, model)
+    with torch.no_grad():
+        model.network.fc.bias.add_(1)
+    twin.refresh()
+    assert_as_exact(twin, model)
+    assert training_forward(model, "fast") is model
 
 
 @pytest.mark.parametrize(("name", "counts"), FOLDS.items())
