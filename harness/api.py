@@ -19,6 +19,7 @@ from harness.suites.earlier import refuse_older
 from harness.suites.machine import MACHINE, for_this_machine, remember_machine
 from harness.suites.plan import plan
 from harness.suites.suite import Suite, load_suite
+from harness.tuning.options import check_block
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def plan_suite(
     """
     if isinstance(suite, str):
         suite = load_suite(suite, overrides)
+    check_block(suite)
     root = results or Path("results") / "runs" / suite.name
     check_results_folder(root)
     measured: dict[int, float] = {}

@@ -23,6 +23,7 @@ Checkpoint = Literal["best_validation", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
 Start = Literal["clean", "uniform", "normal"]
 MOST_OF_A_NAME = 200  # characters
+MOST_EPOCHS = 100_000  # of a training
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as wide as the columns of the tables
 
@@ -196,7 +197,7 @@ class WeightPerturbationSpec(Frozen):
 class TrainingSpec(Frozen):
     """Optimiser (SGD), schedule, attack and options of the training loop."""
 
-    epochs: int = Field(ge=1, description="passes over the training images", examples=[20])
+    epochs: int = Field(ge=1, le=MOST_EPOCHS, description="passes over the training images", examples=[20])
     batch_size: int = Field(128, ge=2, description="images of a step; batch norm has no statistics of one")
     lr: float = Field(0.1, gt=0, description="learning rate at the start")
     milestones: Annotated[tuple[int, ...], POINTS] = Field(

@@ -50,6 +50,10 @@ class Form:
         _check_names("width", [self.width] if self.width else [], WIDTHS)
         _check_names("kind of intervals", [self.intervals], INTERVALS)
         _check_names("style of intervals", [self.style], STYLES)
+        if self.figures:
+            from harness.report.figures.draw import check_figures  # matplotlib takes a second to import
+
+            check_figures(self.figures)
 
 
 def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
@@ -79,8 +83,8 @@ def write_report(
     """Write leaderboard.md, .csv, .tex, the figures and the page into `out_dir`; returns the paths, in that order.
 
     baseline, primary: see `leaderboard`. console: the leaderboard is printed there too. left_out: told of every figure
-    without data; figures.md says why. InputError for a figure that does not exist, before anything is written; results
-    without a trial give tables that say so.
+    without data; figures.md says why. InputError for a quantity that was not logged, before anything is written;
+    results without a trial give tables that say so.
     """
     figures = _figure_names(form.figures, results)
     board = leaderboard(results, baseline=baseline, primary=primary)

@@ -42,14 +42,15 @@ def fits(request: Mapping[str, float], available: Mapping[str, float]) -> bool:
 
 
 def check_requests(specs: Iterable[TrialSpec], nodes: Sequence[Node]) -> None:
-    """Every trial fits on some node when that node is empty."""
+    """Every trial fits on some node when that node is empty, its threads too."""
     for spec in specs:
         request, gpu = request_of(spec.resources), spec.resources.gpu
         if gpu > 1 and gpu != int(gpu):
             raise InputError(
                 f"trial {spec.trial_id} ({spec.variant}): gpu {gpu:g}: more than one GPU comes in whole numbers"
             )
-        if not any(fits(request, node.resources) for node in nodes):
+        fitting = [node for node in nodes if fits(request, node.resources)]
+        if not fitting:
             hint = (
                 "; --set resources.gpu=0 trains on the CPU"
                 if gpu and not any("GPU" in node.resources for node in nodes)
@@ -59,6 +60,17 @@ def check_requests(specs: Iterable[TrialSpec], nodes: Sequence[Node]) -> None:
                 f"trial {spec.trial_id} ({spec.variant}) asks for {_amounts(request)}, and no node has that: "
                 f"the cluster has {describe(nodes)}{hint}"
             )
+        cores = max(int(node.resources.get("CPU", 0)) for node in fitting)
+        check_threads(spec, max(cores, 1), "the largest node for it")
+
+
+def check_threads(spec: TrialSpec, cores: int, where: str) -> None:
+    """A trial computes with no more threads than its machine has cores: the plan may have been made for another."""
+    if spec.threads > cores:
+        raise InputError(
+            f"trial {spec.trial_id} ({spec.variant}) computes with {spec.threads} threads, and {where} has "
+            f"{cores} core{'s' * (cores > 1)}: --set threads={cores}, or less"
+        )
 
 
 def describe(nodes: Sequence[Node]) -> str:

@@ -5,6 +5,7 @@ The result store is the truth: what it holds is skipped at every start, so runni
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from harness.data.registry import DATASETS
 from harness.errors import ExitCode, InputError, kind_of
 from harness.events import OnEvent
-from harness.running.checks import check_disk
+from harness.running.checks import check_disk, check_threads
 from harness.running.driver import Driver
 from harness.running.launchers import Launcher, SerialLauncher
 from harness.running.on_ray import RayLauncher, connected, preflight
@@ -209,6 +210,8 @@ def _here(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[
     def make_job(spec: TrialSpec) -> Job:
         return Job(spec, workplace, options.run_trial)
 
+    for spec in specs:
+        check_threads(spec, os.cpu_count() or 1, "this machine")
     with StopRequest() as stop_request:
         yield SerialLauncher(make_job, stop_request, options.trial_timeout_s), stop_request
 

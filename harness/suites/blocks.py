@@ -23,6 +23,7 @@ from harness.files import open_plain, sha256_of
 from harness.models.registry import MODELS, resolve_params
 from harness.spec import (
     CHECKPOINTS,
+    MOST_EPOCHS,
     AttackRequest,
     AugmentSpec,
     DatasetSpec,
@@ -262,8 +263,8 @@ def training_block(values: Any, where: str) -> Mapping[str, Any]:
 def epochs_of(training: Mapping[str, Any], where: str) -> int:
     """How long a training block trains."""
     epochs = training.get("epochs")
-    if type(epochs) is not int or epochs < 1:
-        raise InputError(f"{where}: epochs must be a whole number of at least 1, not {epochs!r}")
+    if type(epochs) is not int or not 1 <= epochs <= MOST_EPOCHS:
+        raise InputError(f"{where}: epochs must be a whole number from 1 to {MOST_EPOCHS:,}, not {epochs!r}")
     return epochs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import methods
@@ -45,9 +45,11 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     specs: dict[str, TrialSpec] = {}
     for network in _students(suite):
         for entry in chosen:
+            needed = [(one, _sources(one, network, entry)) for one in _by_teacher_seed(suite)]
             for seed in seeds or entry.seeds:
-                for one in _by_teacher_seed(suite):
-                    for spec in _student_and_sources(one, network, entry, seed):
+                for one, sources in needed:
+                    student = _student(one, network, entry, sources, seed)
+                    for spec in (*sources.trials, student):
                         specs.setdefault(spec.trial_id, spec)
     asked = {(spec.dataset, wants_second_split(spec), spec.evaluation): spec for spec in specs.values()}
     for spec in asked.values():
@@ -156,9 +158,21 @@ def _by_teacher_seed(suite: Suite) -> list[Suite]:
     return [suite.model_copy(update={"teacher": {**rest, "seed": seed}}) for seed in seeds]
 
 
-def _student_and_sources(suite: Suite, network: NetworkSpec, entry: MethodEntry, seed: int) -> Iterator[TrialSpec]:
-    resolved = entry.resolved
-    teachers = {}
+class _Sources(NamedTuple):
+    """The networks that a method learns from or starts from, and the trials among them."""
+
+    teachers: dict[str, Source]
+    init: Source | None
+    trials: list[TrialSpec]
+
+
+def _student(suite: Suite, network: NetworkSpec, entry: MethodEntry, sources: _Sources, seed: int) -> TrialSpec:
+    trained = {"variant": entry.variant, "student": network, "method": entry.resolved, "training": entry.training}
+    return _trial(suite, seed, role="student", **trained, teachers=sources.teachers, init=sources.init)
+
+
+def _sources(suite: Suite, network: NetworkSpec, entry: MethodEntry) -> _Sources:
+    resolved, teachers, trials = entry.resolved, {}, []
     for name in methods.teachers_of(resolved):
         block = suite.teacher if name == "teacher" else suite.natural_teacher
         if block is None:
@@ -167,8 +181,7 @@ def _student_and_sources(suite: Suite, network: NetworkSpec, entry: MethodEntry,
                 f"train, or a file with its sha256)"
             )
         teachers[name], trial = _source(suite, block, name)
-        if trial:
-            yield trial
+        trials += [trial] if trial else []
     init = None
     if methods.METHODS[resolved["name"]].needs_init:
         if suite.init is None:
@@ -177,11 +190,8 @@ def _student_and_sources(suite: Suite, network: NetworkSpec, entry: MethodEntry,
                 f"train, or a file with its sha256)"
             )
         init, trial = _source(suite, {"model": _network_entry(network), **suite.init}, "init")
-        if trial:
-            yield trial
-    sources = {"teachers": teachers, "init": init}
-    trained = {"variant": entry.variant, "student": network, "method": resolved, "training": entry.training}
-    yield _trial(suite, seed, role="student", **trained, **sources)
+        trials += [trial] if trial else []
+    return _Sources(teachers, init, trials)
 
 
 def _network_entry(network: NetworkSpec) -> dict[str, Any]:

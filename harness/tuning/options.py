@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from harness.errors import InputError, one_of
-from harness.spec import Frozen, InSuites, Seed
+from harness.spec import MOST_EPOCHS, Frozen, InSuites, Seed
 from harness.suites.blocks import read
 from harness.suites.suite import Suite
-from harness.tuning.space import Values, split_entries
+from harness.tuning.space import Values, read_space, split_entries
 
 METRICS: dict[str, Literal["max", "min"]] = {
     "selection_score": "max",
@@ -52,7 +52,7 @@ class TuneOptions(Frozen):
         None, description="which end of the metric is better", examples=["max"]
     )
     epochs: Annotated[int | None, InSuites(default="the suite's")] = Field(
-        None, ge=1, description="of a try", examples=[10]
+        None, ge=1, le=MOST_EPOCHS, description="of a try", examples=[10]
     )
     seeds: int = Field(
         3, ge=1, le=_MOST_SEEDS, description="how many of one setting, side by side, none of them the suite's"
@@ -76,17 +76,11 @@ class TuneOptions(Frozen):
 
 def read_options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
     """The options of a search; `given` are those of the command, None where not given. Raises InputError."""
-    values = {**(suite.tune or {}), **{key: value for key, value in given.items() if value is not None}}
-    if isinstance(values.get("methods"), str):
-        values["methods"] = [name.strip() for name in values["methods"].split(",") if name.strip()]
-    if isinstance(values.get("space"), (list, tuple)):
-        values["space"] = split_entries([str(text) for text in values["space"]])
+    values = _completed({**(suite.tune or {}), **{key: value for key, value in given.items() if value is not None}})
     if given.get("space"):
         values.pop("settings", None)
     if values.get("settings"):
         values.setdefault("search", "list")
-    if values.get("search") == "tpe":
-        values.setdefault("scheduler", "asha")
     if not values.get("methods"):
         raise InputError("tune: methods is missing: --methods absld, or 'tune: {methods: [absld]}' in the suite")
     if not values.get("space") and not values.get("settings"):
@@ -95,6 +89,33 @@ def read_options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
     options = read(TuneOptions, values, "tune")
     _check(options)
     return options
+
+
+def check_block(suite: Suite) -> None:
+    """InputError for a slip in a suite's `tune:` block, also where nothing is searched. Methods and a space may be
+    missing: the command may name them."""
+    if suite.tune is None:
+        return
+    if suite.tune.get("methods") and (suite.tune.get("space") or suite.tune.get("settings")):
+        options = read_options(suite, {})
+    else:
+        options = read(TuneOptions, {"methods": ["any"], **_completed(suite.tune)}, "tune")
+    own = [entries for entries in options.space.values() if isinstance(entries, Mapping)]
+    for entries in ({key: text for key, text in options.space.items() if not isinstance(text, Mapping)}, *own):
+        read_space(entries)
+
+
+def _completed(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, lists that are written as texts taken apart; a searcher that proposes has a scheduler that goes
+    with it."""
+    values = dict(block)
+    if isinstance(values.get("methods"), str):
+        values["methods"] = [name.strip() for name in values["methods"].split(",") if name.strip()]
+    if isinstance(values.get("space"), (list, tuple)):
+        values["space"] = split_entries([str(text) for text in values["space"]])
+    if values.get("search") == "tpe":
+        values.setdefault("scheduler", "asha")
+    return values
 
 
 def _check(options: TuneOptions) -> None:

@@ -81,6 +81,16 @@ def refused_suite(refused, tmp_path):
         (f"name={'x' * 300}", "at most 200"), (f"teacher.variant={'x' * 300}", "at most 200"),
         (f"methods=[{{method: at, variant: {'x' * 300}}}]", "at most 200"), ("eps=" + "[" * 3000, "one another"),
         ("student.width=1000000000", "1024 at most"), ("student={name: wrn, depth: 100000000004}", "1024 at most"),
+        ("training.epochs=100001", "from 1 to 100,000, not 100001"), ("training.epochs=0", "from 1 to 100,000, not 0"),
+        ("teacher.training={epochs: 1000000}", "teacher: training: epochs must be a whole number from 1 to 100,000"),
+        ("methods=[{method: at, training: {epochs: 100001}}]", "training of at: epochs must be"),
+        # a block that this command does not need
+        ("tune={method: [at]}", "did you mean methods"), ("tune={trials: 0}", "tune: trials"),
+        ("tune={epochs: 100001}", "tune: epochs: Input should be less than or equal to 100000"),
+        ("tune={space: {temperature_rate: 'uniform(2, 1)'}}", "lower bound 2 must be below"),
+        ("tune={space: {absld: {temperature_rate: exec(1)}}}", "unknown distribution"),
+        ("tune={methods: [at, at], space: {training.lr: 'uniform(0.1, 1)'}}", "at is listed twice"),
+        ("tune={metric: speed, methods: at, space: {training.lr: 'uniform(0.1, 1)'}}", "unknown metric"),
         # seeds beyond 63 bits, lists of very many
         ("seeds=[9223372036854775808]", "64 bits"), ("split_seed=-1", "greater than or equal to 0"),
         ("teacher.seed=9223372036854775808", "64 bits"), (f"seeds=[{'1,' * 15_000}2]", "at most 10000"),
@@ -111,5 +121,5 @@ def test_seeds_of_the_command(refused, tmp_path):
 
 def test_what_stands_at_both_ends_of_a_long_message_is_told(refused):
     told = refused("run", "quickstart", "--dry-run", "--set", f"training.epochs={'é‮' * 4000}")
-    assert told.startswith("error: training: epochs must be a whole number of at least 1, not 'é\\u202eé")
+    assert told.startswith("error: training: epochs must be a whole number from 1 to 100,000, not 'é\\u202eé")
     assert told.endswith("é\\u202e'\n")

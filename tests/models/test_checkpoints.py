@@ -294,13 +294,19 @@ def test_a_wrong_architecture_names_the_keys_and_changes_nothing():
 
 def test_a_written_state_is_plain_and_has_its_sidecar(tmp_path: Path):
     model = small_wrn().to(memory_format=torch.channels_last)
-    path = tmp_path / "new" / "student.pt"
+    path = tmp_path / "student.pt"
     write_state(path, model, {"model": "wrn", "params": {"depth": 10}})
     assert sorted(each.name for each in path.parent.iterdir()) == ["student.json", "student.pt"]
     assert same(torch.load(path, weights_only=True), model.state_dict())
     expected = {"model": "wrn", "params": {"depth": 10}, "sha256": file_sha256(path)}
     assert json.loads(path.with_suffix(".json").read_text()) == expected
     assert read_state(path, sha256=expected["sha256"])
+
+
+def test_a_state_is_written_into_a_folder_that_is_there(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):  # a results folder that was moved is not made anew
+        write_state(tmp_path / "moved" / "student.pt", {"weight": torch.ones(3)}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_state_of_views_does_not_drag_their_storage_along(tmp_path: Path):

@@ -860,6 +860,15 @@ def test_a_refused_report_leaves_nothing(tmp_path, options):
     assert list((tmp_path / "there").iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [("--figures", "nosuch"), ("--figures", "nsd:weight"), ("--formats", "gif")])
+def test_a_refused_report_prints_nothing_where_it_would_only_be_printed(tmp_path, options):
+    fill_store(tmp_path / "store", [trial_spec("at", 0)], per_class=20)
+    (tmp_path / "store" / "report").write_text("a file, so no folder can be made of that name")
+    done = report_command("store", tmp_path, *options)
+    assert isinstance(done.exception, InputError)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_the_command_refuses_a_checkpoint_that_no_trial_has(tmp_path):
     trial, tables = trial_tables(trial_spec("at", 0, peeked=False), per_class=20)
     accuracy = tables["class_accuracy"]

@@ -201,6 +201,18 @@ def test_a_request_that_fits_no_node(request_: dict[str, Any], words: str) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_more_threads_than_the_machine_has_cores_are_refused_when_a_run_starts(tmp_path: Path) -> None:
+    check_requests([fake.make(threads=16), fake.make(threads=8, gpu=1)], NODES)
+    with pytest.raises(InputError, match="17 threads, and the largest node for it has 16 cores: --set threads=16"):
+        check_requests([fake.make(threads=17)], NODES)
+    with pytest.raises(InputError, match="9 threads, and the largest node for it has 8 cores"):
+        check_requests([fake.make(threads=9, gpu=1)], NODES)
+    with pytest.raises(InputError, match=f"999 threads, and this machine has {os.cpu_count()} core") as caught:
+        run([fake.make(threads=999)], Store(tmp_path / "new"), options=SERIAL)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_cluster_in_words() -> None:
     assert describe(NODES) == "1 node with CPU 8, GPU 2; 1 node with CPU 16, licence 1"
     assert describe([NODES[1], NODES[1]]) == "2 nodes with CPU 16, licence 1"

@@ -38,16 +38,23 @@ def rows(store: Readable, table: str) -> pd.DataFrame:
     return _Setting(read_results(store), {"*"}).table(table)
 
 
-def figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
-    """The figures asked for, such as `nsd` or `class_quantity:weight`; by default all that want no quantity. InputError
-    for a name that does not exist, and for a quantity that none of the trials logged."""
-    for name in names or ():
+def check_figures(names: Sequence[str]) -> None:
+    """InputError for a figure that does not exist, and for one with a quantity that takes none, or without."""
+    for name in names:
         kind, quantity = name_parts(name)
         if kind not in FIGURES:
             raise unknown("figure", kind, FIGURES)
         if FIGURES[kind].of_quantity != bool(quantity):
             fault = f"takes no quantity ('{quantity}')" if quantity else f"wants a quantity, such as {kind}:weight"
             raise InputError(f"figure {kind} {fault}")
+
+
+def figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
+    """The figures asked for, such as `nsd` or `class_quantity:weight`; by default all that want no quantity. InputError
+    as `check_figures`, and for a quantity that none of the trials logged."""
+    check_figures(names or ())
+    for name in names or ():
+        _, quantity = name_parts(name)
         if quantity and not matching(pd.Series(results.quantities, dtype=str), group(quantity)).any():
             raise unknown("quantity of the classes", quantity, results.quantities)
     return [name for name, info in FIGURES.items() if not info.of_quantity] if names is None else list(names)
