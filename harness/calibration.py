@@ -21,14 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import methods
 from harness.attacks.ascent import Forward
 from harness.attacks.autoattack import STANDARD, Effort, attack_stage
 from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import attack_chunk, predict, seeded_noise
 from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
 from harness.data.augment import to_float
-from harness.data.splits import wants_second_split
+from harness.data.splits import held_out_wanted, wants_second_split
 from harness.engine.forwards import evaluation_forward
 from harness.engine.process import exact_float32, keep_freed_memory, torch_threads
 from harness.errors import InputError
@@ -36,6 +35,7 @@ from harness.inputs import Data, new_network, read_data
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrainedSpec, TrialSpec
 from harness.store.store import Store
+from harness.training.train import trainer_of
 from harness.training.trainer import EpochBatches, Noise, Trainer
 from harness.training.validation import correct_under_pgd, held_out_statistics
 
@@ -140,24 +140,8 @@ def epoch_seconds(spec: TrainedSpec, data: Data, device: torch.device) -> float:
     forward = evaluation_forward(trainer.student, spec.engine)
     validated = len(data.validation) + (len(data.test) if spec.training.record_test_curve else 0)
     seconds += validated * _validation_seconds(forward, data, spec)
-    wanted = frozenset(methods.held_out_of(spec.method) | ({"pgd"} if wants_second_split(spec) else set()))
-    if wanted:
-        part = data.held_out.images[:VALIDATED], data.held_out.labels[:VALIDATED]
-        seconds += (
-            len(data.held_out)
-            / len(part[1])
-            * _seconds(
-                device,
-                lambda: held_out_statistics(
-                    forward,
-                    *part,
-                    data.num_classes,
-                    eps=spec.eps,
-                    wanted=wanted,
-                    generator=seeded("calibration"),
-                ),
-            )
-        )
+    if held_out_wanted(spec):
+        seconds += len(data.held_out) * _held_out_seconds(forward, data, spec)
     return seconds
 
 
@@ -204,16 +188,8 @@ def _whole_batches(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor
 
 
 def _trainer(spec: TrainedSpec, data: Data, device: torch.device) -> Trainer:
-    return Trainer(
-        new_network(spec.student, data, 0),
-        methods.build(spec.method, data.num_classes),
-        {name: new_network(source.network, data, 1) for name, source in spec.teachers.items()},
-        spec.training,
-        eps=spec.eps,
-        engine=spec.engine,
-        precision=spec.precision,
-        device=device,
-    )
+    teachers = {name: new_network(source.network, data, 1) for name, source in spec.teachers.items()}
+    return trainer_of(spec, data, device, new_network(spec.student, data, 0), teachers)
 
 
 def _validation_seconds(forward: Forward, data: Data, spec: TrainedSpec) -> float:
@@ -223,6 +199,16 @@ def _validation_seconds(forward: Forward, data: Data, spec: TrainedSpec) -> floa
     generator = seeded("calibration")
     attack = partial(correct_under_pgd, forward, images, labels, eps=spec.eps, steps=steps, generator=generator)
     return _seconds(images.device, attack) / len(labels)
+
+
+def _held_out_seconds(forward: Forward, data: Data, spec: TrainedSpec) -> float:
+    """Per image."""
+    images, labels = data.held_out.images[:VALIDATED], data.held_out.labels[:VALIDATED]
+    work = partial(
+        held_out_statistics, forward, images, labels, data.num_classes,
+        eps=spec.eps, wanted=held_out_wanted(spec), generator=seeded("calibration"),
+    )  # fmt: skip
+    return _seconds(images.device, work) / len(labels)
 
 
 # Evaluation

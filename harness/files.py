@@ -41,6 +41,12 @@ def open_plain(path: Path, what: str) -> BinaryIO:
         raise kind(f"{what} cannot be read: {path}: {reason}") from error
 
 
+def file_sha256(path: Path, what: str) -> str:
+    """The hash of a file's content, 64 hexadecimal digits. InputError as `open_plain`."""
+    with open_plain(path.expanduser(), what) as file:
+        return sha256_of(file)
+
+
 def sha256_of(file: BinaryIO) -> str:
     """The hash of what is left to read of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.errors import AbsentError, InputError
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.store.work import WorkingFolder
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,11 @@ def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
 def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
     of another shape."""
-    path = weights_path(source, store_root)
+    path, sha256 = weights_path(source, store_root), source.sha256
     try:
-        state = read_state(path, source.sha256 if source.file else kept_sha256(path), source.weights)
+        if source.file is None:
+            sha256 = _folder(source, store_root).noted_sha256(source.checkpoint)
+        state = read_state(path, sha256, source.weights)
     except InputError as error:
         if source.trial is None:
             raise
@@ -150,22 +152,15 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     return network
 
 
-def kept_sha256(weights: Path) -> str | None:
-    """The hash that was noted when a training kept its weights; None where none was, `damaged` for a note that cannot
-    be read."""
-    try:
-        return json.loads(weights.with_suffix(".json").read_bytes()).get("sha256")
-    except FileNotFoundError:
-        return None
-    except (ValueError, AttributeError):
-        return "damaged"
-
-
 def weights_path(source: Source, store_root: Path) -> Path:
     """The file with a source's trained weights."""
     if source.file is not None:
         return Path(source.file).expanduser()
-    return training_folder(store_root, str(source.training)) / f"{source.checkpoint}.pt"
+    return _folder(source, store_root).weights(source.checkpoint)
+
+
+def _folder(source: Source, store_root: Path) -> WorkingFolder:
+    return WorkingFolder(store_root, str(source.training))
 
 
 def check_readable(
@@ -210,8 +205,3 @@ def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
     with torch.device("meta"):
         for network in {each.model_dump_json(): each for each in networks}.values():
             new_network(network, data, 0)
-
-
-def training_folder(store_root: Path, training_id: str) -> Path:
-    """Where a training works and leaves its weights."""
-    return store_root / "work" / training_id

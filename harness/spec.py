@@ -284,6 +284,11 @@ class EvaluationSpec(Frozen):
     )
     batch_size: int = Field(500, ge=1, description="images that pass through the network together, a chunk at most")
 
+    @property
+    def checkpoints(self) -> set[Checkpoint]:
+        """Of which weights of a training any attack is asked for."""
+        return {checkpoint for attack in self.attacks for checkpoint in attack.checkpoints}
+
 
 class Resources(Frozen):
     """What one trial takes from the cluster."""

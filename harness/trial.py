@@ -21,12 +21,13 @@ from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
 from harness.events import TaskEvent
-from harness.inputs import Data, read_data, training_folder
-from harness.spec import TrainedSpec, TrialSpec
+from harness.inputs import Data, read_data
+from harness.spec import CHECKPOINTS, TrainedSpec, TrialSpec
 from harness.statistics import metrics
 from harness.store.provenance import joined, origin, training_columns, trial_columns
 from harness.store.store import Store
-from harness.training.train import is_whole, peak_memory_mb, read_history, train
+from harness.store.work import WorkingFolder
+from harness.training.train import peak_memory_mb, train
 from harness.training.validation import few_held_out
 
 _NOT_TRAINED: dict[str, Any] = {
@@ -69,7 +70,7 @@ def run_trial(
         root=data_root,
         download=download,
     )
-    folder = training_folder(store_root, spec.training_id)
+    folder = WorkingFolder(store_root, spec.training_id)
     if isinstance(spec, TrainedSpec) and not _is_trained(spec, folder):
         for event in train(spec, data, store_root, device, should_stop):
             yield event
@@ -132,10 +133,9 @@ def _check_code(spec: TrialSpec) -> None:
             )
 
 
-def _is_trained(spec: TrialSpec, folder: Path) -> bool:
+def _is_trained(spec: TrialSpec, folder: WorkingFolder) -> bool:
     """Whether the training is finished and the weights that the evaluation needs were kept."""
-    wanted = {checkpoint for attack in spec.evaluation.attacks for checkpoint in attack.checkpoints}
-    return read_history(folder) is not None and all(is_whole(folder / f"{checkpoint}.pt") for checkpoint in wanted)
+    return folder.history() is not None and all(map(folder.has_whole, spec.evaluation.checkpoints))
 
 
 def _commit(
@@ -146,7 +146,7 @@ def _commit(
     device: torch.device,
     columns: Mapping[str, Any],
 ) -> None:
-    history = read_history(evaluation.folder) or _NOT_TRAINED
+    history = evaluation.folder.history() or _NOT_TRAINED
     costs = evaluation.costs()
     data_notes = [{"source": "data", "text": text} for text in data.remarks]
     notes = [*evaluation.notes, *data_notes, *history.get("notes", [])]
@@ -192,10 +192,8 @@ def class_accuracy_rows(outcomes: pd.DataFrame, class_names: tuple[str, ...]) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def _drop_weights(spec: TrialSpec, folder: Path) -> None:
+def _drop_weights(spec: TrialSpec, folder: WorkingFolder) -> None:
     """Keep the weights the suite asked for. A teacher's stay: its students read them."""
     if spec.role == "student" and isinstance(spec, TrainedSpec):
-        for checkpoint in ("best_validation", "last"):
-            if checkpoint not in spec.keep:
-                for suffix in (".pt", ".json"):
-                    (folder / f"{checkpoint}{suffix}").unlink(missing_ok=True)
+        for checkpoint in set(CHECKPOINTS) - set(spec.keep):
+            folder.drop_weights(checkpoint)

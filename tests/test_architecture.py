@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_what_lists_and_reports_loads_neither_torch_nor_ray():
         waiting |= own(MODULES[name], everywhere=False) - reached
     packages = {each.split(".")[0] for name in reached for each in imports(MODULES[name], everywhere=False)}
     assert not packages & {"torch", "torchvision", "ray"}
+
+
+# what the files of a training and the rest of a store's working folder are called
+WORKING = re.compile(
+    r"^/?(work|training\.json|control\.json|teacher_logits|evaluations|\.setting)(/|$)|\.pt$|^/?(damaged|claims)-"
+)
+
+
+def spelt(source: str) -> list[str]:
+    """The string constants of a module, docstrings aside, that name files of a working folder."""
+    tree = ast.parse(source)
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in texts]
+    return [node.value for node in constants if isinstance(node.value, str) and WORKING.search(node.value)]
+
+
+def test_one_module_knows_the_files_of_a_training():
+    assert {name for name, source in MODULES.items() if spelt(source)} == {"harness.store.work"}
+    assert len(spelt(MODULES["harness.store.work"])) == 10
+    assert spelt('path = f"{folder}/work/{checkpoint}.pt"\n"damaged-"') == ["/work/", ".pt"]
 
 
 def test_rooms_are_entered_by_their_modules_only():

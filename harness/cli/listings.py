@@ -24,6 +24,7 @@ from harness.statistics.metrics import rates
 from harness.store.fingerprint import code_fingerprint
 from harness.store.lock import holder
 from harness.store.store import Store
+from harness.store.work import WorkingFolder
 from harness.suites.suite import suite_names
 
 
@@ -41,7 +42,7 @@ def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[st
     for spec in specs:
         if spec.trial_id in stored:
             states[spec.trial_id] = _stored_state(stored[spec.trial_id], (spec.dataset.name, spec.eps) in growing)
-        elif (store.root / "work" / spec.training_id).exists():
+        elif WorkingFolder(store.root, spec.training_id).path.exists():
             states[spec.trial_id] = (
                 ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
             )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 import methods
 from harness.errors import InputError
-from harness.spec import TrialSpec
+from harness.spec import TrainedSpec, TrialSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,12 +39,19 @@ class Splits:
     held_out: Tensor
 
 
-def wants_second_split(spec: TrialSpec) -> bool:
-    """Whether the trial trains, and its method or the averaging of its weights learns from held-out statistics."""
-    if spec.training is None or spec.method is None:
-        return False
+def held_out_wanted(spec: TrialSpec) -> frozenset[str]:
+    """The statistics on held-out training images that the trial's method, or the averaging of its weights, learns from:
+    none, "pgd", "trades" (`harness.training.validation.held_out_statistics`)."""
+    if not isinstance(spec, TrainedSpec):
+        return frozenset()
     average = spec.training.weight_average
-    return bool(methods.held_out_of(spec.method)) or (average is not None and average.kind == "fawa")
+    of_average = {"pgd"} if average is not None and average.kind == "fawa" else set()
+    return methods.held_out_of(spec.method) | of_average
+
+
+def wants_second_split(spec: TrialSpec) -> bool:
+    """Whether some training images are held out for the trial to learn from, beside those for validation."""
+    return bool(held_out_wanted(spec))
 
 
 def split_sizes(

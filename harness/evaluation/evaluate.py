@@ -31,11 +31,11 @@ from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.events import TaskEvent
-from harness.files import from_checked_json, make_folder, to_checked_json, write_bytes
-from harness.inputs import Data, trained_network, training_folder
-from harness.models.checkpoints import file_sha256
+from harness.files import file_sha256, from_checked_json, make_folder, to_checked_json, write_bytes
+from harness.inputs import Data, trained_network
 from harness.spec import AttackRequest, GivenSpec, Source, TrialSpec
 from harness.store.provenance import cpu_seconds, origin
+from harness.store.work import WorkingFolder
 
 GIVEN = "given"  # the checkpoint column of a network that was trained elsewhere
 EVALUATION_SEED = 0  # evaluation is the same for every trial: intervals over seeds are about training
@@ -102,8 +102,8 @@ class SharedEvaluation:
 
     def __init__(self, spec: TrialSpec, data: Data, store_root: Path, device: torch.device) -> None:
         self.spec, self.data, self.store_root, self.device = spec, data, store_root, device
-        self.folder = training_folder(store_root, spec.training_id)
-        self.claims = Claims(self.folder / "evaluations" / f"claims-{spec.trial_id}", store_root)
+        self.folder = WorkingFolder(store_root, spec.training_id)
+        self.claims = Claims(self.folder.claims(spec.trial_id), store_root)
         self.outcomes: list[pd.DataFrame] = []
         self.notes: list[dict[str, str]] = []
         self._loaded: tuple[str, Any] = ("", None)
@@ -198,7 +198,7 @@ class SharedEvaluation:
             self.data.test_index[rows],
             conditions,
             piece.chunk,
-            self.folder / "evaluations" / key[:12],
+            self.folder.chunks(key),
         )
         seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - started_cpu}
         self.claims.finish(piece.name, {**seconds, "origin": origin(self.device)})
@@ -242,7 +242,7 @@ class SharedEvaluation:
         if isinstance(self.spec, GivenSpec):
             return str(self.spec.init.sha256)
         if checkpoint not in self._keys:
-            self._keys[checkpoint] = file_sha256(self.folder / f"{checkpoint}.pt")
+            self._keys[checkpoint] = file_sha256(self.folder.weights(checkpoint), "weights")
         return self._keys[checkpoint]
 
     def _source(self, checkpoint: str) -> Source:

@@ -15,9 +15,10 @@ from harness.data.registry import DATASETS, OWN, own_name
 from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
 from harness.errors import InputError
+from harness.files import file_sha256
 from harness.inputs import read_data, trained_network
 from harness.spec import DatasetSpec, GivenSpec, Source
-from harness.suites.blocks import dataset_spec, evaluation_spec, file_sha256, network_spec, radius, read
+from harness.suites.blocks import dataset_spec, evaluation_spec, network_spec, radius, read
 from harness.suites.notation import read_yaml
 
 LOW = 50.0  # percent: below, a reader is told what usually explains it
@@ -51,7 +52,7 @@ def given_network(
     """
     normalized = {"normalization": read_yaml(normalization, "--normalization")}
     network = network_spec({"name": model, **_parameters(parameters), **normalized}, "--model", data)
-    sha256 = file_sha256(str(checkpoint), "checkpoint")
+    sha256 = file_sha256(checkpoint, "checkpoint")
     file = {"network": network, "file": str(checkpoint.absolute()), "sha256": sha256, "weights": weights}
     return read(Source, file, "--weights")
 

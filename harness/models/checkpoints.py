@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from harness.errors import InputError
 from harness.files import open_plain, sha256_of, temporary_path
+from harness.store.work import note_of
 
 State = dict[str, Tensor]
 
@@ -28,12 +29,6 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _IN_AVERAGES = ("shadow", "module")  # where an average keeps its state dict
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the parameters
 _UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls it
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, 64 hexadecimal digits. InputError if it cannot be read."""
-    with _opened(path) as file:
-        return sha256_of(file)
 
 
 def read_state(path: Path, sha256: str | None = None, weights: str | None = None) -> State:
@@ -85,7 +80,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
 
 
 def write_state(path: Path, model_or_state: nn.Module | Mapping[str, Tensor], sidecar: Mapping[str, Any]) -> None:
-    """Write a plain state dict and, beside it with the suffix .json, `sidecar` and the file's own sha256.
+    """Write a plain state dict and, beside it (`note_of`), `sidecar` and the file's own sha256.
 
     Both are complete on disk before either gets its name, the state dict's last. OSError (a full disk) leaves both
     names as they were.
@@ -96,7 +91,7 @@ def write_state(path: Path, model_or_state: nn.Module | Mapping[str, Tensor], si
     torch.save({key: _own_copy(value) for key, value in state.items()}, buffer)
     weights = buffer.getvalue()
     record = json.dumps({**sidecar, "sha256": hashlib.sha256(weights).hexdigest()}, indent=2) + "\n"
-    contents = {path.with_suffix(".json"): record.encode(), path: weights}
+    contents = {note_of(path): record.encode(), path: weights}
     temporary = {final: temporary_path(final) for final in contents}
     try:
         for final, content in contents.items():

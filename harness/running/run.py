@@ -28,6 +28,7 @@ from harness.store.lock import StoreLock
 from harness.store.manifest import check_parts
 from harness.store.redo import set_aside
 from harness.store.store import Store
+from harness.store.work import WorkingFolder
 from harness.training.teacher_logits import shared_bytes, sharing
 
 COMPACT_FROM = 64  # finished trials in files of their own; fewer stay as they are: one file per trial, easy to look at
@@ -157,24 +158,15 @@ def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_eve
     need, are trained again by this run. Not where finished students learnt from them: these are told by the trials."""
     statuses = store.statuses()
     needed = {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
-    for spec in specs:
-        if spec.trial_id not in needed or statuses.get(spec.trial_id) != "done" or _has_whole_weights(spec, store):
+    finished = [spec for spec in specs if spec.trial_id in needed and statuses.get(spec.trial_id) == "done"]
+    for spec in finished:
+        if WorkingFolder(store.root, spec.training_id).has_as_noted("best_validation"):
             continue
         with suppress(InputError):
             where = set_aside(store, [spec])
             text = f"{spec.variant} ({spec.trial_id[:8]}): its weights are damaged; it is trained again"
             on_event({"event": "warning", "text": text})
             on_event({"event": "set_aside", "where": str(where or "")})
-
-
-def _has_whole_weights(spec: TrialSpec, store: Store) -> bool:
-    """Whether the weights that students read are those that were noted; true where nothing was noted."""
-    from harness.inputs import kept_sha256, training_folder
-    from harness.models.checkpoints import file_sha256
-
-    path = training_folder(store.root, spec.training_id) / "best_validation.pt"
-    noted = kept_sha256(path)
-    return noted is None or (path.is_file() and file_sha256(path) == noted)
 
 
 def _stored_failures(store: Store, statuses: Mapping[str, str]) -> dict[str, str]:

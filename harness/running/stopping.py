@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from harness.files import make_folder, write_bytes
+from harness.store.work import control_file
 
 GRACE_S = 10.0  # from the first signal until trials that have not saved their state are ended
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that end a run in order
@@ -19,11 +20,12 @@ _POLL_S = 0.5
 
 
 class RunControl:
-    """The driver's side of `<store>/work/control.json`: while a run goes on it says which run, and whether to stop."""
+    """The driver's side of the store's `control_file`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.path = make_folder(root / "work", inside=root) / "control.json"
+        self.path = control_file(root)
+        make_folder(self.path.parent, inside=root)
         self.nonce = uuid.uuid4().hex
         self._write(stop=False)
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.files import file_sha256
 from harness.report.rows import flat
 from harness.spec import NUMERICS_VERSION, TrialSpec, canonical
+from harness.store.folder import is_store
 from harness.store.lock import StoreLock
 from harness.store.merge import commit_copy, copy_file
 from harness.store.store import Store
-from harness.suites.blocks import file_sha256
+from harness.store.work import WORK, WorkingFolder, note_of, work_folder
 
-HISTORY = "training.json"
-_FILES = ("best_validation.pt", "best_validation.json", "last.pt", "last.json", HISTORY)
+_READ = "best_validation"  # of a network's checkpoints the one that trials learn from or start from
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Trained:
     evaluated: bool
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> WorkingFolder:
         return _folder(self.origin, self.spec)
 
 
@@ -43,8 +44,8 @@ def find_teachers(specs: Sequence[TrialSpec], source: Path, target: Store) -> li
     Writes nothing. InputError where `source` lacks one, where its weights are not the ones that it recorded or that its
     students saw, and where `target` has another network of this specification or students of another.
     """
-    if not any((source / name).is_dir() for name in ("trials", "work")):
-        raise InputError(f"{source} is not a result store: it has neither a folder 'trials' nor 'work'")
+    if not (is_store(source, begun=False) or work_folder(source).is_dir()):
+        raise InputError(f"{source} is not a result store: it has neither a folder 'trials' nor '{WORK}'")
     origin = Store(source)
     needed = {name for spec in specs for name in spec.depends_on}
     wanted = [spec for spec in specs if spec.trial_id in needed and spec.training is not None]
@@ -74,33 +75,31 @@ def take_teachers(found: Sequence[Trained], target: Store) -> None:
     with StoreLock(target.prepare().root):
         for each in found:
             folder = _folder(target, each.spec)
-            if not (folder / HISTORY).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            for path in _kept(each.folder):
-                copy_file(path, folder / path.name)
+            if not folder.record.exists():
+                shutil.rmtree(folder.path, ignore_errors=True)
+            for path in each.folder.kept():
+                copy_file(path, folder.path / path.name)
             if each.evaluated and not target.has(each.spec.trial_id):
                 commit_copy(each.origin, each.spec.trial_id, target)
 
 
 def _trained(spec: TrialSpec, origin: Store) -> Trained:
     folder = _folder(origin, spec)
-    path = folder / "best_validation.pt"
+    path = folder.weights(_READ)
     if not path.exists():
         raise InputError(
             f"{origin.root} has no trained '{spec.variant}' of this specification (no {path}){_nearest(spec, origin)}"
         )
-    found = file_sha256(str(path), "weights")
-    try:
-        recorded = json.loads(path.with_suffix(".json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path.with_suffix('.json')} does not say the sha256 of the weights beside it") from None
+    found, recorded = file_sha256(path, "weights"), folder.noted_sha256(_READ)
+    if recorded is None:
+        raise InputError(f"{note_of(path)} does not say the sha256 of the weights beside it")
     if found != recorded:
         raise InputError(f"{path} is damaged or was exchanged: sha256 {found[:12]}, recorded {recorded[:12]}")
     evaluated = origin.has(spec.trial_id)
     if not evaluated and (lacks := _lacking(origin, spec)):
         raise InputError(
             f"{origin.root} has no rows of '{spec.variant}' under this evaluation, and to evaluate it here "
-            f"{folder} lacks {', '.join(lacks)}"
+            f"{folder.path} lacks {', '.join(lacks)}"
         )
     return Trained(spec, origin, found, evaluated)
 
@@ -116,9 +115,9 @@ def _compare(network: Trained, target: Store) -> None:
                     f"{network.origin.root} has {mine}. Students of both do not belong into one store: use another "
                     "--results"
                 )
-    own = _folder(target, network.spec) / "best_validation.pt"
-    if own.exists() and (own.parent / HISTORY).exists():  # trained, under whatever evaluation
-        sha256 = file_sha256(str(own), "weights")
+    own = _folder(target, network.spec)
+    if own.weights(_READ).exists() and own.record.exists():  # trained, under whatever evaluation
+        sha256 = file_sha256(own.weights(_READ), "weights")
         if sha256 != network.sha256:
             raise InputError(
                 f"{target.root} has trained a '{variant}' of its own, sha256 {sha256[:12]}; the one in "
@@ -162,7 +161,7 @@ def _facts(spec: dict[str, Any], numerics_version: int) -> dict[str, Any]:
 def _is_trained(store: Store, spec: TrialSpec) -> bool:
     """Whether a store has a network's weights, of a training that has ended."""
     folder = _folder(store, spec)
-    return (folder / "best_validation.pt").exists() and (store.has(spec.trial_id) or (folder / HISTORY).exists())
+    return folder.weights(_READ).exists() and (store.has(spec.trial_id) or folder.record.exists())
 
 
 def _is_usable(store: Store, spec: TrialSpec) -> bool:
@@ -171,17 +170,14 @@ def _is_usable(store: Store, spec: TrialSpec) -> bool:
 
 def _lacking(store: Store, spec: TrialSpec) -> list[str]:
     """What is missing to evaluate a trained network again."""
-    asked = {f"{name}.pt" for attack in spec.evaluation.attacks for name in attack.checkpoints}
-    return sorted({HISTORY, *asked} - {file.name for file in _kept(_folder(store, spec))})
+    folder = _folder(store, spec)
+    asked = {folder.record, *map(folder.weights, spec.evaluation.checkpoints)}
+    return sorted(path.name for path in asked if not path.exists())
 
 
 def _has(target: Store, network: Trained) -> bool:
-    return target.has(network.spec.trial_id) and (_folder(target, network.spec) / "best_validation.pt").exists()
+    return target.has(network.spec.trial_id) and _folder(target, network.spec).weights(_READ).exists()
 
 
-def _folder(store: Store, spec: TrialSpec) -> Path:
-    return store.root / "work" / spec.training_id
-
-
-def _kept(folder: Path) -> list[Path]:
-    return [path for name in _FILES if (path := folder / name).exists()]
+def _folder(store: Store, spec: TrialSpec) -> WorkingFolder:
+    return WorkingFolder(store.root, spec.training_id)

@@ -12,8 +12,9 @@ from pathlib import Path
 from harness.errors import InputError
 from harness.store.records import COMPARISONS_FILE, MACHINE_FILE
 from harness.store.tables import TABLES
+from harness.store.work import WORK, work_folder
 
-FOLDERS = (*TABLES, "work", "attempts", "driver", "tuning", "report", "set_aside")
+FOLDERS = (*TABLES, WORK, "attempts", "driver", "tuning", "report", "set_aside")
 _FILES = ("compacted.json", MACHINE_FILE, COMPARISONS_FILE, "plan.md", "README.md")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,7 @@ def nothing_left_if_refused(root: Path) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if made and not is_store(root, begun=False) and not any((root / "work").glob("*/*")):
+        if made and not is_store(root, begun=False) and not any(work_folder(root).glob("*/*")):
             shutil.rmtree(root, ignore_errors=True)
             for folder in made[1:]:
                 with suppress(OSError):  # somebody else's by now

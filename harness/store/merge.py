@@ -21,10 +21,7 @@ from harness.store.records import adopt_comparisons, new_comparisons
 from harness.store.store import Store
 from harness.store.tables import TABLES, checked_id
 from harness.store.verify import outcome_counts
-
-# What stays of a trial's working folder once it is done; its training state and caches are of no use elsewhere.
-_KEPT = ("best_validation.*", "last.*")
-
+from harness.store.work import WorkingFolder
 
 KEEP = ("first",)
 
@@ -240,11 +237,10 @@ def _weights(store: Store, target: Store, without: Collection[str]) -> Iterator[
     wanted = trials[(trials["status"] == "done") & trials["training_id"].notna()]
     other = trials.loc[trials["trial_id"].isin(without), "training_id"]
     for training_id in sorted(set(wanted["training_id"]) - set(other)):
-        for pattern in _KEPT:
-            for path in (store.root / "work" / training_id).glob(pattern):
-                destination = target.root / "work" / training_id / path.name
-                if not destination.exists():
-                    yield path, destination
+        for path in WorkingFolder(store.root, training_id).kept_weights():
+            destination = WorkingFolder(target.root, training_id).path / path.name
+            if not destination.exists():
+                yield path, destination
 
 
 def copy_file(source: Path, destination: Path) -> None:

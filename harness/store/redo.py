@@ -18,6 +18,7 @@ from harness.store.compaction import publish
 from harness.store.manifest import aside
 from harness.store.store import Store
 from harness.store.tables import TABLES
+from harness.store.work import WorkingFolder, work_folder
 
 _SHORTEST = 4  # characters of a trial id
 _LISTED = 4  # trials that a refusal names
@@ -75,7 +76,7 @@ def set_aside(store: Store, specs: Sequence[TrialSpec]) -> Path | None:
     held = frozenset(spec.trial_id for spec in specs if spec.trial_id in compacted)
     files = [store.path(table, spec.trial_id) for spec in specs for table in sorted(TABLES, key="trials".__eq__)]
     files = [path for path in files if path.is_file()]
-    folders = {store.root / "work" / spec.training_id for spec in specs}
+    folders = {WorkingFolder(store.root, spec.training_id).path for spec in specs}
     folders = {folder for folder in folders if folder.is_dir()}
     if not (held or files or folders):
         return None
@@ -83,7 +84,7 @@ def set_aside(store: Store, specs: Sequence[TrialSpec]) -> Path | None:
     if held:
         _take_out(store, held, target)
     for folder in sorted(folders):
-        os.replace(folder, make_folder(target.root / "work") / folder.name)
+        os.replace(folder, make_folder(work_folder(target.root)) / folder.name)
     for path in files:  # the rows of `trials` last: they are the commit mark
         os.replace(path, make_folder(target.root / path.parent.name) / path.name)
     for spec in specs:

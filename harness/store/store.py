@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from harness.store.folder import FOLDERS, check_results_folder
 from harness.store.manifest import Label, Manifest, Part, checked_rows, load_manifest, read_label
 from harness.store.parquet import UNREADABLE
 from harness.store.tables import STATUSES, TABLES, checked_id, content_hash, reading_schema, to_arrow, trial_row
+from harness.store.work import WorkingFolder
 
 # Key of the trials file's footer: status, the number of rows in each other table, and the hash of every table's rows.
 _COMMIT = b"commit"
@@ -123,7 +123,7 @@ class Store:
 
     def forget_evaluation(self, training_id: str) -> None:
         """Removes what a trial's evaluation had put aside, piece by piece, until its rows were stored."""
-        shutil.rmtree(self.root / "work" / training_id / "evaluations", ignore_errors=True)
+        WorkingFolder(self.root, training_id).forget_evaluation()
 
     def remove_leftovers(self) -> int:
         """Removes temporary files of writers that are dead, in the store's own folders; returns how many."""

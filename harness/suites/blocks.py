@@ -19,7 +19,6 @@ from harness.data.counts import class_counts
 from harness.data.registry import DATASETS, OWN, DatasetInfo
 from harness.data.splits import most_train_images
 from harness.errors import InputError, one_of, unknown
-from harness.files import open_plain, sha256_of
 from harness.models.registry import MODELS, resolve_params
 from harness.spec import (
     CHECKPOINTS,
@@ -288,12 +287,6 @@ def radius(value: Any, where: str) -> float:
         meant = f": {result:g}/255?" if result == int(result) < 255 else ""
         raise InputError(f"{where} must be below 1, since pixels are in [0, 1], not {result:g}{meant}")
     return result
-
-
-def file_sha256(path: str, where: str) -> str:
-    """The hash of a file's content, InputError where it cannot be read."""
-    with open_plain(Path(path).expanduser(), where) as file:
-        return sha256_of(file)
 
 
 def read(kind: type[BaseModel], values: Any, where: str) -> Any:

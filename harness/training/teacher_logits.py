@@ -25,6 +25,7 @@ from harness.files import make_folder
 from harness.spec import NetworkSpec, TrainedSpec, TrialSpec
 from harness.store.fingerprint import code_fingerprint
 from harness.store.provenance import device_name
+from harness.store.work import shared_logits
 
 if TYPE_CHECKING:
     import torch
@@ -36,15 +37,10 @@ _CHECKSUM_BYTES = 4
 _MANY_IMAGES, _MANY_CLASSES = 50_000, 100  # where the data set does not say
 
 
-def shared_folder(store_root: Path) -> Path:
-    """Where a store's trials share their teachers' logits, while a run lasts."""
-    return store_root / "work" / "teacher_logits"
-
-
 @contextmanager
 def sharing(store_root: Path, specs: Sequence[TrialSpec]) -> Iterator[None]:
     """Inside, those of the trials share that can."""
-    folder = shared_folder(store_root)
+    folder = shared_logits(store_root)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     if shared_bytes(specs):
         make_folder(folder, inside=store_root)
@@ -127,7 +123,8 @@ class SharedLogits:
     """The answers on the batches of one epoch, one file per teacher: a record of fixed size for each batch, with a
     checksum, so that a record that was never written, or not to its end, reads as missing.
 
-    folder: `shared_folder`. names: `shared_names`; a teacher without one, or without the folder, is asked each time.
+    folder: `shared_logits` of the store. names: `shared_names`; a teacher without one, or without the folder, is asked
+    each time.
     """
 
     def __init__(self, folder: Path, names: Mapping[str, str], batch_size: int, num_classes: int) -> None:

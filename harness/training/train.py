@@ -4,7 +4,6 @@ evaluation needs."""
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 import zipfile
@@ -16,25 +15,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import methods
+from harness.data.splits import held_out_wanted
 from harness.engine.forwards import evaluation_forward
 from harness.errors import kind_of
 from harness.events import TaskEvent
-from harness.files import from_checked_json, make_folder, to_checked_json, write_bytes
-from harness.inputs import Data, Images, kept_sha256, new_network, trained_network, training_folder, weights_path
-from harness.models.checkpoints import file_sha256, write_state
+from harness.files import file_sha256, to_checked_json, write_bytes
+from harness.inputs import Data, Images, new_network, trained_network, weights_path
+from harness.models.checkpoints import write_state
 from harness.seeds import derive_seed, globally_seeded, seeded
-from harness.spec import TrainedSpec
+from harness.spec import Source, TrainedSpec
 from harness.statistics import metrics
 from harness.store.provenance import cpu_seconds, origin
-from harness.training.teacher_logits import SharedLogits, digest, network_digest, shared_folder, shared_names
+from harness.store.work import WorkingFolder, shared_logits
+from harness.training.teacher_logits import SharedLogits, digest, network_digest, shared_names
 from harness.training.trainer import EpochBatches, Trainer
 from harness.training.validation import class_rates, correct_under_pgd, held_out_statistics
-from methods.base import EpochEnd, HeldOut, Method
-
-STATE, HISTORY = "state.pt", "training.json"
-DAMAGED = "damaged-"  # what is set aside is called so
+from methods.base import EpochEnd, HeldOut
 
 
 def train(
@@ -43,7 +42,7 @@ def train(
     """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
     told to stop.
 
-    Leaves best_validation.pt, last.pt and training.json: the rows of `epochs` and `class_state`, seconds, peak memory,
+    Leaves the weights of both checkpoints, and a record: the rows of `epochs` and `class_state`, seconds, peak memory,
     the hashes of the weights of its teachers and of the network it started from, and where it ran (`origins`, one or,
     after a move, several).
     """
@@ -53,9 +52,9 @@ def train(
     except Exception as error:
         if kind_of(error) != "method":
             raise
-        set_aside(run.folder / STATE)
+        run.folder.set_aside(run.folder.state)
         run = _Run(spec, data, store_root, device)  # the other may have taken up a part
-    (run.folder / HISTORY).unlink(missing_ok=True)  # of weights that are no longer there
+    run.folder.record.unlink(missing_ok=True)  # of weights that are no longer there
     while run.trainer.epoch < run.epochs:
         yield from run.epoch(should_stop)
         if run.interrupted:
@@ -64,25 +63,9 @@ def train(
     run.finish()
 
 
-def read_history(folder: Path) -> dict[str, Any] | None:
-    """What a finished training recorded; None while it is not finished, or where the record is damaged, which is then
-    set aside."""
-    try:
-        found = from_checked_json((folder / HISTORY).read_bytes())
-        if {"epochs", "class_state"} <= found.keys():
-            return found
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError):
-        pass
-    set_aside(folder / HISTORY)
-    return None
-
-
-def read_training_state(folder: Path) -> dict[str, Any]:
-    """What an unfinished training saved last. FileNotFoundError where there is nothing, ValueError where it is
-    damaged."""
-    path = folder / STATE
+def read_training_state(path: Path) -> dict[str, Any]:
+    """What an unfinished training saved last (`WorkingFolder.state`). FileNotFoundError where there is nothing,
+    ValueError where it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
             if (name := archive.testzip()) is not None:
@@ -96,19 +79,28 @@ def read_training_state(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def is_whole(weights: Path) -> bool:
-    """Whether kept weights are there and are what was kept; damaged ones are set aside."""
-    if not weights.exists():
-        return False
-    if kept_sha256(weights) in (None, file_sha256(weights)):
-        return True
-    set_aside(weights)
-    return False
+def trainer_of(
+    spec: TrainedSpec, data: Data, device: torch.device, student: nn.Module, teachers: Mapping[str, nn.Module]
+) -> Trainer:
+    """The step of a training as it begins, over these networks."""
+    with globally_seeded("method", *_coordinates(spec)):
+        method = methods.build(spec.method, data.num_classes)
+    return Trainer(
+        student,
+        method,
+        teachers,
+        spec.training,
+        eps=spec.eps,
+        engine=spec.engine,
+        precision=spec.precision,
+        device=device,
+        coordinates=_coordinates(spec),
+    )
 
 
-def set_aside(path: Path) -> None:
-    """A damaged file gives way to a whole one and is kept for whoever wants to look into it."""
-    os.replace(path, path.with_name(DAMAGED + path.name))
+def _coordinates(spec: TrainedSpec) -> tuple[int | str, ...]:
+    """What the order of batches, augmentation and initial weights depend on: not the method, so that trials compare."""
+    return spec.dataset.name, spec.split_seed, spec.seed, spec.student.label
 
 
 class _Run:
@@ -117,42 +109,27 @@ class _Run:
     def __init__(self, spec: TrainedSpec, data: Data, store_root: Path, device: torch.device) -> None:
         self.spec, self.data, self.device = spec, data, device
         self.training, self.epochs = spec.training, spec.training.epochs
-        self.folder = make_folder(training_folder(store_root, spec.training_id), inside=store_root)
-        self.coordinates = (spec.dataset.name, spec.split_seed, spec.seed, spec.student.label)
+        self.folder = WorkingFolder(store_root, spec.training_id).make()
+        self.coordinates = _coordinates(spec)
         student = new_network(spec.student, data, derive_seed("weights", *self.coordinates))
         if spec.init is not None:
             student.load_state_dict(trained_network(spec.init, data, store_root).state_dict())
         self.teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
-        with globally_seeded("method", *self.coordinates):
-            method: Method = methods.build(spec.method, data.num_classes)
-        self.trainer = Trainer(
-            student,
-            method,
-            self.teachers,
-            self.training,
-            eps=spec.eps,
-            engine=spec.engine,
-            precision=spec.precision,
-            device=device,
-            coordinates=self.coordinates,
-        )
+        self.trainer = trainer_of(spec, data, device, student, self.teachers)
         self.validated = new_network(spec.student, data, 0).to(device)
         self.validation_forward = evaluation_forward(self.validated, spec.engine)
-        average = self.training.weight_average
-        self.held_out_wanted = methods.held_out_of(spec.method) | (
-            {"pgd"} if average is not None and average.kind == "fawa" else frozenset()
-        )
         self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
         self.best = -np.inf
         self.seconds = self.cpu_seconds = 0.0
         self.origins = [origin(device)]
-        self.teacher_sha256 = {
-            name: file_sha256(weights_path(source, store_root)) for name, source in spec.teachers.items()
-        }
-        self.init_sha256 = file_sha256(weights_path(spec.init, store_root)) if spec.init else None
+        self.teacher_sha256 = {name: self._sha256(source) for name, source in spec.teachers.items()}
+        self.init_sha256 = self._sha256(spec.init) if spec.init else None
         self.peak_memory_mb = 0.0
         self.batches: EpochBatches | None = None
         self.interrupted = False
+
+    def _sha256(self, source: Source) -> str:
+        return file_sha256(weights_path(source, self.folder.store_root), "weights")
 
     def epoch(self, should_stop: Callable[[], bool]) -> Iterator[TaskEvent]:
         """One epoch from its start or from where it was interrupted."""
@@ -216,7 +193,7 @@ class _Run:
 
     def _shared_logits(self, batches: EpochBatches) -> SharedLogits:
         """Let the trainer take its teachers' clean logits from trials with the same batches, and leave them its own."""
-        folder = shared_folder(self.folder.parent.parent)
+        folder = shared_logits(self.folder.store_root)
         names = self._shared_names(batches) if self.teachers and folder.is_dir() else {}
         shared = SharedLogits(folder, names, self.training.batch_size, self.data.num_classes)
         self.trainer.recall = lambda name, labels, compute: shared.answer(name, batches.done - 1, labels, compute)
@@ -251,7 +228,7 @@ class _Run:
                     part.end_epoch(before)
 
     def _held_out(self, epoch: int) -> HeldOut | None:
-        if not self.held_out_wanted:
+        if not (wanted := held_out_wanted(self.spec)):
             return None
         part = self.data.held_out
         forward = evaluation_forward(self.trainer.student, self.spec.engine)
@@ -262,7 +239,7 @@ class _Run:
             part.labels,
             self.data.num_classes,
             eps=self.spec.eps,
-            wanted=frozenset(self.held_out_wanted),
+            wanted=wanted,
             generator=generator,
         )
 
@@ -330,19 +307,19 @@ class _Run:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_bytes(self.folder / STATE, buffer.getvalue())
+        write_bytes(self.folder.state, buffer.getvalue())
 
     def resume(self) -> None:
         """Take up the saved state, if there is one; not one that learnt or started from networks with other weights,
         nor one whose best weights are damaged or gone."""
         try:
-            state = read_training_state(self.folder)
+            state = read_training_state(self.folder.state)
         except FileNotFoundError:
             return
         for name, sha256 in (("teacher_sha256", self.teacher_sha256), ("init_sha256", self.init_sha256)):
             if state.get(name, sha256) != sha256:
                 return
-        if state["history"]["epochs"] and not is_whole(self.folder / "best_validation.pt"):
+        if state["history"]["epochs"] and not self.folder.has_whole("best_validation"):
             return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]
@@ -368,8 +345,8 @@ class _Run:
             "peak_memory_mb": self.peak_memory_mb,
             "notes": self._notes(),
         }
-        write_bytes(self.folder / HISTORY, to_checked_json(record))
-        (self.folder / STATE).unlink(missing_ok=True)
+        write_bytes(self.folder.record, to_checked_json(record))
+        self.folder.state.unlink(missing_ok=True)
 
     def _write(self, checkpoint: str, epoch: int) -> None:
         sidecar = {
@@ -378,16 +355,15 @@ class _Run:
             "selection_score": float(self.best),
             "spec": self.spec.model_dump(mode="json"),
         }
-        write_state(self.folder / f"{checkpoint}.pt", self.validated, sidecar)
+        write_state(self.folder.weights(checkpoint), self.validated, sidecar)
 
     def _notes(self) -> list[dict[str, str]]:
         notes = [{"source": "engine", "text": self._engine_note()}]
         if self._batches(0).dropped:
             text = f"a last batch of one image is left out of each epoch, which has {len(self.data.train)} images"
             notes.append({"source": "batches", "text": text})
-        for path in sorted(self.folder.glob(f"{DAMAGED}*")):
-            name = path.name.removeprefix(DAMAGED)
-            text = f"{name} was damaged and is set aside as {path.name}; the training started over from what was whole"
+        for name, aside in self.folder.damaged().items():
+            text = f"{name} was damaged and is set aside as {aside}; the training started over from what was whole"
             notes.append({"source": "damage", "text": text})
         return notes
 

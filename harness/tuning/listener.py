@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.inputs import training_folder
 from harness.running.failures import disk_full, folder_gone, why_stop
 from harness.running.stopping import GRACE_S, RunControl, StopRequest
 from harness.store.provenance import command
+from harness.store.work import WorkingFolder
 from harness.tuning.halving import survivors
 from harness.tuning.journal import SETTLED, Entry, Journal, Report, Status, line, setting_of
 from harness.tuning.plan import TuningPlan, proposed
@@ -160,7 +160,7 @@ class Listener:
     def _store(self, entry: Entry, status: str, **columns: str) -> None:
         store = self.tuning.store
         for spec in self.tuning.specs(setting_of(entry)):
-            begun = training_folder(store.root, spec.training_id).exists()
+            begun = WorkingFolder(store.root, spec.training_id).path.exists()
             if not store.has(spec.trial_id) and (begun or status == "failed"):
                 row = {"tuning_id": self.tuning.tuning_id, "command": command(), **columns}
                 self._guarded(partial(commit_unfinished, store, spec, status, **row))

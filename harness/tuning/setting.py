@@ -22,13 +22,12 @@ import pandas as pd
 
 from harness.engine.process import torch_threads
 from harness.errors import kind_of
-from harness.files import make_folder
-from harness.inputs import training_folder
 from harness.running.worker import Workplace, load_plugins
 from harness.spec import TrialSpec
 from harness.store.provenance import training_columns, trial_columns
 from harness.store.store import Store
-from harness.training.train import read_history, read_training_state
+from harness.store.work import WorkingFolder
+from harness.training.train import read_training_state
 from harness.trial import run_trial
 from harness.tuning.journal import Entry, Report
 from harness.tuning.method import SearchedMethod
@@ -80,8 +79,8 @@ def setting_reports(
     method = job.searched[setting.method]
     last = settled["epochs"] if settled and settled["status"] == "stopped" else job.until
     specs = method.specs(setting.values)
-    folder = training_folder(root, specs[0].training_id)
-    with torch_threads(specs[0].threads), _alone(folder, root):
+    folder = WorkingFolder(root, specs[0].training_id)
+    with torch_threads(specs[0].threads), _alone(folder):
         seeds, epoch, reused = [_Seed(job, spec, stop) for spec in specs], 0, 0
         try:
             for seed in seeds:
@@ -132,7 +131,7 @@ class _Seed:
 
     def look(self) -> None:
         """What is there already."""
-        store, folder = Store(self._store_root, begun=True), training_folder(self._store_root, self.spec.training_id)
+        store, folder = Store(self._store_root, begun=True), WorkingFolder(self._store_root, self.spec.training_id)
         self.done = store.has(self.spec.trial_id)
         self.rows = stored_rows(store, self.spec.trial_id) if self.done else list(history(folder)["epochs"])
 
@@ -159,13 +158,13 @@ def stored_rows(store: Store, trial_id: str) -> list[Row]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def history(folder: Path) -> Mapping[str, Any]:
+def history(folder: WorkingFolder) -> Mapping[str, Any]:
     """The rows of `epochs` and `class_state` that a training has left in its folder, finished or not."""
-    finished = read_history(folder)
+    finished = folder.history()
     if finished is not None:
         return finished
     with suppress(FileNotFoundError, ValueError):  # none, or a damaged one
-        state = read_training_state(folder)
+        state = read_training_state(folder.state)
         known = {
             name: state[name]
             for name in ("origins", "teacher_sha256", "init_sha256", "peak_memory_mb")
@@ -188,7 +187,7 @@ def commit_unfinished(
     """Store a trial that did not reach its end (`stopped`, `failed`) with the epochs it has; its state stays, so that
     it can be gone on with. A done trial is left as it is."""
     try:
-        found = history(training_folder(store.root, spec.training_id))
+        found = history(WorkingFolder(store.root, spec.training_id))
     except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError):  # a damaged state may be what made it fail
         found = NOTHING
     row = {
@@ -221,10 +220,10 @@ def _failure(job: SettingJob, seeds: Sequence[_Seed], failed: _Seed, error: Exce
 
 
 @contextmanager
-def _alone(folder: Path, store_root: Path) -> Iterator[None]:
+def _alone(folder: WorkingFolder) -> Iterator[None]:
     """One worker at a time on a setting that a searcher proposes twice. The lock is the kernel's: it falls with its
     process."""
-    with open(make_folder(folder, inside=store_root) / ".setting", "a") as file:
+    with open(folder.make().lock, "a") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

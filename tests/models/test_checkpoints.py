@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import resource
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.errors import InputError
-from harness.files import remove_leftovers
+from harness.files import file_sha256, remove_leftovers
 from harness.models import checkpoints
 from harness.models.build import build
-from harness.models.checkpoints import check_finite, file_sha256, load_into, read_state, write_state
+from harness.models.checkpoints import check_finite, load_into, read_state, write_state
 
 
 def package_folder(name: str) -> Path:
@@ -188,7 +189,7 @@ def test_safetensors_files_load(tmp_path: Path):
 def test_the_sha256_is_checked(tmp_path: Path):
     torch.save(small_wrn().state_dict(), tmp_path / "wrn.pt")
     digest = hashlib.sha256((tmp_path / "wrn.pt").read_bytes()).hexdigest()
-    assert file_sha256(tmp_path / "wrn.pt") == digest
+    assert file_sha256(tmp_path / "wrn.pt", "checkpoint") == digest
     assert read_state(tmp_path / "wrn.pt", sha256=digest.upper())
     with pytest.raises(InputError, match=f"has sha256 {digest}, not 0000") as excinfo:
         read_state(tmp_path / "wrn.pt", sha256="0" * 64)
@@ -248,7 +249,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, size: int, suffix: str):
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path):
     for path in (tmp_path / "absent.pt", tmp_path):
-        for read in (read_state, file_sha256):
+        for read in (read_state, partial(file_sha256, what="checkpoint")):
             with pytest.raises(InputError, match="cannot be read") as excinfo:
                 read(path)
             assert str(path) in one_line(excinfo)
@@ -298,7 +299,7 @@ def test_a_written_state_is_plain_and_has_its_sidecar(tmp_path: Path):
     write_state(path, model, {"model": "wrn", "params": {"depth": 10}})
     assert sorted(each.name for each in path.parent.iterdir()) == ["student.json", "student.pt"]
     assert same(torch.load(path, weights_only=True), model.state_dict())
-    expected = {"model": "wrn", "params": {"depth": 10}, "sha256": file_sha256(path)}
+    expected = {"model": "wrn", "params": {"depth": 10}, "sha256": file_sha256(path, "checkpoint")}
     assert json.loads(path.with_suffix(".json").read_text()) == expected
     assert read_state(path, sha256=expected["sha256"])
 

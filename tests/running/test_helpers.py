@@ -217,7 +217,7 @@ def test_stale_claims_cost_nothing(tmp_path: Path) -> None:
     left = [event["left"] for event in events if event["event"] in ("evaluation", "attack")]
     assert left == [12, 11, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0][: len(left)]
     real_trials.assert_same_numbers(alone, tmp_path / "two")
-    assert not (evaluation.folder / "evaluations").exists()
+    assert not (evaluation.folder.path / "evaluations").exists()
 
 
 def test_attacks_that_begin_alike_are_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

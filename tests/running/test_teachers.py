@@ -12,7 +12,8 @@ import torch
 
 from harness.api import run_suite
 from harness.errors import InputError
-from harness.models.checkpoints import file_sha256, write_state
+from harness.files import file_sha256
+from harness.models.checkpoints import write_state
 from harness.running.run import Options
 from harness.running.teachers import find_teachers, take_teachers
 from harness.spec import TrialSpec
@@ -93,8 +94,8 @@ def test_a_teacher_is_taken_with_its_rows_and_not_trained_again(first: Path, tmp
         one, other = (store.arrow(table, [teacher.trial_id]).to_pylist() for store in (here, there))
         assert one == other != []
     name = f"work/{teacher.training_id}/best_validation.pt"
-    sha256 = file_sha256(first / "store" / name)
-    assert file_sha256(here.root / name) == sha256
+    sha256 = file_sha256(first / "store" / name, name)
+    assert file_sha256(here.root / name, name) == sha256
     rows = here.trials().set_index("trial_id")
     assert rows.loc[student.trial_id, "teacher_sha256"] == sha256
     assert verify(here.root).broken == {}

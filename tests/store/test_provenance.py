@@ -19,7 +19,6 @@ import torch
 
 from harness.cli import listings
 from harness.cli.listings import trial_states
-from harness.inputs import training_folder
 from harness.models.checkpoints import write_state
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
@@ -33,6 +32,7 @@ from harness.store.provenance import training_columns
 from harness.store.store import Store
 from harness.store.tables import TABLES
 from harness.store.verify import verify
+from harness.store.work import WorkingFolder
 from harness.tuning.setting import history
 from tests.small import run_to_end, small_specs
 from tests.synthetic_store import trial_spec, trial_tables
@@ -227,9 +227,9 @@ def test_a_training_starts_over_when_its_teacher_has_other_weights(tmp_path):
     run_to_end(specs["teacher"], tmp_path)
     stop = itertools.count()
     run_to_end(specs["rslad"], tmp_path, should_stop=lambda: next(stop) == 5)
-    weights = training_folder(tmp_path, specs["teacher"].training_id) / "best_validation.pt"
+    weights = tmp_path / "work" / specs["teacher"].training_id / "best_validation.pt"
     for path in (weights, weights.with_suffix(".json")):  # which has the sha256 of the weights beside it
-        path.write_bytes((training_folder(tmp_path, specs["rslad"].training_id) / path.name).read_bytes())
+        path.write_bytes((tmp_path / "work" / specs["rslad"].training_id / path.name).read_bytes())
     epochs = [event["epoch"] for event in run_to_end(specs["rslad"], tmp_path) if event["event"] == "epoch"]
     assert epochs == [1, 2]
     changed = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -245,8 +245,8 @@ def test_a_student_names_the_network_it_started_from_and_starts_over_from_anothe
         run_to_end(spec, tmp_path)
     stop = itertools.count()
     run_to_end(student, tmp_path, should_stop=lambda: next(stop) == 5)
-    weights = training_folder(tmp_path, start.training_id) / "best_validation.pt"
-    unfinished = training_columns(history(training_folder(tmp_path, student.training_id)))
+    weights = tmp_path / "work" / start.training_id / "best_validation.pt"
+    unfinished = training_columns(history(WorkingFolder(tmp_path, student.training_id)))
     assert unfinished["init_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     state = torch.load(weights, weights_only=True)
     write_state(weights, {name: value * 2 for name, value in state.items()}, {})

@@ -14,6 +14,7 @@ from harness.models.build import build
 from harness.running.run import Options, run
 from harness.spec import AugmentSpec, NetworkSpec
 from harness.store.store import Store
+from harness.store.work import shared_logits
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.training.teacher_logits import (
@@ -21,7 +22,6 @@ from harness.training.teacher_logits import (
     digest,
     network_digest,
     shared_bytes,
-    shared_folder,
     shared_names,
     sharing,
 )
@@ -125,11 +125,11 @@ def test_trials_of_one_seed_share_and_lose_no_bit(tmp_path, asked):
         assert len(asked) == questions
         run_to_end(by_seed["rslad", 1], together)
         assert len(asked) == 2 * questions  # another seed, other batches
-        size = sum(file.stat().st_size for file in shared_folder(together).iterdir())
+        size = sum(file.stat().st_size for file in shared_logits(together).iterdir())
     assert_same_weights(weights(alone, by_seed["rslad", 0]), weights(together, by_seed["rslad", 0]))
     assert size == 2 * 2 * (200 * 10 * 4 + 4 * 4)  # seeds x epochs x (images x classes x float32, a checksum a batch)
     assert size == shared_bytes(list(by_seed.values()))
-    assert not shared_folder(together).exists()
+    assert not shared_logits(together).exists()
     assert set(Store(together).statuses().values()) == {"done"}
 
 
@@ -186,7 +186,7 @@ def test_a_method_that_holds_images_out_has_answers_of_its_own(tmp_path, asked, 
     entries = [{"method": "rslad", "variant": "plain"}, {"method": "rslad", "weights": "frl", "variant": "frl"}]
     specs = small_specs(tmp_path, **TINY, methods=entries)
     run_to_end(specs["teacher"], tmp_path)
-    shared_folder(tmp_path).mkdir()
+    shared_logits(tmp_path).mkdir()
     asked.clear()
     for name in order:
         run_to_end(specs[name], tmp_path)
@@ -284,7 +284,7 @@ def test_only_trials_with_the_same_questions_share(tmp_path):
     alone = {"method": "ard", "seeds": [1]}
     assert shared_bytes(specs(methods=["rslad", "absld", alone])) == 2 * pair  # it writes its own all the same
     with sharing(tmp_path / "store", specs(methods=["rslad"])):
-        assert not shared_folder(tmp_path / "store").exists()
+        assert not shared_logits(tmp_path / "store").exists()
 
 
 def test_a_run_says_what_sharing_takes_and_clears_up(tmp_path, asked):
@@ -294,11 +294,11 @@ def test_a_run_says_what_sharing_takes_and_clears_up(tmp_path, asked):
     assert outcome.exit_code == 0
     assert len(asked) == 2 * 4
     assert next(event for event in events if event["event"] == "plan")["shared_bytes"] == 2 * (200 * 10 * 4 + 4 * 4)
-    assert not shared_folder(root).exists()
+    assert not shared_logits(root).exists()
 
 
 def test_what_a_killed_run_left_is_not_read(tmp_path):
-    left = make_folder(shared_folder(tmp_path)) / "old"
+    left = make_folder(shared_logits(tmp_path)) / "old"
     left.write_bytes(b"logits")
     with sharing(tmp_path, []):
         assert not left.exists()
