@@ -31,7 +31,7 @@ from harness.data.splits import held_out_wanted, wants_second_split
 from harness.engine.forwards import evaluation_forward
 from harness.engine.process import exact_float32, keep_freed_memory, torch_threads
 from harness.errors import InputError
-from harness.inputs import Data, new_network, read_data
+from harness.inputs import Data, data_of, new_network
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrainedSpec, TrialSpec
 from harness.store.store import Store
@@ -86,14 +86,9 @@ class Calibration:
         return Estimate(train_s, eval_s)
 
     def _data(self, spec: TrialSpec) -> Data:
-        second = wants_second_split(spec)
-        facts = (spec.dataset, spec.split_seed, second, _device_facts(spec))
-        return self._once(
-            facts,
-            lambda: read_data(
-                spec.dataset, spec.split_seed, _device(spec), second=second, root=self.data_root, download=self.download
-            ),
-        )
+        facts = (spec.dataset, spec.split_seed, wants_second_split(spec), _device_facts(spec))
+        read = partial(data_of, spec, _device(spec), root=self.data_root, download=self.download)
+        return self._once(facts, read)
 
     def _once(self, key: object, measure: Callable[[], Any]) -> Any:
         if repr(key) not in self.measured:
@@ -276,9 +271,7 @@ def batch_seconds(specs: Sequence[TrialSpec], *, data_root: Path | None = None) 
         return {1: 0.0}
     spec = max(training, key=lambda spec: spec.cost_hint)
     device = _device(spec)
-    data = read_data(
-        spec.dataset, spec.split_seed, device, second=wants_second_split(spec), root=data_root, download=False
-    )
+    data = data_of(spec, device, root=data_root, download=False)
     found = {}
     for threads in _thread_counts(os.cpu_count() or 1):
         with torch_threads(threads):

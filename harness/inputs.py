@@ -61,6 +61,12 @@ class Data:
         return min(self.test.images.shape[2:])
 
 
+def data_of(spec: TrialSpec, device: torch.device, *, root: Path | None, download: bool) -> Data:
+    """What a trial reads, on its device. Raises InputError as `read_data`."""
+    second = wants_second_split(spec)
+    return read_data(spec.dataset, spec.split_seed, device, second=second, root=root, download=download)
+
+
 def read_data(
     spec: DatasetSpec, split_seed: int, device: torch.device, *, second: bool, root: Path | None, download: bool
 ) -> Data:

@@ -16,12 +16,11 @@ import torch
 
 import methods
 from harness.attacks.pgd import NO_DECISION
-from harness.data.splits import wants_second_split
 from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
 from harness.events import TaskEvent
-from harness.inputs import Data, read_data
+from harness.inputs import Data, data_of
 from harness.spec import CHECKPOINTS, TrainedSpec, TrialSpec
 from harness.statistics import metrics
 from harness.store.provenance import joined, origin, training_columns, trial_columns
@@ -62,14 +61,7 @@ def run_trial(
         "pid": os.getpid(),
         "device": str(device),
     }
-    data = read_data(
-        spec.dataset,
-        spec.split_seed,
-        device,
-        second=wants_second_split(spec),
-        root=data_root,
-        download=download,
-    )
+    data = data_of(spec, device, root=data_root, download=download)
     folder = WorkingFolder(store_root, spec.training_id)
     if isinstance(spec, TrainedSpec) and not _is_trained(spec, folder):
         for event in train(spec, data, store_root, device, should_stop):
@@ -102,7 +94,7 @@ def help_trial(
     and needs none of it: see `harness.evaluation.evaluate`.
     """
     device = _prepared(spec)
-    data = read_data(spec.dataset, spec.split_seed, device, second=False, root=data_root, download=download)
+    data = data_of(spec, device, root=data_root, download=download)
     yield from SharedEvaluation(spec, data, store_root, device).help(should_stop or (lambda: False))
 
 

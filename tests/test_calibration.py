@@ -14,10 +14,13 @@ from harness.api import plan_suite, run_planned
 from harness.attacks.autoattack import STANDARD
 from harness.attacks.conditions import Conditions
 from harness.calibration import AttackCost, Calibration, batch_seconds, best_threads
+from harness.data.splits import held_out_wanted
 from harness.errors import InputError
 from harness.running.run import Options
 from harness.store.store import Store
 from harness.suites.suite import load_suite
+from harness.training import train
+from harness.training.validation import held_out_statistics
 from tests.small import run_to_end, small_specs, suite_file
 
 
@@ -94,6 +97,37 @@ def test_weight_perturbation_is_measured_in_an_epoch_that_has_it(tmp_path, monke
     monkeypatch.setattr("harness.training.trainer.perturbed", lambda *arguments: entered.append(1) or nullcontext())
     estimate(tmp_path, "training.weight_perturbation={gamma: 0.01, start_epoch: 1}")
     assert len(entered) == 1 + calibration.MOST
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("weights", "average", "wanted"),
+    [
+        ("none", "null", []),
+        ("none", "{kind: ema}", []),
+        ("none", "{kind: fawa}", ["pgd"]),
+        ("frl", "null", ["pgd"]),
+        ("wat", "null", ["trades"]),
+        ("wat", "{kind: fawa}", ["pgd", "trades"]),
+    ],
+)
+def test_held_out_statistics_are_measured_as_training_asks(tmp_path, monkeypatch, weights, average, wanted):
+    methods = [{"method": "at", "weights": weights, "variant": "at"}]
+    spec = small_specs(tmp_path, f"methods={json.dumps(methods)}", f"training.weight_average={average}")["at"]
+    assert sorted(held_out_wanted(spec)) == wanted
+    asked = {calibration: [], train: []}
+    for module, calls in asked.items():
+
+        def recorded(*arguments, wanted, calls=calls, **options):
+            calls.append(sorted(wanted))
+            return held_out_statistics(*arguments, wanted=wanted, **options)
+
+        monkeypatch.setattr(module, "held_out_statistics", recorded)
+    Calibration(Store(tmp_path / "store")).estimate(spec)
+    run_to_end(spec, tmp_path / "store")
+    assert asked[calibration] == ([wanted] if wanted else [])
+    epochs = 2 + (weights == "frl")  # which also learns before the first
+    assert asked[train] == ([wanted] * epochs if wanted else [])
 
 
 def test_the_store_knows_how_many_images_survive(tmp_path):

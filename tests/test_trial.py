@@ -240,7 +240,7 @@ def test_the_test_set_never_moves_a_checkpoint(straight, tmp_path, monkeypatch):
         noise = Images(torch.randint(0, 256, data.test.images.shape, dtype=torch.uint8), data.test.labels)
         return type(data)(**{**vars(data), "test": noise})
 
-    monkeypatch.setattr("harness.trial.read_data", with_noise)
+    monkeypatch.setattr("harness.inputs.read_data", with_noise)
     run_to_end(specs["at"], tmp_path)
     for checkpoint in CHECKPOINTS:
         assert_same_weights(weights(tmp_path, specs["at"], checkpoint), weights(root, specs["at"], checkpoint))
