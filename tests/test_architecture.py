@@ -93,7 +93,8 @@ def test_what_lists_and_reports_loads_neither_torch_nor_ray():
 
 # what the files of a training and the rest of a store's working folder are called
 WORKING = re.compile(
-    r"^/?(work|training\.json|control\.json|teacher_logits|evaluations|\.setting)(/|$)|\.pt$|^/?(damaged|claims)-"
+    r"^/?(work|state\.pt|training\.json|control\.json|teacher_logits|evaluations|\.setting)(/|$)"
+    r"|^(last|best_validation)?\.pt$|^/?(damaged|claims)-"
 )
 
 
