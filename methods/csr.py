@@ -11,8 +11,8 @@ confusion matrix.
 Right answers have the weight of the diagonal, though M does not count them; 0.7 is 1 - 0.3; a negative z_y is raised by
 gamma; G log G only shifts the loss: all as in the code. Without a wrong answer, or with all confusions alike, there is
 no leading pair and G stays (at first 0.01; the released code takes any pair). Released code: M counts images, so that a
-frequent class dominates it (never here); the start of the PGD is not clipped. Its x and x' pass the network twice in
-training mode, which batch norm sees and which we keep; once is cheaper.
+frequent class dominates it (never here); the start of the PGD is not clipped; x and x' pass the network twice in
+training mode, which batch norm sees and which we keep: once is cheaper.
 
 ```yaml
 {method: csr, clamp_start: false}
@@ -55,7 +55,9 @@ ALIKE = 1e-9  # entries of u v^T that differ by less are equal but for rounding
 class CsrSettings(TradesSettings):
     csr_weight: float = setting(0.3, "share of the weighted cross-entropy; the one on x has the rest", low=0, high=1)
     gamma: float = setting(0.1, "by which share the label's logit is lowered when confusions are counted", low=0)
-    repeated_forwards: bool = setting(True, "x and x' pass a second time, for the target and for the weighted term")
+    repeated_forwards: bool = setting(
+        True, "x and x' pass a second time, for the KL's target and for the weighted cross-entropy; false saves both"
+    )
 
 
 @register("csr")

@@ -49,7 +49,7 @@ EASY = ([[0.8, 0.1, 0.05, 0.05], [0.4, 0.3, 0.1, 0.2], [0.1, 0.1, 0.5, 0.3]], [0
 
 @pytest.mark.parametrize("statistic", ["batch", "epoch"])
 def test_trix_targets_the_easy_classes(statistic: str) -> None:
-    """v = (1 - 0.4 0.8 + ...) by hand; in the form of whole epochs nobody is targeted in the first."""
+    """By DAFA's rule, pair by pair; in the form of whole epochs nobody is targeted in the first."""
     method = made({"method": "trix", "statistic": statistic})
     view = clean_view(*EASY)
     similarity = np.array(EASY[0])
