@@ -6,7 +6,6 @@ import importlib
 import os
 import pickle
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -18,13 +17,12 @@ from typing import Any
 from harness.errors import InputError
 from harness.events import TaskEvent
 from harness.running.checks import Node, check_probe, check_requests, fits, request_of
-from harness.running.head import SILENCE_S, Head
+from harness.running.head import SILENCE_S, TOKEN_HINT, Head, check_address
 from harness.running.session import session_folder
 from harness.running.stopping import RunControl, StopRequest
 from harness.running.worker import Job
 from harness.spec import Resources, TrialSpec
 
-_CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 60.0
 _CAPACITY_AGE_S = 2.0
 _LOOK_EVERY_S = 4.0
@@ -71,7 +69,7 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
             if address == "local":
                 _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=str(folder), **local)
             else:
-                _check_address(address)
+                check_address(_address_on_file() if address == "auto" else address)
                 _join(address)
         yield
 
@@ -136,8 +134,7 @@ def _join(address: str) -> None:
             ray.init(address, **_QUIET)
     except Exception as error:  # many kinds, down to Exception itself
         reason = " ".join(str(error).split())
-        hint = "if the cluster uses token authentication, set RAY_AUTH_MODE=token"
-        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {hint}") from error
+        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {TOKEN_HINT}") from error
 
 
 @contextmanager
@@ -153,37 +150,6 @@ def _unheard() -> Iterator[None]:
     finally:
         os.dup2(heard, 2)
         os.close(heard)
-
-
-def _check_address(address: str) -> None:
-    """Ray itself takes minutes to find out that nobody answers at an address, and then ends the process."""
-    if "://" in address:
-        raise InputError(
-            f"address '{address}': give HOST:PORT or auto; a driver must run inside its cluster (ray job submit)"
-        )
-    if address == "auto":
-        address = _address_on_file() or ""
-        if not address:
-            return  # Ray looks for running processes, and says if it finds none
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S) as connection:
-            answered = "RAY_USE_TLS" in os.environ or _speaks_grpc(connection)
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"no Ray cluster answers at '{address}' ({error}); start one with: ray start --head"
-        ) from error
-    if not answered:
-        raise InputError(f"what answers at '{address}' is not a Ray cluster")
-
-
-def _speaks_grpc(connection: socket.socket) -> bool:
-    """Whether the other side begins as every HTTP/2 server must: with a frame of settings (RFC 9113, section 3.4)."""
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-    head = b""
-    while len(head) < 4 and (more := connection.recv(4 - len(head))):
-        head += more
-    return head[3:] == b"\x04"
 
 
 def _address_on_file() -> str | None:

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +29,7 @@ from harness.report.figures.draw import FIGURES
 from harness.report.figures.style import canvas, plain, save, styled
 from harness.report.results import read_results
 from harness.report.write import Form, write_report
-from harness.running.head import Head
+from harness.running.head import Head, check_address
 from harness.running.on_ray import _join
 from harness.running.run import Options, run
 from harness.running.session import session_folder
@@ -351,6 +353,33 @@ def test_what_a_killed_run_left_of_its_ray_goes_at_the_next_start(
     with session_folder() as ours:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ours.name, *others])
     assert sorted(path.name for path in tmp_path.iterdir()) == others
+
+
+@pytest.mark.parametrize(("answers", "reason"), [(True, "404"), (False, "no answer within 2 s")])
+def test_what_speaks_http2_and_is_no_cluster_is_found_out(
+    answers: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.running.head._ANSWER_TIMEOUT_S", 2.0)
+    settings, missing = b"\0\0\0\4\0\0\0\0\0", b"\0\0\1\1\5\0\0\0\1\x8d"  # frames; the latter is a 404
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(settings)
+            begun = b""
+            while data := self.request.recv(65536):
+                begun += data
+                if answers and b"grpc" in begun:  # the headers of the first request
+                    self.request.sendall(missing)
+                    begun = b""
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(InputError, match=f"cannot join the Ray cluster at '127.0.0.1:.*{reason}"):
+                check_address(f"127.0.0.1:{server.server_address[1]}")
+        finally:
+            server.shutdown()
 
 
 def test_what_ray_says_of_an_address_is_told_in_one_line(
