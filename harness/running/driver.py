@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from harness.errors import Kind
 from harness.events import Error, OnEvent, TaskEvent
-from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full, folder_gone, why_stop
+from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full, folder_gone, stopping
 from harness.running.helpers import Helpers
 from harness.running.launchers import Launcher
 from harness.running.stopping import GRACE_S, StopRequest
@@ -252,15 +252,8 @@ class Driver:
         self._guarded(lambda: self.store.commit(row))
 
     def _guarded(self, write: Callable[[], object]) -> None:
-        """The driver's own writes: a full disk stops the run as it does in a trial, and so does a results folder that
-        is gone; everything else is raised."""
-        try:
+        with stopping(self._begin_stop, self.store.root):
             write()
-        except OSError as error:
-            reason = why_stop(error, self.store.root)
-            if reason is None:
-                raise
-            self._begin_stop(reason)
 
     # Stopping
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,8 +49,13 @@ def folder_gone(root: Path) -> str:
     return f"the results folder {root} is no longer there"
 
 
-def why_stop(error: OSError, root: Path) -> str | None:
-    """Why a run stops whose driver could not write to its store at `root`; None where the disk is not to blame."""
-    if not root.is_dir():
-        return folder_gone(root)
-    return disk_full(str(error)) if kind_of(error) == "disk" else None
+@contextmanager
+def stopping(stop: Callable[[str], None], root: Path) -> Iterator[None]:
+    """For a driver's own writes to its store at `root`: a full disk stops the run as it does in a trial, and so does a
+    results folder that is gone; everything else is raised."""
+    try:
+        yield
+    except OSError as error:
+        if root.is_dir() and kind_of(error) != "disk":
+            raise
+        stop(disk_full(str(error)) if root.is_dir() else folder_gone(root))

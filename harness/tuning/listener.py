@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.running.failures import disk_full, folder_gone, why_stop
+from harness.running.failures import disk_full, folder_gone, stopping
 from harness.running.stopping import GRACE_S, RunControl, StopRequest
 from harness.store.provenance import command
 from harness.store.work import WorkingFolder
@@ -50,8 +50,7 @@ class Listener:
         self._request, self.control, self._trouble = request, control, trouble
 
     def save(self) -> None:
-        """The journal as it stands. A full disk stops the search as it does in a worker, and so does a results folder
-        that is gone; everything else is raised."""
+        """The journal as it stands."""
         self._guarded(self.journal.save)
 
     def _is_gone(self) -> bool:
@@ -60,14 +59,9 @@ class Listener:
         return not self.journal.path.exists()
 
     def _guarded(self, write: Callable[[], object]) -> None:
-        try:
+        with stopping(self._begin_stop, self.tuning.store.root):
             if not self._is_gone():
                 write()
-        except OSError as error:
-            reason = why_stop(error, self.tuning.store.root)
-            if reason is None:
-                raise
-            self._begin_stop(reason)
 
     def _settle(self, entry: Entry, status: Status, reason: str | None) -> None:
         self._guarded(lambda: self.journal.settle(entry, status, reason))
