@@ -17,6 +17,7 @@ from typing import Any
 
 import fake_trials as fake
 
+from harness.events import Event
 from harness.running import run as scheduler
 from harness.running.run import Options, Outcome, connected, run
 from harness.spec import TrialSpec
@@ -25,8 +26,6 @@ from harness.store.tables import TABLES
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from tests.small import small_specs, spoil, suite_file
-
-Event = dict[str, Any]
 
 
 def long_trials() -> list[TrialSpec]:

@@ -102,7 +102,7 @@ def run(
         commit(spec, store_root, starts)
     if behaviour == "die_after_commit":
         _die(0, starts, spec)
-    yield {"event": "done", "trial_id": name, "status": "done"}
+    yield {"event": "done", "trial_id": name}
 
 
 def commit(spec: TrialSpec, store_root: Path, starts: int) -> None:

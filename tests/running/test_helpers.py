@@ -13,6 +13,7 @@ import torch
 
 from harness.attacks import autoattack
 from harness.evaluation.evaluate import Claims, SharedEvaluation
+from harness.events import Event
 from harness.inputs import read_data
 from harness.running.driver import Driver
 from harness.running.helpers import MAX_FAILURES, Helpers
@@ -23,7 +24,6 @@ from harness.spec import Resources, TrialSpec
 from harness.store.store import Store
 from tests.small import run_to_end, small_specs
 
-Event = dict[str, Any]
 ONE = Resources(cpu=1)
 
 
