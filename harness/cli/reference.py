@@ -105,7 +105,13 @@ def network_block(name: str) -> Block:
     """The settings of a network."""
     info = MODELS[one_of("model", name, MODELS)]
     keys = [
-        Key(key, _network_kind(default), _yaml(default), info.meanings[key], _example(key, default, _other(default)))
+        Key(
+            key,
+            _network_kind(default),
+            _yaml(default),
+            info.meanings.get(key, ""),
+            _example(key, default, _other(default)),
+        )
         for key, default in info.params.items()
     ]
     return Block(name, info.description, (*keys, _key("normalization", NetworkKeys.model_fields["normalization"])))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.cli.reference import network_block
 from harness.engine.forwards import is_traceable
 from harness.errors import InputError
 from harness.models.build import build
@@ -321,6 +322,7 @@ class Choosy(Flat):
 def test_a_network_is_one_declaration_and_is_told_the_size_of_the_images(monkeypatch, tmp_path, network, said):
     info = ModelInfo("flat", "two linear layers", f"{__name__}:{network.__name__}", {"width": 4}, sized=True)
     monkeypatch.setitem(MODELS, "flat", info)
+    assert [(key.name, key.meaning) for key in network_block("flat").keys if key.name in info.params] == [("width", "")]
     spec = small_specs(tmp_path, "training.epochs=1", student={"name": "flat", "width": 3}, methods=["at"])["at"]
     run_to_end(spec, tmp_path)
     state = read_state(tmp_path / "work" / spec.training_id / "last.pt", None)
