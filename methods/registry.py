@@ -40,11 +40,12 @@ def _policy_table(cls: type[Part]) -> dict[str, type[Part]]:
     raise SettingsError(f"{cls.__name__} is neither a Method nor a label, weight or margin policy")
 
 
-def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
+def resolve(entry: str | Mapping[str, Any], epochs: int, num_classes: int | None = None) -> dict[str, Any]:
     """A suite's method entry, `absld` or `{method: absld, temperature_rate: 0.3, weights: kappa}`, as a full
     specification in plain values: {"name", "settings", "labels": {"name", ...}, "weights": {...}, "margins": {...}}.
     Presets filled in, types and ranges checked, fractions of training turned into epochs; combinations without a
-    meaning refused. Left out are settings that stand as they were introduced (`completed`). Raises SettingsError.
+    meaning refused. num_classes: of the data, where it is known. Left out are settings that stand as they were
+    introduced (`completed`). Raises SettingsError.
     """
     given = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
     cls: type[Method] = registered("method", given.pop("method", None), METHODS)
@@ -56,7 +57,7 @@ def resolve(entry: str | Mapping[str, Any], epochs: int) -> dict[str, Any]:
     for kind, values in policies.items():
         policy = POLICIES[kind][values.pop("name")]
         resolved[kind] = {"name": policy.name} | read_settings(
-            policy.Settings, values, f"{kind} policy {policy.name}", epochs
+            policy.Settings, values, f"{kind} policy {policy.name}", epochs, num_classes
         )
     _check_combination(cls, resolved)
     later = _introduced(resolved)

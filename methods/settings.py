@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -40,9 +41,11 @@ def setting(
     epoch: bool = False,
     example: Any = dataclasses.MISSING,
     introduced: Any = dataclasses.MISSING,
+    classes: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and its inclusive range. `epoch` marks a point in training: a fraction of it
     below 1, or a number of epochs. `example` shows how it is written where the default does not.
+    `classes` marks a text of class indices.
 
     introduced: of a setting that came after specifications had been stored, the default it had then (a list for a
     tuple). Specifications leave it out at that value, so that it changes no trial's identity.
@@ -50,6 +53,7 @@ def setting(
     if epoch and introduced is not dataclasses.MISSING and introduced != resolve_epoch(introduced, 1_000_000):
         raise ValueError(f"a point in training is introduced as a number of epochs, not {introduced}")
     facts = {"help": help, "low": low, "high": high, "choices": tuple(choices) if choices else None, "epoch": epoch}
+    facts |= {"classes": True} if classes else {}
     facts |= {} if example is dataclasses.MISSING else {"example": example}
     facts |= {} if introduced is dataclasses.MISSING else {"introduced": introduced}
     return dataclasses.field(default=default, metadata=facts)
@@ -72,9 +76,11 @@ def registered(what: str, name: Any, table: Mapping[str, Any]) -> Any:
     return table[name]
 
 
-def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int) -> dict[str, Any]:
+def read_settings(
+    kind: type, values: Mapping[str, Any], where: str, epochs: int, num_classes: int | None = None
+) -> dict[str, Any]:
     """Every field of the settings dataclass `kind` as plain values: defaults filled in, types and ranges checked,
-    epochs resolved.
+    epochs resolved. num_classes: of the data, where it is known.
 
     Raises SettingsError that names `where` and the key.
     """
@@ -87,8 +93,20 @@ def read_settings(kind: type, values: Mapping[str, Any], where: str, epochs: int
     for name, field in fields.items():
         value = _typed(values.get(name, field.default), hints[name], f"{where}: {name}")
         _check_range(value, field, f"{where}: {name}")
+        if field.metadata.get("classes"):
+            class_indices(value, f"{where}: {name}", num_classes)
         resolved[name] = _point(value, epochs, f"{where}: {name}") if field.metadata.get("epoch") else value
     return resolved
+
+
+def class_indices(text: str, where: str, num_classes: int | None = None) -> list[int]:
+    """The class indices in a text, separated by commas. SettingsError for anything else, and for those of no class."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if not re.fullmatch("[0-9]{1,9}", part) or (num_classes is not None and int(part) >= num_classes):
+            last = "" if num_classes is None else f" from 0 to {num_classes - 1}"
+            raise SettingsError(f"{where}: '{part[:40]}' is not a class index{last}")
+    return [int(part) for part in parts]
 
 
 def introduced(kind: type) -> dict[str, Any]:

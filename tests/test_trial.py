@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +344,23 @@ def test_a_run_trains_a_damaged_teacher_again_by_itself(straight, tmp_path, how)
     ]
     assert list((tmp_path / "set_aside").glob("*/trials/*.parquet"))
     for spec in specs:
+        assert_same_weights(weights(tmp_path, spec), weights(root, spec))
+
+
+def test_a_further_student_of_a_damaged_teacher_is_refused_with_what_mends_it(straight, tmp_path):
+    root, specs, _ = straight
+    teacher, first, further = (specs[name] for name in ("teacher", "rslad", "absld_reweight"))
+    options = Options(serial=True, minimum_free_bytes=0)
+    assert run([teacher, first], Store(tmp_path), options=options).exit_code == 0
+    spoil(tmp_path / "work" / teacher.training_id / "best_validation.pt", "flipped")
+    assert run([teacher, first], Store(tmp_path), options=options).exit_code == 0  # nothing needs it
+    told = rf"teacher \({teacher.trial_id[:8]}\) are damaged.*: rslad \({first.trial_id[:8]}\); name them with --redo"
+    with pytest.raises(InputError, match=told):
+        run([teacher, first, further], Store(tmp_path), options=options)
+    assert set(Store(tmp_path).statuses()) == {teacher.trial_id, first.trial_id}
+    again = replace(options, redo=(teacher.trial_id, first.trial_id))
+    assert run([teacher, first, further], Store(tmp_path), options=again).exit_code == 0
+    for spec in (teacher, first, further):
         assert_same_weights(weights(tmp_path, spec), weights(root, spec))
 
 

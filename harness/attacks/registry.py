@@ -131,6 +131,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
+_MOST = 1_000_000  # steps, or restarts
 
 
 def declared(name: object) -> str | None:
@@ -144,7 +145,9 @@ def declared(name: object) -> str | None:
 def attack_info(name: object) -> Attack:
     """The attack of that name, with the steps that are in it. InputError: an unknown name."""
     family, found = declared(name), _NUMBER.search(str(name))
-    steps = int(found[0]) if found else None
+    steps = int(found[0]) if found and len(found[0]) <= len(str(_MOST)) else None
+    if family and found and (steps is None or steps > _MOST):
+        raise InputError(f"attack {name!s:.40}: {_MOST:,} steps are the most")
     if family is None:
         raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()])
     return ATTACKS[family].with_steps(steps)
@@ -237,8 +240,10 @@ def stage_names(name: str, num_classes: int) -> tuple[str, ...]:
 def _overridden(info: Attack, request: Mapping[str, Any]) -> AscentSettings:
     changes = {key: request[key] for key in OVERRIDES if request.get(key) is not None}
     for key in ("steps", "restarts"):
-        if key in changes and (type(changes[key]) is not int or changes[key] < 1):
-            raise InputError(f"attack {info.name}: {key} must be a whole number from 1, not {changes[key]!r}")
+        if key in changes and (type(changes[key]) is not int or not 1 <= changes[key] <= _MOST):
+            raise InputError(
+                f"attack {info.name}: {key} must be a whole number from 1 to {_MOST:,}, not {changes[key]!r}"
+            )
     if "start" in changes:
         one_of(f"start of attack {info.name}", changes["start"], STARTS)
     for key in ("clamp_start", "every_iterate"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,18 +155,22 @@ def run(
 
 def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_event: OnEvent) -> None:
     """Finished teachers (and networks to start from) whose weights are damaged or gone, and that trials still to run
-    need, are trained again by this run. Not where finished students learnt from them: these are told by the trials."""
+    need, are trained again by this run. InputError where finished students learnt from them."""
     statuses = store.statuses()
     needed = {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
     finished = [spec for spec in specs if spec.trial_id in needed and statuses.get(spec.trial_id) == "done"]
     for spec in finished:
         if WorkingFolder(store.root, spec.training_id).has_as_noted("best_validation"):
             continue
-        with suppress(InputError):
+        try:
             where = set_aside(store, [spec])
-            text = f"{spec.variant} ({spec.trial_id[:8]}): its weights are damaged; it is trained again"
-            on_event({"event": "warning", "text": text})
-            on_event({"event": "set_aside", "where": str(where or "")})
+        except InputError as error:
+            raise InputError(
+                f"the weights of {spec.variant} ({spec.trial_id[:8]}) are damaged or gone; {error}"
+            ) from error
+        text = f"{spec.variant} ({spec.trial_id[:8]}): its weights are damaged; it is trained again"
+        on_event({"event": "warning", "text": text})
+        on_event({"event": "set_aside", "where": str(where or "")})
 
 
 def _stored_failures(store: Store, statuses: Mapping[str, str]) -> dict[str, str]:

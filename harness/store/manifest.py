@@ -176,9 +176,19 @@ def read_label(root: Path, table: str, file: str) -> Label:
     if text is None:
         trials = parquet.read(path, ["trial_id"])["trial_id"].unique().to_pylist()
         return Label(table, file, frozenset(map(checked_id, trials)), path.stat().st_mtime_ns, {})
-    found = json.loads(text)
-    marks = {key: mark | {"tables": checked_rows(mark["tables"])} for key, mark in found.get("marks", {}).items()}
-    return Label(table, file, frozenset(map(checked_id, found["trials"])), int(found["written"]), marks)
+    try:
+        found = json.loads(text)
+        trials = frozenset(map(checked_id, found["trials"]))
+        marks = {key: _part_mark(mark) for key, mark in found.get("marks", {}).items() if key in trials}
+        return Label(table, file, trials, int(found["written"]), marks)
+    except (AttributeError, OverflowError) as error:
+        raise ValueError("does not say which trials it holds") from error
+
+
+def _part_mark(mark: Any) -> dict[str, Any]:
+    if not isinstance(mark.get("sha256", {}), dict):
+        raise ValueError("has a damaged commit mark")
+    return mark | {"tables": checked_rows(mark["tables"])}
 
 
 def part_files(root: Path, tables: tuple[str, ...] = COMPACTED) -> Iterator[tuple[str, str]]:

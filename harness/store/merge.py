@@ -212,7 +212,7 @@ def _outcomes(
     for trial_id, status in store.statuses().items():
         source, destination = store.path("outcomes", trial_id), target.path("outcomes", trial_id)
         there = target.status(trial_id) == "done" and destination.exists()
-        if status == chosen[trial_id][1] == "done" and trial_id not in without and source.exists() and not there:
+        if status == chosen[trial_id][1] == "done" and trial_id not in without and source.is_file() and not there:
             yield source, destination
 
 
@@ -239,7 +239,7 @@ def _weights(store: Store, target: Store, without: Collection[str]) -> Iterator[
     for training_id in sorted(set(wanted["training_id"]) - set(other)):
         for path in WorkingFolder(store.root, training_id).kept_weights():
             destination = WorkingFolder(target.root, training_id).path / path.name
-            if not destination.exists():
+            if path.is_file() and not destination.exists():
                 yield path, destination
 
 

@@ -34,6 +34,8 @@ from harness.spec import (
 from harness.suites.keys import MOST_SEEDS, Entry
 from harness.suites.notation import number
 
+_LEAST_DEVIATION = 1e-6  # of a normalization: what is divided by much less overflows
+
 
 def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:
     """A network from `cnn` or `{name: cnn, width: 16, normalization: dataset}`."""
@@ -326,10 +328,10 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
         mean, std = (tuple(each) if isinstance(each, list) else (each,) for each in (value["mean"], value["std"]))
         channels = DATASETS[dataset.name].channels or len(mean)
         finite = all(_is_finite(each) for each in (*mean, *std))
-        if not len(mean) == len(std) == channels or not finite or min(std) <= 0:
+        if not len(mean) == len(std) == channels or not finite or min(std) < _LEAST_DEVIATION:
             raise InputError(
-                f"{where}: normalization: mean and std need one number a channel ({channels}), deviations above 0, "
-                f"not {value!r}"
+                f"{where}: normalization: mean and std need one number a channel ({channels}), deviations of "
+                f"{_LEAST_DEVIATION:g} at least, not {value!r}"
             )
         return (None, None) if set(mean) == {0} and set(std) == {1} else (mean, std)  # inputs as they are
     raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")

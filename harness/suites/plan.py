@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import methods
 from harness.data.counts import class_counts
+from harness.data.registry import DATASETS
 from harness.data.splits import check_sizes, wants_second_split
 from harness.errors import InputError, named, unknown
 from harness.spec import MOST_OF_A_NAME, GivenSpec, NetworkSpec, Source, TrainedSpec, TrainingSpec, TrialSpec
@@ -60,11 +61,16 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
 
 def _check_blocks(suite: Suite) -> None:
     """A slip in a block that no method of the plan needs is told all the same."""
+    student = _network_entry(_students(suite)[0])
     for where in ("teacher", "natural_teacher", "init"):
+        block = getattr(suite, where)
         known = [*SourceKeys.model_fields] if where == "teacher" else _ONE_SOURCE
-        for key in getattr(suite, where) or {}:
+        for key in block or {}:
             if key not in known:
                 raise unknown(f"key in {where}", key, known)
+        if block is not None:
+            one = {key: value for key, value in block.items() if key != "seeds"}
+            _source(suite, {"model": student, **one} if where == "init" else one, where)
 
 
 def _students(suite: Suite) -> list[NetworkSpec]:
@@ -90,7 +96,7 @@ def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
     seeds = seed_list(values.pop("seeds", suite.seeds), f"methods: seeds of {name}")
     where = f"methods: training of {name}" if own else "training"
     given = {**suite.training, **training_block(own, where)}
-    resolved = _resolved(values, epochs_of(given, where), "methods")
+    resolved = _resolved(values, epochs_of(given, where), "methods", suite)
     training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, _eps(suite), where)
     if variant is None:
         differs = [f"{key}={_short(value)}" for key, value in {**values, **own}.items() if key != "method"]
@@ -98,9 +104,9 @@ def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
     return MethodEntry(_variant(variant, f"methods: variant of {name}"), resolved, training, seeds)
 
 
-def _resolved(entry: Entry, epochs: int, where: str) -> dict[str, Any]:
+def _resolved(entry: Entry, epochs: int, where: str, suite: Suite) -> dict[str, Any]:
     try:
-        return methods.resolve(entry, epochs)
+        return methods.resolve(entry, epochs, DATASETS[dataset_spec(suite.dataset).name].num_classes)
     except methods.SettingsError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -219,8 +225,10 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
     entry = block.pop("method", "at")
     training = {**suite.training, **training_block(block.pop("training", {}), f"{where}: training")}
     seed = block.pop("seed", 0)
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"{where}: seed must be a whole number of at least 0, below 2^63, not {seed!r}")
     _check_keys(block, where, _ONE_SOURCE)
-    resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where)
+    resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where, suite)
     if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
         raise InputError(
             f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, "

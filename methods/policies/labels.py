@@ -9,7 +9,7 @@ from methods.base import Adversary, LabelPolicy, TargetSettings, View, cross_ent
 from methods.lazy import torch
 from methods.losses import cross_entropy, kl
 from methods.registry import register
-from methods.settings import SettingsError, setting
+from methods.settings import class_indices, setting
 
 
 @register("hard")
@@ -67,6 +67,7 @@ class FixedClassTemperatureSettings(TargetSettings):
         "",
         "class indices, separated by commas; the ablation of the ABSLD papers gives hard classes sharper labels",
         example="3,5",
+        classes=True,
     )
 
 
@@ -79,15 +80,9 @@ class FixedClassTemperature(LabelPolicy):
 
     def setup(self) -> None:
         temperature = self.class_vector(self.settings.temperature)
-        temperature[self._hard_classes()] = self.settings.hard_temperature
+        hard = class_indices(self.settings.hard_classes, "hard_classes", self.num_classes)
+        temperature[hard] = self.settings.hard_temperature
         self.state["temperature_fixed"] = temperature
-
-    def _hard_classes(self) -> list[int]:
-        named = [part.strip() for part in self.settings.hard_classes.split(",") if part.strip()]
-        for part in named:
-            if not part.isdecimal() or int(part) >= self.num_classes:
-                raise SettingsError(f"hard_classes: '{part}' is not a class index from 0 to {self.num_classes - 1}")
-        return [int(part) for part in named]
 
     def target(self, term: str, teacher_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return teacher_logits / self.state["temperature_fixed"][labels, None]

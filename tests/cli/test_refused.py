@@ -66,6 +66,17 @@ def refused_suite(refused, tmp_path):
         ("evaluation.attacks=true", "attacks must be a list"), ("evaluation.attacks=clean", "attacks must be a list"),
         ("init={a: 1}", "unknown key in init"), ("natural_teacher={models: cnn}", "did you mean model"),
         ("teacher={modell: cnn}", "did you mean model"),
+        # in blocks that no method of the suite uses
+        ("natural_teacher={model: cnn, training: 1}", "natural_teacher: training must be a mapping"),
+        ("natural_teacher={model: cnn, seed: 2024-01-01}", "natural_teacher: seed must be"),
+        ("init={seed: 2024-01-01}", "init: seed must be"), ("init={method: nosuch}", "unknown method"),
+        # what could be written and never be computed
+        (f"evaluation.attacks=[pgd{'9' * 30}]", "1,000,000 steps"), (f"evaluation.attacks=[cw{NINES}]", "1,000,000"),
+        ("evaluation.attacks=[{name: cw1, restarts: 9223372036854775807}]", "restarts must be a whole number from"),
+        ("evaluation.attacks=[{name: pgd3, steps: 1000001}]", "steps must be a whole number from 1 to 1,000,000"),
+        ("student={name: cnn, normalization: {mean: 0.1, std: 1e-320}}", "deviations of 1e-06 at least"),
+        ("methods=[{method: rslad, labels: {name: fixed_class_temperature, hard_classes: x}}]", "is not a class index"),
+        ("methods=[{method: rslad, labels: {name: fixed_class_temperature, hard_classes: '3,10'}}]", "from 0 to 9"),
         # true and false for numbers, and numbers that no float holds
         ("training.lr=true", "must not be true or false"), ("training.attack_steps=true", "must not be true or false"),
         ("dataset.imbalance=true", "must not be true or false"), ("threads=true", "must not be true or false"),

@@ -592,7 +592,7 @@ def test_fixed_class_temperatures() -> None:
 
 @pytest.mark.parametrize("named", ["4", "-1", "cat", "1,,x"])
 def test_fixed_class_temperature_refuses_a_class_that_is_not_there(named: str) -> None:
-    with pytest.raises(SettingsError, match="class index from 0 to 3"):
+    with pytest.raises(SettingsError, match="is not a class index"):
         made({"method": "rslad", "labels": {"name": "fixed_class_temperature", "hard_classes": named}})
 
 

@@ -378,6 +378,34 @@ def test_manifests_and_marks_may_hold_any_json(tmp_path, value):
     assert path.name in bench("verify", "store", cwd=tmp_path, check=1).stdout
 
 
+LABELS = [
+    {"trials": ["a"], "written": 1e999},
+    {"trials": ["a"], "marks": ["a"]},
+    {"trials": ["a"], "written": 1, "marks": {"a": {"sha256": [], "tables": {}}}},
+]
+
+
+@pytest.mark.parametrize("value", [*VALUES, *LABELS], ids=json.dumps)
+def test_parts_may_say_anything_of_themselves(tmp_path, value):
+    filled(tmp_path, 2, compacted=True)
+    path = next((tmp_path / "trials").glob("compacted-*"))
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"part": json.dumps(value).encode()}), path)
+    assert any(path.name in line for line in verify(tmp_path).problems)
+    manifest_path(tmp_path).unlink()
+    verify(tmp_path)
+    compaction.repair(Store(tmp_path))
+    assert path.exists()
+
+
+def test_a_merge_copies_no_device(tmp_path):
+    store = filled(tmp_path / "store", 2)
+    path = next((tmp_path / "store" / "outcomes").glob("*.parquet"))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert merge([store.root], tmp_path / "joined")["added"] == 2
+    assert verify(tmp_path / "joined").broken == {path.stem: ["outcomes: 0 readable rows where 200 were committed"]}
+
+
 @pytest.mark.parametrize("entry", [{"table": "../trials"}, {"file": "../../x.parquet"}, {"file": "t.parquet"},
                                    {"trials": ["../x"]}, {"trials": 3}])  # fmt: skip
 def test_a_manifest_names_nothing_outside_its_tables(tmp_path, entry):
