@@ -68,7 +68,7 @@ def _check_blocks(suite: Suite) -> None:
         for key in block or {}:
             if key not in known:
                 raise unknown(f"key in {where}", key, known)
-        if block is not None and ("file" not in block or "sha256" in block):  # whose file is named later
+        if block is not None and ("file" not in block or block.get("sha256")):  # whose file is named later
             one = {key: value for key, value in block.items() if key != "seeds"}
             _source(suite, {"model": student, **one} if where == "init" else one, where)
 
