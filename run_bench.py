@@ -5,7 +5,7 @@ Whatever interrupts it from its first moment on, while the packages are still be
 
 
 def main() -> None:
-    """See `harness.cli.commands.main`."""
+    """See `harness.cli.main.main`."""
     try:
         import signal
 
@@ -15,7 +15,7 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores one
                 signal.signal(number, interrupt)
-        from harness.cli.commands import main as command
+        from harness.cli.main import main as command
 
         command()
     except KeyboardInterrupt:

@@ -108,4 +108,4 @@ def _status(suite: Path, store: Path) -> list[str]:
     return ["status", str(suite), "--results", str(store)]
 
 
-_COMMAND = "from harness.cli.commands import main; main()"
+_COMMAND = "from harness.cli.main import main; main()"

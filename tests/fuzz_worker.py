@@ -30,7 +30,7 @@ from tests.synthetic_store import fill_store, trial_spec
 LIMIT_S = 10.0
 LIMIT_BYTES = 2**30  # more than the worker had when it began
 BEGINNINGS = (
-    "harness.cli.commands.print_calibration",
+    "harness.cli.main.print_calibration",
     "harness.calibration.batch_seconds",
 )  # the first thing that a command does after it has planned
 LONGEST = 300  # characters of a line that refuses

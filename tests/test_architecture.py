@@ -59,7 +59,7 @@ def test_a_module_imports_from_its_own_room_and_from_below(module):
 def test_an_import_that_leads_upward_is_found(line):
     planted = f"def late():\n    pass\n{line}\n" if not line.startswith(" ") else f"def late():\n{line}\n"
     assert len(upward("harness.store.store", planted)) == 1
-    assert upward("harness.cli.commands", planted) == []
+    assert upward("harness.cli.main", planted) == []
 
 
 def test_methods_import_nothing_of_the_harness():
@@ -82,7 +82,7 @@ def test_ray_is_imported_in_two_files():
 
 
 def test_what_lists_and_reports_loads_neither_torch_nor_ray():
-    reached, waiting = set(), {"harness.cli.commands", "harness.cli.listings", "harness.report.write"}
+    reached, waiting = set(), {"harness.cli.main", "harness.cli.listings", "harness.report.write"}
     while waiting:
         name = waiting.pop()
         reached.add(name)

@@ -14,7 +14,7 @@ import typer.main
 import yaml
 
 import methods
-from harness.cli.commands import app
+from harness.cli.main import app
 from harness.models.registry import MODELS
 from methods.registry import POLICIES
 from tests.fuzz_inputs import COMMANDS, KINDS_OF_INPUT, draw, parameters, suite_places

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.cli.commands import main
+from harness.cli.main import main
 from harness.models.build import build
 from harness.models.checkpoints import write_state
 from harness.store.store import Store
@@ -92,9 +92,7 @@ def test_a_run_prints_the_leaderboard_and_the_paths_of_what_it_wrote(finished):
 
 def test_a_finished_suite_is_only_reported_and_without_torch(finished):
     attempts = Store(finished / "store").trials()["finished"].tolist()
-    code = (
-        "import sys, harness.cli.commands as c; sys.argv[1:] = sys.argv[1:]\ntry: c.main()\nexcept SystemExit: pass\n"
-    )
+    code = "import sys, harness.cli.main as c; sys.argv[1:] = sys.argv[1:]\ntry: c.main()\nexcept SystemExit: pass\n"
     code += "print([n for n in ('torch', 'ray') if n in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for words in (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.commands import main
+from harness.cli.main import main
 from tests.small import suite_file
 
 NINES = "9" * 5000

@@ -165,7 +165,7 @@ def test_what_the_data_do_not_allow_is_refused_by_the_plan(refused_suite, tmp_pa
 
 
 def test_a_plan_can_be_made_of_what_is_not_there(tmp_path, monkeypatch, capsys):
-    from harness.cli.commands import main
+    from harness.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     given = {"model": "cnn", "file": "absent.pt", "sha256": "ab" * 32}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from harness.cli.commands import app
+from harness.cli.main import app
 from harness.report import gallery as module
 from harness.report.figures.draw import FIGURES
 from harness.report.figures.registry import Example

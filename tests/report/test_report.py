@@ -20,7 +20,7 @@ from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
-from harness.cli.commands import app
+from harness.cli.main import app
 from harness.errors import InputError
 from harness.report import escape
 from harness.report.captions import caption, eps_text, marks

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from typer.main import get_command
 
-from harness.cli.commands import app
+from harness.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 SLURM = ROOT / "clusters" / "slurm.sh"

@@ -325,7 +325,7 @@ def test_attacks_that_cannot_stand_beside_each_other(suite_file, attacks, says):
 def test_planning_imports_neither_torch_nor_ray():
     code = "import sys; from harness.suites.suite import load_suite; from harness.suites.plan import plan; "
     code += "plan(load_suite('quickstart')); "
-    code += "import harness.cli.commands, harness.store.store, harness.cli.listings; "
+    code += "import harness.cli.main, harness.store.store, harness.cli.listings; "
     code += "print([name for name in ('torch', 'ray') if name in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

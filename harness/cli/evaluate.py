@@ -1,0 +1,84 @@
+"""`evaluate`: a network that was trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.messages import (
+    err,
+    out,
+)
+from harness.cli.options import Address, DataRoot, Download, Serial, path_of, read_names
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a PyTorch state dict or .safetensors file")],
+    model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
+    dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file or folder")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--param", help="parameters of the network: width=16, or {depth: 28, widen: 10}; repeatable"),
+    ] = None,
+    normalization: Annotated[
+        str, typer.Option("--normalization", help="inside the network: none, dataset, or {mean: [...], std: [...]}")
+    ] = "none",
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="of a file with averaged weights beside raw ones: ema or raw")
+    ] = None,
+    expect_clean: Annotated[
+        float | None,
+        typer.Option("--expect-clean", help="its clean accuracy, percent: more than half a point off is refused"),
+    ] = None,
+    attacks: Annotated[str, typer.Option("--attacks", help="separated by commas")] = "clean,fgsm,pgd20,cw20,aa_short",
+    eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
+    images: Annotated[int | None, typer.Option("--images", help="a stratified subset of the test images")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="what tables call it; the file's name by default")] = None,
+    results: Annotated[Path, typer.Option("--results", parser=path_of, help="the result store")] = Path(
+        "results/runs/evaluations"
+    ),
+    address: Address = None,
+    serial: Serial = False,
+    data: DataRoot = None,
+    download: Download = False,
+) -> int:
+    """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
+    from harness.cli.progress import Progress
+    from harness.evaluation.given import (
+        check_clean_accuracy,
+        check_expected,
+        evaluation_trial,
+        given_dataset,
+        given_network,
+    )
+    from harness.running.run import Options, check_inputs
+    from harness.running.run import run as run_trials
+    from harness.store.folder import check_results_folder
+    from harness.store.store import Store
+
+    check_expected(expect_clean)
+    check_results_folder(results)
+    read_as = given_dataset(dataset)
+    network = given_network(checkpoint, model, parameter or [], normalization, weights, read_as)
+    evaluation = {"attacks": read_names(attacks, "--attacks"), "images": images}
+    spec = evaluation_trial(network, read_as, evaluation, eps, name or checkpoint.stem)
+    store = Store(results)
+    options = Options(serial=serial, address=address, data_root=data, download=download)
+    odd = check_inputs([spec], store, options)
+    for line in check_clean_accuracy(spec, expect_clean, data):
+        out.print(line, soft_wrap=True)
+    with Progress([spec], err) as progress:
+        for text in odd:
+            progress({"event": "warning", "text": text})
+        outcome = run_trials([spec], store, options=options, on_event=progress)
+    for reason in outcome.failed.values():
+        err.print(f"failed: {reason}", soft_wrap=True)
+    if not outcome.failed:
+        from harness.report.results import read_results
+        from harness.report.write import print_leaderboard
+
+        print_leaderboard(out, read_results(store, trial_ids=[spec.trial_id]))
+        out.print(f"stored in {results}")
+    return outcome.exit_code

@@ -1,0 +1,104 @@
+"""`run`: a suite, from its plan to its report."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from harness.cli.messages import (
+    conclude,
+    err,
+    print_calibration,
+    print_trials,
+    report_store,
+    states_of,
+)
+from harness.cli.options import (
+    Address,
+    DataRoot,
+    Download,
+    Methods,
+    Plugins,
+    Results,
+    Seeds,
+    Serial,
+    Sets,
+    SuiteName,
+    TeachersFrom,
+    Workers,
+    check_plan,
+    coordinates,
+    planned_suite,
+    trained_teachers,
+)
+from harness.errors import InputError
+
+
+def run(
+    suite: SuiteName,
+    sets: Sets = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    workers: Workers = None,
+    address: Address = None,
+    serial: Serial = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list every trial with its id, role and status; start nothing")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="with --dry-run: measure some batches here and estimate the hours")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
+    teachers_from: TeachersFrom = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="make again what the store has from an older numerics version")
+    ] = False,
+    redo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--redo", help="make these again: a variant, or the beginning of a trial's id; what there is, is set aside"
+        ),
+    ] = None,
+    data: DataRoot = None,
+    download: Download = False,
+    plugin: Plugins = None,
+) -> int:
+    """Run a suite: what the store has is skipped, so running it again goes on where it stopped."""
+    if calibrate and not dry_run:
+        raise InputError("--calibrate goes with --dry-run")
+    from harness.store.redo import named_trials, refuse_left_behind
+
+    planned = planned_suite(suite, sets, methods, seeds, results, plugin)
+    teachers = trained_teachers(planned.specs, planned.store, teachers_from)
+    redone = named_trials(planned.specs, redo or ())
+    if dry_run:
+        check_plan(planned.specs, planned.store, data, download, tuple(redone))
+        refuse_left_behind(planned.store, [spec for spec in planned.specs if spec.trial_id in redone])
+        states = states_of(planned) | dict.fromkeys(redone, ("again", "what there is, is set aside"))
+        print_trials(planned, states)
+        if calibrate:
+            left = [spec for spec in planned.specs if states[spec.trial_id][0] != "done"]
+            print_calibration(left, planned.store, data, download)
+        return 0
+    from harness.api import run_planned
+    from harness.cli.progress import Progress
+    from harness.report.results import read_results
+    from harness.running.run import Options
+
+    options = Options(
+        serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, redo=tuple(redone),
+        data_root=data, download=download,
+        trial_timeout_s=planned.suite.time_limit_hours * 3600 if planned.suite.time_limit_hours else None,
+        plugins=tuple(os.path.abspath(path) for path in plugin or ()),
+    )  # fmt: skip
+    with Progress(planned.specs, err) as progress:
+        outcome = run_planned(planned, options, progress, teachers)
+    try:
+        if outcome.stop_reason is None:  # a report of thousands of trials takes longer than a stop may
+            report_store(planned.store, read_results(planned.store, **coordinates(planned)))
+    finally:
+        code = conclude(outcome, planned, suite, results, " but --redo" if redone else "")
+    return code

@@ -1,0 +1,59 @@
+"""`status`, `show`, `list`: what there is. They import neither torch nor Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.messages import (
+    out,
+    print_trials,
+    states_of,
+)
+from harness.cli.options import Methods, Plugins, Results, Seeds, Sets, SuiteName, load_methods, planned_suite
+from harness.errors import unknown
+
+
+def status(
+    suite: SuiteName,
+    sets: Sets = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    results: Results = None,
+    plugin: Plugins = None,
+) -> int:
+    """Show what has become of each trial of a suite, with the error of those that failed."""
+    planned = planned_suite(suite, sets, methods, seeds, results, plugin)
+    print_trials(planned, states_of(planned))
+    return 0
+
+
+def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning")], results: Results = None) -> int:
+    """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
+    from harness.cli.listings import show_trial
+
+    stores = (
+        [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
+    )
+    show_trial(trial, stores, out)
+    return 0
+
+
+def list_names(
+    what: Annotated[
+        str, typer.Argument(help="methods, policies, datasets, models, attacks, suites or keys (of a suite)")
+    ],
+    name: Annotated[str | None, typer.Argument(help="one of them, with all its settings")] = None,
+    plugin: Plugins = None,
+) -> int:
+    """List the names that suites can use, or what can be set for one of them."""
+    from harness.cli.listings import LISTS, in_full
+
+    load_methods(plugin)
+
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    out.print(LISTS[what]() if name is None else in_full(what, name))
+    return 0
