@@ -14,7 +14,7 @@ from scipy import special
 
 from harness.statistics.intervals import FEWEST_SEEDS, SAMPLES, SEEDS, Interval, seed_interval
 from harness.statistics.metrics import Floats, average, class_counts, nsd, rates, worst
-from harness.statistics.nsd_interval import nsd_difference_bounds
+from harness.statistics.nsd_interval import most_nsd, nsd_difference_bounds
 from harness.statistics.pairing import Paired
 from harness.statistics.worst_class import worst_difference_bounds
 
@@ -65,12 +65,14 @@ def compare(
         "worst": worst_difference_bounds(paired, level),
         "nsd": nsd_difference_bounds(paired, level),
     }
+    most = float(most_nsd(accuracy[0]))
+    within = WITHIN | {"nsd": (-most, most)}
     found = {}
     for name, values in change.items():
         by_seed = seed_means(values[: paired.seeds] - values[paired.seeds :], seeds)
         low, high = (np.asarray(end) for end in bounds[name])
         samples = Interval(by_seed.mean(axis=0), low, high, SAMPLES, images, level)
-        found[name] = Difference(samples, seed_interval(by_seed, level, *WITHIN[name]))
+        found[name] = Difference(samples, seed_interval(by_seed, level, *within[name]))
     p_values, p_source = class_p_values(labels, first, second, num_classes, seeds)
     change_by_class = seed_means(accuracy[: paired.seeds] - accuracy[paired.seeds :], seeds)
     return Comparison(
@@ -93,7 +95,9 @@ def seed_means(values: Floats, seeds: ArrayLike | None = None) -> Floats:
     return np.stack([values[place == seed].mean(axis=0) for seed in range(place.max() + 1)])
 
 
-WITHIN = {"average": (-1.0, 1.0), "worst": (-1.0, 1.0), "nsd": (-np.inf, np.inf)}  # where differences can lie
+WITHIN = {  # where differences can lie; of NSD, `most_nsd` of the classes that are there
+    "average": (-1.0, 1.0), "worst": (-1.0, 1.0), "nsd": (-np.inf, np.inf)
+}  # fmt: skip
 
 
 def average_difference_bounds(paired: Paired, level: float = 0.95) -> tuple[float, float]:

@@ -19,11 +19,16 @@ from harness.statistics.pairing import Paired
 _DOUBLINGS, _HALVINGS = 12, 30  # NSD is at most sqrt(C - 1), below 2^12; found to 9 digits
 
 
+def most_nsd(accuracy: Floats) -> Floats:
+    """The largest NSD (...) that the classes which are there (..., C) can have: one all right, all others all wrong."""
+    return np.sqrt(np.maximum((~np.isnan(accuracy)).sum(axis=-1) - 1.0, 0.0))
+
+
 def true_nsd_quantiles(accuracy: Floats, n: Floats, quantiles: Sequence[float]) -> list[Floats]:
     """For each q the true NSD (...) under which the NSD of a test set is at most the observed one with probability q.
 
     accuracy (..., C) observed, NaN for an absent class; n (..., C) samples. 0 where even a true NSD of 0 gives less
-    than q; NaN where the observed NSD is undefined.
+    than q, and no more than it can be; NaN where the observed NSD is undefined.
     """
     model = _Model.of(accuracy, n)
     shape = (len(quantiles), *accuracy.shape[:-1])
@@ -40,7 +45,7 @@ def true_nsd_quantiles(accuracy: Floats, n: Floats, quantiles: Sequence[float]) 
             middle = (low + high) / 2
             below = model.share_below(middle) > wanted
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-    found = np.where(tied, 0.0, (low + high) / 2)
+    found = np.minimum(np.where(tied, 0.0, (low + high) / 2), most_nsd(accuracy))
     return list(np.where(np.isnan(model.observed), np.nan, found))
 
 
@@ -51,7 +56,8 @@ def noise_nsd(accuracy: Floats, n: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         classes = (~np.isnan(accuracy)).sum(axis=-1)
         spread = np.sqrt(np.nansum(p * (1 - p) / n, axis=-1) * (1 - 1 / classes) / classes)
-        return np.where(average(accuracy) > 0, spread / average(accuracy), np.nan)
+        found = np.minimum(spread / average(accuracy), most_nsd(accuracy))
+        return np.where(average(accuracy) > 0, found, np.nan)
 
 
 def nsd_gradient(accuracy: Floats) -> Floats:
@@ -81,7 +87,8 @@ def nsd_difference_bounds(paired: Paired, level: float = 0.95) -> tuple[float, f
     as_one = (even[:, None] | even) & (paired.signs[:, None] == paired.signs)
     together = np.where(as_one, 1.0, _correlation(paired))
     low_end, high_end = recovered_bounds(estimate, low, high, paired.signs, together)
-    return float(low_end), float(high_end)
+    most = float(most_nsd(accuracy[0]))
+    return max(-most, float(low_end)), min(most, float(high_end))
 
 
 def recovered_bounds(

@@ -93,6 +93,20 @@ def test_nsd_of_equal_classes_has_an_upper_bound_and_of_nothing_none() -> None:
     assert np.isnan([nothing.estimate, nothing.low, nothing.high]).all()
 
 
+def test_bounds_of_nsd_are_within_what_it_can_be() -> None:
+    """At most sqrt(C - 1): where one class alone is ever right."""
+    correct, n = np.array([1] + [0] * 9), np.full(10, 10)
+    found = statistics.nsd_interval(correct, n)
+    assert (found.low, found.high) == (0, pytest.approx(3))
+    labels = np.repeat(np.arange(10), 10)
+    first, second = ((labels == one) & (np.arange(100) % 10 < 2) for one in (0, 1))
+    three = np.stack([first, first, labels >= 0])
+    change = comparison.compare(labels, three, np.stack([second, labels >= 0, second]), 10).nsd
+    for interval in (change.samples, change.seeds):
+        assert -3 <= interval.low < interval.high <= 3
+    assert change.seeds.high == 3
+
+
 def test_nsd_interval_is_where_simulated_test_sets_put_it() -> None:
     """At the bounds' true NSD, an observed one this high or this low is the 2.5 % event that it should be."""
     correct, n = np.array([30, 45, 60, 75]), np.full(4, 100)

@@ -20,7 +20,7 @@ from harness.statistics import metrics
 from harness.statistics.comparison import WITHIN, Comparison, compare, holm, seed_means, seed_p_values
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS, SAMPLES, SEEDS
 from harness.statistics.multiple_comparisons import ERROR
-from harness.statistics.nsd_interval import recovered_bounds
+from harness.statistics.nsd_interval import most_nsd, recovered_bounds
 
 BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
 COMMON = ["common_seeds", "common_teachers"]
@@ -175,7 +175,9 @@ def comparisons(mine: ClassCounts, theirs: ClassCounts, outcomes: Outcomes) -> d
 def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tuple, Comparison]) -> pd.DataFrame:
     """`differences` of lines that belong together; cells in `compared` have their sample bounds from there."""
     values = {name: of(mine.accuracy) - of(theirs.accuracy) for name, of in COMPARED.items()}
-    found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL, within=_WITHIN)
+    most = np.max(most_nsd(mine.accuracy), initial=0.0)
+    within = {**WITHIN, "worst_10_percent": WITHIN["average"], "nsd": (-most, most)}
+    found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL, within=within)
     found = found.rename(columns={"value": "difference"})
     found = found.merge(_unpaired_bounds(mine, theirs), on=[*CELL, "metric"], how="left")
     groups: Any = mine.keys.groupby(CELL, sort=False, observed=True)
@@ -188,9 +190,6 @@ def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tu
             samples = getattr(comparison, metric).samples
             found.loc[place, ["sample_low", "sample_high", "pairing"]] = float(samples.low), float(samples.high), PAIRED
     return found.rename(columns={name: f"difference_{name}" for name in BOUNDS})[COLUMNS]
-
-
-_WITHIN = WITHIN | {"worst_10_percent": WITHIN["average"]}
 
 
 def class_differences(
@@ -250,7 +249,9 @@ def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
     if mine.correct.size <= MOST_NSD_COUNTS:
         quantiles = [nsd_quantiles(side) for side in (mine, theirs)]
         estimate, low, high = (np.stack(pair, axis=-1) for pair in zip(*quantiles, strict=True))
-        found["nsd"] = recovered_bounds(estimate, low, high, np.array([1.0, -1.0]), np.eye(2))
+        low_end, high_end = recovered_bounds(estimate, low, high, np.array([1.0, -1.0]), np.eye(2))
+        most = most_nsd(mine.accuracy)
+        found["nsd"] = np.maximum(low_end, -most), np.minimum(high_end, most)
     if mine.correct.size <= MOST_WORST_COUNTS:
         found["worst"] = _worst_class_bounds(mine, theirs)
     return mean_bounds(mine.keys, found, CELL)

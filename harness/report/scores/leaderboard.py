@@ -20,6 +20,7 @@ from harness.report.scores.seeds import listed
 from harness.report.scores.selection import RULES, selection_gap
 from harness.report.scores.teachers import teacher_counts, teacher_spread, unlike_teachers
 from harness.statistics import metrics
+from harness.statistics.nsd_interval import most_nsd
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,10 @@ def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
         others["overall"] = np.nansum(counts.correct, axis=1), counts.images.sum(axis=1)
     values = pd.DataFrame({metric.name: metric.of(counts.accuracy) for metric in METRICS.values() if metric.of})
     values = values.assign(**{name: metrics.rates(*counted) for name, counted in others.items()})
-    scores = seed_intervals(counts.keys, values, by=CELL)
+    most = float(np.max(most_nsd(counts.accuracy), initial=0.0))
+    within = {name: metric.within for name, metric in METRICS.items()}
+    within |= {"nsd": (0.0, most), "nsd_sample": (0.0, np.sqrt(most**2 + 1))}
+    scores = seed_intervals(counts.keys, values, by=CELL, within=within)
     means = mean_counts(counts, CELL)
     there = np.where(means.images > 0, means.images, np.nan).round()
     images = means.keys.assign(
