@@ -18,6 +18,7 @@ from harness.data.splits import check_attacked, split, stratified_subset, wants_
 from harness.errors import AbsentError, InputError
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state
+from harness.models.layers import Network
 from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
 from harness.store.work import WorkingFolder
 
@@ -173,7 +174,8 @@ def check_readable(
     specs: Sequence[TrialSpec], root: Path | None, download: bool, *, planning: bool = False
 ) -> list[str]:
     """Read every data set and checkpoint file that the trials name, once each, split as the trials will, and see that
-    networks and attacks go with the data. What is odd about the data sets; raises InputError.
+    networks and attacks go with the data. What is odd about the data sets and what a file brings along; raises
+    InputError.
 
     planning: what is not there is said to be unchecked instead of refused.
     """
@@ -197,12 +199,30 @@ def check_readable(
         files = {each.model_dump_json(): each for spec in concerned for each in spec.sources if each.file}
         for source in files.values():
             try:
-                trained_network(source, data, Path())
+                if said := _own_normalisation(source, trained_network(source, data, Path()), data):
+                    found[said] = None
+                    _check_starts(source, concerned, said)
             except AbsentError as error:
                 if not planning:
                     raise
                 found[f"not checked: {error}"] = None
     return list(found)
+
+
+def _own_normalisation(source: Source, network: nn.Module, data: Data) -> str | None:
+    """What there is to say of a network whose normalisation came with its file. InputError for one of other images."""
+    if source.network.mean is not None or not isinstance(network, Network) or network.mean is None:
+        return None
+    mean, std = ([round(value, 4) for value in each.flatten().tolist()] for each in (network.mean, network.std))
+    if len(mean) != data.channels:
+        raise InputError(f"{source.file} holds a normalisation of {len(mean)} channels, the data has {data.channels}")
+    return f"{source.file}: the normalisation in the file is taken, mean {mean} and deviation {std}"
+
+
+def _check_starts(source: Source, specs: Sequence[TrialSpec], said: str) -> None:
+    """InputError for a student that starts from a file with a normalisation: its own weights are kept without."""
+    if any(spec.training and spec.init == source for spec in specs):
+        raise InputError(f"{said}; a student that starts from it needs it too: write it as its 'normalization'")
 
 
 def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:

@@ -22,6 +22,7 @@ Role = Literal["teacher", "student", "evaluation"]
 Checkpoint = Literal["best_validation", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
 Start = Literal["clean", "uniform", "normal"]
+Weights = Literal["ema", "raw", "best", "last"]
 MOST_OF_A_NAME = 200  # characters
 MOST_EPOCHS = 100_000  # of a training
 
@@ -158,7 +159,7 @@ class NetworkSpec(Frozen):
 
 class Source(Frozen):
     """Trained weights: of a trial (its id and seed, and the id of its training, which alone decides the weights), or of
-    a file with its hash. weights: which of a file that holds averaged ones beside raw ones."""
+    a file with its hash. weights: which of a file that holds averaged ones beside raw ones, or two networks."""
 
     network: NetworkSpec
     trial: Annotated[str | None, ASIDE] = None
@@ -167,7 +168,7 @@ class Source(Frozen):
     file: Annotated[str | None, ASIDE] = None
     seed: Annotated[int | None, ASIDE] = None
     sha256: str | None = None
-    weights: Annotated[Literal["ema", "raw"] | None, Introduced(None)] = None
+    weights: Annotated[Weights | None, Introduced(None)] = None
 
     @property
     def label(self) -> str:

@@ -26,7 +26,7 @@ def evaluate(
         str, typer.Option("--normalization", help="inside the network: none, dataset, or {mean: [...], std: [...]}")
     ] = "none",
     weights: Annotated[
-        str | None, typer.Option("--weights", help="of a file with averaged weights beside raw ones: ema or raw")
+        str | None, typer.Option("--weights", help="of a file with several: ema or raw, best or last")
     ] = None,
     expect_clean: Annotated[
         float | None,

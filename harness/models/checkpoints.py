@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,33 +18,28 @@ from torch import Tensor, nn
 
 from harness.errors import InputError
 from harness.files import open_plain, sha256_of, temporary_path
+from harness.models.foreign import SCALARS, other_format, refusal
+from harness.models.layers import Network
+from harness.models.layouts import State, fitted, plain_names, state_among
 from harness.store.work import note_of
-
-State = dict[str, Tensor]
-
-_NESTED = ("state_dict", "model", "net")  # under which training scripts put the state dict among other things
-_AVERAGED = re.compile(r"(^|[_.-])(ema|swa|avg|averaged?)([_.-]|$)", re.IGNORECASE)  # weights averaged over training
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_IN_AVERAGES = ("shadow", "module")  # where an average keeps its state dict
-_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the parameters
-_UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls it
 
 
 def read_state(path: Path, sha256: str | None = None, weights: str | None = None) -> State:
     """The tensors of a checkpoint by parameter name, on the CPU: torch's format, tensors only, or .safetensors.
 
-    A state dict nested under `state_dict`, `model` or `net` is found, the prefix `module.` is taken off, and the unused
-    block of TRADES' WRN is dropped. weights: `ema` for averaged weights (`state_dict_ema`, `ema`, ...), `raw` for those
-    beside them, None for a file without any. InputError if the file is missing, is not the one `sha256` names, is
-    damaged, holds anything that would have to be executed, holds no state dict, or holds several and not exactly one
-    that `weights` means.
+    A state dict nested under `state_dict`, `model`, `net` and the like is found, the prefixes of parallel and compiled
+    networks are taken off, and the unused block of TRADES' WRN is dropped. weights: `ema` for averaged weights
+    (`state_dict_ema`, `ema`, ...), `raw` for those beside them, `best` or `last` where a file holds both, None for a
+    file without any. InputError if the file is missing, is not the one `sha256` names, is damaged or of another format,
+    holds anything that would have to be executed, holds no state dict, or holds several and not exactly one that
+    `weights` means.
     """
     with _opened(path) as file:
         if sha256 is not None and (found := sha256_of(file)) != sha256.strip().lower():
             raise InputError(f"checkpoint {path} has sha256 {found}, not {sha256}")
         file.seek(0)
         content = _read_safetensors(path, file) if Path(path).suffix == ".safetensors" else _read_torch(path, file)
-    return _plain_names(path, _weights(path, content, weights))
+    return plain_names(path, state_among(path, content, weights))
 
 
 def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:
@@ -62,9 +56,14 @@ def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy a state dict into a model, all of it or nothing. InputError with the names that differ, `source` in it.
 
-    Batch norm's batch counters may be absent, as in files of old: nothing is computed from them.
+    What the field's own classes put before all names (`model.`, `basic_net.`, ...) is taken off, and a normalisation
+    among the tensors becomes the model's. Batch norm's batch counters may be absent, as in files of old: nothing is
+    computed from them.
     """
     expected = model.state_dict()
+    state, normalisation = fitted(state, expected)
+    if not isinstance(model, Network):  # which has no place for it
+        state |= normalisation
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in expected]
     shapes = [
@@ -76,7 +75,29 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("of another kind", odd))
     if faults := [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]:
         raise InputError(f"{source} does not fit the network {type(model).__name__}: keys {', '.join(faults)}")
-    model.load_state_dict(dict(state))
+    if normalisation and isinstance(model, Network):
+        _normalise(model, **normalisation, source=source)
+    model.load_state_dict(state)
+
+
+def _normalise(model: Network, mean: Tensor, std: Tensor, source: str) -> None:
+    """Give a model the normalisation of its file. InputError for one of another scale, or that another contradicts."""
+    found = [[float(value) for value in each.flatten()] for each in (mean, std)]
+    said = f"{source} holds a normalisation, mean {_rounded(found[0])} and deviation {_rounded(found[1])}"
+    if not all(0 <= value <= 1 for value in found[0]) or not all(0 < value <= 1 for value in found[1]):
+        raise InputError(f"{said}: not one of pixels in [0, 1]")
+    if model.mean is None or model.std is None:
+        model.set_normalisation(*found)
+        return
+    named = [model.mean.flatten().tolist(), model.std.flatten().tolist()]
+    if len(named[0]) != len(found[0]) or not torch.allclose(
+        torch.tensor(named), torch.tensor(found), atol=1e-6, rtol=0
+    ):
+        raise InputError(f"{said}, which is not the one that was asked for: leave 'normalization' out to take it")
+
+
+def _rounded(values: list[float]) -> str:
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"
 
 
 def write_state(path: Path, model_or_state: nn.Module | Mapping[str, Tensor], sidecar: Mapping[str, Any]) -> None:
@@ -124,13 +145,14 @@ def _read_safetensors(path: Path, file: BinaryIO) -> object:
 
 
 def _read_torch(path: Path, file: BinaryIO) -> object:
+    if told := other_format(file):
+        raise InputError(f"checkpoint {path} {told}")
     try:
         _check_unpacked(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SCALARS):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {path} is refused: it is damaged or holds more than tensors (nothing in it was executed)"
-        ) from error
+        raise InputError(f"checkpoint {path} is refused: it {refusal(file, error)}") from error
     except Exception as error:  # a damaged file makes the zip and pickle parsers raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({reason})") from error
@@ -143,52 +165,6 @@ def _check_unpacked(file: BinaryIO) -> None:
             if sum(entry.file_size for entry in archive.infolist()) > file.seek(0, os.SEEK_END):
                 raise ValueError("its parts are packed, which torch's own are not")
     file.seek(0)
-
-
-def _weights(path: Path, content: object, weights: str | None) -> object:
-    """The state dict among what a file holds. Averaged weights are another network than the raw ones beside them: which
-    to take is never guessed."""
-    if not isinstance(content, Mapping):
-        return content
-    averaged = [
-        key
-        for key, value in content.items()
-        if _AVERAGED.search(_CAMEL.sub("_", str(key))) and isinstance(value, Mapping)
-    ]
-    names = ", ".join(map(str, averaged))
-    if averaged and weights is None:
-        raise InputError(f"checkpoint {path} holds averaged weights ({names}): say which to take, weights: ema or raw")
-    if weights == "ema" and len(averaged) > 1:
-        raise InputError(f"checkpoint {path} holds several averages ({names}): keep one in a file of its own")
-    if averaged:
-        raw = {key: value for key, value in content.items() if key not in averaged}
-        return _nested(content[averaged[0]], (*_NESTED, *_IN_AVERAGES)) if weights == "ema" else _nested(raw, _NESTED)
-    inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
-    if inner is not None:
-        return _weights(path, inner, weights)
-    if weights is not None:
-        raise InputError(f"checkpoint {path} holds no averaged weights, so that 'weights: {weights}' means nothing")
-    return content
-
-
-def _nested(content: object, keys: tuple[str, ...]) -> object:
-    for key in keys:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    return content
-
-
-def _plain_names(path: Path, content: object) -> State:
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"checkpoint {path} holds no state dict")
-    state: State = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(f"checkpoint {path} holds no plain state dict: {key!r} is a {type(value).__name__}")
-        state[key.removeprefix("module.")] = value.detach()
-    if len(state) < len(content):
-        raise InputError(f"checkpoint {path} holds parameters twice, with and without the prefix 'module.'")
-    return {key: value for key, value in state.items() if not key.startswith(_UNUSED) and key != _COUNTER}
 
 
 def _is_plain(value: Tensor) -> bool:

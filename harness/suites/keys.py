@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness.spec import AttackRequest, EvaluationSpec, InSuites, Record, Seed
+from harness.spec import AttackRequest, EvaluationSpec, InSuites, Record, Seed, Weights
 
 Entry = str | dict[str, Any]
 
@@ -34,9 +34,10 @@ class FileKeys(Record):
     )
     file: str | None = Field(None, description="its weights, from the current folder", examples=["teacher.pt"])
     sha256: str | None = Field(None, description="the hash that the file must have", examples=["ab" * 32])
-    weights: Literal["ema", "raw"] | None = Field(
-        None, description="which to take of a file with averaged weights beside raw ones", examples=["ema"]
-    )
+    weights: Weights | None = Field(
+        None, description="which to take of a file with averaged weights beside raw ones, or with two networks",
+        examples=["ema"],
+    )  # fmt: skip
 
 
 class SourceKeys(FileKeys):
