@@ -211,7 +211,9 @@ def check_readable(
 
 def _own_normalisation(source: Source, network: nn.Module, data: Data) -> str | None:
     """What there is to say of a network whose normalisation came with its file. InputError for one of other images."""
-    if source.network.mean is not None or not isinstance(network, Network) or network.mean is None:
+    if source.network.mean is not None or not isinstance(network, Network):
+        return None
+    if network.mean is None or network.std is None:
         return None
     mean, std = ([round(value, 4) for value in each.flatten().tolist()] for each in (network.mean, network.std))
     if len(mean) != data.channels:
