@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import InputError
+from harness.files import file_sha256
 from harness.inputs import check_readable
 from harness.models.build import build
-from harness.models.checkpoints import file_sha256, load_into, read_state
+from harness.models.checkpoints import load_into, read_state
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 
@@ -148,9 +149,8 @@ def test_half_a_normalisation_is_no_part_of_the_network():
 def test_a_plan_says_that_a_normalisation_is_taken(tmp_path: Path, mean: list[float], says: str | None):
     small = build("cnn", {"width": 2}, in_channels=1, num_classes=10).state_dict()
     torch.save({"mu": torch.tensor(mean), "sigma": torch.tensor(STD[: len(mean)]), **small}, tmp_path / "net.pt")
-    file = (
-        f"{{model: {{name: cnn, width: 2}}, file: {tmp_path / 'net.pt'}, sha256: {file_sha256(tmp_path / 'net.pt')}}}"
-    )
+    path, sha256 = tmp_path / "net.pt", file_sha256(tmp_path / "net.pt", "checkpoint")
+    file = f"{{model: {{name: cnn, width: 2}}, file: {path}, sha256: {sha256}}}"
     specs = plan(load_suite("quickstart", [f"teacher={file}", "methods=[rslad]"]))
     if says:
         with pytest.raises(InputError, match=says):
