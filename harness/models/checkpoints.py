@@ -71,7 +71,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
         for key, value in state.items()
         if key in expected and value.shape != expected[key].shape
     ]
-    odd = [f"{key} {_kind(value)}" for key, value in state.items() if key in expected and not _is_plain(value)]
+    used = {key: value for key, value in state.items() if key in expected} | normalisation
+    odd = [f"{key} {_kind(value)}" for key, value in used.items() if not _is_plain(value)]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("of another kind", odd))
     if faults := [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]:
         raise InputError(f"{source} does not fit the network {type(model).__name__}: keys {', '.join(faults)}")

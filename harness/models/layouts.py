@@ -43,11 +43,15 @@ def state_among(path: object, content: object, weights: str | None) -> object:
     if averaged and weights in ("ema", "raw"):
         raw = {key: value for key, value in content.items() if key not in averaged}
         return _nested(content[averaged[0]], (*_NESTED, *_IN_AVERAGES)) if weights == "ema" else _nested(raw, _NESTED)
-    chosen = [key for key in _CHOSEN if isinstance(content.get(key), Mapping)]
-    if weights in chosen or (len(chosen) == 1 and weights is None):
+    chosen = [key for key in _CHOSEN if _holds_tensors(content.get(key))]
+    others = [key for key in _NESTED if _holds_tensors(content.get(key))]
+    if weights in chosen or (chosen and weights is None and len(chosen + others) == 1):
         return state_among(path, content[weights or chosen[0]], None)
     if chosen and weights is None:
-        raise InputError(f"checkpoint {path} holds two networks: say which to take, weights: best or last")
+        raise InputError(
+            f"checkpoint {path} holds several networks ({', '.join(chosen + others)}): say which to take, "
+            f"weights: {' or '.join(chosen)}, or keep one in a file of its own"
+        )
     inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
     if inner is not None:
         return state_among(path, inner, weights)
@@ -55,6 +59,13 @@ def state_among(path: object, content: object, weights: str | None) -> object:
         what = "averaged weights" if weights in ("ema", "raw") else f"network '{weights}'"
         raise InputError(f"checkpoint {path} holds no {what}, so that 'weights: {weights}' means nothing")
     return content
+
+
+def _holds_tensors(content: object) -> bool:
+    """Whether it is a state dict, or a mapping with one in it; `best` may be numbers as well."""
+    if not isinstance(content, Mapping):
+        return False
+    return any(isinstance(value, Tensor) or _holds_tensors(value) for value in content.values())
 
 
 def _nested(content: object, keys: tuple[str, ...]) -> object:

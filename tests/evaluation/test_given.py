@@ -78,7 +78,7 @@ def test_parameters_are_key_and_value_or_a_mapping(tmp_path: Path, parameters: l
         (["--param", "6"], "write key=value"),
         (["--param", "width=6"], "'width' is given twice"),
         (["--param", "{widht: 6}"], "did you mean width"),
-        (["--weights", "averaged"], "'ema' or 'raw'"),
+        (["--weights", "averaged"], "'ema', 'raw', 'best' or 'last'"),
         (["--weights", "ema"], "holds no averaged weights"),
         (["--expect-clean", "940"], "a percentage from 0 to 100"),
         (["--expect-clean", "nan"], "a percentage from 0 to 100"),

@@ -50,6 +50,7 @@ PLAIN: dict[str, Callable[[State], Any]] = {
     "rmodel": lambda state: {"rmodel": state, "epoch": 3},
     "net beside optimizer": lambda state: {"net": state, "optimizer": {"state": {}, "param_groups": []}, "acc": 0.5},
     "best alone": lambda state: {"best": state, "epoch": 3},
+    "best numbers": lambda state: {"state_dict": state, "best": {"accuracy": 0.5, "epoch": 3}},
     "last alone": lambda state: {"last": {"state_dict": state}},
     **{
         f"prefix {prefix}": before(prefix)
@@ -93,11 +94,14 @@ def test_a_file_of_every_layout_computes_what_its_network_did(tmp_path: Path, la
 def test_the_best_and_the_last_network_are_never_guessed(tmp_path: Path):
     best, last = network(0).state_dict(), network(1).state_dict()
     torch.save({"best": best, "last": {"net": last}}, tmp_path / "net.pt")
-    with pytest.raises(InputError, match="holds two networks: say which to take, weights: best or last"):
+    with pytest.raises(InputError, match=r"several networks \(best, last\): say which to take, weights: best or last"):
         read_state(tmp_path / "net.pt")
     for which, state in (("best", best), ("last", last)):
         found = read_state(tmp_path / "net.pt", weights=which)
         assert all(torch.equal(found[key], value) for key, value in state.items())
+    torch.save({"best": best, "state_dict": last}, tmp_path / "net.pt")
+    with pytest.raises(InputError, match=r"several networks \(best, state_dict\)"):
+        read_state(tmp_path / "net.pt")
     torch.save(best, tmp_path / "one.pt")
     with pytest.raises(InputError, match="holds no network 'last'"):
         read_state(tmp_path / "one.pt", weights="last")
