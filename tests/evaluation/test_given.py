@@ -71,7 +71,7 @@ def test_parameters_are_key_and_value_or_a_mapping(tmp_path: Path, parameters: l
     [
         (["--normalization", "{mean: [0.3]}"], "must be none, dataset or {mean"),
         (["--normalization", "{mean: [0.3, 0.3], std: [0.4, 0.4]}"], "one number a channel (1)"),
-        (["--normalization", "{mean: [0.3], std: [0]}"], "deviations above 0"),
+        (["--normalization", "{mean: [0.3], std: [0]}"], "deviations of 1e-06 at least"),
         (["--normalization", "{mean: [dark], std: [0.4]}"], "normalization: mean"),
         (["--normalization", "{mean: [0.3"], "not valid YAML"),
         (["--normalization", "datset"], "must be none, dataset"),
