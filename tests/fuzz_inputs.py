@@ -19,11 +19,11 @@ from pydantic import BaseModel
 
 import methods
 from harness.attacks.registry import ATTACKS, AUTOATTACK_STAGES, STARTS
-from harness.cli import commands
+from harness.cli.main import app
 from harness.data.registry import DATASETS
 from harness.models.registry import MODELS
 from harness.spec import AttackRequest, DatasetSpec, EvaluationSpec, TrainingSpec
-from harness.suites.plan import _FILE_KEYS, _TEACHER_KEYS
+from harness.suites.keys import FileKeys, SourceKeys
 from harness.suites.suite import Suite
 from harness.tuning.options import METRICS, TuneOptions
 from methods.registry import KINDS, POLICIES
@@ -274,8 +274,8 @@ def suite_places() -> list[tuple[str, ...]]:
     found = list(_places(Suite))
     for block, kind in BLOCKS.items():
         found += [(block, *place) for place in _places(kind)]
-    found += [(block, key) for block in ("teacher", "natural_teacher", "init") for key in _TEACHER_KEYS]
-    found += [("teacher", key) for key in (*_FILE_KEYS, "seeds", "nosuch")]
+    found += [(block, key) for block in ("teacher", "natural_teacher", "init") for key in SourceKeys.model_fields]
+    found += [("teacher", key) for key in (*FileKeys.model_fields, "seeds", "nosuch")]
     found += [("methods", "1", key) for key in ("method", "variant", "training", "seeds", *KINDS, "nosuch")]
     return [*found, ("nosuch",), ("training", "nosuch"), ("evaluation", "images")]
 
@@ -306,5 +306,5 @@ def _with_init() -> str:
 @cache
 def parameters(command: str) -> list[Any]:
     """The options and arguments of a command, as they are declared."""
-    group: Any = typer.main.get_command(commands.app)
+    group: Any = typer.main.get_command(app)
     return [parameter for parameter in group.commands[command].params if parameter.name != "help"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from harness.cli import commands
+from harness.cli.main import main as run_bench
 from harness.running.run import check_inputs
 from tests.fuzz_inputs import KINDS_OF_INPUT, WRITERS, Input, draw
 from tests.synthetic_store import fill_store, trial_spec
@@ -30,7 +30,7 @@ from tests.synthetic_store import fill_store, trial_spec
 LIMIT_S = 10.0
 LIMIT_BYTES = 2**30  # more than the worker had when it began
 BEGINNINGS = (
-    "harness.cli.main.print_calibration",
+    "harness.cli.run.print_calibration",
     "harness.calibration.batch_seconds",
 )  # the first thing that a command does after it has planned
 LONGEST = 300  # characters of a line that refuses
@@ -131,7 +131,7 @@ def _ended(drawn: Input) -> Ending:
     trace = ""
     with mock.patch("sys.argv", ["run-bench", *drawn.words]), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
         try:
-            commands.main()
+            run_bench()
         except _Begun:
             pass
         except SystemExit as left:

@@ -37,7 +37,7 @@ def test_drawn_inputs_are_refused_in_one_line_or_only_planned(tmp_path: Path) ->
 
 
 def test_the_grammar_knows_every_declaration() -> None:
-    drawn = [draw(seed) for seed in range(6_000)]
+    drawn = [draw(seed) for seed in range(12_000)]
     texts = {kind: "\n".join(f"{each.words} {each.suite!r}" for each in drawn if each.kind == kind)
              for kind in KINDS_OF_INPUT}  # fmt: skip
     for place in suite_places():
