@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from contextlib import suppress
 
@@ -18,20 +16,6 @@ _ASKED_EVERY_S = 2.0
 _LONGEST_ANSWER_S = 1.0
 SILENCE_S = 10.0  # of nobody to run anything, until a run ends
 _CONNECT_TIMEOUT_S = 5.0
-_ANSWER_TIMEOUT_S = 10.0
-TOKEN_HINT = "if the cluster uses token authentication, set RAY_AUTH_MODE=token"
-# Asks a control process who it is, in a process of its own: Ray cannot be told how long to wait. Ray has no public name
-# for it; where this one is gone, nothing is asked. What is printed: that Ray is loaded, then what is wrong.
-_ASK = """
-import sys
-from ray._raylet import GcsClient
-from ray.exceptions import RpcError
-print("loaded", flush=True)
-try:
-    GcsClient(address=sys.argv[1])
-except RpcError as error:
-    print(error)
-"""
 
 
 class Head:
@@ -59,11 +43,9 @@ class Head:
         return f"Ray's control process at {self.address} no longer answers"
 
 
-def check_address(address: str | None) -> None:
-    """InputError where no cluster answers; without an address nothing is checked. Ray itself takes minutes to find that
-    out, and then ends the process."""
-    if not address:
-        return
+def check_address(address: str) -> None:
+    """InputError where nothing answers that could be a cluster. Ray itself takes minutes to find that out, and then
+    ends the process."""
     if "://" in address:
         raise InputError(
             f"address '{address}': give HOST:PORT or auto; a driver must run inside its cluster (ray job submit)"
@@ -78,22 +60,6 @@ def check_address(address: str | None) -> None:
         ) from error
     if not answered:
         raise InputError(f"what answers at '{address}' is not a Ray cluster")
-    _check_control_process(address)
-
-
-def _check_control_process(address: str) -> None:
-    """Anything that speaks HTTP/2 may answer there: Ray would ask it again and again, for minutes."""
-    command = [sys.executable, "-c", _ASK, address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as asking:
-        assert asking.stdout is not None
-        asking.stdout.readline()  # Ray is loaded, however long that takes here
-        try:
-            reason = " ".join(asking.communicate(timeout=_ANSWER_TIMEOUT_S)[0].split())
-        except subprocess.TimeoutExpired:
-            asking.kill()
-            reason = f"no answer within {_ANSWER_TIMEOUT_S:.0f} s"
-    if reason:
-        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {TOKEN_HINT}")
 
 
 def _speaks_grpc(connection: socket.socket) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from harness.errors import InputError
 from harness.events import TaskEvent
 from harness.running.checks import Node, check_probe, check_requests, fits, request_of
-from harness.running.head import SILENCE_S, TOKEN_HINT, Head, check_address
+from harness.running.head import SILENCE_S, Head, check_address
 from harness.running.session import session_folder
 from harness.running.stopping import RunControl, StopRequest
 from harness.running.worker import Job
@@ -26,6 +26,8 @@ from harness.spec import Resources, TrialSpec
 _PROBE_TIMEOUT_S = 60.0
 _CAPACITY_AGE_S = 2.0
 _LOOK_EVERY_S = 4.0
+_ANSWER_TIMEOUT_S = 10.0
+_TOKEN_HINT = "if the cluster uses token authentication, set RAY_AUTH_MODE=token"
 # Ray keeps its objects in shared memory. Trials exchange small events only, so the minimum will do.
 _OBJECT_STORE_BYTES = 100 * 2**20
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -40,6 +42,19 @@ _ENVIRONMENT = {
 _HARMLESS = {*_ENVIRONMENT, "RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 # Ray listens on all interfaces, wherever it is told to listen: only who has this may talk to a local one.
 _TOKEN = secrets.token_hex(32)
+
+# Asks a control process who it is, in a process of its own: Ray cannot be told how long to wait. Ray has no public name
+# for it; where this one is gone, nothing is asked. What is printed: that Ray is loaded, then what is wrong.
+_ASK = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import RpcError
+print("loaded", flush=True)
+try:
+    GcsClient(address=sys.argv[1])
+except RpcError as error:
+    print(error)
+"""
 
 
 @contextmanager
@@ -69,7 +84,10 @@ def connected(address: str | None = None, **local: Any) -> Iterator[None]:
             if address == "local":
                 _start(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=str(folder), **local)
             else:
-                check_address(_address_on_file() if address == "auto" else address)
+                place = _address_on_file() if address == "auto" else address
+                if place:
+                    check_address(place)
+                    check_control_process(place)
                 _join(address)
         yield
 
@@ -84,6 +102,21 @@ def _check_environment() -> None:
         return
     if subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode:
         raise InputError(f"Ray cannot be loaded with {', '.join(names)} as the environment has it: correct or unset it")
+
+
+def check_control_process(address: str) -> None:
+    """InputError where what speaks HTTP/2 at an address is no cluster: Ray would ask it again and again for minutes."""
+    command = [sys.executable, "-c", _ASK, address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as asking:
+        assert asking.stdout is not None
+        asking.stdout.readline()  # Ray is loaded, however long that takes here
+        try:
+            reason = " ".join(asking.communicate(timeout=_ANSWER_TIMEOUT_S)[0].split())
+        except subprocess.TimeoutExpired:
+            asking.kill()
+            reason = f"no answer within {_ANSWER_TIMEOUT_S:.0f} s"
+    if reason:
+        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {_TOKEN_HINT}")
 
 
 @contextmanager
@@ -134,7 +167,7 @@ def _join(address: str) -> None:
             ray.init(address, **_QUIET)
     except Exception as error:  # many kinds, down to Exception itself
         reason = " ".join(str(error).split())
-        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {TOKEN_HINT}") from error
+        raise InputError(f"cannot join the Ray cluster at '{address}': {reason}; {_TOKEN_HINT}") from error
 
 
 @contextmanager

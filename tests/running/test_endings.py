@@ -30,7 +30,7 @@ from harness.report.figures.style import canvas, plain, save, styled
 from harness.report.results import read_results
 from harness.report.write import Form, write_report
 from harness.running.head import Head, check_address
-from harness.running.on_ray import _join
+from harness.running.on_ray import _join, check_control_process
 from harness.running.run import Options, run
 from harness.running.session import session_folder
 from harness.store.compaction import compact
@@ -359,7 +359,7 @@ def test_what_a_killed_run_left_of_its_ray_goes_at_the_next_start(
 def test_what_speaks_http2_and_is_no_cluster_is_found_out(
     answers: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.running.head._ANSWER_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("harness.running.on_ray._ANSWER_TIMEOUT_S", 2.0)
     settings, missing = b"\0\0\0\4\0\0\0\0\0", b"\0\0\1\1\5\0\0\0\1\x8d"  # frames; the latter is a 404
 
     class Other(socketserver.BaseRequestHandler):
@@ -374,10 +374,12 @@ def test_what_speaks_http2_and_is_no_cluster_is_found_out(
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other) as server:
         server.daemon_threads = True
+        place = f"127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
+            check_address(place)
             with pytest.raises(InputError, match=f"cannot join the Ray cluster at '127.0.0.1:.*{reason}"):
-                check_address(f"127.0.0.1:{server.server_address[1]}")
+                check_control_process(place)
         finally:
             server.shutdown()
 
