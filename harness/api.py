@@ -4,7 +4,7 @@ functions."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,8 @@ def run_planned(
 ) -> Outcome:
     """Run a plan. teachers: trained networks of another store to take first. InputError where the store has the plan
     from an older numerics version and `options.again` does not say that it may be made again."""
+    if options.trial_timeout_s is None:
+        options = replace(options, trial_timeout_s=planned.suite.time_limit_s)
     if not options.again:
         refuse_older(planned.specs, planned.store)
     for text in check_inputs(planned.specs, planned.store, options):

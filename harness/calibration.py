@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import methods
 from harness.attacks.ascent import Forward
 from harness.attacks.autoattack import STANDARD, Effort, attack_stage
 from harness.attacks.conditions import Conditions
@@ -75,7 +76,7 @@ class Calibration:
         with torch_threads(spec.threads):
             train_s = 0.0
             if isinstance(spec, TrainedSpec):
-                key = (where, _training_facts(spec))
+                key = (where, _training_facts(spec, data.num_classes))
                 train_s = self._once(key, lambda: epoch_seconds(spec, data, device)) * spec.training.epochs
             eval_s = 0.0
             for attack in spec.evaluation.attacks:
@@ -116,7 +117,7 @@ class AttackCost:
 def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
     """The share of images that survive, over all finished trials, by data set, radius and attack."""
     rows = store.read("class_accuracy", columns=["dataset", "eps", "attack", "n", "correct"]).dropna()
-    sums = rows.dropna().groupby(["dataset", "eps", "attack"], observed=True)[["n", "correct"]].sum().reset_index()
+    sums = rows.groupby(["dataset", "eps", "attack"], observed=True)[["n", "correct"]].sum().reset_index()
     keys = zip(sums["dataset"].astype(str), sums["eps"].astype(float), sums["attack"].astype(str), strict=True)
     return dict(zip(keys, (sums["correct"] / sums["n"]).astype(float), strict=True))
 
@@ -291,13 +292,14 @@ def _thread_counts(cores: int) -> list[int]:
 # Keys and clocks
 
 
-def _training_facts(spec: TrainedSpec) -> tuple[object, ...]:
+def _training_facts(spec: TrainedSpec, num_classes: int) -> tuple[object, ...]:
     """What decides the cost of an epoch; most settings of methods and policies do not."""
     policies = [spec.method[kind]["name"] for kind in ("labels", "weights", "margins")]
     training = spec.training.model_dump(exclude={"epochs", "lr", "milestones", "decay", "momentum", "weight_decay"})
     teachers = {name: source.network for name, source in spec.teachers.items()}
-    mode = spec.method["settings"].get("attack_mode")
-    return spec.method["name"], mode, policies, training, teachers, spec.precision, spec.split_seed
+    method: Any = methods.build(spec.method, num_classes)
+    forwards = (spec.method["settings"].get("attack_mode"), method.forwards, method.teacher_forwards)
+    return spec.method["name"], forwards, policies, training, teachers, spec.precision, spec.split_seed
 
 
 def _device_facts(spec: TrialSpec) -> tuple[object, ...]:

@@ -136,7 +136,7 @@ def make_folder(folder: Path, inside: Path | None = None) -> Path:
 
 def check_writable(folder: Path) -> None:
     """Makes the folder and a small file in it for a moment; InputError says why that is not possible."""
-    probe = folder / f".probe.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    probe = temporary_path(folder / "probe")
     try:
         make_folder(folder)
         probe.write_bytes(bytes(4096))

@@ -21,6 +21,7 @@ NUMERICS_VERSION = 2
 Role = Literal["teacher", "student", "evaluation"]
 Checkpoint = Literal["best_validation", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
+SELECTED: Checkpoint = "best_validation"  # chosen on held-out images: what students learn and start from
 Start = Literal["clean", "uniform", "normal"]
 Weights = Literal["ema", "raw", "best", "last"]
 MOST_OF_A_NAME = 200  # characters
@@ -164,7 +165,7 @@ class Source(Frozen):
     network: NetworkSpec
     trial: Annotated[str | None, ASIDE] = None
     training: str | None = None
-    checkpoint: Checkpoint = "best_validation"
+    checkpoint: Checkpoint = SELECTED
     file: Annotated[str | None, ASIDE] = None
     seed: Annotated[int | None, ASIDE] = None
     sha256: str | None = None

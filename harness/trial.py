@@ -76,7 +76,7 @@ def run_trial(
     store = Store(store_root, begun=True)
     _commit(spec, data, store, evaluation, device, {"started": started, **(columns or {})})
     _drop_weights(spec, folder)
-    store.forget_evaluation(spec.training_id)  # its rows are in the tables now
+    folder.forget_evaluation()  # its rows are in the tables now
     yield {"event": "done", "trial_id": spec.trial_id}
 
 

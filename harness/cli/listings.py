@@ -150,7 +150,7 @@ def _policies() -> Table:
     table = Table("axis", "policy", "", box=None, pad_edge=False)
     for kind, policies in methods.POLICIES.items():
         for name, cls in sorted(policies.items()):
-            table.add_row(kind, name, " ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+            table.add_row(kind, name, reference.sentences(cls))
     return table
 
 

@@ -75,7 +75,7 @@ def key_block(name: str) -> Block:
     """The keys of one block of a suite, or of the suite itself. InputError for an unknown name."""
     record = RECORDS[one_of("block of a suite", name, RECORDS)]
     keys = (_key(key, field) for key, field in record.model_fields.items())
-    return Block(name, _sentences(record), tuple(keys))
+    return Block(name, sentences(record), tuple(keys))
 
 
 def method_block(name: str) -> Block:
@@ -89,7 +89,7 @@ def method_block(name: str) -> Block:
         keys += _settings(policies[preset["name"]], preset, owner)
         said.append(owner)
     said += [f"training: {_yaml(cls.training)}"] if cls.training else []
-    source = cls.reference or _sentences(cls).rstrip(".")
+    source = cls.reference or sentences(cls).rstrip(".")
     return Block(name, f"{source}; {', '.join(said)}", tuple(keys))
 
 
@@ -98,7 +98,7 @@ def policy_blocks(name: str) -> list[Block]:
     found = [(kind, table[name]) for kind, table in methods.POLICIES.items() if name in table]
     if not found:
         one_of("policy", name, {each for table in methods.POLICIES.values() for each in table})
-    return [Block(f"{kind}: {name}", _sentences(cls), tuple(_settings(cls, {}, ""))) for kind, cls in found]
+    return [Block(f"{kind}: {name}", sentences(cls), tuple(_settings(cls, {}, ""))) for kind, cls in found]
 
 
 def network_block(name: str) -> Block:
@@ -277,6 +277,6 @@ def _yaml(value: Any) -> str:
     return yaml.safe_dump([value], default_flow_style=True, width=10**6, sort_keys=False).strip()[1:-1]
 
 
-def _sentences(cls: type[Any]) -> str:
+def sentences(cls: type[Any]) -> str:
     """The first paragraph of a docstring."""
     return " ".join((cls.__doc__ or "").split("\n\n")[0].split())

@@ -61,6 +61,7 @@ def report(
     from harness.report.results import read_results
     from harness.report.write import Form
     from harness.spec import CHECKPOINTS
+    from harness.store.folder import is_store
     from harness.store.store import Store
 
     load_methods(plugin)
@@ -69,7 +70,7 @@ def report(
     form = Form(
         checkpoint, listed(figures), listed(formats) or [], width, intervals, "brackets" if brackets else "pm", html
     )
-    if (Path(suite) / "trials").is_dir():
+    if is_store(Path(suite), begun=False):
         store: Any = Store(suite)
         which = _part_of(store, sets, methods, seeds)
     elif Path(suite).is_dir():

@@ -91,7 +91,6 @@ def run(
     options = Options(
         serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, redo=tuple(redone),
         data_root=data, download=download,
-        trial_timeout_s=planned.suite.time_limit_hours * 3600 if planned.suite.time_limit_hours else None,
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:

@@ -11,7 +11,7 @@ from harness.cli.messages import (
     out,
 )
 from harness.cli.options import path_of
-from harness.errors import ExitCode, InputError
+from harness.errors import ExitCode
 
 
 def merge(
@@ -33,10 +33,10 @@ def merge(
 
 def verify(store: Annotated[Path, typer.Argument(help="a result store")]) -> int:
     """Read everything in a store and say what is broken; exit code 1 if anything is."""
+    from harness.store.merge import existing_store
     from harness.store.verify import verify as verify_store
 
-    _check_store(store)
-    verdict = verify_store(store)
+    verdict = verify_store(existing_store(store).root)
     for trial_id, faults in verdict.broken.items():
         out.print(f"{trial_id}: {'; '.join(faults)}", soft_wrap=True)
     for problem in verdict.problems:
@@ -50,18 +50,13 @@ def repair(store: Annotated[Path, typer.Argument(help="a result store")]) -> int
     """Rebuild what says which compacted files count, where it is lost or damaged; removes nothing."""
     from harness.store.compaction import repair as repair_store
     from harness.store.lock import StoreLock
-    from harness.store.store import Store
+    from harness.store.merge import existing_store
 
-    _check_store(store)
+    found = existing_store(store)
     with StoreLock(store):
-        parts, trials = repair_store(Store(store))
+        parts, trials = repair_store(found)
     if parts:
         out.print(f"{parts} compacted files with {trials} trials count again")
     else:
         out.print("nothing to repair: no compacted file holds trials that its manifest does not name")
     return 0
-
-
-def _check_store(store: Path) -> None:
-    if not (store / "trials").is_dir():
-        raise InputError(f"{store} is not a result store: it has no folder 'trials'")

@@ -53,7 +53,7 @@ def tune(
     mode: Annotated[str | None, typer.Option("--mode", help="max or min; by the metric where not given")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="of a setting; the suite's by default")] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", help="how many of a setting, in lockstep, none the suite's; 3 by default")
+        int | None, typer.Option("--seeds", help="how many of a setting, side by side, none the suite's; 3 by default")
     ] = None,
     compare_seeds: Annotated[
         int | None, typer.Option("--compare-seeds", help="seeds of the comparison with the defaults; 3 by default")
@@ -101,7 +101,6 @@ def tune(
     options = Options(
         workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
         download=download,
-        trial_timeout_s=tuning.suite.time_limit_hours * 3600 if tuning.suite.time_limit_hours else None,
         plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     tuned = run_tuning(

@@ -64,10 +64,6 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def download_fashion_mnist(root: Path) -> None:
-    _torchvision("FashionMNIST")(root, download=True)
-
-
 def _read_cifar(kind: str, root: Path, split: str) -> Arrays | None:
     reader = _torchvision(kind)
     if not (root / reader.base_folder).is_dir():
@@ -76,7 +72,7 @@ def _read_cifar(kind: str, root: Path, split: str) -> Arrays | None:
     return source.data.transpose(0, 3, 1, 2), source.targets
 
 
-def _download_cifar(kind: str, root: Path) -> None:
+def _download(kind: str, root: Path) -> None:
     _torchvision(kind)(root, download=True)
 
 
@@ -99,5 +95,6 @@ def _torchvision(kind: str) -> Any:
     return getattr(datasets, kind)
 
 
-read_cifar10, download_cifar10 = partial(_read_cifar, "CIFAR10"), partial(_download_cifar, "CIFAR10")
-read_cifar100, download_cifar100 = partial(_read_cifar, "CIFAR100"), partial(_download_cifar, "CIFAR100")
+download_fashion_mnist = partial(_download, "FashionMNIST")
+read_cifar10, download_cifar10 = partial(_read_cifar, "CIFAR10"), partial(_download, "CIFAR10")
+read_cifar100, download_cifar100 = partial(_read_cifar, "CIFAR100"), partial(_download, "CIFAR100")

@@ -70,16 +70,6 @@ def load(
     return _image_set(*pkgutil.resolve_name(facts.reader)(content, split, data_root(root)))
 
 
-def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), pixel scale [0, 1]."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.cpu().unbind(1)])
-    share = counts.double() / counts.sum(1, keepdim=True)
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
-    return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
-
-
 @lru_cache(maxsize=16)
 def _load(name: str, split: Split, root: Path, download: bool) -> ImageSet:
     facts = DATASETS[name]

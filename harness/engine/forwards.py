@@ -28,8 +28,8 @@ def is_traceable(model: nn.Module) -> bool:
 
 def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
     """(convolution, batch norm) pairs by module name, where the norm is the only reader of the convolution's output.
-    Pre-activation
-    norms follow an addition and do not fold. Raises whatever torch.fx raises for a network it cannot trace."""
+    Pre-activation norms follow an addition and do not fold. Raises whatever torch.fx raises for a network it cannot
+    trace."""
     modules = dict(model.named_modules())
     pairs = []
     for node in symbolic_trace(model).graph.nodes:
@@ -46,8 +46,7 @@ class FoldedTwin:
     channels last, frozen. Of a network that torch.fx cannot trace nothing is folded.
 
     Built once; `refresh()` copies the live weights in. Calling it on images (B, C, H, W) float32 gives logits (B, K)
-    float32, with gradients to
-    the images only.
+    float32, with gradients to the images only.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:

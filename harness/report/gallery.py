@@ -20,6 +20,7 @@ from harness.report.figures.style import save
 from harness.report.results import read_results, some_trials
 from harness.report.rows import in_setting
 from harness.report.scores.leaderboard import leaderboard
+from harness.store.folder import is_store
 from harness.store.store import Store
 
 DOTS = 150  # an inch: for a screen; papers take the PDF
@@ -70,7 +71,7 @@ def command(name: str, example: Example) -> str:
 def _drawn(name: str, example: Example, results: Path) -> tuple[Figure | None, str]:
     """The figure and its caption, or why there is none."""
     store = Store(results / example.store)
-    if not (store.root / "trials").is_dir():
+    if not is_store(store.root, begun=False):
         return None, escape.markdown(f"results/{example.store} is not published yet")
     ids = some_trials(store, example.methods, []) if example.methods else None
     found = read_results(store, trial_ids=ids)

@@ -26,6 +26,7 @@ from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables.details import over_other_seeds
 from harness.report.tables.grid import MAIN, number
 from harness.report.tables.tables import markdown_table
+from harness.store.folder import is_store
 from harness.store.store import Store
 
 _PASSAGE = re.compile(r"(<!-- from (?P<store>\S+): (?P<words>.*?) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
@@ -61,7 +62,7 @@ def _passage(root: Path, words: str) -> str:
     where = f"quotation '{words}' from {root}"
     if kind not in KINDS:
         raise unknown(f"kind of {where}", kind, KINDS)
-    if not (root / "trials").is_dir():
+    if not is_store(root, begun=False):
         raise InputError(f"{where}: there is no result store")
     options = dict(pair.partition("=")[::2] for pair in pairs)
     needed, write = KINDS[kind]

@@ -1,14 +1,12 @@
 """What is checked before a run starts, so that it cannot fail hours later for a reason that was there at the start.
 
-The rules are plain functions; the scheduler brings the facts. Each raises an InputError of one line.
+The rules are plain functions; the caller brings the facts. Each raises an InputError of one line.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.files import free_bytes
+from harness.files import free_bytes, temporary_path
 from harness.running.stopping import read_control
 from harness.spec import Resources, TrialSpec
 
@@ -98,7 +96,7 @@ def probe(control: str, nonce: str, ray_version: str) -> dict[str, Any]:
     """What one node says about itself: runs there, reads what the driver wrote in the results, and writes beside it."""
     answer: dict[str, Any] = {"host": socket.gethostname(), "python": platform.python_version(), "ray": ray_version}
     path = Path(control)
-    beside = path.with_name(f".probe.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    beside = temporary_path(path.with_name("probe"))
     try:
         answer["sees"] = read_control(path).get("nonce") == nonce
         beside.write_text("")

@@ -237,7 +237,7 @@ def preflight(specs: Sequence[TrialSpec], control: RunControl, root: Path) -> No
     task = ray.remote(num_cpus=0, max_retries=0)(_probe_task())
     answers = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
-            _search_path(), str(control.path), control.nonce
+            search_path(), str(control.path), control.nonce
         ): node
         for node in usable
     }
@@ -254,7 +254,7 @@ def preflight(specs: Sequence[TrialSpec], control: RunControl, root: Path) -> No
         check_probe(found, root, ray.__version__)
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
     """Where this process finds its packages, for workers that were started elsewhere."""
     return [os.path.abspath(entry) for entry in sys.path]
 
@@ -340,7 +340,7 @@ class RayLauncher:
             num_gpus=resources.gpu,
             resources=resources.custom or None,
             name=f"trial {job.name}",
-        ).remote(_search_path(), pickle.dumps(job))
+        ).remote(search_path(), pickle.dumps(job))
         self._live[stream] = (job.name, request_of(resources))
 
     def poll(self, timeout: float) -> Iterator[TaskEvent]:

@@ -21,7 +21,7 @@ from harness.running.on_ray import RayLauncher, connected, preflight
 from harness.running.stopping import RunControl, StopRequest, by_signal
 from harness.running.trial_queue import TrialQueue
 from harness.running.worker import Job, Workplace
-from harness.spec import TrialSpec
+from harness.spec import SELECTED, TrialSpec
 from harness.store.compaction import compact
 from harness.store.folder import nothing_left_if_refused
 from harness.store.lock import StoreLock
@@ -146,7 +146,7 @@ def run(
                 driver.run()
             stop_reason = driver.stop_reason
             for name in queue.done:  # a helper may have been at work when its trial cleared up
-                store.forget_evaluation(queue.specs[name].training_id)
+                WorkingFolder(store.root, queue.specs[name].training_id).forget_evaluation()
             store.remove_leftovers()
         if stop_reason is None and not lock.lost:
             _compact(store)
@@ -160,7 +160,7 @@ def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_eve
     needed = {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
     finished = [spec for spec in specs if spec.trial_id in needed and statuses.get(spec.trial_id) == "done"]
     for spec in finished:
-        if WorkingFolder(store.root, spec.training_id).has_as_noted("best_validation"):
+        if WorkingFolder(store.root, spec.training_id).has_as_noted(SELECTED):
             continue
         try:
             where = set_aside(store, [spec])

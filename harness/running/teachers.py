@@ -13,14 +13,12 @@ from typing import Any
 from harness.errors import InputError
 from harness.files import file_sha256
 from harness.report.rows import flat
-from harness.spec import NUMERICS_VERSION, TrialSpec, canonical
+from harness.spec import NUMERICS_VERSION, SELECTED, TrialSpec, canonical
 from harness.store.folder import is_store
 from harness.store.lock import StoreLock
 from harness.store.merge import commit_copy, copy_file
 from harness.store.store import Store
 from harness.store.work import WORK, WorkingFolder, note_of, work_folder
-
-_READ = "best_validation"  # of a network's checkpoints the one that trials learn from or start from
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,12 @@ def take_teachers(found: Sequence[Trained], target: Store) -> None:
 
 def _trained(spec: TrialSpec, origin: Store) -> Trained:
     folder = _folder(origin, spec)
-    path = folder.weights(_READ)
+    path = folder.weights(SELECTED)
     if not path.exists():
         raise InputError(
             f"{origin.root} has no trained '{spec.variant}' of this specification (no {path}){_nearest(spec, origin)}"
         )
-    found, recorded = file_sha256(path, "weights"), folder.noted_sha256(_READ)
+    found, recorded = file_sha256(path, "weights"), folder.noted_sha256(SELECTED)
     if recorded is None:
         raise InputError(f"{note_of(path)} does not say the sha256 of the weights beside it")
     if found != recorded:
@@ -116,8 +114,8 @@ def _compare(network: Trained, target: Store) -> None:
                     "--results"
                 )
     own = _folder(target, network.spec)
-    if own.weights(_READ).exists() and own.record.exists():  # trained, under whatever evaluation
-        sha256 = file_sha256(own.weights(_READ), "weights")
+    if own.weights(SELECTED).exists() and own.record.exists():  # trained, under whatever evaluation
+        sha256 = file_sha256(own.weights(SELECTED), "weights")
         if sha256 != network.sha256:
             raise InputError(
                 f"{target.root} has trained a '{variant}' of its own, sha256 {sha256[:12]}; the one in "
@@ -161,7 +159,7 @@ def _facts(spec: dict[str, Any], numerics_version: int) -> dict[str, Any]:
 def _is_trained(store: Store, spec: TrialSpec) -> bool:
     """Whether a store has a network's weights, of a training that has ended."""
     folder = _folder(store, spec)
-    return folder.weights(_READ).exists() and (store.has(spec.trial_id) or folder.record.exists())
+    return folder.weights(SELECTED).exists() and (store.has(spec.trial_id) or folder.record.exists())
 
 
 def _is_usable(store: Store, spec: TrialSpec) -> bool:
@@ -176,7 +174,7 @@ def _lacking(store: Store, spec: TrialSpec) -> list[str]:
 
 
 def _has(target: Store, network: Trained) -> bool:
-    return target.has(network.spec.trial_id) and _folder(target, network.spec).weights(_READ).exists()
+    return target.has(network.spec.trial_id) and _folder(target, network.spec).weights(SELECTED).exists()
 
 
 def _folder(store: Store, spec: TrialSpec) -> WorkingFolder:

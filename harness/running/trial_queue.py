@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.spec import TrialSpec
 
@@ -77,11 +77,10 @@ class TrialQueue:
         self.live.discard(name)
         self.interrupted.append(name)
 
-    def abandon(self, names: Collection[str] = ()) -> None:
-        """Gives up the waiting trials (all by default): the run stops before they could start."""
-        for name in [name for name in self.waiting if not names or name in names]:
-            self.waiting.remove(name)
-            self.interrupted.append(name)
+    def abandon(self) -> None:
+        """Gives up the waiting trials: the run stops before they could start."""
+        self.interrupted += self.waiting
+        self.waiting = []
 
     def _priority(self, name: str) -> tuple[bool, float, float]:
         """Teachers first, for their students wait; then the longest, so that no long one is left over at the end."""

@@ -1,4 +1,4 @@
-"""One trial as the scheduler runs it, here or in a worker: the trial's events, and its error as one more event."""
+"""One trial as the driver has it run, here or in a worker: the trial's events, and its error as one more event."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from harness.statistics.metrics import Floats, average, rates, worst, worst_class
+from harness.statistics.metrics import Floats, average, rates, worst
 from harness.statistics.nsd_interval import noise_nsd, true_nsd_quantiles
 
 SAMPLES, SEEDS, SEEDS_AND_TEACHERS = "test samples", "seeds", "seeds and teachers"
@@ -52,13 +52,17 @@ def exact_bounds(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Inter
 
 
 def _beta_interval(correct: ArrayLike, n: ArrayLike, level: float, near: float, far: float) -> Interval:
-    """Quantiles of a beta: each bound with `near` more images on the side that it comes from, `far` on the other."""
+    """Quantiles of a beta: each bound with `near` more images on the side that it comes from, `far` on the other.
+    Computed once for equal counts: these quantiles are slow, and counts repeat."""
     correct, n = _counts(correct, n)
-    wrong, tail = n - correct, (1 - level) / 2
-    none, every = correct == 0, wrong == 0
-    low = special.betaincinv(np.where(none, 1.0, correct + near), wrong + far, tail)
-    high = special.betaincinv(correct + far, np.where(every, 1.0, wrong + near), 1 - tail)
-    low, high = np.where(n > 0, np.where(none, 0.0, low), np.nan), np.where(n > 0, np.where(every, 1.0, high), np.nan)
+    pairs, place = np.unique((correct + 1j * n).ravel(), return_inverse=True)
+    right, images = pairs.real, pairs.imag
+    wrong, tail = images - right, (1 - level) / 2
+    none, every = right == 0, wrong == 0
+    low = special.betaincinv(np.where(none, 1.0, right + near), wrong + far, tail)
+    high = special.betaincinv(right + far, np.where(every, 1.0, wrong + near), 1 - tail)
+    low = np.where(images > 0, np.where(none, 0.0, low), np.nan)[place].reshape(correct.shape)
+    high = np.where(images > 0, np.where(every, 1.0, high), np.nan)[place].reshape(correct.shape)
     return _over_samples(rates(correct, n), low, high, n, level)
 
 
@@ -83,21 +87,6 @@ def worst_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Int
     """
     bounds = simultaneous_bounds(correct, n, level)
     return Interval(worst(bounds.estimate), worst(bounds.low), worst(bounds.high), SAMPLES, bounds.n, level)
-
-
-def chosen_class_interval(
-    correct: ArrayLike, n: ArrayLike, validation_accuracy: ArrayLike, level: float = 0.95
-) -> tuple[int, Interval]:
-    """The class (index) that validation found worst, and its test accuracy with its Jeffreys interval.
-
-    Unbiased, unlike the smallest test accuracy, because the test set had no say in the choice. All arguments (C,).
-    Raises ValueError when no class has a validation accuracy.
-    """
-    chosen = int(worst_class(validation_accuracy))
-    if chosen < 0:
-        raise ValueError("no class has a validation accuracy")
-    correct, n = _counts(correct, n)
-    return chosen, class_interval(correct[chosen], n[chosen], level)
 
 
 def average_interval(correct: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:

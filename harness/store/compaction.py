@@ -23,6 +23,7 @@ from harness.files import make_folder, replacing, sync_folder
 from harness.store import parquet
 from harness.store.manifest import (
     COMPACTED,
+    EMPTY,
     Manifest,
     Part,
     aside,
@@ -109,7 +110,7 @@ def repair(store: Store) -> tuple[int, int]:
     try:
         known = load_manifest(store.root)
     except InputError:
-        known = Manifest()
+        known = EMPTY
         if (path := manifest_path(store.root)).exists():
             os.replace(path, aside(store.root) / path.name)
     lost = {(label.table, label.file) for label in orphans(store.root, known)}

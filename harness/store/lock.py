@@ -15,7 +15,6 @@ import socket
 import subprocess
 import threading
 import time
-import uuid
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from harness.errors import InputError
-from harness.files import check_writable, make_folder, write_bytes
+from harness.files import check_writable, make_folder, temporary_path, write_bytes
 
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
@@ -185,7 +184,7 @@ def _newest(folder: Path) -> tuple[int, Path | None]:
 
 
 def _file_server_time(folder: Path) -> float:
-    probe = make_folder(folder) / f".now.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    probe = temporary_path(make_folder(folder) / "now")
     try:
         probe.write_bytes(b"")
         return probe.stat().st_mtime

@@ -124,7 +124,7 @@ def _carry_out(plan: _Plan, target: Store) -> None:
 
 def existing_store(root: Path) -> Store:
     """The store at `root`. InputError where there is none."""
-    if not (root / "trials").is_dir():
+    if not is_store(root, begun=False):
         raise InputError(f"{root} is not a result store: it has no folder 'trials'")
     return Store(root)
 

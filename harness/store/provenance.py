@@ -55,14 +55,12 @@ def trial_columns(spec: TrialSpec) -> dict[str, Any]:
         "precision": spec.precision,
         "spec": spec.model_dump(mode="json"),
         "numerics_version": NUMERICS_VERSION,
-        "git_commit": git_commit(),
-        "code_fingerprint": code_fingerprint(),
-        "versions": versions(),
+        **_code(),
     }
 
 
 def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
-    """What the `trials` table says of a training, from what it recorded (`training.json`); of an older one less."""
+    """What the `trials` table says of a training, from its record (`WorkingFolder.history`); of an older one less."""
     places = joined(history["origins"]) if "origins" in history else {}
     teachers = history.get("teacher_sha256") or {}
     return {
@@ -74,12 +72,11 @@ def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
 
 def origin(device: torch.device) -> dict[str, Any]:
     """What computes here, as the `trials` table has it: `git_commit`, `code_fingerprint`, `versions`, `device`."""
-    return {
-        "git_commit": git_commit(),
-        "code_fingerprint": code_fingerprint(),
-        "versions": versions(),
-        "device": device_name(device),
-    }
+    return {**_code(), "device": device_name(device)}
+
+
+def _code() -> dict[str, Any]:
+    return {"git_commit": git_commit(), "code_fingerprint": code_fingerprint(), "versions": versions()}
 
 
 def joined(origins: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

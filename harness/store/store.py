@@ -24,7 +24,6 @@ from harness.store.folder import FOLDERS, check_results_folder
 from harness.store.manifest import Manifest
 from harness.store.reading import COMMIT, Reader
 from harness.store.tables import STATUSES, TABLES, checked_id, content_hash, to_arrow, trial_row
-from harness.store.work import WorkingFolder
 
 
 class Store(Reader):
@@ -97,10 +96,6 @@ class Store(Reader):
     def reset_attempts(self, trial_id: str) -> None:
         """Forgets the attempts of a trial: it made progress, or the user asks for it again."""
         self._attempts_path(trial_id).unlink(missing_ok=True)
-
-    def forget_evaluation(self, training_id: str) -> None:
-        """Removes what a trial's evaluation had put aside, piece by piece, until its rows were stored."""
-        WorkingFolder(self.root, training_id).forget_evaluation()
 
     def remove_leftovers(self) -> int:
         """Removes temporary files of writers that are dead, in the store's own folders; returns how many."""

@@ -18,7 +18,7 @@ from harness.suites.machine import MACHINE
 
 @dataclass(frozen=True)
 class Otherwise:
-    """Trainings of a plan that a store has otherwise. machine: what the machine resolves (`config.MACHINE`), as there.
+    """Trainings of a plan that a store has otherwise. machine: what the machine resolves (`MACHINE`), as there.
     trials: their ids there, with the variants of the plan."""
 
     numerics_version: int

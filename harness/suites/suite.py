@@ -111,6 +111,11 @@ class Suite(Record):
         examples=[[{"variant": "absld", "against": "rslad", "metrics": ["nsd"]}]],
     )
 
+    @property
+    def time_limit_s(self) -> float | None:
+        """Seconds that a trial may take."""
+        return None if self.time_limit_hours is None else self.time_limit_hours * 3600
+
 
 def suite_names() -> dict[str, str]:
     """The suites that come with the package, each with the first line of its description."""

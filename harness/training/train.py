@@ -26,7 +26,7 @@ from harness.files import file_sha256, to_checked_json, write_bytes
 from harness.inputs import Data, Images, new_network, trained_network, weights_path
 from harness.models.checkpoints import write_state
 from harness.seeds import derive_seed, globally_seeded, seeded
-from harness.spec import Source, TrainedSpec
+from harness.spec import SELECTED, Source, TrainedSpec
 from harness.statistics import metrics
 from harness.store.provenance import cpu_seconds, origin
 from harness.store.work import WorkingFolder, shared_logits
@@ -257,7 +257,7 @@ class _Run:
         score = attacked["selection_score"]
         if not score < self.best:
             self.best = score
-            self._write("best_validation", epoch)
+            self._write(SELECTED, epoch)
         return {
             "epoch": epoch + 1,
             "lr": self.training.lr * self.trainer.lr_factor(epoch),
@@ -319,7 +319,7 @@ class _Run:
         for name, sha256 in (("teacher_sha256", self.teacher_sha256), ("init_sha256", self.init_sha256)):
             if state.get(name, sha256) != sha256:
                 return
-        if state["history"]["epochs"] and not self.folder.has_whole("best_validation"):
+        if state["history"]["epochs"] and not self.folder.has_whole(SELECTED):
             return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]

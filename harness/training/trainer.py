@@ -21,7 +21,18 @@ from harness.seeds import globally_seeded, seeded
 from harness.spec import AugmentSpec, TrainingSpec
 from harness.training.weight_average import WeightAverage
 from harness.training.weight_perturbation import perturbed
-from methods.base import Adversary, EpochEnd, HeldOut, Method, Step, View
+from methods.base import (
+    ADVERSARIAL,
+    ADVERSARIAL_AGAIN,
+    CLEAN,
+    CLEAN_AGAIN,
+    Adversary,
+    EpochEnd,
+    HeldOut,
+    Method,
+    Step,
+    View,
+)
 from methods.statistics import ClassSums
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -158,18 +169,18 @@ class Trainer:
         teacher = {
             name: self.recall(name, labels, partial(self._teach, name, images))
             for name, point in method.teacher_forwards
-            if point == "clean"
+            if point == CLEAN
         }
         ascent = self._attack(images, labels, teacher, noise)
-        points = {"clean": images, "clean_again": images, "adversarial": ascent.point}
+        points = {CLEAN: images, CLEAN_AGAIN: images, ADVERSARIAL: ascent.point}
         if (
             ascent.last_correct is not None and ascent.first_wrong is not None
         ):  # BAT still compares with the clean images
-            points |= {"clean": ascent.last_correct, "adversarial": ascent.first_wrong}
-        points["adversarial_again"] = points["adversarial"]
-        answers = {(name, "clean"): logits for name, logits in teacher.items()}
+            points |= {CLEAN: ascent.last_correct, ADVERSARIAL: ascent.first_wrong}
+        points[ADVERSARIAL_AGAIN] = points[ADVERSARIAL]
+        answers = {(name, CLEAN): logits for name, logits in teacher.items()}
         for name, point in method.teacher_forwards:
-            if point != "clean":
+            if point != CLEAN:
                 answers[name, point] = self._teach(name, points[point])
         self.student.train()
 

@@ -15,6 +15,7 @@ from harness.attacks.registry import AscentSettings
 from harness.data.augment import to_float
 from methods.base import HeldOut
 from methods.losses import cross_entropy, kl, soft_cross_entropy
+from methods.statistics import ClassSums
 
 BATCH = 500
 FEWEST_TO_CHOOSE = 20  # held-out images of a class below which selection is a matter of chance, says a note
@@ -35,9 +36,9 @@ def few_held_out(labels: Tensor, class_names: Sequence[str]) -> str | None:
 
 def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
     """The mean of `correct` per class (C,), NaN for a class without a sample."""
-    member = torch.nn.functional.one_hot(labels, num_classes).double()
-    rates = (member.T @ correct.double()) / torch.where(member.sum(0) > 0, member.sum(0), torch.nan)
-    return rates.cpu().numpy()
+    sums = ClassSums(num_classes)
+    sums.add(correct, labels)
+    return sums.mean().cpu().numpy()
 
 
 def correct_under_pgd(

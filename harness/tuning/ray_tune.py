@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, kind_of
-from harness.running.checks import check_disk
-from harness.running.on_ray import Health, connected, preflight
+from harness.running.checks import check_disk, request_of
+from harness.running.on_ray import Health, connected, preflight, search_path
 from harness.running.run import Options
 from harness.running.stopping import RunControl, StopRequest
 from harness.store.lock import StoreLock
 from harness.training.teacher_logits import sharing
+from harness.tuning.halving import REDUCTION
 from harness.tuning.journal import SETTLED, Journal, setting_of
 from harness.tuning.listener import Listener, Say
 from harness.tuning.plan import TuningPlan
@@ -143,8 +144,7 @@ def _run_ray(tuning: TuningPlan, options: Options, listener: Listener, folder: P
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what the listener tells in a line
     resources = tuning.bases[0].resources
-    request = {"CPU": resources.cpu, "GPU": resources.gpu, **resources.custom}
-    bundle = tune.PlacementGroupFactory([{name: amount for name, amount in request.items() if amount}])
+    bundle = tune.PlacementGroupFactory([request_of(resources)])
     settled = {setting_of(each).key: each for each in listener.journal.entries if each["status"] in SETTLED}
     job = SettingJob(
         options.workplace(listener.control), tuning.searched, leg.until, tuning.options.metric,
@@ -205,7 +205,7 @@ def _scheduler(tuning: TuningPlan) -> Any:
     time_attr, grace = "training_iteration", tuning.grace
     if tuning.options.scheduler == "asha":
         return schedulers.ASHAScheduler(
-            time_attr=time_attr, max_t=tuning.epochs, grace_period=grace, reduction_factor=3
+            time_attr=time_attr, max_t=tuning.epochs, grace_period=grace, reduction_factor=REDUCTION
         )
     if tuning.options.scheduler == "median":
         return schedulers.MedianStoppingRule(
@@ -217,15 +217,14 @@ def _scheduler(tuning: TuningPlan) -> Any:
 
 def _trainable(pickled_spec: bytes, pickled_job: bytes) -> Callable[..., None]:
     """What Ray runs, made inside a function so that it travels by value: see `harness.running.on_ray`."""
-    search_path = [os.path.abspath(entry) for entry in sys.path]
+    paths = search_path()
 
     def setting(config: dict[str, Any]) -> None:
         import pickle
-        import sys
 
         from ray import tune
 
-        sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
+        sys.path[:0] = [entry for entry in paths if entry not in sys.path]
         from harness.engine.process import prepare_process
 
         prepare_process(pickle.loads(pickled_spec))  # before the job, which brings torch

@@ -81,7 +81,7 @@ def runs_frame(tuning: TuningPlan, entries: Sequence[Entry]) -> pd.DataFrame:
     lines = []
     for place, entry in enumerate(entries):
         setting = setting_of(entry)
-        values = {key: tuning.searched[setting.method].default(key) for key in tuning.searched[setting.method].keys}
+        values = tuning.searched[setting.method].defaults
         for spec in tuning.specs(setting):
             lines.append({"setting": place, "seed": spec.seed, "trial_id": spec.trial_id, "status": entry["status"],
                           "epochs": entry["epochs"], **values, **entry["values"]})  # fmt: skip

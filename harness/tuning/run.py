@@ -43,6 +43,8 @@ def run_tuning(
     numerics version and `options.again` does not say that they may be made again.
     """
     options = options or Options()
+    if options.trial_timeout_s is None:
+        options = replace(options, trial_timeout_s=tuning.suite.time_limit_s)
     needs_optuna(tuning)
     if not options.again:
         refuse_older([*tuning.teachers, *tuning.bases, *tuning.known_tries], tuning.store, ENDED)
@@ -59,7 +61,7 @@ def run_tuning(
         take_teachers(teachers_beside(tuning.teachers, tuning.parents, tuning.store), tuning.store)
         outcome = _run(tuning.teachers, tuning.store, options, follow)
         if outcome.exit_code:
-            return Tuned({}, [], [], [], _troubles(tuning.teachers, outcome), outcome.stop_reason)
+            return Tuned(trouble=_troubles(tuning.teachers, outcome), stop_reason=outcome.stop_reason)
         stop_reason = run_search(tuning, options, say=say, tensorboard=tensorboard)
         try:
             found = write_tuning(tuning)

@@ -161,7 +161,7 @@ def _domain(where: str, text: Any) -> Domain:
     found = _FORM.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise InputError(f"{where}: cannot read '{text}': {_EXAMPLE}")
-    name, arguments = found[1], _arguments(f"{where}: {name_of(text)}", found[2])
+    name, arguments = found[1], _arguments(f"{where}: {found[1]}", found[2])
     text = f"{name}({found[2].strip()})"
     if name == "choice":
         return _choice(where, text, arguments)
@@ -173,11 +173,6 @@ def _domain(where: str, text: Any) -> Domain:
     if name == "loguniform" and low <= 0:
         raise InputError(f"{where}: {text}: the lower bound of loguniform must be above 0")
     return Uniform(text, float(low), float(high), logarithmic=name == "loguniform")
-
-
-def name_of(text: str) -> str:
-    """The distribution's name, for messages."""
-    return text.partition("(")[0].strip()
 
 
 def _choice(where: str, text: str, arguments: list[Any]) -> Choice:

@@ -20,6 +20,7 @@ import fake_trials as fake
 import pytest
 from rich.console import Console
 
+from harness.api import run_suite
 from harness.cli.progress import Progress, duration
 from harness.errors import InputError, kind_of
 from harness.running.checks import Node, check_disk, check_probe, check_requests, describe, probe
@@ -30,6 +31,7 @@ from harness.running.trial_queue import TrialQueue
 from harness.spec import TrialSpec
 from harness.store.lock import StoreLock
 from harness.store.store import Store
+from tests.small import suite_file
 
 SERIAL = Options(serial=True, run_trial="fake_trials:run", minimum_free_bytes=0)
 ON_RAY = Options(run_trial="fake_trials:run", minimum_free_bytes=0)
@@ -349,6 +351,13 @@ def test_a_disk_that_is_full_for_the_driver_stops_the_run(tmp_path: Path, monkey
     outcome = run([fake.make(1), fake.make(2)], Store(tmp_path), options=SERIAL)
     assert len(outcome.interrupted) == 2
     assert "disk is full" in str(outcome.stop_reason)
+
+
+def test_the_time_limit_of_a_suite_holds_in_a_notebook_too(tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, methods=["at"], teacher=None, time_limit_hours=1e-6)
+    options = Options(serial=True, minimum_free_bytes=0)
+    outcome = run_suite(suite, results=tmp_path / "store", options=options)
+    assert [reason.split(", ")[-1] for reason in outcome.failed.values()] == ["the time limit per trial"]
 
 
 def test_time_limit_per_trial(tmp_path: Path) -> None:

@@ -63,15 +63,6 @@ def test_simultaneous_bounds_are_exact_ones_at_sidaks_level() -> None:
     assert (worst.estimate, worst.low, worst.high) == (0.3, found.low[0], found.high[0])
 
 
-def test_class_that_validation_chose_is_read_from_the_test_set() -> None:
-    chosen, found = statistics.chosen_class_interval([60, 40, 30], [100, 100, 100], [0.5, 0.2, 0.3])
-    assert chosen == 1
-    assert found.estimate == 0.4
-    assert found.low == pytest.approx(stats.beta.ppf(0.025, 40.5, 60.5))
-    with pytest.raises(ValueError, match="validation"):
-        statistics.chosen_class_interval([1], [2], [np.nan])
-
-
 def test_nsd_estimate_takes_the_noise_off() -> None:
     correct, n = np.array([55, 60, 65, 60]), np.full(4, 100)
     found = statistics.nsd_interval(correct, n)

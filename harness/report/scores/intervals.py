@@ -139,7 +139,7 @@ def nsd_quantiles(counts: ClassCounts) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def class_intervals(correct: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % bounds of accuracies over test samples, each class by itself, of the arrays' shape."""
-    return _distinct_bounds(intervals.class_interval, np.nan_to_num(correct), images)
+    return _bounds(intervals.class_interval, np.nan_to_num(correct), images)
 
 
 def _bounds(
@@ -157,16 +157,6 @@ def worst_bounds(correct: np.ndarray, images: np.ndarray, level: float = 0.95) -
     present = (images > 0).sum(axis=1)
     for count in np.unique(present[present > 0]):
         lines = present == count
-        bounds = partial(intervals.exact_bounds, level=level ** (1 / count))
-        lows, highs = _distinct_bounds(bounds, correct[lines], images[lines])
-        low[lines], high[lines] = metrics.worst(lows), metrics.worst(highs)
+        worst = partial(intervals.worst_interval, level=level)
+        low[lines], high[lines] = _bounds(worst, correct[lines], images[lines])
     return low, high
-
-
-def _distinct_bounds(
-    interval: Callable[..., intervals.Interval], correct: np.ndarray, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of classes each by itself, computed once for equal counts: quantiles of a beta are slow, counts repeat."""
-    pairs, place = np.unique(np.asarray(correct + 1j * images).ravel(), return_inverse=True)
-    low, high = _bounds(interval, pairs.real, pairs.imag)
-    return low[place].reshape(correct.shape), high[place].reshape(correct.shape)
