@@ -151,8 +151,8 @@ class _Run:
         held_out = self._held_out(number)
         loss = trainer.end_epoch(held_out)
         if trainer.average:
-            worst = None if held_out is None else float(np.nanmin(1 - held_out.robust_error.numpy()))
-            trainer.average.update(trainer.student, number, worst)
+            robust = None if held_out is None else 1 - held_out.robust_error
+            trainer.average.update(trainer.student, number, robust)
         row = self._validate(number, loss)
         row["seconds"] = time.perf_counter() - started
         self.seconds += row["seconds"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.spec import WeightAverageSpec
+from harness.statistics.metrics import worst
 
 
 class WeightAverage:
@@ -26,12 +27,12 @@ class WeightAverage:
         self.averaged: dict[str, Tensor] | None = None
 
     @torch.no_grad()
-    def update(self, model: nn.Module, epoch: int, worst_validation: float | None = None) -> bool:
+    def update(self, model: nn.Module, epoch: int, held_out: Tensor | None = None) -> bool:
         """Take the network as it is after epoch `epoch` (from 0), or leave it; whether it was taken.
 
-        worst_validation: robust accuracy, in [0, 1], of its worst held-out class; `fawa` needs it.
+        held_out: robust accuracies (C,) in [0, 1] of the held-out classes, NaN for none; `fawa` needs them.
         """
-        if not self._accepts(epoch, worst_validation):
+        if not self._accepts(epoch, held_out):
             return False
         current = model.state_dict()
         if self.averaged is None:
@@ -41,14 +42,14 @@ class WeightAverage:
                 self._blend(self.averaged[name], value)
         return True
 
-    def _accepts(self, epoch: int, worst_validation: float | None) -> bool:
+    def _accepts(self, epoch: int, held_out: Tensor | None) -> bool:
         if epoch < self.options.start_epoch:
             return False
         if self.options.kind == "ema":
             return True
-        if worst_validation is None:
+        if held_out is None:
             raise ValueError("fawa decides by the accuracy of the worst held-out class")
-        return worst_validation >= self.options.threshold
+        return float(worst(held_out.numpy())) >= self.options.threshold
 
     def _blend(self, average: Tensor, current: Tensor) -> None:
         if average.is_floating_point():

@@ -313,11 +313,11 @@ def cfa_weight_average(entry: Entry) -> None:
     options = WeightAverageSpec(kind="fawa", decay=entry.inputs["decay"], threshold=0.2)
     first = WeightAverage(options)
     assert first.averaged is None
-    first.update(current, 0, 0.3)
+    first.update(current, 0, torch.tensor([0.3], dtype=torch.float64))
     entry.close("init", first.averaged)
     average = WeightAverage(options)
-    average.update(averaged, 0, 0.3)
-    assert average.update(current, 1, 0.1) is False
+    average.update(averaged, 0, torch.tensor([0.3], dtype=torch.float64))
+    assert average.update(current, 1, torch.tensor([0.1], dtype=torch.float64)) is False
     entry.close("decay_one", average.averaged)
-    assert average.update(current, 2, 0.2) is True
+    assert average.update(current, 2, torch.tensor([0.2], dtype=torch.float64)) is True
     entry.close("updated", average.averaged)

@@ -40,13 +40,10 @@ def test_exponential_average_of_every_network_from_its_start() -> None:
 
 def test_fair_average_takes_only_networks_whose_worst_class_is_good_enough() -> None:
     average = WeightAverage(WeightAverageSpec(kind="fawa", decay=0.5, threshold=0.2))
-    assert [average.update(network(k), k, worst) for k, worst in enumerate((0.1, 0.2, 0.19, float("nan"), 0.5))] == [
-        False,
-        True,
-        False,
-        False,
-        True,
-    ]
+    nan = float("nan")
+    held_out = torch.tensor([[0.1, 0.9], [nan, 0.2], [0.5, 0.19], [nan, nan], [0.5, 0.6]], dtype=torch.float64)
+    taken = [average.update(network(k), k, robust) for k, robust in enumerate(held_out)]
+    assert taken == [False, True, False, False, True]
     expected = 0.5 * network(1)[0].weight + 0.5 * network(4)[0].weight
     assert average.averaged is not None
     torch.testing.assert_close(average.averaged["0.weight"], expected.detach())
@@ -104,3 +101,9 @@ def test_perturbation_is_undone_when_the_update_fails() -> None:
     with pytest.raises(RuntimeError), perturbed(model, loss, 0.5):
         raise RuntimeError("out of memory")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_exponential_average_asks_nothing_of_held_out_classes(recwarn: pytest.WarningsRecorder) -> None:
+    average = WeightAverage(WeightAverageSpec(kind="ema"))
+    assert average.update(network(0), 0, torch.full((3,), torch.nan))
+    assert list(recwarn) == []
