@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Collection, Iterable, Iterator
 from enum import IntEnum
 from typing import Any, Literal
@@ -13,9 +14,35 @@ FULL = {errno.ENOSPC, errno.EDQUOT}  # a full disk, as error numbers
 _FILE_SYSTEM_TROUBLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 _LONGEST_NAME = 100  # characters that are compared with the valid names
 
-# method: the trial's own error.  gpu_memory: the GPU was too small or shared.  infrastructure: the machine's fault.
-# disk: no space left.  timeout: over the time limit per trial.
-Kind = Literal["method", "gpu_memory", "infrastructure", "disk", "timeout"]
+# method: the trial's own error.  gpu_memory: the GPU was too small or shared.  device: the GPU failed or cannot be
+# used.  infrastructure: the machine's fault otherwise.  disk: no space left.  timeout: over the time limit per trial.
+Kind = Literal["method", "gpu_memory", "device", "infrastructure", "disk", "timeout"]
+MACHINE: tuple[Kind, ...] = ("device", "infrastructure")  # no trial's fault: another process, or GPU, may do
+
+# What torch, CUDA and its libraries say: the first kind that is found. All else that they report (an invalid
+# argument, a wrong shape) is the method's. A failed allocation has many names: where a library finds no room for its
+# handle it is "not initialized", and where cuDNN finds none to work in, it has no engine or no algorithm.
+_LIBRARY = "CU(BLAS|DNN|SOLVER|SPARSE)_STATUS"
+_SAID: dict[Kind, str] = {
+    "gpu_memory": (
+        rf"\b(CUDA|HIP)\b.{{0,40}}out of memory|(?<!HOST)_ALLOC(ATION)?_FAILED|{_LIBRARY}_NOT_INITIALIZED"
+        r"|unable to find an engine to execute|unable to find a valid cuDNN algorithm"
+        r"|NVML_SUCCESS == "  # asked by the allocator as it reports what it lacks
+    ),
+    "method": (
+        r"device-side assert triggered|illegal memory access|misaligned address|illegal instruction"
+        r"|invalid program counter"
+    ),
+    "infrastructure": r"HOST_ALLOCATION_FAILED|DefaultCPUAllocator: (can't allocate|not enough) memory",
+    "device": (
+        r"CUDA error: (uncorrectable (ECC|NVLink) error|unspecified launch failure|unknown error|initialization error"
+        r"|hardware stack error|.*hardware error|.*launch timed out|no CUDA-capable device|invalid device ordinal"
+        r"|.*busy or unavailable|.*driver|.*MPS (server|client)|.*kernel image|system not yet initialized)"
+        rf"|{_LIBRARY}_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR|ARCH_MISMATCH)"
+        r"|No CUDA GPUs are available|no NVIDIA driver|NVIDIA driver on your system is too old|CUDA unknown error"
+        r"|not compiled with CUDA|CUDA driver initialization failed|error from cudaGetDeviceCount|GPU is lost"
+    ),
+}
 
 
 class ExitCode(IntEnum):
@@ -37,6 +64,10 @@ class AbsentError(InputError):
 
 class InfrastructureError(RuntimeError):
     """The process that a trial runs in is not what was planned; another one may do."""
+
+
+class DeviceError(RuntimeError):
+    """The GPU that a trial was given cannot be used; another one may do."""
 
 
 def unknown(what: str, name: object, allowed: Iterable[str]) -> InputError:
@@ -77,8 +108,13 @@ def kind_of(error: BaseException) -> Kind:
     chain = list(_causes(error))
     if any(_is_disk_full(each) for each in chain):
         return "disk"
-    if any(_is_gpu_memory(each) for each in chain):
+    if any(type(each).__name__ == "OutOfMemoryError" for each in chain):
         return "gpu_memory"
+    if any(isinstance(each, DeviceError) for each in chain):
+        return "device"
+    for kind, said in _SAID.items():
+        if any(re.search(said, str(each), re.I) for each in chain):
+            return kind
     if any(_is_infrastructure(each) for each in chain):
         return "infrastructure"
     return "method"
@@ -99,11 +135,7 @@ def _is_disk_full(error: BaseException) -> bool:
     return "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error)
 
 
-def _is_gpu_memory(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
-
-
 def _is_infrastructure(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FILE_SYSTEM_TROUBLE
-    return isinstance(error, (InfrastructureError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (InfrastructureError, MemoryError))

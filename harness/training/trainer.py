@@ -294,7 +294,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.restore(state["method"])
         if self.average:
-            self.average.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"], self.device)
         self.epoch, self.losses = state["epoch"], [loss.to(self.device) for loss in state["losses"]]
         for part in self.method.parts:
             part.to(self.device)

@@ -61,7 +61,7 @@ class WeightAverage:
         """What a resumed trial needs."""
         return {"averaged": self.averaged}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo `state_dict`, bit for bit."""
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Undo `state_dict`, bit for bit, on the device of the networks to come: a saved state is read on the CPU."""
         averaged = state["averaged"]
-        self.averaged = None if averaged is None else {name: value.clone() for name, value in averaged.items()}
+        self.averaged = averaged and {name: value.to(device, copy=True) for name, value in averaged.items()}

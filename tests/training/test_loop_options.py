@@ -10,6 +10,8 @@ from harness.spec import WeightAverageSpec
 from harness.training.weight_average import WeightAverage
 from harness.training.weight_perturbation import perturbed
 
+CPU = torch.device("cpu")
+
 
 def network(seed: int) -> nn.Sequential:
     with torch.random.fork_rng():
@@ -54,15 +56,27 @@ def test_fair_average_takes_only_networks_whose_worst_class_is_good_enough() -> 
 def test_average_is_saved_and_restored() -> None:
     options = WeightAverageSpec(kind="ema", decay=0.5)
     average, empty, copy = WeightAverage(options), WeightAverage(options), WeightAverage(options)
-    copy.load_state_dict(empty.state_dict())
+    copy.load_state_dict(empty.state_dict(), CPU)
     assert copy.averaged is None
     average.update(network(1), 0)
-    copy.load_state_dict(average.state_dict())
+    copy.load_state_dict(average.state_dict(), CPU)
     for one in (average, copy):
         one.update(network(2), 1)
     assert average.averaged is not None
     assert copy.averaged is not None
     assert all(torch.equal(average.averaged[name], copy.averaged[name]) for name in average.averaged)
+
+
+@pytest.mark.parametrize("kind", ["ema", "fawa"])
+def test_an_average_goes_on_where_it_was_trained(kind: str) -> None:
+    """A saved state is read on the CPU, whatever the training's device: here one that has shapes only."""
+    average, elsewhere = (WeightAverage(WeightAverageSpec(kind=kind)) for _ in range(2))
+    well = torch.ones(3)
+    average.update(network(1), 0, well)
+    elsewhere.load_state_dict(average.state_dict(), torch.device("meta"))
+    assert elsewhere.update(network(2).to("meta"), 1, well)
+    assert elsewhere.averaged is not None
+    assert {value.device.type for value in elsewhere.averaged.values()} == {"meta"}
 
 
 def test_average_does_not_follow_the_live_network() -> None:
