@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # from top to bottom: a module imports from its own room and from those that stand below it
 ORDER = (
-    "__main__", "cli", "api", "tuning", "running", "trial", "calibration", "training", "evaluation", "suites", "inputs",
-    "report", "models", "data", "attacks", "engine", "store", "statistics", "files", "spec", "events", "seeds",
-    "errors",
+    "__main__", "cli", "api", "tuning", "running", "trial", "calibration", "training", "evaluation", "published",
+    "suites", "inputs", "report", "models", "data", "attacks", "engine", "store", "statistics", "files", "spec",
+    "events", "seeds", "errors",
 )  # fmt: skip
 RAY = {"harness.running.on_ray", "harness.tuning.ray_tune"}
 MODULES = {

@@ -199,7 +199,7 @@ def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:
     sentences = []
     for name in [attack for attack in board.attacks if attack in set(scores["attack"])]:
         part = scores[scores["attack"] == name]
-        did = {row: _did(name, board.requests.get(row, {}).get(name, {}), int(classes))
+        did = {row: attack_words(name, board.requests.get(row, {}).get(name, {}), int(classes))
                for row, classes in zip(part["row"], part["classes"].fillna(0), strict=True)}  # fmt: skip
         said = by_row(board, {row: text for row, text in did.items() if text}, f"{attack_title(name)}:").rstrip(".")
         parts = [said or f"{attack_title(name)}:", images_text(part), _over_seeds(board, part)]
@@ -231,7 +231,7 @@ def _range(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _did(name: str, request: Mapping[str, Any], classes: int) -> str:
+def attack_words(name: str, request: Mapping[str, Any], classes: int) -> str:
     """What an attack of that name did where `request` was asked for, on data of so many classes; empty for none."""
     if not declared(name):
         return ""
@@ -243,7 +243,7 @@ def _did(name: str, request: Mapping[str, Any], classes: int) -> str:
         return ""
     settings = ascent_settings({"name": name, **{key: request.get(key) for key in OVERRIDES}})
     share = "eps" if settings.step_share == 1 else f"eps/{1 / settings.step_share:g}"
-    size = f"{settings.step_size:g}" if settings.step_size else share
+    size = eps_text(settings.step_size) if settings.step_size else share
     said = [f"{settings.steps} steps of {size}" if settings.steps > 1 else f"one step of {size}"]
     if settings.start != "clean":
         said.append(f"{settings.restarts} random start{'s' * (settings.restarts > 1)}")
