@@ -97,9 +97,9 @@ class Part:
 
     def begin_epoch(self, device: torch.device) -> None:
         """Forget the last epoch's sums and put the state where the batches are."""
-        for sums in self.sums.values():
-            sums.reset()
         self.to(device)
+        for sums in self.sums.values():
+            sums.reset(device)
 
     def to(self, device: torch.device) -> None:
         self.state = {key: value.to(device) for key, value in self.state.items()}
@@ -325,7 +325,12 @@ class Method(Part):
     def begin_epoch(self, device: torch.device) -> None:
         super().begin_epoch(device)
         for sums in self.weight_sums.values():
-            sums.reset()
+            sums.reset(device)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        for sums in self.weight_sums.values():
+            sums.to(device)
 
     def class_state(self) -> dict[str, torch.Tensor]:
         """Everything logged per class after an epoch, (C,) each: the state of all parts, and the mean weight each

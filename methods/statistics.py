@@ -12,14 +12,14 @@ class ClassSums:
     Kept on the device of what is added; one all-reduce of `total` and `count` per epoch would serve data parallelism.
     """
 
-    def __init__(self, num_classes: int, width: int | None = None) -> None:
+    def __init__(self, num_classes: int, width: int | None = None, device: torch.device | None = None) -> None:
         self.shape = (num_classes,) if width is None else (num_classes, width)
-        self.reset()
+        self.reset(device)
 
-    def reset(self) -> None:
-        """Forget everything: the start of an epoch."""
-        self.total = torch.zeros(self.shape, dtype=torch.float64)
-        self.count = torch.zeros(self.shape[0], dtype=torch.float64)
+    def reset(self, device: torch.device | None = None) -> None:
+        """Forget everything: the start of an epoch. device: where the next samples will be."""
+        self.total = torch.zeros(self.shape, dtype=torch.float64, device=device)
+        self.count = torch.zeros(self.shape[0], dtype=torch.float64, device=device)
 
     def add(self, values: torch.Tensor, labels: torch.Tensor) -> None:
         """Add values (B,) or (B, K) of samples with labels (B,). A matrix product, so that the sum has one order on

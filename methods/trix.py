@@ -90,7 +90,7 @@ class TRIX(DAFA):
         """v (C,): below 1 for a class that is easier than those it is taken for."""
         if self.settings.statistic == "epoch":
             return self.state["balance"]
-        batch = ClassSums(self.num_classes, width=self.num_classes)
+        batch = ClassSums(self.num_classes, width=self.num_classes, device=labels.device)
         batch.add(clean, labels)
         return balance(batch.mean(), self.strength)
 

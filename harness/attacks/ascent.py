@@ -146,5 +146,5 @@ class Watch:
 def _per_sample(value: float | Tensor, x: Tensor) -> Tensor:
     """A number or a (B,) tensor, shaped to broadcast over images."""
     if not isinstance(value, Tensor):
-        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        return torch.full((), value, dtype=x.dtype, device=x.device)
     return value.view(-1, *[1] * (x.dim() - 1)) if value.dim() else value

@@ -25,12 +25,12 @@ def augmented(batch: Tensor, augment: AugmentSpec, generator: torch.Generator) -
     columns = torch.arange(width, device=batch.device).expand(count, -1)
     if augment.crop:
         offsets = torch.randint(2 * augment.crop + 1, (2, count, 1), generator=generator, device=generator.device)
-        offsets = offsets.to(batch.device)
+        offsets = offsets.to(batch.device, non_blocking=True)
         rows, columns = rows + offsets[0], columns + offsets[1]
         batch = _padded(batch, augment)
     if augment.flip:
-        mirrored = torch.randint(2, (count, 1), generator=generator, device=generator.device).bool().to(batch.device)
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        mirrored = torch.randint(2, (count, 1), generator=generator, device=generator.device).bool()
+        columns = torch.where(mirrored.to(batch.device, non_blocking=True), columns.flip(1), columns)
     # One gather over flattened pixels: several times faster than indexing with four broadcast index tensors.
     pixels = (rows[:, :, None] * batch.shape[3] + columns[:, None, :]).flatten(1)
     cut = batch.flatten(2).gather(2, pixels[:, None].expand(-1, batch.shape[1], -1))

@@ -148,7 +148,9 @@ class Trainer:
         """What the student takes the images of these batches for under attack, for the parts that learn from it, which
         they do after the last batch; yields the number of batches done."""
         counted = [
-            (part, ClassSums(part.num_classes, width=part.num_classes)) for part in self.method.parts if part.confusion
+            (part, ClassSums(part.num_classes, width=part.num_classes, device=self.device))
+            for part in self.method.parts
+            if part.confusion
         ]
         steps = Steps(self.eps, self.step_size, self.training.attack_steps)
         self.attacked.refresh()

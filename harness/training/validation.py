@@ -87,7 +87,8 @@ def _trades_losses(
     natural, boundary = [], []
     for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         x = to_float(part)
-        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
+        noise = torch.randn(x.shape, generator=generator, device=generator.device)
+        noise = noise.to(x.device, non_blocking=True)
         with torch.no_grad():
             clean = forward(x)
         objective, steps = _toward(clean.softmax(1)), Steps(eps, eps / 4, 10)

@@ -44,7 +44,7 @@ class FAAL(WeightPolicy):
         probability = logits.softmax(1)
         own = probability.gather(1, labels[:, None])[:, 0]
         other = probability.scatter(1, labels[:, None], -1.0).amax(1)
-        margins = ClassSums(self.num_classes)
+        margins = ClassSums(self.num_classes, device=labels.device)
         margins.add(other - own, labels)
         return margins.mean().nan_to_num(ABSENT)
 
@@ -52,7 +52,8 @@ class FAAL(WeightPolicy):
         """p (C,) for class margins (C,) and the labels (B,) of the batch."""
         if self.settings.per_class:
             return worst_distribution(margins, self.settings.kl_radius)
-        return worst_distribution(margins * torch.bincount(labels, minlength=self.num_classes), self.settings.kl_radius)
+        count = torch.nn.functional.one_hot(labels, self.num_classes).sum(0)  # `bincount` waits for a GPU
+        return worst_distribution(margins * count, self.settings.kl_radius)
 
 
 def worst_distribution(gain: torch.Tensor, radius: float) -> torch.Tensor:
@@ -68,7 +69,7 @@ def worst_distribution(gain: torch.Tensor, radius: float) -> torch.Tensor:
         grid = low + (high - low) * torch.linspace(0, 1, POINTS, dtype=gain.dtype, device=gain.device)
         p = _distributions(below / spread, grid)
         outside = (-(p * len(gain)).log().mean(1) > radius).sum()  # the KL falls along the grid
-        low, high = grid[(outside - 1).clamp(min=0)], grid[outside.clamp(max=POINTS - 1)]
+        low, high = grid[torch.stack([outside - 1, outside]).clamp(0, POINTS - 1)]
     return _distributions(below / spread, high[None])[0]
 
 
