@@ -7,7 +7,8 @@ their rounding, streams and memory.
 
 from __future__ import annotations
 
-import traceback
+import linecache
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -18,8 +19,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 ROOT = str(Path(__file__).parents[1])
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -73,7 +72,6 @@ class FakeCuda:
     def __init__(self) -> None:
         self.waits: list[str] = []
         self.uploads: list[str] = []
-        self._marks = WeakIdKeyDictionary()
 
     def forget(self) -> None:
         """Begin to count anew."""
@@ -85,16 +83,13 @@ class FakeCuda:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor is on the GPU: views share a storage."""
-        return tensor.layout is torch.strided and self._marks.get(tensor.untyped_storage()) == "cuda"
+        return _mark(tensor) == "cuda"
 
     def place(self, tensors: Any, device: torch.device = CUDA, pinned: bool = False) -> Any:
-        for tensor in tree_leaves(tensors):
-            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
-                self._marks[tensor.untyped_storage()] = "cuda" if device == CUDA else "pinned" if pinned else "cpu"
+        for tensor in _tensors(tensors):
+            if tensor.layout is torch.strided:
+                tensor.untyped_storage().mark = "cuda" if device == CUDA else "pinned" if pinned else "cpu"
         return tensors
-
-    def pinned(self, tensor: Tensor) -> bool:
-        return self._marks.get(tensor.untyped_storage()) == "pinned"
 
     def copied(self, source: Tensor, target: torch.device, non_blocking: bool, into_pinned: bool = False) -> None:
         """Count a copy between the two devices. Memory that is not pinned is copied to the GPU by way of a buffer."""
@@ -170,7 +165,7 @@ class _Kernels(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
             gpu, name, kwargs = self.gpu, func.overloadpacket.__name__, kwargs or {}
-            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            tensors = list(_tensors((args, kwargs)))
             there = [tensor for tensor in tensors if gpu.holds(tensor)]
             if name in ("copy_", "_foreach_copy_"):
                 self._copy(args, kwargs)
@@ -184,7 +179,7 @@ class _Kernels(TorchDispatchMode):
         targets, sources = (leaf if isinstance(leaf, (list, tuple)) else [leaf] for leaf in args[:2])
         non_blocking = bool(kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
         for target, source in zip(targets, sources, strict=True):
-            self.gpu.copied(source, self.gpu.device_of(target), non_blocking, self.gpu.pinned(target))
+            self.gpu.copied(source, self.gpu.device_of(target), non_blocking, _mark(target) == "pinned")
 
     def _check(self, name: str, args: Any, tensors: list[Tensor]) -> None:
         """Count a wait; refuse what CUDA refuses."""
@@ -243,9 +238,27 @@ def _one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return made.scatter_(-1, labels[..., None], 1)
 
 
+def _mark(tensor: Tensor) -> str:
+    """What is known of a tensor's memory, which its views share."""
+    return getattr(tensor.untyped_storage(), "mark", "cpu") if tensor.layout is torch.strided else "cpu"
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(tuple(values.values()))
+
+
 def _where() -> str:
-    """The innermost line of the project that is not this file."""
-    for frame in reversed(traceback.extract_stack()):
-        if frame.filename.startswith(ROOT) and frame.filename != __file__:
-            return f"at {frame.filename.removeprefix(ROOT + '/')}:{frame.lineno}: {frame.line}"
+    """The innermost line of the project that is not this file's."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        if file.startswith(ROOT) and file != __file__:
+            return f"at {file.removeprefix(ROOT + '/')}:{line}: {linecache.getline(file, line).strip()}"
+        frame = frame.f_back
     return "outside the project"
