@@ -84,6 +84,7 @@ def read_data(
             sha256=spec.sha256,
             resize=spec.resize,
             split_seed=split_seed,
+            label_column=spec.label_column,
         )
         for half in ("train", "test")
     )

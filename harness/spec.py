@@ -124,6 +124,9 @@ class DatasetSpec(Frozen):
     resize: Annotated[int | None, Introduced(None), InSuites(default="as they are")] = Field(
         None, ge=1, le=1024, description="pixels a side to which a folder's images are brought", examples=[32]
     )
+    label_column: Annotated[str | None, Introduced(None), InSuites(default="`label`, or the only one")] = Field(
+        None, min_length=1, description="of Parquet files: where the labels stand", examples=["fine_label"]
+    )
     augment: Annotated[AugmentSpec | None, Introduced(None), _OWN] = Field(
         None, description="what training images are made to vary by", examples=[{"crop": 2, "flip": False}]
     )

@@ -17,7 +17,10 @@ from harness.cli.options import Address, DataRoot, Download, Serial, path_of, re
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="a PyTorch state dict or .safetensors file")],
     model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
-    dataset: Annotated[str, typer.Option("--dataset", help="a data set's name, or the path of an .npz file or folder")],
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", help="a name, the path of a folder, .npz or .parquet file, or as a suite writes it"),
+    ],
     parameter: Annotated[
         list[str] | None,
         typer.Option("--param", help="parameters of the network: width=16, or {depth: 28, widen: 10}; repeatable"),

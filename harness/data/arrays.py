@@ -19,6 +19,7 @@ from harness.data.registry import Content
 from harness.errors import AbsentError, InputError, unknown
 from harness.files import open_plain, sha256_of
 
+_LABELS = ("y_train", "y_test")
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _KEYS = (*_REQUIRED, "class_names")
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -40,8 +41,9 @@ def read_npz(path: Path, sha256: str | None = None) -> OwnArrays:
     """Both splits of an .npz file with x_train, y_train, x_test, y_test and, if wanted, class_names.
 
     Images: uint8, (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels. Labels: integers 0..K-1, where K is the
-    number of class names, or else the largest label of both plus one. Nothing pickled is ever loaded. sha256: what the
-    file must have, if given. InputError on any fault.
+    number of class names, or else the largest label of both plus one; or text, one of the class names, which are in
+    order of their characters where none are given. Nothing pickled is ever loaded. sha256: what the file must have, if
+    given. InputError on any fault.
     """
     path = path.expanduser().absolute()
     with _opened(path) as file:
@@ -64,7 +66,7 @@ def npz_sha256(path: Path) -> str:
 @lru_cache(maxsize=2)
 def _read(path: Path, sha256: str | None, _modified: int, _size: int) -> OwnArrays:
     """`read_npz`, once per version of a file (the two numbers tell versions apart)."""
-    arrays = _open(path, sha256)
+    arrays = _numbered(path, _open(path, sha256))
     train, test = (_split(path, arrays, split) for split in ("train", "test"))
     if train[0].shape[1:] != test[0].shape[1:]:
         shapes = " and ".join("x".join(map(str, images.shape[1:])) for images, _ in (train, test))
@@ -99,20 +101,38 @@ def _open(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
         return _arrays(path, file, _KEYS)
 
 
-def npz_counts(path: Path) -> ClassCounts | None:
+def npz_counts(content: Content) -> ClassCounts | None:
     """Images of each class in an .npz file, of which only the labels are read; None where these are not right."""
+    path = content.path
     try:
         with _opened(path) as file:
-            found = _arrays(path, file, ("y_train", "y_test"))
+            found = _numbered(path, _arrays(path, file, (*_LABELS, "class_names")))
     except InputError:
         return None
-    labels = found["y_train"], found["y_test"]
+    labels = [found[key] for key in _LABELS]
     if not all(each.dtype.kind in "iu" and each.ndim == 1 and each.size for each in labels):
         return None
     classes = int(max(each.max() for each in labels)) + 1
     if min(each.min() for each in labels) < 0 or classes > sum(map(len, labels)):
         return None
     return ClassCounts(*(np.bincount(each.astype(np.int64), minlength=classes) for each in labels))
+
+
+def _numbered(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with labels that are text as the places of these among the names of the classes."""
+    labels = [arrays[key] for key in _LABELS]
+    if not all(each.dtype.kind == "U" and each.ndim == 1 and each.size for each in labels):
+        return arrays
+    names = arrays.get("class_names", np.unique(np.concatenate(labels)))
+    places = {name: place for place, name in enumerate(np.ravel(names).tolist())}
+    for key, found in zip(_LABELS, labels, strict=True):
+        if foreign := sorted(set(found.tolist()) - places.keys()):
+            raise InputError(f"npz: {path}: {key} has '{foreign[0]}', which is not in class_names")
+    numbers = {
+        key: np.array([places[name] for name in found.tolist()], np.int64)
+        for key, found in zip(_LABELS, labels, strict=True)
+    }
+    return {**arrays, **numbers, "class_names": names}
 
 
 def _arrays(path: Path, file: BinaryIO, wanted: Sequence[str]) -> dict[str, np.ndarray]:
@@ -166,7 +186,10 @@ def _split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Arrays:
     images = _images(path, f"x_{split}", arrays[f"x_{split}"])
     key, labels = f"y_{split}", arrays[f"y_{split}"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise InputError(f"npz: {path}: {key} must be integers of shape (N,), not {labels.dtype} of {labels.shape}")
+        raise InputError(
+            f"npz: {path}: {key} must be integers of shape (N,), or text in both splits, not {labels.dtype} of "
+            f"{labels.shape}"
+        )
     if len(labels) != len(images):
         raise InputError(f"npz: {path}: x_{split} has {len(images)} images and {key} has {len(labels)} labels")
     if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:

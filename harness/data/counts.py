@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.data.registry import DATASETS, OWN
+from harness.data.registry import DATASETS, OWN, Content
 from harness.spec import DatasetSpec
 
 
@@ -29,10 +29,11 @@ def class_counts(spec: DatasetSpec) -> ClassCounts | None:
         return ClassCounts(np.array(facts.train_counts), np.array(facts.test_counts))
     if spec.path is None or spec.sha256 is None:
         return None
-    return _own_counts(spec.name, Path(spec.path).expanduser(), spec.sha256)
+    content = Content(Path(spec.path).expanduser(), spec.sha256, None, 0, spec.label_column)
+    return _own_counts(spec.name, content)
 
 
 @lru_cache(maxsize=8)
-def _own_counts(name: str, path: Path, _sha256: str) -> ClassCounts | None:
+def _own_counts(name: str, content: Content) -> ClassCounts | None:
     """Read once per content: a plan asks for every trial."""
-    return pkgutil.resolve_name(OWN[name].counts)(path) if path.exists() else None
+    return pkgutil.resolve_name(OWN[name].counts)(content) if content.path.exists() else None

@@ -3,29 +3,26 @@ Pillow, for plans."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from harness.data.counts import ClassCounts
-from harness.data.decoded import data_root
-from harness.data.splits import subset_sizes
+from harness.data.encoded import FEWEST, PARTS, check_sha256, counts_of_parts
+from harness.data.hashes import combined_sha256, kept_sha256, threads
+from harness.data.registry import Content
 from harness.errors import AbsentError, InputError
-from harness.files import make_folder, write_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-PARTS = ("train", "test")
-TEST_SHARE = 6  # one image in so many is a test image where a folder has no test/
-FEWEST = {"train": 3, "test": 1, "all": 4}  # images of a class: one to validate on, and two that training keeps
+_AT_ONCE = 1000  # files whose bytes wait in memory
 
 
 @dataclass(frozen=True)
@@ -36,21 +33,33 @@ class Listing:
     names: tuple[str, ...]
     stamps: tuple[tuple[int, int], ...]
     class_names: tuple[str, ...]
+    kind = "folder"
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """`train` and `test` where the folder has them, else `all`."""
-        return PARTS if self.names[0].count("/") == 2 else ("all",)
-
-    def part_of(self, name: str) -> str:
-        """Which part an image belongs to."""
-        return name.partition("/")[0] if self.parts == PARTS else "all"
+    def parts(self) -> np.ndarray:
+        """Which part each image belongs to: `train` or `test` where the folder has them, else `all`."""
+        divided = self.names[0].count("/") == 2
+        return np.array([name.partition("/")[0] if divided else "all" for name in self.names])
 
     @property
-    def labels(self) -> list[int]:
+    def labels(self) -> np.ndarray:
         """The class of each image: the place of its folder's name among all, in order of their characters."""
         places = {name: label for label, name in enumerate(self.class_names)}
-        return [places[class_of(name)] for name in self.names]
+        return np.array([places[class_of(name)] for name in self.names], np.int64)
+
+    def where(self, place: int) -> str:
+        """What a message calls an image."""
+        return self.names[place]
+
+    def contents(self, sha256: str) -> Iterator[bytes]:
+        """The files' bytes. InputError at the end where they do not have the hash."""
+        digests = []
+        with ThreadPoolExecutor(threads()) as pool:
+            for start in range(0, len(self.names), _AT_ONCE):
+                for content in pool.map(partial(_read_file, self), self.names[start : start + _AT_ONCE]):
+                    digests.append(hashlib.sha256(content).hexdigest())
+                    yield content
+        check_sha256(self, combined_sha256(self.names, digests), sha256)
 
 
 def class_of(name: str) -> str:
@@ -84,55 +93,22 @@ def list_images(path: Path) -> Listing:
 
 def folder_sha256(path: Path, cache: Path | None = None) -> str:
     """The hash of a folder's images: of one line `SHA256  NAME` per image, in order of the names, as `sha256sum` writes
-    them.
-
-    Where every name, size and time of change is as before, the hash is the one that was left in `cache`, by default the
-    folder `hashes` of the data directory, and no image is read. InputError as `list_images`, and for unreadable files.
-    """
+    them; see `kept_sha256`. InputError as `list_images`, and for unreadable files."""
     listing = list_images(path)
-    facts = "\0".join([str(listing.root), *map(str, listing.stamps), *listing.names])
-    known = (cache or data_root() / "hashes") / hashlib.sha256(facts.encode()).hexdigest()
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if re.fullmatch("[0-9a-f]{64}", text := known.read_text()):
-            return text
-    with ThreadPoolExecutor(threads()) as pool:
-        digests = list(pool.map(lambda name: hashlib.sha256(read_file(listing, name)).hexdigest(), listing.names))
-    digest = combined_sha256(listing, digests)
-    with contextlib.suppress(OSError, InputError):  # a data directory that cannot be written to is merely slower
-        make_folder(known.parent)
-        write_bytes(known, digest.encode())
-    return digest
+    return kept_sha256(listing, lambda name: hashlib.sha256(_read_file(listing, name)).hexdigest(), cache)
 
 
-def folder_counts(path: Path) -> ClassCounts:
+def folder_counts(content: Content) -> ClassCounts:
     """Images of each class, told from the names of the files. InputError as `list_images`."""
-    listing = list_images(path)
-    parts = np.array([listing.part_of(name) for name in listing.names])
-    labels, classes = np.array(listing.labels), len(listing.class_names)
-    if listing.parts == PARTS:
-        return ClassCounts(*(np.bincount(labels[parts == part], minlength=classes) for part in PARTS))
-    whole = np.bincount(labels, minlength=classes)
-    test = subset_sizes(whole, len(labels) // TEST_SHARE)
-    return ClassCounts(whole - test, test)
+    return counts_of_parts(list_images(content.path))
 
 
-def combined_sha256(listing: Listing, digests: list[str]) -> str:
-    """The hash of the folder from those of its files, in the listing's order."""
-    lines = (f"{digest}  {name}\n" for digest, name in zip(digests, listing.names, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def read_file(listing: Listing, name: str) -> bytes:
+def _read_file(listing: Listing, name: str) -> bytes:
     """The bytes of one image file."""
     try:
         return (listing.root / name).read_bytes()
     except OSError as error:
         raise InputError(f"folder: cannot read {listing.root / name}: {error.strerror}") from error
-
-
-def threads() -> int:
-    """How many threads read files: a disk answers several at once, and Pillow decodes outside Python's lock."""
-    return min(8, os.cpu_count() or 1)
 
 
 def _parts(root: Path) -> tuple[str, ...]:
@@ -195,8 +171,9 @@ def _check_classes(listing: Listing) -> None:
     root, names = listing.root, listing.class_names
     if len(names) < 2:
         raise InputError(f"folder: {root} has one class, '{names[0]}'; two or more are needed, a folder each")
-    counts = Counter((listing.part_of(name), class_of(name)) for name in listing.names)
-    for part in listing.parts:
+    parts = listing.parts
+    counts = Counter(zip(parts.tolist(), map(class_of, listing.names), strict=True))
+    for part in dict.fromkeys(parts.tolist()):
         for name in names:
             if not counts[part, name]:
                 raise InputError(f"folder: {root}: class '{name}' has no image in {part}/; both parts have each class")

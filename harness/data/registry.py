@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+
+from harness.data.class_names import CIFAR10, CIFAR100, CLOTHES, DIGITS, TINY_IMAGENET
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
@@ -24,8 +27,12 @@ class Own:
     """Data of the user's own, which come with a path and are known by the hash of their content.
 
     sha256: `module:function`, called with the path, gives that hash.
-    counts: the same, gives `ClassCounts`, or None where the data is not what its reader asks for; reads no image.
+    counts: the same, called with a `Content`, gives `ClassCounts`, or None where the data is not what its reader asks
+        for; reads no image.
     suffix: what ends a path of such data; empty for a folder.
+    in_folders: whether a folder with such files is such data too.
+    label_column: `module:function`, called with the path, gives the column that labels are read from where the suite
+        names none, or None; empty where the data has no columns.
     resizes: whether it takes `resize`.
     may_draw_test: whether the split seed draws test images where the data has none.
     """
@@ -33,6 +40,8 @@ class Own:
     sha256: str
     counts: str
     suffix: str = ""
+    in_folders: bool = False
+    label_column: str = ""
     resizes: bool = False
     may_draw_test: bool = False
 
@@ -45,6 +54,7 @@ class Content:
     sha256: str | None
     resize: int | None
     split_seed: int
+    label_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,24 +94,6 @@ class DatasetInfo:
         return self.files is None and self.own is None
 
 
-_DIGITS = tuple("0123456789")
-_CLOTHES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR100 = (
-    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
-    "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee",
-    "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant",
-    "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower",
-    "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom",
-    "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate",
-    "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark",
-    "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower",
-    "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor", "train", "trout", "tulip",
-    "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
-)  # fmt: skip
-
 _READERS = "harness.data.readers"
 
 _ALL = (
@@ -115,7 +107,7 @@ _ALL = (
         crop_padding=1,
         mean=(0.3051,),
         std=(0.3757,),
-        class_names=_DIGITS,
+        class_names=DIGITS,
         train_counts=(133, 136, 133, 137, 136, 136, 136, 134, 131, 135),
         test_counts=(45, 46, 44, 46, 45, 46, 45, 45, 43, 45),
     ),
@@ -136,7 +128,7 @@ _ALL = (
         crop_padding=2,
         mean=(0.2860,),
         std=(0.3530,),
-        class_names=_CLOTHES,
+        class_names=CLOTHES,
         train_counts=(6000,) * 10,
         test_counts=(1000,) * 10,
     ),
@@ -152,7 +144,7 @@ _ALL = (
         crop_padding=4,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
-        class_names=_CIFAR10,
+        class_names=CIFAR10,
         train_counts=(5000,) * 10,
         test_counts=(1000,) * 10,
     ),
@@ -168,7 +160,7 @@ _ALL = (
         crop_padding=4,
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
-        class_names=_CIFAR100,
+        class_names=CIFAR100,
         train_counts=(500,) * 100,
         test_counts=(100,) * 100,
     ),
@@ -183,9 +175,25 @@ _ALL = (
         crop_padding=4,
         mean=(0.4377, 0.4438, 0.4728),
         std=(0.1980, 0.2010, 0.1970),
-        class_names=_DIGITS,
+        class_names=DIGITS,
         train_counts=(4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
         test_counts=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+    ),
+    DatasetInfo(
+        "tiny_imagenet",
+        "Tiny ImageNet, 100,000 + 10,000 photographs of 200 classes; its val/ is the test set",
+        "harness.data.tiny_imagenet:read_tiny_imagenet",
+        Files("harness.data.tiny_imagenet:download_tiny_imagenet", "the folder tiny-imagenet-200"),
+        channels=3,
+        image_size=64,
+        num_classes=200,
+        flip=True,
+        crop_padding=4,
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2770, 0.2691, 0.2821),
+        class_names=tuple(TINY_IMAGENET.values()),
+        train_counts=(500,) * 200,
+        test_counts=(50,) * 200,
     ),
     DatasetInfo(
         "npz",
@@ -196,10 +204,24 @@ _ALL = (
     DatasetInfo(
         "folder",
         "your own PNG or JPEG images: train/CLASS/ and test/CLASS/ below one folder, or CLASS/ alone",
-        "harness.data.pictures:read_split",
+        "harness.data.pictures:read_folder",
         own=Own(
             "harness.data.folder:folder_sha256",
             "harness.data.folder:folder_counts",
+            resizes=True,
+            may_draw_test=True,
+        ),
+    ),
+    DatasetInfo(
+        "parquet",
+        "your own images in Parquet files, as Hugging Face has them: a column of PNG or JPEG bytes, one of labels",
+        "harness.data.pictures:read_parquet",
+        own=Own(
+            "harness.data.parquet:parquet_sha256",
+            "harness.data.parquet:parquet_counts",
+            suffix=".parquet",
+            in_folders=True,
+            label_column="harness.data.parquet:usual_label_column",
             resizes=True,
             may_draw_test=True,
         ),
@@ -212,6 +234,13 @@ OWN: dict[str, Own] = {info.name: info.own for info in _ALL if info.own}
 
 
 def own_name(path: str) -> str:
-    """Which data of the user's own a path names, by what ends it: a folder where nothing known does."""
-    fitting = [name for name, own in OWN.items() if path.endswith(own.suffix)]
-    return max(fitting, key=lambda name: len(OWN[name].suffix))
+    """Which data of the user's own a path names, by what ends it or, of a folder, by the files in it and one level
+    below: a folder of images where nothing known does."""
+    kinds = sorted(OWN.items(), key=lambda kind: -len(kind[1].suffix))
+    ending = (name for name, own in kinds if own.suffix and path.endswith(own.suffix))
+    holding = (name for name, own in kinds if own.in_folders and _holds(Path(path), own.suffix))
+    return next(chain(ending, holding), "folder")
+
+
+def _holds(folder: Path, suffix: str) -> bool:
+    return any(any(folder.glob(f"{level}*{suffix}")) for level in ("", "*/"))

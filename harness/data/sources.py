@@ -52,12 +52,13 @@ def load(
     sha256: str | None = None,
     resize: int | None = None,
     split_seed: int = 0,
+    label_column: str | None = None,
 ) -> ImageSet:
     """One split of a data set, on the CPU; a second call in this process shares the same memory.
 
     root: the data directory, see `data_root`. download: fetch what is missing into it. path: of the user's own data;
-    sha256, resize, split_seed: see `Content` and their readers. InputError if the data is missing (where it looked, how
-    to get it), damaged, or not what their reader asks for.
+    sha256, resize, split_seed, label_column: see `Content` and their readers. InputError if the data is missing (where
+    it looked, how to get it), damaged, or not what their reader asks for.
     """
     facts = DATASETS[one_of("data set", name, DATASETS)]
     if split not in ("train", "test"):
@@ -66,7 +67,7 @@ def load(
         raise InputError(f"the data set {name} " + ("needs a path" if facts.own else "takes no path"))
     if path is None:
         return _load(name, split, data_root(root), download)
-    content = Content(path.expanduser().absolute(), sha256, resize, split_seed)
+    content = Content(path.expanduser().absolute(), sha256, resize, split_seed, label_column)
     return _image_set(*pkgutil.resolve_name(facts.reader)(content, split, data_root(root)))
 
 

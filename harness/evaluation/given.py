@@ -36,9 +36,13 @@ OFTEN = (
 
 
 def given_dataset(text: str) -> DatasetSpec:
-    """A data set by name, or by the path of a folder or of an .npz file. Raises InputError."""
+    """A data set by name, by the path of a folder, an .npz or a Parquet file, or as a suite writes it, {name: ...}.
+    Raises InputError."""
+    if text.startswith("{"):
+        return dataset_spec(read_yaml(text, "--dataset"))
     own = own_name(text)
-    is_path = bool(OWN[own].suffix) or "/" in text or (text not in DATASETS and Path(text).is_dir())
+    is_file = bool(OWN[own].suffix) and text.endswith(OWN[own].suffix)
+    is_path = is_file or "/" in text or (text not in DATASETS and Path(text).is_dir())
     return dataset_spec({"name": own, "path": text} if is_path else text)
 
 

@@ -18,6 +18,7 @@ class _Content(NamedTuple):
     name: str
     sha256: str | None
     resize: int | None
+    label_column: str | None
     split_seed: int | None
 
 
@@ -68,13 +69,20 @@ def _content(spec: Mapping[str, Any], name: str) -> _Content:
     dataset = spec.get("dataset") or {}
     own = OWN.get(str(dataset.get("name")))
     split_seed = spec.get("split_seed", 0) if own and own.may_draw_test else None
-    return _Content(dataset.get("name") or name, dataset.get("sha256"), dataset.get("resize"), split_seed)
+    return _Content(
+        dataset.get("name") or name,
+        dataset.get("sha256"),
+        dataset.get("resize"),
+        dataset.get("label_column"),
+        split_seed,
+    )
 
 
 def _mark(content: _Content, name: str, same: list[_Content]) -> str:
     """What tells a content from others of its name."""
     beginning = (content.sha256 or content.name)[:8]
     marks = [beginning] * (beginning not in name) + [f"{content.resize} pixels"] * bool(content.resize)
+    marks += [str(content.label_column)] * bool(content.label_column)
     if len({other.split_seed for other in same}) > 1:
         marks.append(f"split seed {content.split_seed}")
     return ", ".join(marks) or content.name

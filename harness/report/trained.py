@@ -68,8 +68,9 @@ _ALWAYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 # `record_test_curve`, which changes no number.
 _SAID = {
     "role", "eps", "norm", "seed", "method", "code", "teachers", "init", "precision", "engine",
-    "dataset.name", "dataset.sha256", "dataset.resize", "dataset.train_images", "student.name", "student.params",
-    "training.epochs", "training.attack_steps", "training.record_test_curve", "evaluation.attacks",
+    "dataset.name", "dataset.sha256", "dataset.resize", "dataset.label_column", "dataset.train_images",
+    "student.name", "student.params", "training.epochs", "training.attack_steps", "training.record_test_curve",
+    "evaluation.attacks",
 }  # fmt: skip
 
 

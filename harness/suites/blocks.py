@@ -70,10 +70,21 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
     if spec.resize is not None and not (own and own.resizes):
         resizing = [name for name, each in OWN.items() if each.resizes]
         raise InputError(f"dataset: 'resize' goes with 'name: {' or '.join(resizing)}', not with {spec.name}")
+    if spec.label_column is not None and not (own and own.label_column):
+        having = [name for name, each in OWN.items() if each.label_column]
+        raise InputError(f"dataset: 'label_column' goes with 'name: {' or '.join(having)}', not with {spec.name}")
     if spec.path is not None and not spec.sha256:
         placed = own_data(values, Path())
         spec = spec.model_copy(update={name: placed[name] for name in ("path", "sha256")})
-    return _whole_where_all(spec)
+    return _whole_where_all(_unnamed_where_usual(spec))
+
+
+def _unnamed_where_usual(spec: DatasetSpec) -> DatasetSpec:
+    """A column of labels that would be read anyway needs no name: null, where the data is there."""
+    if spec.label_column is None or spec.path is None or not os.path.exists(spec.path):
+        return spec
+    usual = pkgutil.resolve_name(OWN[spec.name].label_column)(Path(spec.path))
+    return spec.model_copy(update={"label_column": None}) if usual == spec.label_column else spec
 
 
 def _whole_where_all(spec: DatasetSpec) -> DatasetSpec:

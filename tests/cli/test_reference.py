@@ -47,7 +47,7 @@ SUITE: dict[str, Any] = {
     "tune": {"methods": ["absld"], "space": {"temperature_rate": "uniform(0, 1)"}},
 }
 FILE = {"file": "teacher.pt", "sha256": "ab" * 32}
-OWN_DATA = ("path", "sha256", "resize")
+OWN_DATA = ("path", "sha256", "resize", "label_column")
 
 
 def test_the_page_is_what_the_declarations_say():

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image
 
 from harness.data import decoded, sources
 from harness.data.augment import augmented, to_float
+from harness.data.class_names import TINY_IMAGENET
 from harness.data.counts import ClassCounts, class_counts
 from harness.data.readers import DEBIAN_FASHION_MNIST
 from harness.data.registry import DATASETS, OWN, Content, DatasetInfo, Own
@@ -306,6 +308,62 @@ def test_svhn_from_its_mat_files(tmp_path: Path, monkeypatch):
         load("svhn", "train", root=tmp_path)
 
 
+@pytest.fixture
+def tiny_imagenet(tmp_path: Path, monkeypatch) -> Path:
+    """A directory with Tiny ImageNet's own layout: an image of each class to train on, the first of them grey, and two
+    to test, listed in the opposite order."""
+    folder = tmp_path / "tiny-imagenet-200"
+    facts = replace(DATASETS["tiny_imagenet"], train_counts=(1,) * 200, test_counts=(2,) * 200)
+    monkeypatch.setitem(DATASETS, "tiny_imagenet", facts)
+
+    def photograph(path: Path, value: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(value).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert("L" if value == 0 else "RGB").save(path, format="JPEG")
+
+    for label, wnid in enumerate(TINY_IMAGENET):
+        photograph(folder / "train" / wnid / "images" / f"{wnid}_0.JPEG", label)
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text("passed over")
+    rows = []
+    for place, wnid in enumerate([*TINY_IMAGENET, *TINY_IMAGENET][::-1]):
+        photograph(folder / "val" / "images" / f"val_{place}.JPEG", 1000 + place)
+        rows.append(f"val_{place}.JPEG\t{wnid}\t0\t0\t63\t63\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(rows))
+    return tmp_path
+
+
+def test_tiny_imagenet_from_its_own_layout(tiny_imagenet: Path):
+    train, test = (load("tiny_imagenet", split, root=tiny_imagenet) for split in ("train", "test"))
+    assert train.labels.tolist() == list(range(200))
+    assert test.labels.tolist() == [*range(200), *range(200)][::-1]
+    assert (train.class_names[0], train.class_names[-1]) == ("goldfish", "acorn")
+    folder = tiny_imagenet / "tiny-imagenet-200"
+    for images, place, path in (
+        (train, 0, "train/n01443537/images/n01443537_0.JPEG"),
+        (train, 199, "train/n12267677/images/n12267677_0.JPEG"),
+        (test, 0, "val/images/val_0.JPEG"),
+    ):
+        pixels = np.asarray(Image.open(folder / path).convert("RGB")).transpose(2, 0, 1)
+        assert np.array_equal(images.images[place].numpy(), pixels)
+
+
+def test_tiny_imagenet_with_missing_images_is_refused(tiny_imagenet: Path):
+    (tiny_imagenet / "tiny-imagenet-200/train/n12267677/images/n12267677_0.JPEG").unlink()
+    with pytest.raises(InputError, match=r"damaged or incomplete .*lacks train images") as excinfo:
+        load("tiny_imagenet", "train", root=tiny_imagenet)
+    one_line(excinfo)
+
+
+def test_tiny_imagenet_is_downloaded(tiny_imagenet: Path, served: str, tmp_path: Path, monkeypatch):
+    archive = Path(shutil.make_archive(str(tmp_path / "origin" / "tiny"), "zip", tiny_imagenet, "tiny-imagenet-200"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("harness.data.tiny_imagenet._URL", f"{served}/tiny.zip")
+    monkeypatch.setattr("harness.data.tiny_imagenet._MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    test = load("tiny_imagenet", "test", root=tmp_path / "new", download=True)
+    assert len(test.labels) == 400
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"decoded", ".tiny_imagenet.lock"}
+
+
 def test_the_data_directory_is_the_argument_or_the_variable_or_the_cache(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ROBUST_FAIRNESS_DATA", str(tmp_path / "variable"))
     assert data_root(tmp_path / "argument") == tmp_path / "argument"
@@ -360,8 +418,8 @@ def lines_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def lines_counts(path: Path) -> ClassCounts:
-    labels = np.loadtxt(path, dtype=np.int64, ndmin=2)[:, 0]
+def lines_counts(content: Content) -> ClassCounts:
+    labels = np.loadtxt(content.path, dtype=np.int64, ndmin=2)[:, 0]
     return ClassCounts(np.bincount(np.delete(labels, np.s_[4::5])), np.bincount(labels[4::5]))
 
 
@@ -379,9 +437,9 @@ def test_a_kind_of_data_of_the_users_own_is_one_declaration(monkeypatch, tmp_pat
     test = load("lines", "test", path=path)
     assert test.images.tolist() == [[[[k, k], [k, 200 * (k % 2)]]] for k in (4, 9, 14, 19)]
     assert (test.labels.tolist(), test.class_names) == ([0, 1, 0, 1], ("low", "high"))
-    with pytest.raises(InputError, match="'path' goes with 'name: npz or folder or lines', and they need it"):
+    with pytest.raises(InputError, match="'path' goes with 'name: npz or folder or parquet or lines', and"):
         dataset_spec("lines")
-    with pytest.raises(InputError, match="'resize' goes with 'name: folder', not with lines"):
+    with pytest.raises(InputError, match="'resize' goes with 'name: folder or parquet', not with lines"):
         dataset_spec({"name": "lines", "path": str(path), "resize": 2})
 
 
@@ -420,6 +478,18 @@ def test_own_class_names_may_include_a_class_without_images(tmp_path: Path):
     assert load("npz", "train", path=tmp_path / "own.npz").class_names == ("cat", "dog", "owl", "yak")
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_own_labels_as_text_become_classes(tmp_path: Path, named: bool):
+    texts = np.array(["owl", "cat", "owl", "cat", "owl", "cat"])
+    names = np.array(["yak", "owl", "cat"]) if named else None
+    np.savez(tmp_path / "own.npz", **own_arrays(y_train=texts, y_test=texts[:2], class_names=names))
+    train = load("npz", "train", path=tmp_path / "own.npz")
+    assert train.class_names == (("yak", "owl", "cat") if named else ("cat", "owl"))
+    assert train.labels.tolist() == ([1, 2] * 3 if named else [1, 0] * 3)
+    counts = class_counts(dataset_spec({"name": "npz", "path": str(tmp_path / "own.npz")}))
+    assert counts.train.tolist() == ([0, 3, 3] if named else [3, 3])
+
+
 def test_a_changed_file_is_read_again(tmp_path: Path):
     np.savez(tmp_path / "own.npz", **own_arrays())
     load("npz", "test", path=tmp_path / "own.npz")
@@ -445,6 +515,11 @@ def test_a_changed_file_is_read_again(tmp_path: Path):
         ({"y_test": np.array([0, 2**63], dtype=np.uint64)}, "runs from 0 to 9223372036854775808"),
         ({"y_test": np.array([0, 10**12])}, "largest label is 1000000000000"),
         ({"y_train": np.zeros(6, np.int64), "y_test": np.zeros(2, np.int64)}, "two or more classes"),
+        ({"y_train": np.array(list("abcabc"))}, "text in both splits"),
+        (
+            {"y_train": np.array(list("abcabc")), "y_test": np.array(list("bd")), "class_names": np.array(list("abc"))},
+            "y_test has 'd', which is not in class_names",
+        ),
         ({"class_names": np.array(["a", "b"])}, "a label is 2, but class_names names only 0..1"),
         ({"class_names": np.array(["a", "b", "b"])}, "different strings"),
         ({"class_names": np.arange(3)}, "different strings"),

@@ -17,6 +17,7 @@ from PIL import Image
 
 from harness.data import decoded, pictures
 from harness.data.augment import augmented
+from harness.data.counts import class_counts
 from harness.data.folder import folder_sha256, list_images
 from harness.data.registry import DATASETS
 from harness.data.sources import load
@@ -107,7 +108,7 @@ def test_a_second_plan_reads_no_image_and_leaves_nothing_in_the_folder(
     folder = pictures_of(tmp_path / "pets")
     before = sorted(folder.rglob("*"))
     digest = folder_sha256(folder)
-    monkeypatch.setattr("harness.data.folder.read_file", None)  # reading would fail
+    monkeypatch.setattr("harness.data.folder._read_file", None)  # reading would fail
     assert folder_sha256(folder) == digest
     assert sorted(folder.rglob("*")) == before
     (known,) = (data_directory / "hashes").iterdir()
@@ -155,6 +156,16 @@ def test_classes_without_parts_give_a_sixth_of_each_class_to_the_test_images(tmp
     other = load("folder", "test", path=tmp_path / "pets", split_seed=1)
     assert other.labels.bincount().tolist() == [2, 4, 6]
     assert not np.array_equal(other.images.numpy(), test.images.numpy())
+
+
+def test_the_fewest_images_of_a_class_give_one_to_the_test_images(tmp_path: Path):
+    for label, name in enumerate(CLASSES):
+        for number in range(4):
+            picture(tmp_path / "pets" / name / f"{number}.png", 100 * label + number)
+    train, test = (load("folder", split, path=tmp_path / "pets") for split in ("train", "test"))
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([3, 3, 3], [1, 1, 1])
+    spec = plan(load_suite(suite(tmp_path, path="pets")))[0].dataset
+    assert class_counts(spec).test.tolist() == [1, 1, 1]
 
 
 def test_images_are_resized_when_asked(tmp_path: Path):
@@ -425,12 +436,12 @@ def test_evaluate_takes_the_path_of_a_folder(tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize(
     ("dataset", "fault"),
     [
-        ({"name": "folder"}, "'path' goes with 'name: npz or folder'"),
+        ({"name": "folder"}, "'path' goes with 'name: npz or folder or parquet'"),
         ({"name": "digits", "path": "x"}, "'path' goes with"),
         ({"name": "digits", "sha256": "x"}, "'sha256' goes with"),
         ({"name": "folder", "path": 3}, "dataset: path"),
         ({"name": "npz", "path": "absent.npz", "sha256": "../x"}, "sha256 must be 64 hexadecimal digits"),
-        ({"name": "digits", "resize": 32}, "'resize' goes with 'name: folder'"),
+        ({"name": "digits", "resize": 32}, "'resize' goes with 'name: folder or parquet'"),
         ({"name": "digits", "title": ""}, "dataset: title"),
     ],
 )
