@@ -16,6 +16,7 @@ import torch
 
 import methods
 from harness.attacks.pgd import NO_DECISION
+from harness.engine.gpu import device_of
 from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
@@ -107,7 +108,7 @@ def _prepared(spec: TrialSpec) -> torch.device:
     _check_code(spec)
     keep_freed_memory()
     exact_float32()
-    return torch.device("cuda" if spec.resources.gpu > 0 and torch.cuda.is_available() else "cpu")
+    return device_of(spec)
 
 
 def _check_code(spec: TrialSpec) -> None:

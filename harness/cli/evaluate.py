@@ -10,6 +10,7 @@ import typer
 from harness.cli.messages import (
     err,
     out,
+    say_unused_gpu,
 )
 from harness.cli.options import Address, DataRoot, Download, Serial, path_of, read_names
 
@@ -42,6 +43,11 @@ def evaluate(
     results: Annotated[Path, typer.Option("--results", parser=path_of, help="the result store")] = Path(
         "results/runs/evaluations"
     ),
+    gpu: Annotated[
+        str, typer.Option("--gpu", "--device", help="share of a GPU: 1 or cuda, 1/k such as 0.5, 0 or cpu, or auto")
+    ] = "0",
+    cpu: Annotated[float, typer.Option("--cpu", help="processors that it takes, one a thread at least")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="threads that it computes with")] = 1,
     address: Address = None,
     serial: Serial = False,
     data: DataRoot = None,
@@ -66,7 +72,12 @@ def evaluate(
     read_as = given_dataset(dataset)
     network = given_network(checkpoint, model, parameter or [], normalization, weights, read_as)
     evaluation = {"attacks": read_names(attacks, "--attacks"), "images": images}
-    spec = evaluation_trial(network, read_as, evaluation, eps, name or checkpoint.stem)
+    resources = {"gpu": {"cpu": "0", "cuda": "1"}.get(gpu, gpu), "cpu": cpu}
+    spec = evaluation_trial(
+        network, read_as, evaluation, eps, name or checkpoint.stem, resources=resources, threads=threads
+    )
+    if gpu == "0":
+        say_unused_gpu("--gpu 1 computes on it")
     store = Store(results)
     options = Options(serial=serial, address=address, data_root=data, download=download)
     odd = check_inputs([spec], store, options)

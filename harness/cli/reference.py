@@ -22,12 +22,11 @@ from harness.spec import (
     AugmentSpec,
     DatasetSpec,
     InSuites,
-    Resources,
     TrainingSpec,
     WeightAverageSpec,
     WeightPerturbationSpec,
 )
-from harness.suites.keys import AttackKeys, EvaluationKeys, MethodKeys, NetworkKeys, SourceKeys
+from harness.suites.keys import AttackKeys, EvaluationKeys, MethodKeys, NetworkKeys, ResourceKeys, SourceKeys
 from harness.suites.suite import PrimaryComparison, Suite
 from harness.tuning.options import TuneOptions
 
@@ -65,7 +64,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "training.weight_perturbation": WeightPerturbationSpec,
     "evaluation": EvaluationKeys,
     "evaluation.attacks": AttackKeys,
-    "resources": Resources,
+    "resources": ResourceKeys,
     "primary": PrimaryComparison,
     "tune": TuneOptions,
 }

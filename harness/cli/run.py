@@ -13,6 +13,7 @@ from harness.cli.messages import (
     print_calibration,
     print_trials,
     report_store,
+    say_unused_gpu,
     states_of,
 )
 from harness.cli.options import (
@@ -72,6 +73,8 @@ def run(
     from harness.store.redo import named_trials, refuse_left_behind
 
     planned = planned_suite(suite, sets, methods, seeds, results, plugin)
+    if "gpu" not in planned.suite.resources.model_fields_set:
+        say_unused_gpu("--set resources.gpu=1, or 0.5 for two trials on it; in a suite also `resources: {gpu: auto}`")
     teachers = trained_teachers(planned.specs, planned.store, teachers_from)
     redone = named_trials(planned.specs, redo or ())
     if dry_run:

@@ -19,6 +19,8 @@ from harness.files import file_sha256
 from harness.inputs import read_data, trained_network
 from harness.spec import DatasetSpec, GivenSpec, Source
 from harness.suites.blocks import dataset_spec, evaluation_spec, network_spec, radius, read
+from harness.suites.keys import ResourceKeys
+from harness.suites.machine import with_cores, with_gpu
 from harness.suites.notation import read_yaml
 
 LOW = 50.0  # percent: below, a reader is told what usually explains it
@@ -62,10 +64,19 @@ def given_network(
 
 
 def evaluation_trial(
-    network: Source, data: DatasetSpec, evaluation: Mapping[str, Any], eps: str, variant: str
+    network: Source,
+    data: DatasetSpec,
+    evaluation: Mapping[str, Any],
+    eps: str,
+    variant: str,
+    *,
+    resources: Mapping[str, Any] | None = None,
+    threads: int = 1,
 ) -> GivenSpec:
-    """The trial that evaluates a network, without training. evaluation: a suite's block. Raises InputError."""
+    """The trial that evaluates a network, without training. evaluation, resources: a suite's blocks. Raises
+    InputError."""
     size = radius(eps, "--eps")
+    taken = with_gpu(read(ResourceKeys, resources or {}, "evaluate"))
     values = {
         "role": "evaluation",
         "variant": variant,
@@ -74,6 +85,8 @@ def evaluation_trial(
         "init": network,
         "evaluation": evaluation_spec(evaluation, size, data, given=True),
         "eps": size,
+        "threads": threads,
+        "resources": with_cores(taken, threads).model_dump(),
     }
     return read(GivenSpec, values, "evaluate")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.engine.gpu import GPUs, gpus_here, share_problem
 from harness.errors import InputError
 from harness.files import free_bytes, temporary_path
 from harness.running.stopping import read_control
@@ -43,10 +44,8 @@ def check_requests(specs: Iterable[TrialSpec], nodes: Sequence[Node]) -> None:
     """Every trial fits on some node when that node is empty, its threads too."""
     for spec in specs:
         request, gpu = request_of(spec.resources), spec.resources.gpu
-        if gpu > 1 and gpu != int(gpu):
-            raise InputError(
-                f"trial {spec.trial_id} ({spec.variant}): gpu {gpu:g}: more than one GPU comes in whole numbers"
-            )
+        if problem := share_problem(gpu):
+            raise InputError(f"trial {spec.trial_id} ({spec.variant}): resources: gpu {problem}, not {gpu:g}")
         fitting = [node for node in nodes if fits(request, node.resources)]
         if not fitting:
             hint = (
@@ -71,6 +70,22 @@ def check_threads(spec: TrialSpec, cores: int, where: str) -> None:
         )
 
 
+def check_gpus(specs: Iterable[TrialSpec], found: GPUs | None, where: str) -> None:
+    """The GPUs of a machine can do what the trials want of them."""
+    wanting = [spec for spec in specs if spec.resources.gpu]
+    if not wanting:
+        return
+    to_cpu = "--set resources.gpu=0 trains on the CPU"
+    if found is None or not found.names:
+        reason = "there is no NVIDIA GPU" if found is None else f"torch cannot use one: {found.problem}"
+        raise InputError(f"trials ask for a GPU, and on {where} {reason}; {to_cpu}")
+    if not found.bfloat16 and any(spec.precision == "bfloat16" for spec in wanting):
+        raise InputError(
+            f"trials train in bfloat16, and on {where} there is a GPU without units for it "
+            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32, or leave it out (resources.custom)"
+        )
+
+
 def describe(nodes: Sequence[Node]) -> str:
     """The cluster in words: `2 nodes with CPU 8, GPU 4; 1 node with CPU 16`."""
     shapes = Counter(
@@ -92,9 +107,12 @@ def check_disk(root: Path, minimum_bytes: int) -> None:
         )
 
 
-def probe(control: str, nonce: str, ray_version: str) -> dict[str, Any]:
-    """What one node says about itself: runs there, reads what the driver wrote in the results, and writes beside it."""
+def probe(control: str, nonce: str, ray_version: str, gpus: bool = False) -> dict[str, Any]:
+    """What one node says about itself: runs there, reads what the driver wrote in the results, and writes beside it.
+    gpus: it also looks at its GPUs."""
     answer: dict[str, Any] = {"host": socket.gethostname(), "python": platform.python_version(), "ray": ray_version}
+    if gpus:
+        answer["gpus"] = gpus_here(hidden=True)
     path = Path(control)
     beside = temporary_path(path.with_name("probe"))
     try:

@@ -57,7 +57,8 @@ class SerialLauncher:
     def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
         assert not helper, "there is never room for one"
         self._deadline = time.monotonic() + (self._trial_timeout_s or float("inf"))
-        self._current = (spec.trial_id, trial_events(self._make_job(spec), self._should_stop, "here"))
+        job = self._make_job(spec.model_copy(update={"resources": resources}))
+        self._current = (spec.trial_id, trial_events(job, self._should_stop, "here"))
 
     def poll(self, timeout: float) -> Iterator[TaskEvent]:
         assert self._current is not None

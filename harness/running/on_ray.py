@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.events import TaskEvent
-from harness.running.checks import Node, check_probe, check_requests, fits, request_of
+from harness.running.checks import Node, check_gpus, check_probe, check_requests, fits, request_of
 from harness.running.head import SILENCE_S, Head, check_address
 from harness.running.session import session_folder
 from harness.running.stopping import RunControl, StopRequest
@@ -226,32 +226,39 @@ def _nodes() -> list[Node]:
 
 
 def preflight(specs: Sequence[TrialSpec], control: RunControl, root: Path) -> None:
-    """Every request fits somewhere, and every node that could run a trial passes the probe."""
+    """Every request fits somewhere, and every node that could run a trial passes the probe. A node without a trace of
+    NVIDIA whose GPUs Ray was told of by hand is believed."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = _nodes()
     check_requests(specs, nodes)
-    requests = [request_of(spec.resources) for spec in specs]
-    usable = [node for node in nodes if any(fits(request, node.resources) for request in requests)]
+    distinct = {(spec.resources.model_dump_json(), spec.precision): spec for spec in specs}.values()
     task = ray.remote(num_cpus=0, max_retries=0)(_probe_task())
-    answers = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote(
-            search_path(), str(control.path), control.nonce
-        ): node
-        for node in usable
-    }
+    answers: dict[Any, tuple[Node, list[TrialSpec]]] = {}
+    for node in nodes:
+        able = [spec for spec in distinct if fits(request_of(spec.resources), node.resources)]
+        if able:
+            there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+            gpus = any(spec.resources.gpu for spec in able)
+            answer = task.options(scheduling_strategy=there).remote(
+                search_path(), str(control.path), control.nonce, gpus
+            )
+            answers[answer] = (node, able)
     ready, missing = ray.wait(list(answers), num_returns=len(answers), timeout=_PROBE_TIMEOUT_S)
     if missing:
-        hosts = ", ".join(sorted({answers[answer].host for answer in missing}))
+        hosts = ", ".join(sorted({answers[answer][0].host for answer in missing}))
         raise InputError(f"no answer within {_PROBE_TIMEOUT_S:.0f} s from {hosts}")
     for answer in ready:
+        node, able = answers[answer]
         try:
             found = ray.get(answer)
         except ray.exceptions.RayError as error:
             reason = " ".join(str(getattr(error, "cause", None) or error).split())
-            raise InputError(f"node {answers[answer].host} cannot run trials: {reason}") from error
+            raise InputError(f"node {node.host} cannot run trials: {reason}") from error
         check_probe(found, root, ray.__version__)
+        if found.get("gpus"):
+            check_gpus(able, found["gpus"], f"node {node.host}")
 
 
 def search_path() -> list[str]:
@@ -264,7 +271,7 @@ def search_path() -> list[str]:
 
 
 def _probe_task() -> Callable[..., dict[str, Any]]:
-    def answer(search_path: list[str], control: str, nonce: str) -> dict[str, Any]:
+    def answer(search_path: list[str], control: str, nonce: str, gpus: bool) -> dict[str, Any]:
         import sys
 
         import ray
@@ -272,7 +279,7 @@ def _probe_task() -> Callable[..., dict[str, Any]]:
         sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
         from harness.running.checks import probe
 
-        return probe(control, nonce, ray.__version__)
+        return probe(control, nonce, ray.__version__, gpus)
 
     return answer
 

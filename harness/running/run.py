@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.registry import DATASETS
+from harness.engine.gpu import gpus_here
 from harness.errors import ExitCode, InputError, kind_of
 from harness.events import OnEvent
-from harness.running.checks import check_disk, check_threads
+from harness.running.checks import check_disk, check_gpus, check_threads
 from harness.running.driver import Driver
 from harness.running.launchers import Launcher, SerialLauncher
 from harness.running.on_ray import RayLauncher, connected, preflight
@@ -208,6 +209,8 @@ def _here(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[
 
     for spec in specs:
         check_threads(spec, os.cpu_count() or 1, "this machine")
+    if any(spec.resources.gpu for spec in specs):
+        check_gpus(specs, gpus_here(), "this machine")
     with StopRequest() as stop_request:
         yield SerialLauncher(make_job, stop_request, options.trial_timeout_s), stop_request
 

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from harness.spec import AttackRequest, EvaluationSpec, InSuites, Record, Seed, Weights
+from harness.engine.gpu import share_problem
+from harness.spec import AttackRequest, EvaluationSpec, InSuites, Record, Resources, Seed, Weights
 
 Entry = str | dict[str, Any]
 
 MOST_SEEDS = 10_000
 
 _SUITE_SEEDS = InSuites(default="the suite's")
+
+
+def _share(gpu: float | str) -> float | str:
+    if isinstance(gpu, float) and (problem := share_problem(gpu)):
+        raise PydanticCustomError("share", "{problem}", {"problem": problem})
+    return gpu
+
+
+_SHARE = InSuites("0, 1, 1/k for k trials on one GPU, or auto", "0")
+
+
+class ResourceKeys(Resources):
+    """What one trial takes from the cluster."""
+
+    gpu: Annotated[float | Literal["auto"], AfterValidator(_share), _SHARE] = Field(  # type: ignore[assignment]
+        0.0,
+        description="share of a GPU; `auto`: 1 where the machine that plans the suite has one, else 0",
+        examples=[0.5],
+    )
 
 
 class NetworkKeys(Record):

@@ -1,4 +1,5 @@
-"""What a suite leaves to the machine (`precision: auto`, `threads: auto`): resolved once per store, kept there."""
+"""What a suite leaves to the machine: `precision: auto` and `threads: auto`, resolved once per store and kept there,
+and `gpu: auto`, which changes no number and is resolved whenever the suite is planned."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.engine.gpu import gpus_here
 from harness.files import write_bytes
 from harness.store.provenance import processor_precision
 from harness.store.records import MACHINE_FILE, recorded
+from harness.suites.keys import ResourceKeys
 from harness.suites.suite import Suite
 
 MACHINE = ("precision", "threads")  # what `auto` leaves to the machine
@@ -18,23 +21,43 @@ CountThreads = Callable[[Suite], int]
 
 
 def for_this_machine(suite: Suite, root: Path, count_threads: CountThreads | None = None) -> Suite:
-    """The suite with `precision: auto` and `threads: auto` resolved: as the store at `root` was first planned, else for
-    this machine, which is then remembered there.
+    """The suite without `auto`: its precision and threads as the store at `root` was first planned, else for this
+    machine, which is then remembered there.
 
     What changes numbers is fixed before anything runs, so that a run that goes on elsewhere has the same trials.
     count_threads: measures how many threads a trial should have, given the suite without `auto`, seldom called; one
-    thread without it.
+    thread without it, and beside a GPU, on which this process is not to compute.
     """
+    suite = suite.model_copy(update={"resources": with_gpu(suite.resources)})
     known = _machine(root) if "auto" in (suite.precision, suite.threads) else {}
     if suite.precision == "auto":
-        here = "bfloat16" if suite.resources.gpu else processor_precision()
+        here = _gpu_precision() if suite.resources.gpu else processor_precision()
         suite = suite.model_copy(update={"precision": known.get("precision", here)})
     if suite.threads == "auto":
         single = suite.model_copy(update={"threads": 1})
-        threads = known.get("threads") or (count_threads(single) if count_threads else 1)
-        cores = suite.resources.model_copy(update={"cpu": max(suite.resources.cpu, float(threads))})
-        suite = suite.model_copy(update={"threads": threads, "resources": cores})
+        measured = count_threads is not None and not suite.resources.gpu
+        threads = known.get("threads") or (count_threads(single) if count_threads and measured else 1)
+        suite = suite.model_copy(update={"threads": threads, "resources": with_cores(suite.resources, threads)})
     return suite
+
+
+def with_cores(resources: ResourceKeys, threads: int) -> ResourceKeys:
+    """The resources with a core for each thread at least."""
+    return resources.model_copy(update={"cpu": max(resources.cpu, float(threads))})
+
+
+def with_gpu(resources: ResourceKeys) -> ResourceKeys:
+    """The resources with `gpu: auto` resolved for this machine."""
+    if resources.gpu != "auto":
+        return resources
+    return resources.model_copy(update={"gpu": 1.0 if (found := gpus_here()) and found.names else 0.0})
+
+
+def _gpu_precision() -> str:
+    """The precision that pays on this machine's GPUs. Without any, on the head node of a cluster: that of those which
+    are built today; its nodes are asked before a run starts."""
+    found = gpus_here()
+    return "float32" if found and found.names and not found.bfloat16 else "bfloat16"
 
 
 def remember_machine(suite: Suite, root: Path, facts: Mapping[str, Any] | None = None) -> None:

@@ -35,7 +35,8 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
     only: variants or methods to keep (with what they depend on), in this order. seeds: instead of the suite's. Raises
     InputError for anything that could not run.
     """
-    assert "auto" not in (suite.precision, suite.threads), "for_this_machine comes before plan"
+    left = (suite.precision, suite.threads, suite.resources.gpu)
+    assert "auto" not in left, "for_this_machine comes before plan"
     entries = [read_entry(entry, suite) for entry in suite.methods]
     _check_variants([entry.variant for entry in entries])
     _check_primary(suite, [entry.variant for entry in entries])
@@ -265,7 +266,7 @@ def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
         "precision": suite.precision,
         "engine": suite.engine,
         "threads": suite.threads,
-        "resources": suite.resources,
+        "resources": suite.resources.model_dump(),
         "keep": tuple(suite.keep),
     }
     kind = TrainedSpec if "training" in own else GivenSpec

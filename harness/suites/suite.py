@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from harness.data.registry import OWN
 from harness.errors import InputError, unknown
-from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, InSuites, Record, Resources, Seed
+from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, InSuites, Record, Seed
 from harness.suites.blocks import own_data, read
-from harness.suites.keys import MOST_SEEDS, Entry
+from harness.suites.keys import MOST_SEEDS, Entry, ResourceKeys
 from harness.suites.notation import number, read_text, read_yaml
 
 
@@ -91,10 +91,12 @@ class Suite(Record):
     )
     engine: Literal["fast", "plain"] = Field("fast", description="`plain` is the papers' form: nothing is folded")
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        1, description="of one trial; `auto`: as many as are measured to be best here", examples=[2]
+        1,
+        description="of one trial; `auto`: as many as are measured to be best here, and one beside a GPU",
+        examples=[2],
     )
-    resources: Resources = Field(
-        Resources(), description="what one trial takes from the cluster", examples=[{"cpu": 2}]
+    resources: Annotated[ResourceKeys, InSuites(default="{cpu: 1, gpu: 0, custom: {}}")] = Field(
+        ResourceKeys(), description="what one trial takes from the cluster", examples=[{"cpu": 2}]
     )
     keep: list[Checkpoint] = Field(
         list(CHECKPOINTS), description="weights that are kept when a trial is done", examples=[["best_validation"]]

@@ -3,11 +3,33 @@ may help, refused beforehand where it is known."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import fake_trials as fake
 import pytest
 import torch
 
-from harness.errors import DeviceError, Kind, kind_of
+from harness.api import plan_suite
+from harness.cli.main import main
+from harness.engine.gpu import GPUs, device_of, gpus_here, look, share_problem
+from harness.errors import DeviceError, InputError, Kind, kind_of
+from harness.evaluation.given import evaluation_trial, given_dataset
+from harness.running.checks import check_gpus, check_requests, probe
 from harness.running.failures import Decision, decide
+from harness.running.launchers import SerialLauncher
+from harness.running.run import Options, run
+from harness.running.stopping import RunControl, StopRequest
+from harness.running.worker import Job, Workplace, trial_events
+from harness.spec import NetworkSpec, Resources, Source, TrialSpec
+from harness.store.store import Store
+from harness.suites.machine import for_this_machine
+from harness.suites.suite import load_suite
+from harness.trial import run_trial
+from tests.small import small_specs, suite_file
+
+NEW, OLD = GPUs(("NVIDIA H100",), bfloat16=True), GPUs(("Tesla V100", "Tesla V100"))
+UNFIT = GPUs(problem="Torch not compiled with CUDA enabled")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 MORE = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "
@@ -102,3 +124,217 @@ def test_a_failed_assertion_is_the_methods_whatever_fails_after_it() -> None:
 )
 def test_a_gpu_that_failed_is_no_fault_of_the_trial(barren: int, decision: Decision) -> None:
     assert decide("device", barren=barren, gpu=0.5) == decision
+
+
+# Asking for one
+
+
+@pytest.mark.parametrize("share", [0, 1, 0.5, 1 / 3, 0.3333, 0.333, 0.33, 0.25, 0.2, 0.166, 0.125, 0.1, 0.05])
+def test_shares_of_a_gpu_that_fill_it(share: float) -> None:
+    assert share_problem(share) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [
+        (0.3, "must be 0, 1 or 1/k for k trials on a GPU, such as 0.25 or 0.333"),
+        (0.7, "such as 0.5 or 1"),
+        (0.17, "such as 0.166 or 0.2"),
+        (2, "must be at most 1: a trial computes on one GPU"),
+        (1.5, "must be at most 1"),
+        (-1, "must be 0, 1 or 1/k for k trials on a GPU"),
+    ],
+)
+def test_shares_of_a_gpu_that_are_refused_with_the_reason(share: float, says: str, tmp_path: Path) -> None:
+    assert says in str(share_problem(share))
+    with pytest.raises(InputError, match=f"resources: gpu: must be .*{says.removeprefix('must be ')}"):
+        load_suite(suite_file(tmp_path), [f"resources.gpu={share}"])
+    with pytest.raises(InputError, match=says):
+        given(share)
+    if share > 0:
+        with pytest.raises(InputError, match=says):
+            check_requests([fake.make(gpu=share)], [])
+
+
+def given(gpu: float | str, cpu: float = 1, threads: int = 1) -> TrialSpec:
+    """The trial of `evaluate` with these options."""
+    network = Source(network=NetworkSpec(name="cnn", params={"width": 4}), file="a.pt", sha256="ab" * 32)
+    resources = {"gpu": str(gpu), "cpu": cpu}
+    data, attacks = given_dataset("digits"), {"attacks": ["clean"]}
+    return evaluation_trial(network, data, attacks, "0.1", "mine", resources=resources, threads=threads)
+
+
+def test_an_evaluation_asks_for_what_its_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given(0).resources == Resources(cpu=1, gpu=0)
+    assert given(0.5, cpu=3).resources == Resources(cpu=3, gpu=0.5)
+    assert (given(1, threads=4).resources, given(1, threads=4).threads) == (Resources(cpu=4, gpu=1), 4)
+    assert given(0).trial_id == given(0.5, cpu=3).trial_id != given(0, threads=2).trial_id
+    for found, gpu in ((None, 0), (UNFIT, 0), (NEW, 1)):
+        monkeypatch.setattr("harness.suites.machine.gpus_here", lambda found=found: found)
+        assert given("auto").resources.gpu == gpu
+
+
+@pytest.mark.parametrize(
+    ("found", "gpu", "precision"),
+    [(None, 0, None), (UNFIT, 0, None), (NEW, 1, "bfloat16"), (OLD, 1, "float32")],
+)
+def test_a_suite_leaves_its_gpu_to_the_machine_that_plans_it(
+    found: GPUs | None, gpu: int, precision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.suites.machine.gpus_here", lambda: found)
+    monkeypatch.setattr("harness.suites.machine.processor_precision", lambda: "float32")
+    suite = load_suite(suite_file(tmp_path), ["resources.gpu=auto", "precision=auto"])
+    resolved = for_this_machine(suite, tmp_path)
+    assert (resolved.resources.gpu, resolved.precision) == (gpu, precision or "float32")
+    assert {spec.resources.gpu for spec in plan_suite(suite, results=tmp_path / "store").specs} == {gpu}
+
+
+def test_a_head_node_without_a_gpu_plans_for_those_that_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is measured, and no GPU is touched, in the process that plans."""
+    monkeypatch.setattr("harness.suites.machine.gpus_here", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: pytest.fail("asked for a GPU"))
+    changes = {"resources": {"gpu": 0.5}, "precision": "auto", "threads": "auto"}
+    planned = plan_suite(suite_file(tmp_path, **changes), results=tmp_path / "store")
+    facts = {(spec.resources.gpu, spec.precision, spec.threads) for spec in planned.specs}
+    assert facts == {(0.5, "bfloat16", 1)}
+
+
+# What a machine has
+
+
+def wanting(gpu: float = 0.5, precision: str = "float32") -> list[TrialSpec]:
+    spec = fake.make(gpu=gpu).model_copy(update={"precision": precision})
+    return [fake.make(1), spec]
+
+
+@pytest.mark.parametrize(
+    ("found", "precision", "says"),
+    [
+        (None, "float32", "on node a there is no NVIDIA GPU; --set resources.gpu=0 trains on the CPU"),
+        (UNFIT, "float32", "torch cannot use one: Torch not compiled with CUDA enabled; --set resources.gpu=0"),
+        (OLD, "bfloat16", r"a GPU without units for it \(Tesla V100\): --set precision=float32"),
+    ],
+)
+def test_what_gpus_cannot_do_is_refused_before_a_run(found: GPUs | None, precision: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        check_gpus(wanting(precision=precision), found, "node a")
+    assert "\n" not in str(caught.value)
+    check_gpus(wanting(gpu=0, precision=precision), found, "node a")
+
+
+def test_gpus_that_can_are_let_be() -> None:
+    check_gpus(wanting(), OLD, "here")
+    check_gpus(wanting(precision="bfloat16"), NEW, "here")
+
+
+@without_gpu
+def test_a_run_without_ray_on_a_machine_without_a_gpu_is_refused_at_once(tmp_path: Path) -> None:
+    options = Options(serial=True, run_trial="fake_trials:run", minimum_free_bytes=0)
+    with pytest.raises(InputError, match="trials ask for a GPU, and on this machine"):
+        run([fake.make(gpu=1)], Store(tmp_path / "new"), options=options)
+    assert not (tmp_path / "new").exists()
+
+
+@without_gpu
+def test_gpus_are_asked_in_another_process_and_say_why_they_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = look()
+    assert (found.names, found.bfloat16) == ((), False)
+    assert kind_of(RuntimeError(found.problem)) == "device"  # no driver, or a torch without CUDA
+    monkeypatch.setattr("sys.executable", "false")
+    assert look() == GPUs(problem="the process that asked it died (exit code 1)")
+    monkeypatch.setattr("harness.engine.gpu._TRACES", (str(tmp_path),))
+    control = RunControl(tmp_path)
+    gpus_here.cache_clear()
+    assert probe(str(control.path), control.nonce, "2.60.0", gpus=True)["gpus"].problem.startswith("the process")
+    monkeypatch.setattr("harness.engine.gpu._TRACES", ())
+    gpus_here.cache_clear()
+    assert gpus_here() is None
+    assert "gpus" not in probe(str(control.path), control.nonce, "2.60.0")
+
+
+# The one that was given
+
+
+@without_gpu
+def test_a_trial_that_cannot_use_its_gpu_does_not_compute_on_the_processor(tmp_path: Path) -> None:
+    spec = small_specs(tmp_path)["at"]
+    assert device_of(spec) == torch.device("cpu")
+    spec = spec.model_copy(update={"resources": Resources(gpu=0.5)})
+    with pytest.raises(DeviceError, match=r"the GPU given on .* cannot be used: "):
+        next(run_trial(spec, tmp_path))
+    events = list(trial_events(Job(spec, Workplace(tmp_path))))
+    assert [event["event"] for event in events] == ["launch", "error"]
+    assert events[-1]["kind"] == "device"
+
+
+def test_a_whole_gpu_after_a_shared_one_reaches_the_trial_without_ray_too(tmp_path: Path) -> None:
+    jobs: list[Job] = []
+
+    def make_job(spec: TrialSpec) -> Job:
+        jobs.append(Job(spec, Workplace(tmp_path)))
+        return jobs[-1]
+
+    with StopRequest() as request:
+        SerialLauncher(make_job, request, None).start(fake.make(gpu=0.5), Resources(gpu=1))
+    assert jobs[0].spec.resources.gpu == 1
+
+
+FAKE_TORCH = """
+from contextlib import nullcontext as device
+class Sums:
+    def __init__(self, value=64): self.value = value
+    def __matmul__(self, other): return self
+    def __ne__(self, other): return self
+    def any(self): return self.value != 64
+ones = lambda *size, device: Sums({sum})
+class cuda:
+    init = lambda: None
+    device = device
+    device_count = lambda: 2
+    get_device_name = lambda: "{name}"
+    is_bf16_supported = lambda including_emulation: not including_emulation and {units}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "total", "found"),
+    [
+        ("NVIDIA H100", True, 64, GPUs(("NVIDIA H100",) * 2, bfloat16=True)),
+        ("Tesla V100", False, 64, OLD),
+        ("NVIDIA H100", True, 63, GPUs(problem="GPU 0 computes wrong sums")),
+    ],
+)
+def test_each_gpu_computes_a_little_and_says_what_it_has(
+    name: str, units: bool, total: int, found: GPUs, tmp_path: Path
+) -> None:
+    text = FAKE_TORCH.replace("{name}", name).replace("{units}", str(units)).replace("{sum}", str(total))
+    (tmp_path / "torch.py").write_text(text)
+    assert look({"PYTHONPATH": str(tmp_path)}) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "says"),
+    [
+        ((), NEW, "a GPU is here and unused (NVIDIA H100): --set resources.gpu=1"),
+        ((), None, ""),
+        ((), UNFIT, ""),
+        (("--set", "resources.gpu=0"), NEW, ""),
+    ],
+)
+def test_a_gpu_that_nobody_asks_for_is_told_in_a_line(
+    options: tuple[str, ...], found: GPUs | None, says: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.engine.gpu.gpus_here", lambda: found)
+    monkeypatch.setattr("sys.argv", ["run-bench", "run", "quickstart", "--dry-run", *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    told = capsys.readouterr().err
+    assert told.startswith(says)
+    assert told.count("\n") == bool(says)

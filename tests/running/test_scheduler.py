@@ -181,7 +181,7 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("request_", [{"cpu": 16}, {"cpu": 8, "gpu": 2}, {"gpu": 0.25}, {"custom": {"licence": 1}}])
+@pytest.mark.parametrize("request_", [{"cpu": 16}, {"cpu": 8, "gpu": 1}, {"gpu": 0.25}, {"custom": {"licence": 1}}])
 def test_a_request_that_fits_some_node(request_: dict[str, Any]) -> None:
     check_requests([fake.make(**request_)], NODES)
 
@@ -191,8 +191,7 @@ def test_a_request_that_fits_some_node(request_: dict[str, Any]) -> None:
     [
         ({"cpu": 17}, "CPU 17"),
         ({"cpu": 9, "gpu": 1}, "CPU 9, GPU 1"),
-        ({"gpu": 3}, "GPU 3"),
-        ({"gpu": 1.5}, "whole numbers"),
+        ({"gpu": 2}, "gpu must be at most 1: a trial computes on one GPU, not 2"),
         ({"custom": {"licence": 2}}, "licence 2"),
         ({"gpu": 1, "custom": {"licence": 1}}, "licence 1"),
     ],
@@ -662,9 +661,9 @@ def test_workers_option_caps_concurrency(ray_session: None, tmp_path: Path) -> N
 
 def test_what_no_node_has_is_refused_at_once(ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"asks for CPU 1, GPU 3, and no node has that: the cluster has 1 node with"
+        InputError, match=r"asks for CPU 1, licence 3, and no node has that: the cluster has 1 node with"
     ) as caught:
-        run([fake.make(1), fake.make(2, gpu=3)], Store(tmp_path), options=ON_RAY)
+        run([fake.make(1), fake.make(2, custom={"licence": 3})], Store(tmp_path), options=ON_RAY)
     assert "CPU 4, GPU 2, licence 1" in str(caught.value)
     assert not (tmp_path / "journal").exists()
 

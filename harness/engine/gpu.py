@@ -1,0 +1,117 @@
+"""GPUs: what share of one a trial may have, which ones a machine has, and the one that a trial was given. Importing
+this does not import torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from harness.errors import DeviceError
+from harness.spec import TrialSpec
+
+if TYPE_CHECKING:
+    import torch
+
+_TRACES = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")  # of NVIDIA's driver, on Linux and in WSL
+_ANSWER_TIMEOUT_S = 45.0
+_UNUSED = 0.02  # of a GPU that may be left over: 0.33 is a third
+
+# Computes a little on every GPU, in a process of its own: its contexts end with it. Prints what it found.
+_LOOK = """
+import json
+found = {"names": [], "bfloat16": False, "problem": ""}
+try:
+    import torch
+    torch.cuda.init()
+    units = []
+    for number in range(torch.cuda.device_count()):
+        with torch.cuda.device(number):
+            ones = torch.ones(64, 64, device="cuda")
+            if (ones @ ones != 64).any():
+                raise RuntimeError(f"GPU {number} computes wrong sums")
+            found["names"].append(torch.cuda.get_device_name())
+            units.append(torch.cuda.is_bf16_supported(including_emulation=False))
+    found["bfloat16"] = all(units)
+except Exception as error:
+    found["problem"] = str(error).strip() or type(error).__name__
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class GPUs:
+    """NVIDIA's GPUs of a machine, by name. bfloat16: all of them have units for it. problem: why torch cannot use them,
+    in a line."""
+
+    names: tuple[str, ...] = ()
+    bfloat16: bool = False
+    problem: str = ""
+
+
+def share_problem(share: float) -> str | None:
+    """What is wrong with a share of a GPU that a trial asks for, if anything is."""
+    if share > 1:
+        return "must be at most 1: a trial computes on one GPU"
+    many = int(1 / share + 1e-6) if share > 0 else 0  # trials on one GPU
+    if share < 0 or (many and 1 - many * share > _UNUSED):
+        near = f", such as {_decimal(1 / (many + 1))} or {_decimal(1 / many)}" if many else ""
+        return f"must be 0, 1 or 1/k for k trials on a GPU{near}"
+    return None
+
+
+def _decimal(share: float) -> str:
+    return f"{int(share * 1000) / 1000:g}"
+
+
+@cache
+def gpus_here(hidden: bool = False) -> GPUs | None:
+    """The GPUs of this machine, asked in another process, which takes seconds; None at once where there is no trace of
+    NVIDIA's driver. hidden: those too that CUDA_VISIBLE_DEVICES hides, as Ray has it for what asks for none."""
+    if not any(map(os.path.exists, _TRACES)):
+        return None
+    environment = {name: value for name, value in os.environ.items() if not (hidden and name == "CUDA_VISIBLE_DEVICES")}
+    return look(environment)
+
+
+def look(environment: dict[str, str] | None = None) -> GPUs:
+    """What a new process finds, with this environment, by default that of this process."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _LOOK], env=environment, capture_output=True, text=True, timeout=_ANSWER_TIMEOUT_S
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return GPUs(problem=f"no answer within {_ANSWER_TIMEOUT_S:.0f} s")
+    except (ValueError, IndexError):
+        last = (done.stderr.strip() or "the process that asked it died").splitlines()[-1]
+        return GPUs(problem=f"{last} (exit code {done.returncode})")
+    return GPUs(tuple(found["names"]), found["bfloat16"], first_line(found["problem"]))
+
+
+def first_line(text: object) -> str:
+    """Of what torch says about a GPU: the rest is advice, or a web page."""
+    return (str(text).strip().splitlines() or [""])[0]
+
+
+def device_of(spec: TrialSpec) -> torch.device:
+    """The device of a trial. DeviceError where it was given a GPU and cannot use it: what asked for one never computes
+    on a processor."""
+    import torch
+
+    if not spec.resources.gpu:
+        return torch.device("cpu")
+    device, host = torch.device("cuda"), socket.gethostname()
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"the GPU given on {host} cannot be used: {first_line(error)}") from error
+    if spec.precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise DeviceError(f"the GPU given on {host}, {name}, has no units for bfloat16")
+    return device
