@@ -5,6 +5,7 @@ An image is robust exactly when that prediction is its label; a broken one has t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pkgutil import resolve_name
@@ -18,6 +19,7 @@ from harness.attacks.registry import AscentSettings
 from harness.seeds import seeded
 
 NO_DECISION = -1
+LEAVE_TOGETHER = {"cuda": 64}  # broken images, so that a GPU sees few shapes; elsewhere each leaves at once
 
 
 def decide(logits: Tensor) -> Tensor:
@@ -53,12 +55,12 @@ def margin(labels: Tensor) -> Objective:
 def draw_noise(x: Tensor, settings: AscentSettings, generator: torch.Generator) -> Tensor:
     """Start noise of x's shape: in [-1, 1], standard normal, or zero. Drawn on the CPU: every device starts alike."""
     if settings.start == "uniform":
-        noise = torch.rand(x.shape, generator=generator).mul_(2).sub_(1)
+        noise = torch.rand(x.shape, generator=generator, pin_memory=x.is_cuda).mul_(2).sub_(1)
     elif settings.start == "normal":
-        noise = torch.randn(x.shape, generator=generator)
+        noise = torch.randn(x.shape, generator=generator, pin_memory=x.is_cuda)
     else:
-        noise = torch.zeros(x.shape)
-    return noise.to(x.device)
+        return torch.zeros(x.shape, device=x.device)
+    return noise.to(x.device, non_blocking=True)
 
 
 def seeded_noise(x: Tensor, settings: AscentSettings, *coordinates: int | str) -> Callable[[int], Tensor]:
@@ -113,10 +115,11 @@ def attack_chunk(
 def _first_wrong(
     forward: Forward, x: Tensor, labels: Tensor, start: Tensor, settings: AscentSettings, eps: float
 ) -> Tensor:
-    """One step at a time, so that broken images leave the batch in between, and what is remembered of them with
-    them."""
+    """One step at a time, so that broken images leave the batch in between, and what is remembered of them with them.
+    A step waits for a GPU once, for the number of those that are left."""
     prediction, one_step = labels.clone(), replace(_steps(settings, eps), number=1)
-    alive = torch.arange(len(labels), device=labels.device)
+    place, alive = torch.arange(len(labels), device=labels.device), torch.ones_like(labels, dtype=torch.bool)
+    together = LEAVE_TOGETHER.get(x.device.type, 1)
     point, memory = start, None
     for step in range(settings.steps):
         objective = _Looking(resolve_name(settings.objective)(labels))
@@ -124,14 +127,17 @@ def _first_wrong(
         point, memory = moved.point, moved.memory
         if step == 0 and not settings.start_is_an_image:
             continue
-        right = objective.guess == labels
-        if not right.all():
-            prediction[alive] = objective.guess
-            alive, x, labels, point = alive[right], x[right], labels[right], point[right]
-            memory = None if memory is None else memory[right]
-        if not len(alive):
+        prediction[place] = torch.where(alive, objective.guess, prediction[place])
+        alive = alive & (objective.guess == labels)
+        left = int(alive.sum())
+        if not left:
             return prediction
-    prediction[alive] = predict(forward, point, len(point))
+        size = math.ceil(left / together) * together
+        if size < len(alive):
+            kept = alive.argsort(descending=True, stable=True)[:size]  # the others only fill the batch
+            place, alive, x, labels, point = (each[kept] for each in (place, alive, x, labels, point))
+            memory = None if memory is None else memory[kept]
+    prediction[place] = torch.where(alive, predict(forward, point, len(point)), prediction[place])
     return prediction
 
 

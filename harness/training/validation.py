@@ -36,7 +36,7 @@ def few_held_out(labels: Tensor, class_names: Sequence[str]) -> str | None:
 
 def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
     """The mean of `correct` per class (C,), NaN for a class without a sample."""
-    sums = ClassSums(num_classes)
+    sums = ClassSums(num_classes, device=labels.device)
     sums.add(correct, labels)
     return sums.mean().cpu().numpy()
 
