@@ -17,6 +17,7 @@ import torch
 import methods
 from harness.attacks.pgd import NO_DECISION
 from harness.engine.gpu import device_of
+from harness.engine.memory import larger, peak_memory, reset_peak_memory
 from harness.engine.process import exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError
 from harness.evaluation.evaluate import SharedEvaluation
@@ -27,11 +28,11 @@ from harness.statistics import metrics
 from harness.store.provenance import joined, origin, training_columns, trial_columns
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
-from harness.training.train import peak_memory_mb, train
+from harness.training.train import train
 from harness.training.validation import few_held_out
 
 _NOT_TRAINED: dict[str, Any] = {
-    "epochs": [], "class_state": [], "train_s": 0.0, "train_cpu_s": 0.0, "peak_memory_mb": 0.0
+    "epochs": [], "class_state": [], "train_s": 0.0, "train_cpu_s": 0.0
 }  # fmt: skip
 
 
@@ -108,7 +109,9 @@ def _prepared(spec: TrialSpec) -> torch.device:
     _check_code(spec)
     keep_freed_memory()
     exact_float32()
-    return device_of(spec)
+    device = device_of(spec)
+    reset_peak_memory(device)
+    return device
 
 
 def _check_code(spec: TrialSpec) -> None:
@@ -140,7 +143,7 @@ def _commit(
     columns: Mapping[str, Any],
 ) -> None:
     history = evaluation.folder.history() or _NOT_TRAINED
-    costs = evaluation.costs()
+    costs, now = evaluation.costs(), peak_memory(device)
     data_notes = [{"source": "data", "text": text} for text in data.remarks]
     notes = [*evaluation.notes, *data_notes, *history.get("notes", [])]
     if spec.training and (warning := few_held_out(data.validation.labels, data.class_names)):
@@ -154,7 +157,7 @@ def _commit(
         "status": "done",
         "eval_s": costs["seconds"],
         "eval_cpu_s": costs["cpu_seconds"],
-        "peak_memory_mb": max(history["peak_memory_mb"], peak_memory_mb(device)),
+        **larger({name: history.get(name) for name in now}, now),
         "finished": time.time(),
         **columns,
     }

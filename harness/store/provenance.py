@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "pillow", "numpy", "pyautoattack", "ray", "pandas", "pyarrow")
+_OF_TRAINING = ("train_s", "train_cpu_s", "peak_memory_mb", "peak_reserved_mb", "init_sha256")
 
 
 def trial_columns(spec: TrialSpec) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
     places = joined(history["origins"]) if "origins" in history else {}
     teachers = history.get("teacher_sha256") or {}
     return {
-        **{name: history.get(name) for name in ("train_s", "train_cpu_s", "peak_memory_mb", "init_sha256")},
+        **{name: history.get(name) for name in _OF_TRAINING},
         **{f"train_{name}": value for name, value in places.items()},
         "teacher_sha256": "+".join(teachers[name] for name in sorted(teachers)) or None,
     }
@@ -72,7 +74,7 @@ def training_columns(history: Mapping[str, Any]) -> dict[str, Any]:
 
 def origin(device: torch.device) -> dict[str, Any]:
     """What computes here, as the `trials` table has it: `git_commit`, `code_fingerprint`, `versions`, `device`."""
-    return {**_code(), "device": device_name(device)}
+    return {**_code(), "versions": {**versions(), **gpu_versions(device)}, "device": device_name(device)}
 
 
 def _code() -> dict[str, Any]:
@@ -101,6 +103,18 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def gpu_versions(device: torch.device, driver: Path = Path("/proc/driver/nvidia/version")) -> dict[str, str]:
+    """Versions of CUDA and cuDNN, as torch brings them, and of NVIDIA's driver; none for a processor."""
+    if device.type == "cpu":
+        return {}
+    import torch
+
+    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    with suppress(OSError):  # NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 ...
+        found["driver"] = next(iter(re.findall(r"\b\d{3,}(?:\.\d+)+\b", driver.read_text())), None)
+    return {name: str(value) for name, value in found.items() if value}
 
 
 def cpu_seconds() -> float:

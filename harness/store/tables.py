@@ -35,6 +35,7 @@ TABLES: dict[str, pa.Schema] = {
         eval_s=REAL, peak_memory_mb=REAL, started=TEXT, finished=TEXT, tuning_id=TEXT, stop_reason=TEXT,
         train_git_commit=TEXT, train_code_fingerprint=TEXT, train_versions=TEXT, train_device=TEXT, teacher_sha256=TEXT,
         train_cpu_s=REAL, eval_cpu_s=REAL, command=TEXT, teacher_seed=WHOLE, init_sha256=TEXT,
+        peak_reserved_mb=REAL,
     ),
     "class_accuracy": _schema(
         dataset=TEXT, student=TEXT, teacher=TEXT, method=TEXT, variant=TEXT, seed=WHOLE, role=TEXT, eps=REAL,

@@ -4,7 +4,6 @@ evaluation needs."""
 from __future__ import annotations
 
 import io
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from torch import nn
 import methods
 from harness.data.splits import held_out_wanted
 from harness.engine.forwards import evaluation_forward
+from harness.engine.memory import Peak, larger, peak_memory
 from harness.errors import kind_of
 from harness.events import TaskEvent
 from harness.files import file_sha256, to_checked_json, write_bytes
@@ -124,7 +124,7 @@ class _Run:
         self.origins = [origin(device)]
         self.teacher_sha256 = {name: self._sha256(source) for name, source in spec.teachers.items()}
         self.init_sha256 = self._sha256(spec.init) if spec.init else None
-        self.peak_memory_mb = 0.0
+        self.peak: Peak = {}
         self.batches: EpochBatches | None = None
         self.interrupted = False
 
@@ -292,7 +292,7 @@ class _Run:
 
     def save(self) -> None:
         """The whole state, atomically."""
-        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb(self.device))
+        self.peak = larger(self.peak, peak_memory(self.device))
         state = {
             "trainer": self.trainer.state_dict(),
             "batches": self.batches.state_dict() if self.batches else None,
@@ -303,7 +303,7 @@ class _Run:
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
             "init_sha256": self.init_sha256,
-            "peak_memory_mb": self.peak_memory_mb,
+            **self.peak,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -323,7 +323,8 @@ class _Run:
             return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]
-        self.seconds, self.peak_memory_mb = state["seconds"], state["peak_memory_mb"]
+        self.seconds = state["seconds"]
+        self.peak = {name: state.get(name) for name in peak_memory(self.device)}
         self.cpu_seconds = state.get("cpu_seconds", 0.0)
         earlier = state.get("origins", [])
         self.origins = earlier + [here for here in self.origins if here not in earlier]
@@ -342,7 +343,7 @@ class _Run:
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
             "init_sha256": self.init_sha256,
-            "peak_memory_mb": self.peak_memory_mb,
+            **self.peak,
             "notes": self._notes(),
         }
         write_bytes(self.folder.record, to_checked_json(record))
@@ -373,17 +374,3 @@ class _Run:
         if self.trainer.train_mode_attack:
             return f"{engine}, {precision} update, float32 attack in train mode on the unfolded network"
         return f"{engine}, {precision} attack and update, {self.trainer.attacked.description}"
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """The largest memory this process has used, in MiB: of the GPU where there is one, else resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        import resource
-
-        # begins at the peak of the parent process on Linux, and counts bytes on macOS
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

@@ -166,7 +166,7 @@ def history(folder: WorkingFolder) -> Mapping[str, Any]:
         state = read_training_state(folder.state)
         known = {
             name: state[name]
-            for name in ("origins", "teacher_sha256", "init_sha256", "peak_memory_mb")
+            for name in ("origins", "teacher_sha256", "init_sha256", "peak_memory_mb", "peak_reserved_mb")
             if name in state
         }
         return {**state["history"], **known, "train_s": state["seconds"], "train_cpu_s": state.get("cpu_seconds")}

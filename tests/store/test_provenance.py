@@ -28,7 +28,7 @@ from harness.spec import TrialSpec
 from harness.store import fingerprint, provenance, tables
 from harness.store.compaction import compact
 from harness.store.fingerprint import NUMERIC
-from harness.store.provenance import training_columns
+from harness.store.provenance import gpu_versions, joined, origin, training_columns
 from harness.store.store import Store
 from harness.store.tables import TABLES
 from harness.store.verify import verify
@@ -207,6 +207,28 @@ def test_training_and_evaluation_say_apart_where_they_ran(tmp_path, monkeypatch)
     assert json.loads(trial["versions"]) == {"python": "3", "torch": "2.0, 3.0"}
 
 
+DRIVERS = {
+    "535.104.05": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n",
+    "550.54.15": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder)\n",
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_rows_of_a_gpu_name_its_model_and_what_drives_it(driver, tmp_path, monkeypatch):
+    (tmp_path / "version").write_text(DRIVERS[driver] + "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1)\n")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert gpu_versions(cpu) == {}
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91300)
+    assert gpu_versions(gpu, tmp_path / "version") == {"cuda": "13.0", "cudnn": "91300", "driver": driver}
+    assert gpu_versions(gpu, tmp_path / "absent") == {"cuda": "13.0", "cudnn": "91300"}
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H100")
+    here = origin(gpu)
+    assert here["device"] == "NVIDIA H100"
+    assert here["versions"].items() >= {"cuda": "13.0", "torch": origin(cpu)["versions"]["torch"]}.items()
+    assert joined([origin(cpu), here])["versions"]["cuda"] == "13.0"
+
+
 def test_processor_seconds_stand_beside_wall_seconds(tmp_path):
     spec = small_specs(tmp_path)["at"]
     run_to_end(spec, tmp_path)
@@ -292,7 +314,7 @@ def test_every_column_is_documented():
 
 NEW = {
     "train_git_commit", "train_code_fingerprint", "train_versions", "train_device", "teacher_sha256", "train_cpu_s",
-    "eval_cpu_s", "command", "init_sha256",
+    "eval_cpu_s", "command", "init_sha256", "peak_reserved_mb",
 }  # fmt: skip
 
 

@@ -1,0 +1,52 @@
+"""The most memory that a process has used since it was last set back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_MIB = 2**20
+_FORGET_PEAK = "5"  # of proc(5), clear_refs
+
+# MiB by columns of the `trials` table: used, and, on a GPU, also what torch had reserved for that
+Peak = Mapping[str, float | None]
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """From here on the peak is counted anew; of resident memory on Linux only."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text(_FORGET_PEAK)
+
+
+def peak_memory(device: torch.device) -> Peak:
+    """Of the GPU where the device is one, else resident memory."""
+    if device.type != "cuda":
+        return {"peak_memory_mb": _resident_mb(), "peak_reserved_mb": None}
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return {"peak_memory_mb": allocated / _MIB, "peak_reserved_mb": reserved / _MIB}
+
+
+def larger(one: Peak, other: Peak) -> Peak:
+    """The larger of two peaks, column by column."""
+    pairs = {
+        name: [value for peak in (one, other) if (value := peak.get(name)) is not None] for name in {**one, **other}
+    }
+    return {name: max(values, default=None) for name, values in pairs.items()}
+
+
+def _resident_mb() -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
+
+        # begins at the peak of the parent process on Linux, and counts bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)
