@@ -25,6 +25,7 @@ import methods
 from harness.attacks.ascent import Forward
 from harness.attacks.autoattack import STANDARD, Effort, attack_stage
 from harness.attacks.conditions import Conditions
+from harness.attacks.function import attack_by_function
 from harness.attacks.pgd import attack_chunk, predict, seeded_noise
 from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info, stage_names
 from harness.data.augment import to_float
@@ -230,6 +231,12 @@ def attack_cost(attack: AttackRequest, spec: TrialSpec, data: Data, device: torc
         return AttackCost(
             clean_s, _seconds(device, work) / len(x) * settings.steps / short.steps, settings.every_iterate
         )
+    if attack_info(attack.name).function:
+        work = partial(
+            attack_by_function, attack.overrides, forward, x, labels, labels,
+            eps=NO_RADIUS, batch_size=len(x), seed=(0,),
+        )  # fmt: skip
+        return AttackCost(clean_s, _seconds(device, work) / len(x), drops_broken=False)
     stages = [stage for stage in stage_names(attack.name, data.num_classes) if stage in AUTOATTACK_STAGES]
     conditions = Conditions({"name": attack.name}, NO_RADIUS, 0, len(x), data.num_classes)
     attacked_s = sum(_stage_seconds(stage, forward, x, labels, conditions) for stage in stages)

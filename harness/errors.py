@@ -70,22 +70,21 @@ class DeviceError(RuntimeError):
     """The GPU that a trial was given cannot be used; another one may do."""
 
 
-def unknown(what: str, name: object, allowed: Iterable[str]) -> InputError:
+def unknown(what: str, name: object, allowed: Iterable[str], also: str = "") -> InputError:
     """An InputError for a name that is not in a list: the nearest valid names, or all of them where few are or none
-    is near."""
+    is near. also: what else it could be."""
     names, name = sorted(allowed), str(name)[:_LONGEST_NAME]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if not near or len(names) <= 4:
         hint += f"allowed: {', '.join(names)}"
-    hint = hint.strip()
-    return InputError(f"unknown {what} '{name}': {hint}")
+    return InputError(f"unknown {what} '{name}': {hint.strip()}{also}")
 
 
-def one_of(what: str, name: Any, allowed: Collection[str]) -> Any:
+def one_of(what: str, name: Any, allowed: Collection[str], also: str = "") -> Any:
     """The name, where it is text and among those allowed; else the InputError of `unknown`."""
     if not isinstance(name, str) or name not in allowed:
-        raise unknown(what, name, allowed)
+        raise unknown(what, name, allowed, also)
     return name
 
 

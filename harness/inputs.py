@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.registry import stage_names
+from harness.attacks.function import check_function
+from harness.attacks.registry import attack_info, stage_names
 from harness.data.registry import DATASETS
 from harness.data.remarks import remarks
 from harness.data.sources import load
@@ -19,6 +20,8 @@ from harness.errors import AbsentError, InputError
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.models.layers import Network
+from harness.models.outside import check_network
+from harness.models.registry import model_info
 from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
 from harness.store.work import WorkingFolder
 
@@ -192,6 +195,7 @@ def check_readable(
             continue
         found |= {f"{dataset.label}: {text}": None for text in data.remarks}
         _check_networks(concerned, data)
+        _check_functions(concerned, data)
         counts = torch.bincount(data.test.labels).numpy()
         for spec in concerned:
             check_attacked(spec, counts)
@@ -229,8 +233,21 @@ def _check_starts(source: Source, specs: Sequence[TrialSpec], said: str) -> None
 
 
 def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
-    """InputError for a network that cannot be built for the data; no weights are made."""
+    """InputError for a network that cannot be built for the data, and for one from outside this package that is none
+    for it; of others no weights are made."""
     networks = [spec.student for spec in specs] + [source.network for spec in specs for source in spec.sources]
-    with torch.device("meta"):
-        for network in {each.model_dump_json(): each for each in networks}.values():
+    for network in {each.model_dump_json(): each for each in networks}.values():
+        if model_info(network.name).foreign:
+            made, shape = new_network(network, data, 0), tuple(data.test.images.shape[1:])
+            check_network(made, f"model {network.label}", shape, data.num_classes, specs[0].engine)
+            continue
+        with torch.device("meta"):
             new_network(network, data, 0)
+
+
+def _check_functions(specs: Sequence[TrialSpec], data: Data) -> None:
+    """InputError for an attack of a plugin that does not give what it must."""
+    asked = {repr((each.overrides, spec.eps)): (each, spec.eps) for spec in specs for each in spec.evaluation.attacks}
+    for attack, eps in asked.values():
+        if attack_info(attack.name).function:
+            check_function(attack.overrides, tuple(data.test.images.shape[1:]), data.num_classes, eps)

@@ -273,6 +273,12 @@ class AttackRequest(Frozen):
     every_iterate: Annotated[bool | None, _ATTACKS] = Field(
         None, description="robust is what is right on every iterate, or else on the last", examples=[False]
     )
+    settings: Annotated[dict[str, Any] | None, Introduced(None), _ATTACKS] = Field(
+        None, description="of an attack of a plugin: its own, which may stand beside the name", examples=[{"tries": 5}]
+    )
+
+    def __hash__(self) -> int:  # settings are a mapping
+        return hash(self.model_dump_json())
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -306,8 +312,8 @@ class Resources(Frozen):
 class TrialSpec(Frozen):
     """One network and its evaluation: a `TrainedSpec`, or a `GivenSpec`, whose network is read from a file.
 
-    code: of a method or policy from outside this package, the hash of the code that defines it
-    (`methods.registry.code_of`).
+    code: by role, such as `method:mine`, of what is from outside this package the hash of the code that defines it
+    (`harness.suites.code`).
     """
 
     role: Role
@@ -351,6 +357,11 @@ class TrialSpec(Frozen):
     def sources(self) -> list[Source]:
         """Every trained network this trial reads."""
         return [*self.teachers.values(), *([self.init] if self.init else [])]
+
+    @property
+    def networks(self) -> list[NetworkSpec]:
+        """Its own, and those that it reads."""
+        return [self.student, *(source.network for source in self.sources)]
 
     @property
     def cost_hint(self) -> float:
@@ -400,9 +411,14 @@ def trial_id(canonical: Mapping[str, Any], numerics_version: int = NUMERICS_VERS
     return _digest({**canonical, "numerics_version": numerics_version})
 
 
+OF_ATTACK = "attack:"  # begins the role of code that decides no weights
+
+
 def training_id(canonical: Mapping[str, Any], numerics_version: int = NUMERICS_VERSION) -> str:
     """The identity of its training, as of any numerics version."""
-    return trial_id({key: value for key, value in canonical.items() if key != "evaluation"}, numerics_version)
+    code = {role: each for role, each in canonical.get("code", {}).items() if not role.startswith(OF_ATTACK)}
+    rest = {key: value for key, value in canonical.items() if key not in ("evaluation", "code")}
+    return trial_id({**rest, **({"code": code} if code else {})}, numerics_version)
 
 
 def _inner(value: Any, annotation: Any) -> Any:

@@ -19,7 +19,7 @@ from harness.attacks.pgd import NO_DECISION
 from harness.engine.gpu import device_of
 from harness.engine.memory import larger, peak_memory, reset_peak_memory
 from harness.engine.process import exact_float32, keep_freed_memory
-from harness.errors import InfrastructureError
+from harness.errors import InfrastructureError, InputError
 from harness.evaluation.evaluate import SharedEvaluation
 from harness.events import TaskEvent
 from harness.inputs import Data, data_of
@@ -28,6 +28,7 @@ from harness.statistics import metrics
 from harness.store.provenance import joined, origin, training_columns, trial_columns
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
+from harness.suites.code import code_of
 from harness.training.train import train
 from harness.training.validation import few_held_out
 
@@ -117,8 +118,8 @@ def _prepared(spec: TrialSpec) -> torch.device:
 def _check_code(spec: TrialSpec) -> None:
     """Raises InfrastructureError where this process loaded other plugin code than the trial was planned with."""
     try:
-        here = methods.code_of(spec.method) if spec.method else {}
-    except KeyError as error:
+        here = code_of(spec)
+    except (KeyError, InputError, methods.SettingsError) as error:
         raise InfrastructureError(f"{error} is not registered in this process: its plugin was not loaded") from error
     for role in sorted(here.keys() | spec.code):
         planned, loaded = (codes.get(role, "none")[:12] for codes in (spec.code, here))

@@ -23,11 +23,8 @@ def register(name: str) -> Callable[[AnyPart], AnyPart]:
 
     def add(cls: AnyPart) -> AnyPart:
         table: dict[str, Any] = METHODS if issubclass(cls, Method) else _policy_table(cls)
-        if name in table:
-            raise SettingsError(f"'{name}' is registered already, by {table[name].__module__}")
-        plugins.remember(cls)
+        plugins.declare("method" if table is METHODS else "policy", table, name, cls, cls)
         cls.name = name
-        table[name] = cls
         return cls
 
     return add

@@ -59,20 +59,24 @@ def setting(
     return dataclasses.field(default=default, metadata=facts)
 
 
-def unknown_name(what: str, name: object, allowed: Iterable[str]) -> SettingsError:
+YOURS = "; one of your own: --plugin FILE"  # what an unknown name of something that plugins declare is told
+
+
+def unknown_name(what: str, name: object, allowed: Iterable[str], hint: str = "") -> SettingsError:
     """An error for a name that is not in the list, with the nearest ones."""
     names, name = sorted(allowed), str(name)[:100]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return SettingsError(
         f"unknown {what} '{name}': "
-        + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(names)}")
+        + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(names) or 'none'}")
+        + hint
     )
 
 
 def registered(what: str, name: Any, table: Mapping[str, Any]) -> Any:
     """What a table has under a name; the error of `unknown_name` where the name is no text or not in it."""
     if not isinstance(name, str) or name not in table:
-        raise unknown_name(what, name, table)
+        raise unknown_name(what, name, table, YOURS)
     return table[name]
 
 
@@ -97,6 +101,17 @@ def read_settings(
             class_indices(value, f"{where}: {name}", num_classes)
         resolved[name] = _point(value, epochs, f"{where}: {name}") if field.metadata.get("epoch") else value
     return resolved
+
+
+def read_values(defaults: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings that are known by their defaults alone, filled in, each of its default's type. SettingsError that names
+    `where` and the key."""
+    for key in values:
+        if key not in defaults:
+            raise unknown_name(f"setting of {where}", key, defaults)
+    return {
+        key: _typed(values.get(key, default), type(default), f"{where}: {key}") for key, default in defaults.items()
+    }
 
 
 def class_indices(text: str, where: str, num_classes: int | None = None) -> list[int]:

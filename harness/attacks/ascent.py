@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TOLERANCE = 1e-6  # pixels: x + eps in float32 is off by one unit in the last place
+
 Forward = Callable[[Tensor], Tensor]
 Objective = Callable[[Tensor, Tensor], Tensor]
 # Where to step (B, C, H, W), from the gradient there (which may be overwritten) and what the last step remembered; and
@@ -101,6 +103,15 @@ def ascend(
             point = (point + longer * ahead).clamp_(x - wider, x + wider).clamp_(0, 1)
         watch.after_step(point)
     return watch.result(point, memory)
+
+
+def check_points(who: str, points: Tensor, x: Tensor, eps: float) -> None:
+    """RuntimeError, `who` in it, where a point (B, C, H, W) is outside the eps ball around its image or outside
+    [0, 1]."""
+    inside = ((points - x).abs() <= eps + TOLERANCE) & (points >= -TOLERANCE) & (points <= 1 + TOLERANCE)
+    if not inside.all():
+        wrong = (~inside.flatten(1).all(1)).sum().item()
+        raise RuntimeError(f"{who} returned {wrong} points outside the eps ball or outside [0, 1]")
 
 
 class Watch:

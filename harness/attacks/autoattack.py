@@ -13,12 +13,11 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor
 
-from harness.attacks.ascent import Forward
+from harness.attacks.ascent import Forward, check_points
 from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import predict
 
 MOST_TARGETS = 9
-TOLERANCE = 1e-6  # pixels: x + eps in float32 is off by one unit in the last place
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def attack_stage(
     attack = _build(stage, forward, x.device, conditions, log.logger, effort)
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # it seeds the global generators
         points = _run(attack, x[alive], labels[alive], conditions.batch_size)
-    _check_ball(stage, points, x[alive], conditions.eps)
+    check_points(f"AutoAttack's {stage}", points, x[alive], conditions.eps)
     prediction = prediction.clone()
     prediction[alive] = predict(forward, points, conditions.batch_size)
     return prediction, [f"{stage}: {text}" for text in log.kinds()]
@@ -145,10 +144,3 @@ def _run(attack: AutoAttack, x: Tensor, labels: Tensor, batch_size: int) -> Tens
         return attack.run_standard_evaluation(x, labels, batch_size=batch_size)[0]
     finally:
         sys.settrace(trace)
-
-
-def _check_ball(stage: str, points: Tensor, x: Tensor, eps: float) -> None:
-    inside = ((points - x).abs() <= eps + TOLERANCE) & (points >= -TOLERANCE) & (points <= 1 + TOLERANCE)
-    if not inside.all():
-        wrong = (~inside.flatten(1).all(1)).sum().item()
-        raise RuntimeError(f"AutoAttack's {stage} returned {wrong} points outside the eps ball or outside [0, 1]")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.attacks.registry import ascent_settings, attack_info, check_request, stage_names
+from harness.attacks.registry import ascent_settings, attack_info, check_request, own_settings, stage_names
+from methods.plugins import code_of
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,9 @@ class Conditions:
 
     def canonical(self) -> dict[str, Any]:
         """What decides the outcomes after every stage, as JSON values: what the attack does, not what it is called."""
-        does = asdict(ascent_settings(self.attack)) if attack_info(self.attack["name"]).ascent else {}
+        info, does = attack_info(self.attack["name"]), {}
+        if info.ascent:
+            does = asdict(ascent_settings(self.attack))
+        elif info.function:
+            does = {"name": info.name, "code": code_of(info.function), **own_settings(self.attack)}
         return {**asdict(self), "attack": does}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from harness.errors import InputError, one_of, unknown
 from harness.spec import CHECKPOINTS, Checkpoint, Start
+from methods import plugins
+from methods.settings import YOURS, SettingsError, read_values
 
+AnyFunction = TypeVar("AnyFunction", bound=plugins.Part)
 AUTOATTACK_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 STARTS = get_args(Start)
 OVERRIDES = ("steps", "step_size", "restarts", "start", "clamp_start", "every_iterate")
@@ -52,7 +55,8 @@ class AscentSettings:
 
 @dataclass(frozen=True)
 class Attack:
-    """The declaration of an attack: gradient ascent has `ascent`, AutoAttack has `stages`, clean has neither.
+    """The declaration of an attack: gradient ascent has `ascent`, AutoAttack has `stages`, a plugin's has `function`,
+    its `module:name`, and `settings`, with their defaults; clean has none of them.
 
     name: with `{N}` in it, of every number of steps: pgd{N} declares pgd20 and pgd50. title: how tables call it.
     checkpoints: those it is run on where a suite does not say. headline: of several attacks, that with the smallest is
@@ -64,6 +68,8 @@ class Attack:
     description: str
     ascent: AscentSettings | None = None
     stages: tuple[str, ...] = ()
+    function: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: tuple[Checkpoint, ...] = CHECKPOINTS
     headline: int = 7
 
@@ -130,6 +136,35 @@ ATTACKS: dict[str, Attack] = {
     )
 }
 
+_GIVEN = ("forward", "images", "labels", "eps", "generator")
+_RESERVED = ("name", "images", "checkpoints", "seeds", "settings")  # keys of every attack
+
+
+def attack(
+    name: str, title: str | None = None, description: str = "", checkpoints: tuple[Checkpoint, ...] = CHECKPOINTS
+) -> Callable[[AnyFunction], AnyFunction]:
+    """Decorator of a plugin: a function `(forward, images, labels, eps, generator, ...)` that gives adversarial images.
+    Its other parameters are settings, of the type of their defaults.
+
+    forward: from images (B, C, H, W) in [0, 1] to logits (B, K), with gradients to the images. labels: (B,). eps: in
+    pixels. generator: for what is random, on the CPU. The images are those that are still classified right; as many
+    must come back, float32, in the L-infinity ball and in [0, 1]. What is robust, the harness judges.
+    """
+
+    def add(function: AnyFunction) -> AnyFunction:
+        if declared(name):
+            raise SettingsError(f"attack '{name}' is registered already; give yours another name")
+        settings = plugins.settings_of(function, _GIVEN, f"attack {name}")
+        if taken := sorted(settings.keys() & set(_RESERVED)):
+            raise SettingsError(f"attack {name}: a setting cannot be called '{taken[0]}', a key of every attack")
+        said, place = description or plugins.summary(function), plugins.place_of(function)
+        own = Attack(name, title or name, said, function=place, settings=settings, checkpoints=checkpoints)
+        plugins.declare("attack", ATTACKS, name, own, function)
+        return function
+
+    return add
+
+
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _MOST = 1_000_000  # steps, or restarts
 
@@ -137,6 +172,8 @@ _MOST = 1_000_000  # steps, or restarts
 def declared(name: object) -> str | None:
     """The name under which an attack is declared in `ATTACKS`: pgd{N} for pgd20; None for what is no attack."""
     text = str(name)
+    if "{N}" not in text and text in ATTACKS:
+        return text
     if "{N}" not in text and (found := _NUMBER.sub("{N}", text, count=1)) in ATTACKS:
         return found
     return None
@@ -149,7 +186,7 @@ def attack_info(name: object) -> Attack:
     if family and found and (steps is None or steps > _MOST):
         raise InputError(f"attack {name!s:.40}: {_MOST:,} steps are the most")
     if family is None:
-        raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()])
+        raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()], YOURS)
     return ATTACKS[family].with_steps(steps)
 
 
@@ -177,13 +214,22 @@ def check_request(request: Mapping[str, Any]) -> Attack:
     InputError: an unknown name, a key the attack does not have, a bad value.
     """
     info = attack_info(request.get("name"))
-    allowed = ("name", "images", "checkpoints", *(OVERRIDES if info.ascent else ()))
+    own = OVERRIDES if info.ascent else ("settings",) if info.function else ()
+    allowed = ("name", "images", "checkpoints", *own)
     for key, value in request.items():
-        if key not in allowed and not (key in OVERRIDES and value is None):
-            raise unknown(f"key of attack {info.name}", key, allowed)
+        if key not in allowed and not (key in (*OVERRIDES, "settings") and value is None):
+            raise unknown(f"key of attack {info.name}", key, (*allowed, *info.settings))
     if info.ascent:
         _overridden(info, request)
+    if info.function:
+        own_settings(request)
     return info
+
+
+def own_settings(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a plugin's attack, those of the request over its own. SettingsError for what it does not have."""
+    info = attack_info(request["name"])
+    return read_values(info.settings, request.get("settings") or {}, f"attack {info.name}")
 
 
 def ascent_settings(request: Mapping[str, Any]) -> AscentSettings:
@@ -202,7 +248,8 @@ def canonical_request(request: Mapping[str, Any], eps: float) -> dict[str, Any]:
     """
     info = check_request(request)
     if info.ascent is None:
-        return {"name": info.name}
+        own = own_settings(request)
+        return {"name": info.name, **({"settings": own} if own else {})}
     wanted = _overridden(info, request)
     if wanted.start != "uniform":  # nothing else is clamped
         wanted = replace(wanted, clamp_start=AscentSettings.clamp_start)

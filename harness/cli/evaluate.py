@@ -12,12 +12,14 @@ from harness.cli.messages import (
     out,
     say_unused_gpu,
 )
-from harness.cli.options import Address, DataRoot, Download, Serial, path_of, read_names
+from harness.cli.options import Address, DataRoot, Download, Plugins, Serial, load_plugins, path_of, read_names
 
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="a PyTorch state dict or .safetensors file")],
-    model: Annotated[str, typer.Option("--model", help="the network's name (`list models`)")],
+    model: Annotated[
+        str, typer.Option("--model", help="the network's name (`list models`), torchvision:NAME or FILE.py:FUNCTION")
+    ],
     dataset: Annotated[
         str,
         typer.Option("--dataset", help="a name, the path of a folder, .npz or .parquet file, or as a suite writes it"),
@@ -52,6 +54,7 @@ def evaluate(
     serial: Serial = False,
     data: DataRoot = None,
     download: Download = False,
+    plugin: Plugins = None,
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
     from harness.cli.progress import Progress
@@ -67,6 +70,7 @@ def evaluate(
     from harness.store.folder import check_results_folder
     from harness.store.store import Store
 
+    load_plugins(plugin)
     check_expected(expect_clean)
     check_results_folder(results)
     read_as = given_dataset(dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +41,7 @@ Seeds = Annotated[str | None, typer.Option("--seeds", help="these seeds instead 
 
 Plugins = Annotated[
     list[str] | None,
-    typer.Option("--plugin", help="a file or package folder that registers methods of your own; repeatable"),
+    typer.Option("--plugin", help="a file or package folder with methods, networks, ... of your own; repeatable"),
 ]
 
 
@@ -84,7 +83,7 @@ def planned_suite(
 ) -> Any:
     from harness.api import plan_suite
 
-    load_methods(plugins)
+    load_plugins(plugins)
     only, numbers = read_names(methods, "--methods"), read_seeds(seeds)
     return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
 
@@ -119,12 +118,12 @@ def read_seeds(seeds: str | None) -> list[int]:
     return seed_list(numbers, "--seeds") if numbers else []
 
 
-def load_methods(plugins: list[str] | None) -> None:
+def load_plugins(plugins: list[str] | None) -> None:
     from methods.plugins import load_entry_points, load_plugin
 
     load_entry_points()
     for path in plugins or ():
-        load_plugin(os.path.abspath(path))
+        load_plugin(path)
 
 
 def read_names(text: str | None, option: str) -> list[str]:

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 import methods
 from harness.attacks.registry import ATTACKS, OVERRIDES, Attack, attack_info
 from harness.errors import InputError, one_of
-from harness.models.registry import LARGEST, MODELS
+from harness.models.registry import LARGEST, ModelInfo, model_info
 from harness.spec import (
     POINT,
     AugmentSpec,
@@ -102,11 +102,11 @@ def policy_blocks(name: str) -> list[Block]:
 
 def network_block(name: str) -> Block:
     """The settings of a network."""
-    info = MODELS[one_of("model", name, MODELS)]
+    info = model_info(name)
     keys = [
         Key(
             key,
-            _network_kind(default),
+            _network_kind(info, default),
             _yaml(default),
             info.meanings.get(key, ""),
             _example(key, default, _other(default)),
@@ -123,9 +123,13 @@ def attack_block(name: str) -> Block:
     keys = (
         dataclasses.replace(_key(key, field), **_shown_of(key, own, info.name))
         for key, field in AttackKeys.model_fields.items()
-        if info.ascent or key not in OVERRIDES
+        if (key not in OVERRIDES or info.ascent) and key != "settings"
     )
-    return Block(info.name, info.description, tuple(keys))
+    settings = (
+        Key(key, _PLAIN[type(default)], _yaml(default), "", _example(key, default, _other(default)))
+        for key, default in info.settings.items()
+    )
+    return Block(info.name, info.description, (*keys, *settings))
 
 
 def all_attacks() -> list[Block]:
@@ -204,8 +208,9 @@ def _setting_kind(hint: Any, facts: Mapping[str, Any]) -> str:
     return " ".join(filter(None, [_PLAIN[hint], limits]))
 
 
-def _network_kind(default: int | bool) -> str:
-    return _PLAIN[bool] if isinstance(default, bool) else f"a whole number from 1 to {LARGEST}"
+def _network_kind(info: ModelInfo, default: Any) -> str:
+    own = type(default) is int and not info.foreign
+    return f"a whole number from 1 to {LARGEST}" if own else _PLAIN[type(default)]
 
 
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}

@@ -22,7 +22,7 @@ from harness.cli.options import (
     Sets,
     coordinates,
     listed,
-    load_methods,
+    load_plugins,
     path_of,
     planned_suite,
     read_names,
@@ -64,7 +64,7 @@ def report(
     from harness.store.folder import is_store
     from harness.store.store import Store
 
-    load_methods(plugin)
+    load_plugins(plugin)
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     form = Form(

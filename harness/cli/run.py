@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -94,7 +93,6 @@ def run(
     options = Options(
         serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, redo=tuple(redone),
         data_root=data, download=download,
-        plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     with Progress(planned.specs, err) as progress:
         outcome = run_planned(planned, options, progress, teachers)

@@ -12,7 +12,7 @@ from harness.cli.messages import (
     print_trials,
     states_of,
 )
-from harness.cli.options import Methods, Plugins, Results, Seeds, Sets, SuiteName, load_methods, planned_suite
+from harness.cli.options import Methods, Plugins, Results, Seeds, Sets, SuiteName, load_plugins, planned_suite
 from harness.errors import unknown
 
 
@@ -51,7 +51,7 @@ def list_names(
     """List the names that suites can use, or what can be set for one of them."""
     from harness.cli.listings import LISTS, in_full
 
-    load_methods(plugin)
+    load_plugins(plugin)
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)

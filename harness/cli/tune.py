@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from harness.cli.options import (
     TeachersFrom,
     Workers,
     check_plan,
-    load_methods,
+    load_plugins,
     trained_teachers,
 )
 
@@ -82,7 +81,7 @@ def tune(
     its defaults on test images. Every option can stand in the suite's `tune:` block."""
     from harness.tuning.plan import plan_tuning
 
-    load_methods(plugin)
+    load_plugins(plugin)
     given = {
         "methods": methods, "space": space, "trials": trials, "with_default": with_default, "search": search,
         "scheduler": scheduler, "metric": metric, "mode": mode, "epochs": epochs, "seeds": seeds,
@@ -101,7 +100,6 @@ def tune(
     options = Options(
         workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
         download=download,
-        plugins=tuple(os.path.abspath(path) for path in plugin or ()),
     )  # fmt: skip
     tuned = run_tuning(
         tuning, options, teachers=teachers, say=lambda text: err.print(text, soft_wrap=True),

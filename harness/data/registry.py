@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
+
+from methods import plugins
+
+Reader = TypeVar("Reader", bound=plugins.Part)
 
 from harness.data.class_names import CIFAR10, CIFAR100, CLOTHES, DIGITS, TINY_IMAGENET
 
@@ -231,6 +237,20 @@ _ALL = (
 DATASETS: dict[str, DatasetInfo] = {info.name: info for info in _ALL}
 
 OWN: dict[str, Own] = {info.name: info.own for info in _ALL if info.own}
+
+
+def dataset(name: str, description: str = "", **facts: Any) -> Callable[[Reader], Reader]:
+    """Decorator of a plugin: a reader with the facts of its data set, both as `DatasetInfo` says; without `files` and
+    `own` its data are always there."""
+
+    def add(reader: Reader) -> Reader:
+        info = DatasetInfo(name, description or plugins.summary(reader), plugins.place_of(reader), **facts)
+        plugins.declare("dataset", DATASETS, name, info, reader)
+        if info.own:
+            OWN[name] = info.own
+        return reader
+
+    return add
 
 
 def own_name(path: str) -> str:

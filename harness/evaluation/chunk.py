@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.attacks.ascent import Forward
 from harness.attacks.autoattack import attack_stage, few_classes, one_of_each, square_warnings
 from harness.attacks.conditions import Conditions
+from harness.attacks.function import attack_by_function
 from harness.attacks.pgd import attack_chunk, predict, seeded_noise
 from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_info
 from harness.data.augment import to_float
@@ -114,6 +115,11 @@ def _attacked(
         prediction = attack_chunk(
             forward, x, labels, prediction, settings,
             eps=conditions.eps, noise=noise, batch_size=conditions.batch_size,
+        )  # fmt: skip
+    elif attack_info(stage).function:
+        prediction = attack_by_function(
+            conditions.attack, forward, x, labels, prediction,
+            eps=conditions.eps, batch_size=conditions.batch_size, seed=(conditions.seed, chunk),
         )  # fmt: skip
     robust = (prediction == labels).cpu().numpy()
     outcomes = before.outcomes.assign(prediction=prediction.cpu().numpy(), robust=robust)

@@ -19,6 +19,7 @@ from harness.files import file_sha256
 from harness.inputs import read_data, trained_network
 from harness.spec import DatasetSpec, GivenSpec, Source
 from harness.suites.blocks import dataset_spec, evaluation_spec, network_spec, radius, read
+from harness.suites.code import with_code
 from harness.suites.keys import ResourceKeys
 from harness.suites.machine import with_cores, with_gpu
 from harness.suites.notation import read_yaml
@@ -88,7 +89,7 @@ def evaluation_trial(
         "threads": threads,
         "resources": with_cores(taken, threads).model_dump(),
     }
-    return read(GivenSpec, values, "evaluate")
+    return with_code(read(GivenSpec, values, "evaluate"))
 
 
 def check_clean_accuracy(spec: GivenSpec, expected: float | None, root: Path | None) -> list[str]:

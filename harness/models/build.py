@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from harness.errors import InputError
 from harness.models.layers import Network
-from harness.models.registry import MODELS, resolve_params
+from harness.models.outside import Outside
+from harness.models.registry import model_info, resolve_params
 
 
 def build(
@@ -27,12 +28,14 @@ def build(
     mean, std: the normalisation inside it, one number per channel, pixel scale [0, 1]; both None for none.
     InputError for a wrong name, setting or normalisation.
     """
-    later = MODELS[name].introduced if name in MODELS else {}  # where params leave them out
-    resolved = later | resolve_params(name, {**later, **params})
+    info = model_info(name)
+    later = info.introduced  # where params leave them out
+    resolved = {**later, **resolve_params(name, {**later, **params}), **info.called_with}
     if (mean is None) != (std is None):
         raise InputError(f"model {name}: normalisation needs both mean and std")
-    size = {"image_size": image_size} if MODELS[name].sized else {}
-    network: Network = pkgutil.resolve_name(MODELS[name].network)(in_channels, num_classes, **size, **resolved)
+    size = {"image_size": image_size} if info.sized else {}
+    made = pkgutil.resolve_name(info.network)(in_channels, num_classes, **size, **resolved)
+    network = made if isinstance(made, Network) else Outside(made)
     if mean is not None and std is not None:
         if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
             raise InputError(

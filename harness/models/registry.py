@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from harness.errors import InputError, one_of, unknown
+from methods import plugins
+from methods.settings import YOURS, read_values
+
+AnyPart = TypeVar("AnyPart", bound=plugins.Part)
+Setting = int | bool | float | str
 
 LARGEST = 1024  # of a width or a depth: sixteen times the widest in use
 _WIDTH = "channels of the first stage"
@@ -26,8 +34,9 @@ class ModelInfo:
     """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
 
     meanings: what each of them is.
-    network: `module:class`, a `Network`, called with channels, number of classes and settings; sized: and with
-        `image_size`, the pixels of a side. Images may lie in memory channels last: `reshape` or `flatten`, not `view`.
+    network: `module:name` of what gives a module, called with channels, number of classes and settings; sized: and with
+        `image_size`, the pixels of a side; called_with: and with these. Images may lie in memory channels last:
+        `reshape` or `flatten`, not `view`. A module that is no `Network` gets its normalisation put before it.
     fault: what is wrong with settings that are in range each by itself; None for nothing.
     introduced: of settings that came after specifications had been stored, the default they had then. Specifications
     leave them out at that value, so that a new setting changes neither identity nor name.
@@ -36,11 +45,17 @@ class ModelInfo:
     name: str
     description: str
     network: str
-    params: dict[str, int | bool] = field(default_factory=dict)
+    params: dict[str, Setting] = field(default_factory=dict)
     meanings: dict[str, str] = field(default_factory=dict)
     sized: bool = False
     fault: Callable[[Mapping[str, Any]], str | None] = _any
-    introduced: dict[str, int | bool] = field(default_factory=dict)
+    introduced: dict[str, Setting] = field(default_factory=dict)
+    called_with: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is not this package's own, and seen to be a network only once it is built."""
+        return bool(self.called_with) or not self.network.startswith("harness.")
 
 
 _ALL = (
@@ -79,11 +94,72 @@ _ALL = (
 MODELS: dict[str, ModelInfo] = {info.name: info for info in _ALL}
 
 
-def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | bool]:
+_OF_TORCHVISION = "torchvision:"
+_IN_FILE = re.compile(r"(?P<file>.*\.py):(?P<function>[A-Za-z_]\w*)", re.DOTALL)
+
+
+def network(name: str, description: str = "") -> Callable[[AnyPart], AnyPart]:
+    """Decorator of a plugin: a function `(in_channels, num_classes, image_size, ...)`, or a class, that gives a module
+    from images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes). Its other parameters are settings, of the
+    type of their defaults; without `image_size` it takes images of any size."""
+
+    def add(part: AnyPart) -> AnyPart:
+        plugins.declare("network", MODELS, name, _declared(name, part, description), part)
+        return part
+
+    return add
+
+
+def _declared(name: str, part: Any, description: str = "") -> ModelInfo:
+    where = f"network {name}"
+    if not callable(part):
+        raise InputError(f"{where} is no function that gives a module, but a {type(part).__name__}")
+    sized = "image_size" in inspect.signature(part).parameters
+    given = ("in_channels", "num_classes", *(["image_size"] if sized else []))
+    params = plugins.settings_of(part, given, where)
+    return ModelInfo(
+        name, description or plugins.summary(part), plugins.place_of(part), params, dict.fromkeys(params, ""), sized
+    )
+
+
+def model_info(name: object, what: str = "model") -> ModelInfo:
+    """The declaration of a network: of `MODELS`, `torchvision:NAME` for a classifier of torchvision, or
+    `FILE.py:FUNCTION` for one of a plugin's file that is loaded. InputError, with `what` in it, for any other name."""
+    if isinstance(name, str) and name.startswith(_OF_TORCHVISION):
+        called = name.removeprefix(_OF_TORCHVISION)
+        place = "harness.models.outside:of_torchvision"
+        return ModelInfo(name, "torchvision's, with new weights", place, called_with={"name": called})
+    if isinstance(name, str) and _IN_FILE.fullmatch(name):
+        return _declared(name, plugins.in_file(name))
+    also = f"{YOURS}, {_OF_TORCHVISION}NAME or FILE.py:FUNCTION"
+    return MODELS[one_of(what, name, MODELS, also)]
+
+
+def in_folder(name: object, folder: Path) -> object:
+    """`mine.py:build` with the path of its file in full, taken from `folder`; any other name as it is."""
+    found = _IN_FILE.fullmatch(name) if isinstance(name, str) else None
+    return f"{folder.absolute() / Path(found['file']).expanduser()}:{found['function']}" if found else name
+
+
+def in_loaded_file(name: object) -> object:
+    """`path/to/mine.py:build` as `mine.py:build`, by which `model_info` knows it: the file is loaded as a plugin, once
+    per process. Any other name as it is."""
+    found = _IN_FILE.fullmatch(name) if isinstance(name, str) else None
+    if found is None:
+        return name
+    file, function = found.group("file", "function")
+    if "/" in file or not any(path.endswith(f"/{file}") for path in plugins.loaded()):
+        plugins.load_plugin(file)
+    return f"{file.rpartition('/')[2]}:{function}"
+
+
+def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, Setting]:
     """The settings of a network, the given ones over the defaults, without those that stand as they were introduced.
     InputError for a wrong name, type or range."""
-    one_of("model", name, MODELS)
-    resolved = dict(MODELS[name].params)
+    info = model_info(name)
+    if info.foreign and info.params:
+        return read_values(info.params, params, f"model {name}")
+    resolved = dict(info.params)
     for key, value in params.items():
         if key not in resolved:
             raise (
@@ -92,9 +168,9 @@ def resolve_params(name: str, params: Mapping[str, object]) -> dict[str, int | b
                 else InputError(f"model {name} has no settings, so no '{key}'")
             )
         resolved[key] = _checked(name, key, value, wants_bool=isinstance(resolved[key], bool))
-    if fault := MODELS[name].fault(resolved):
+    if fault := info.fault(resolved):
         raise InputError(f"model {name}: {fault}")
-    later = MODELS[name].introduced
+    later = info.introduced
     return {key: value for key, value in resolved.items() if key not in later or value != later[key]}
 
 

@@ -15,6 +15,7 @@ from harness.data.registry import DATASETS
 from harness.engine.gpu import gpus_here
 from harness.errors import ExitCode, InputError, kind_of
 from harness.events import OnEvent
+from harness.models.registry import model_info
 from harness.running.checks import check_disk, check_gpus, check_threads
 from harness.running.driver import Driver
 from harness.running.launchers import Launcher, SerialLauncher
@@ -42,7 +43,7 @@ class Options:
     workers: at most so many trials at once. address: of a Ray cluster, HOST:PORT or `auto`; a local Ray where neither
     it nor RAY_ADDRESS is given. retry_failed: run trials again that the store holds as failed. again: run what the
     store has from an older numerics version. redo: ids of trials to make again; what the store has of them is set
-    aside. trial_timeout_s: a trial that runs longer is stored as failed. plugins: method files that workers run first.
+    aside. trial_timeout_s: a trial that runs longer is stored as failed.
     run_trial, help_trial: `module:function`, the trial and what helps it with its evaluation. InputError for fewer than
     one worker.
     """
@@ -56,7 +57,6 @@ class Options:
     data_root: Path | None = None
     download: bool = False
     trial_timeout_s: float | None = None
-    plugins: tuple[str, ...] = ()
     run_trial: str = "harness.trial:run_trial"
     help_trial: str = "harness.trial:help_trial"
     minimum_free_bytes: int = 200 * 2**20
@@ -67,7 +67,7 @@ class Options:
 
     def workplace(self, control: RunControl) -> Workplace:
         """What the workers of a run need to know."""
-        return Workplace(control.root, str(control.path), control.nonce, self.data_root, self.download, self.plugins)
+        return Workplace(control.root, str(control.path), control.nonce, self.data_root, self.download)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ Parts = tuple[Launcher, StopRequest]
 
 @contextmanager
 def _here(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterator[Parts]:
-    # the caller has loaded the plugins in this process; the stop signal is asked directly, not through a file
+    # the stop signal is asked directly, not through a file
     workplace = Workplace(root, data_root=options.data_root, download=options.download)
 
     def make_job(spec: TrialSpec) -> Job:
@@ -236,7 +236,8 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, 
     """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
     What is odd about the data sets; raises InputError. planning: what is not there is said to be unchecked.
 
-    Only embedded data need no look; for anything else torch is imported here, which a run can afford.
+    Only embedded data and this package's own code need no look; for anything else torch is imported here, which a run
+    can afford.
     """
     stored = store.statuses()
     specs = [spec for spec in specs if stored.get(spec.trial_id) != "done" or spec.trial_id in options.redo]
@@ -248,4 +249,5 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, 
 
 
 def _needs_a_look(spec: TrialSpec) -> bool:
-    return not DATASETS[spec.dataset.name].embedded or any(source.file for source in spec.sources)
+    foreign = bool(spec.code) or any(model_info(network.name).foreign for network in spec.networks)
+    return foreign or not DATASETS[spec.dataset.name].embedded or any(source.file for source in spec.sources)

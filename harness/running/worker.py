@@ -17,13 +17,16 @@ from harness.events import Error, TaskEvent
 from harness.running.stopping import StopSignal
 from harness.spec import TrialSpec
 from harness.store.provenance import command
+from methods.plugins import load_plugin, loaded
+from methods.settings import SettingsError
 
 
 @dataclass(frozen=True)
 class Workplace:
     """What is the same for all tasks of a run; it travels to the workers with each.
 
-    control, nonce: where `StopSignal` looks, and for which run. plugins: method files to run first, once per process.
+    control, nonce: where `StopSignal` looks, and for which run. plugins: files to run first, once per process; those
+    that the process has loaded which made this.
     command: of the process that made this, for the trials' rows.
     """
 
@@ -32,7 +35,7 @@ class Workplace:
     nonce: str = ""
     data_root: Path | None = None
     download: bool = False
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = field(default_factory=loaded)
     command: str = field(default_factory=command)
 
     @property
@@ -97,11 +100,8 @@ def raised(name: str, kind: Kind, error: str) -> Error:
 
 
 def load_plugins(paths: tuple[str, ...]) -> None:
-    """Runs the users' method files; each process runs each of them once. InfrastructureError where one cannot be run
+    """Runs the users' files; each process runs each of them once. InfrastructureError where one cannot be run
     here: the driver has run them all, so no trial is at fault."""
-    from methods.plugins import load_plugin
-    from methods.settings import SettingsError
-
     try:
         for path in paths:
             load_plugin(path)

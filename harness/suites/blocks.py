@@ -19,7 +19,7 @@ from harness.data.counts import class_counts
 from harness.data.registry import DATASETS, OWN, DatasetInfo
 from harness.data.splits import most_train_images
 from harness.errors import InputError, one_of, unknown
-from harness.models.registry import MODELS, resolve_params
+from harness.models.registry import in_loaded_file, model_info, resolve_params
 from harness.spec import (
     CHECKPOINTS,
     MOST_EPOCHS,
@@ -33,6 +33,7 @@ from harness.spec import (
 )
 from harness.suites.keys import MOST_SEEDS, Entry
 from harness.suites.notation import number
+from methods.settings import YOURS
 
 _LEAST_DEVIATION = 1e-6  # of a normalization: what is divided by much less overflows
 
@@ -40,7 +41,7 @@ _LEAST_DEVIATION = 1e-6  # of a normalization: what is divided by much less over
 def network_spec(entry: Entry, where: str, dataset: DatasetSpec) -> NetworkSpec:
     """A network from `cnn` or `{name: cnn, width: 16, normalization: dataset}`."""
     values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-    name = one_of(f"model in {where}", values.pop("name", None), MODELS)
+    name = model_info(in_loaded_file(values.pop("name", None)), f"model in {where}").name
     mean, std = _normalization(values.pop("normalization", "none"), where, dataset)
     values = {"name": name, "params": resolve_params(name, values), "mean": mean, "std": std}
     return read(NetworkSpec, values, f"{where}: normalization")
@@ -53,7 +54,7 @@ def dataset_spec(entry: Entry) -> DatasetSpec:
     An augmentation that is the data set's own is null: however it is written, it is the same.
     """
     values = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-    one_of("dataset", values.get("name"), DATASETS)
+    one_of("dataset", values.get("name"), DATASETS, YOURS)
     values["augment"] = _augmentation(values.get("augment"), DATASETS[values["name"]])
     spec = read(DatasetSpec, values, "dataset")
     own = OWN.get(spec.name)
@@ -183,6 +184,9 @@ def _attack(entry: Entry, images: int | None, eps: float, dataset: DatasetSpec) 
     values: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     info = attack_info(values.get("name"))
     where = f"evaluation: {info.name}"
+    if info.function:
+        own = {key: values.pop(key) for key in info.settings if key in values}
+        values["settings"] = {**(values.get("settings") or {}), **own}
     values.setdefault("checkpoints", info.checkpoints)
     if values.get("step_size") is not None:
         values["step_size"] = radius(values["step_size"], f"{where}: step_size")

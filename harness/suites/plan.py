@@ -25,6 +25,7 @@ from harness.suites.blocks import (
     training_block,
     training_spec,
 )
+from harness.suites.code import with_code
 from harness.suites.keys import Entry, FileKeys, SourceKeys
 from harness.suites.suite import Suite
 
@@ -255,10 +256,9 @@ def _check_keys(left: Mapping[str, Any], where: str, allowed: Iterable[str]) -> 
 def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
     """A trial with the suite's settings and its own: role, variant and student; method, training, teachers and init
     where it has them."""
-    dataset, eps, method = dataset_spec(suite.dataset), _eps(suite), own.get("method")
+    dataset, eps = dataset_spec(suite.dataset), _eps(suite)
     shared = {
         "dataset": dataset,
-        "code": methods.code_of(method) if method else {},
         "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed, given="training" not in own),
         "eps": eps,
         "norm": suite.norm,
@@ -270,7 +270,7 @@ def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
         "keep": tuple(suite.keep),
     }
     kind = TrainedSpec if "training" in own else GivenSpec
-    return read(kind, {**shared, "seed": seed, **own}, f"suite {suite.name}")
+    return with_code(read(kind, {**shared, "seed": seed, **own}, f"suite {suite.name}"))
 
 
 def _eps(suite: Suite) -> float:

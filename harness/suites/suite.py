@@ -12,10 +12,12 @@ from pydantic_core import PydanticCustomError
 
 from harness.data.registry import OWN
 from harness.errors import InputError, unknown
+from harness.models.registry import in_folder
 from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, InSuites, Record, Seed
 from harness.suites.blocks import own_data, read
 from harness.suites.keys import MOST_SEEDS, Entry, ResourceKeys
 from harness.suites.notation import number, read_text, read_yaml
+from methods.plugins import load_plugin
 
 
 class PrimaryComparison(Frozen):
@@ -50,6 +52,9 @@ class Suite(Record):
         description="names the folder of its results", examples=["mine"]
     )
     description: str = Field("", description="what `list suites` says", examples=["two methods on digits"])
+    plugins: list[str] = Field(
+        [], description="files and package folders of your own, from the suite's folder", examples=[["mine.py"]]
+    )
     dataset: Entry = Field(description="a name, or a mapping of the keys of a data set", examples=["digits"])
     student: Entry | None = Field(
         None, description="the network that is trained: a name, or a mapping", examples=[{"name": "cnn", "width": 8}]
@@ -132,19 +137,20 @@ def suite_names() -> dict[str, str]:
 def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
     """The suite of that name, or of that YAML file, with `key.path=value` overrides applied. Raises InputError.
 
-    The paths of a data set and of a file with the methods are taken from the folder of the suite's file, those of an
-    override from the current folder.
+    Paths of plugins, of networks in a file, of a data set and of a file with the methods are taken from the folder of
+    the suite's file, those of an override from the current folder. The plugins are loaded.
     """
     where, text = _suite_text(name_or_path)
     values = read_yaml(text, where)
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a mapping of keys, such as dataset, student, methods")
     values.setdefault("name", Path(where).stem)
-    _place_data(values, Path(where).parent)
-    _read_methods(values, Path(where).parent)
+    for place in (_place_data, _place_plugins, _place_networks, _read_methods):
+        place(values, Path(where).parent)
     for override in overrides:
         _apply(values, override)
     _read_methods(values, Path())
+    _load_plugins(values, where)
     if _is_own(values.get("dataset")):
         values["dataset"] = own_data(values["dataset"], Path())
     if "eps" in values:
@@ -182,6 +188,40 @@ def _place_data(values: dict[str, Any], folder: Path) -> None:
     dataset = values.get("dataset")
     if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
         dataset["path"] = str(folder.absolute() / Path(dataset["path"]).expanduser())
+
+
+def _place_plugins(values: dict[str, Any], folder: Path) -> None:
+    if isinstance(values.get("plugins"), list):
+        values["plugins"] = [
+            str(folder.absolute() / Path(path).expanduser()) if isinstance(path, str) else path
+            for path in values["plugins"]
+        ]
+
+
+def _load_plugins(values: dict[str, Any], where: str) -> None:
+    """Before anything else is read: what they declare may be named everywhere."""
+    found = values.get("plugins", [])
+    if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
+        raise InputError(f"{where}: plugins must be a list of files, such as [mine.py], not {found!r}")
+    for path in found:
+        load_plugin(path)
+
+
+def _place_networks(values: dict[str, Any], folder: Path) -> None:
+    """`nets/mine.py:build` stands for a network in that file."""
+
+    def placed(entry: Any, key: str = "name") -> Any:
+        if isinstance(entry, dict) and key in entry:
+            return {**entry, key: placed(entry[key])}
+        return in_folder(entry, folder)
+
+    for block in ("teacher", "natural_teacher", "init"):
+        if isinstance(values.get(block), dict):
+            values[block] = placed(values[block], "model")
+    if "student" in values:
+        values["student"] = placed(values["student"])
+    if isinstance(values.get("students"), list):
+        values["students"] = [placed(entry) for entry in values["students"]]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.spec import EvaluationSpec, TrainedSpec
+from harness.suites.code import with_code
 from harness.suites.plan import read_entry
 from harness.suites.suite import Suite
 from harness.tuning.space import Space, Values, short
-from methods import code_of, completed, teachers_of
+from methods import completed, teachers_of
 from methods.registry import KINDS
 
 
@@ -95,11 +96,10 @@ class SearchedMethod:
         variant = "-".join([self.name, *(short({key: value}) for key, value in values.items())])
         change = {
             "method": entry.resolved,
-            "code": code_of(entry.resolved),
             "training": entry.training,
             "variant": variant,
         }
-        return [TrainedSpec.model_validate({**spec.model_dump(), **change}) for spec in self.bases]
+        return [with_code(TrainedSpec.model_validate({**spec.model_dump(), **change})) for spec in self.bases]
 
     @property
     def _method(self) -> dict[str, Any]:
@@ -118,4 +118,4 @@ class SearchedMethod:
 
 def without_tests(spec: TrainedSpec) -> TrainedSpec:
     """The same training and no attack on a test image: what a search may look at."""
-    return TrainedSpec.model_validate({**spec.model_dump(), "evaluation": EvaluationSpec(attacks=())})
+    return with_code(TrainedSpec.model_validate({**spec.model_dump(), "evaluation": EvaluationSpec(attacks=())}))

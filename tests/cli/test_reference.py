@@ -32,6 +32,7 @@ from harness.suites.machine import for_this_machine
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.tuning.options import read_options
+from tests.own_code import forgotten_afterwards, page_examples
 
 PAGE = Path(__file__).parents[2] / "docs" / "suites.md"
 SUITE: dict[str, Any] = {
@@ -92,6 +93,7 @@ def placed(block: str, example: dict[str, Any]) -> dict[str, Any]:
         "training.weight_average": {"training": {"epochs": 20, "weight_average": {"kind": "ema", **example}}},
         "training.weight_perturbation": {"training": {"epochs": 20, "weight_perturbation": example}},
         "evaluation.attacks": {"evaluation": {"attacks": ["clean", {"name": "pgd20", **example}]}},
+        "an attack of a plugin": {"plugins": ["mine.py"], "evaluation": {"attacks": [{"name": "corners", **example}]}},
         "primary": {"primary": [{"variant": "absld", "against": "rslad", "metrics": ["nsd"], **example}]},
     }
     return entries.get(block) or {block: {**SUITE.get(block, {}), **example}}
@@ -106,13 +108,16 @@ def test_the_example_of_a_key_makes_a_suite(block, key, tmp_path):
     if block == "dataset" and key.name in OWN_DATA:  # which are not there
         assert read(RECORDS[block], {"name": "folder", **example}, block)
         return
-    changes = placed(block, example)
-    if "settings" in example or example.get("search") == "list":  # in place of a space
+    own = block == "evaluation.attacks" and key.name == "settings"
+    changes = placed("an attack of a plugin" if own else block, example)
+    (tmp_path / "mine.py").write_text(page_examples())
+    if block == "tune" and ("settings" in example or example.get("search") == "list"):  # in place of a space
         changes["tune"] = {"methods": ["absld"], "settings": {"absld": [{}]}, **example}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SUITE, **changes}))
-    suite = load_suite(str(tmp_path / "small.yaml"))
-    assert plan(for_this_machine(suite, tmp_path))
-    assert read_options(suite, {})
+    with forgotten_afterwards():
+        suite = load_suite(str(tmp_path / "small.yaml"))
+        assert plan(for_this_machine(suite, tmp_path))
+        assert read_options(suite, {})
 
 
 @pytest.mark.parametrize("name", sorted(methods.METHODS))

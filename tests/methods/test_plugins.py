@@ -20,6 +20,7 @@ from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import TrialSpec
 from harness.store.store import Store
 from methods import SettingsError, plugins
+from tests.own_code import forgotten_afterwards
 from tests.small import assert_same_weights, run_to_end, small_specs, suite_file, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,15 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _registry_as_before():
     """What a plugin registers must not reach other tests."""
-    tables = [methods.METHODS, *methods.POLICIES.values()]
-    before, modules = [dict(table) for table in tables], set(sys.modules)
-    yield
-    for table, entries in zip(tables, before, strict=True):
-        table.clear()
-        table.update(entries)
-    for name in set(sys.modules) - modules:
-        if name.startswith("plugin_"):
-            del sys.modules[name]
+    with forgotten_afterwards():
+        yield
 
 
 def documented_example(name: str = "trades_focus") -> str:

@@ -53,7 +53,7 @@ def test_the_rayjob_is_valid_and_calls_the_command():
 
 
 def test_the_commands_in_the_documents_exist():
-    for name in ("README.md", "docs/clusters.md", "docs/add-a-method.md", "docs/results.md"):
+    for name in ("README.md", "docs/clusters.md", "docs/add-a-method.md", "docs/plugins.md", "docs/results.md"):
         for block in re.findall(r"```bash\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 if line.startswith("run-bench"):

@@ -1,0 +1,325 @@
+"""Networks, attacks and data sets of a user's own: the page's examples through the commands, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.attacks.conditions import Conditions
+from harness.evaluation.chunk import evaluate_chunk
+from harness.spec import TrialSpec
+from harness.store.store import Store
+from harness.suites.plan import plan
+from harness.suites.suite import load_suite
+from methods import SettingsError, plugins
+from tests.cli.test_cli import bench, refused
+from tests.methods.test_plugins import ROOT
+from tests.own_code import forgotten_afterwards, page_blocks, page_examples
+from tests.small import suite_file
+
+QUICK = {"epochs": 1, "batch_size": 100, "lr": 0.05, "attack_steps": 2, "validation_steps": 1}
+STRIPES = {
+    "plugins": ["mine.py"],
+    "dataset": {"name": "stripes", "train_images": 200, "test_images": 50},
+    "student": {"name": "shallow", "width": 4, "normalization": "dataset"},
+    "teacher": None,
+    "methods": ["at"],
+    "training": QUICK,
+    "evaluation": {"attacks": ["clean", {"name": "corners", "tries": 2}], "chunk_size": 25},
+}
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_before() -> Iterator[None]:
+    with forgotten_afterwards():
+        yield
+
+
+def own(folder: Path, text: str | None = None, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(page_examples() if text is None else text)
+    return path
+
+
+def specs(folder: Path, **changes: object) -> dict[str, TrialSpec]:
+    """The trials of a suite by variant, planned as in a new process."""
+    with forgotten_afterwards():
+        return {spec.variant: spec for spec in plan(load_suite(suite_file(folder, **{**STRIPES, **changes})))}
+
+
+def test_the_page_s_examples_are_listed_run_and_stored(tmp_path: Path) -> None:
+    own(tmp_path)
+    suite = suite_file(tmp_path, **STRIPES)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    bench("run", suite, "--serial", "--results", "store", cwd=elsewhere)  # the suite's own folder has the plugin
+    store = Store(elsewhere / "store")
+    (trial,) = store.trials()["trial_id"]
+    assert set(store.read("class_accuracy", [trial])["attack"]) == {"clean", "corners"}
+    told = bench("show", trial, "--results", "store", cwd=elsewhere).stdout
+    assert "corners" in told
+    assert "1 of 1 batch norms folded" in told
+    page = bench("report", suite, "--results", "store", cwd=elsewhere).stdout
+    assert "Corners" in page
+    for what, name in (("models", "shallow"), ("attacks", "corners"), ("datasets", "stripes")):
+        assert name in bench("list", what, "--plugin", str(tmp_path / "mine.py"), cwd=elsewhere).stdout
+    assert "slope" in bench("list", "models", "shallow", "--plugin", str(tmp_path / "mine.py"), cwd=elsewhere).stdout
+
+
+def test_code_of_networks_attacks_and_data_is_part_of_the_identity_and_an_attack_s_of_the_evaluation_alone(
+    tmp_path: Path,
+) -> None:
+    parts = dict(zip(("network", "attack", "dataset"), page_blocks(), strict=True))
+    for name, part in parts.items():
+        own(tmp_path, part, f"{name}.py")
+    given = {"plugins": [f"{name}.py" for name in parts]}
+    before = specs(tmp_path, **given)["at"]
+    hashes = {name: hashlib.sha256(part.encode()).hexdigest() for name, part in parts.items()}
+    assert before.code == {
+        "network:shallow": hashes["network"],
+        "attack:corners": hashes["attack"],
+        "dataset:stripes": hashes["dataset"],
+    }
+    for name, trains_anew in (("network", True), ("attack", False), ("dataset", True)):
+        own(tmp_path, parts[name] + "# edited\n", f"{name}.py")
+        edited = specs(tmp_path, **given)["at"]
+        own(tmp_path, parts[name], f"{name}.py")
+        assert edited.trial_id != before.trial_id
+        assert (edited.training_id != before.training_id) is trains_anew, name
+    assert specs(tmp_path, **given)["at"].trial_id == before.trial_id
+
+
+def test_settings_are_written_one_way_and_checked(tmp_path: Path) -> None:
+    own(tmp_path)
+    attacks = (
+        ["corners"], [{"name": "corners", "tries": 10}], [{"name": "corners", "settings": {"tries": 10}}],
+        [{"name": "corners", "tries": 11}],
+    )  # fmt: skip
+    ids = [specs(tmp_path, evaluation={"attacks": each})["at"].trial_id for each in attacks]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    for wrong, said in (
+        ({"evaluation": {"attacks": [{"name": "corners", "tries": "many"}]}}, "attack corners: tries must be a int"),
+        ({"evaluation": {"attacks": [{"name": "corners", "steps": 3}]}}, "unknown key of attack corners 'steps'"),
+        ({"evaluation": {"attacks": [{"name": "pgd20", "settings": {"tries": 3}}]}}, "unknown key of attack pgd20"),
+        ({"student": {"name": "shallow", "slope": True}}, "model shallow: slope must be a float"),
+        ({"student": {"name": "shallow", "depth": 3}}, "unknown setting of model shallow 'depth'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            specs(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("unknown method 'nosuch'", {"methods": ["nosuch"]}),
+        ("unknown model in student 'nosuch'", {"student": "nosuch"}),
+        ("unknown attack 'nosuch'", {"evaluation": {"attacks": ["nosuch"]}}),
+        ("unknown dataset 'nosuch'", {"dataset": "nosuch"}),
+    ],
+)
+def test_an_unknown_name_mentions_plugins(tmp_path: Path, words: str, changes: dict[str, object]) -> None:
+    own(tmp_path)
+    with pytest.raises(ValueError, match=f"{words}.*--plugin FILE"):
+        specs(tmp_path, **changes)
+
+
+NETWORK = "import torch\nfrom torch import nn\nfrom harness.models.registry import network\n"
+ATTACK = "import torch\nfrom harness.attacks.registry import attack\n"
+
+
+def attack_that(does: str) -> str:
+    return f"{ATTACK}@attack('bad')\ndef own(forward, images, labels, eps, generator):\n    {does}\n"
+
+
+def network_that(body: str) -> str:
+    return (
+        f"{NETWORK}@network('bad')\nclass Bad(nn.Module):\n    def __init__(self, in_channels, num_classes):\n"
+        f"        super().__init__()\n        self.conv = nn.Conv2d(in_channels, 4, 3)\n"
+        f"        self.fc = nn.Linear(4, num_classes)\n    def forward(self, x):\n"
+        f"        y = self.fc(self.conv(x).mean((2, 3)))\n        {body}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise RuntimeError('on purpose')", "plugin {file}: RuntimeError: on purpose"),
+        (attack_that("...").replace("bad", "pgd20"), "attack 'pgd20' is registered already"),
+        (f"{NETWORK}@network('cnn')\ndef f(in_channels, num_classes): ...", "network 'cnn' is registered already"),
+        (f"{NETWORK}@network('a/b')\ndef f(in_channels, num_classes): ...", "network 'a/b': a name is of letters"),
+        (f"{NETWORK}@network('x')\ndef f(channels, num_classes): ...", "must take (in_channels, num_classes, ...)"),
+        (f"{NETWORK}@network('x')\ndef f(in_channels, num_classes, width): ...", "setting 'width' needs a default"),
+        (f"{ATTACK}@attack('x')\ndef f(model, images, labels): ...", "must take (forward, images, labels, eps, gen"),
+        (f"{ATTACK}attack('x')(lambda forward, images, labels, eps, generator: images)", "at the top of its file"),
+    ],
+)  # fmt: skip
+def test_a_plugin_that_cannot_be_loaded_is_one_line_with_its_file(tmp_path: Path, text: str, says: str) -> None:
+    path = own(tmp_path, text)
+    told = refused("run", "quickstart", "--plugin", str(path), cwd=tmp_path)
+    assert says.format(file=path) in told
+    assert str(path) in told
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise KeyError('lost')", "KeyError: 'lost'"),
+        ("return y[:, :1]", "must give logits (4, 10) for 4 images, not (4, 1) float32"),
+        ("return y, x", "must give logits (4, 10) for 4 images, not a tuple"),
+        ("return y / 0", "logits that are not finite"),
+        ("return y * 0 + torch.arange(10.0)", "ignores its input"),
+        ("return y.detach()", "gives no gradient to its images"),
+        ("return y if self.training else y.argmax(1)", "must give logits (4, 10) for 4 images, not (4,) int64"),
+        ("return self.conv(x).view(len(x), -1)[:, :10] + y", "view size is not compatible"),
+    ],
+)
+def test_a_network_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, body: str, says: str) -> None:
+    own(tmp_path, network_that(body))
+    suite = suite_file(tmp_path, plugins=["mine.py"], student="bad", teacher=None, methods=["at"])
+    told = refused("run", suite, "--serial", "--results", "store", cwd=tmp_path)
+    assert "model bad" in told
+    assert says in told
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("raise KeyError('lost')", "KeyError: 'lost'"),
+        ("return images[:1]", "must return images (2, 1, 8, 8) torch.float32, as it got them, not (1, 1, 8, 8)"),
+        ("return images.double()", "not (2, 1, 8, 8) torch.float64"),
+        ("return None", "not NoneType"),
+        ("return (images + 2 * eps).clamp(0, 1)", "attack bad returned 2 points outside the eps ball"),
+        ("return images + eps", "outside [0, 1]"),
+        ("return images * float('nan')", "attack bad returned 2 points outside the eps ball"),
+    ],
+)
+def test_an_attack_that_cheats_or_fails_is_refused_with_its_file(tmp_path: Path, does: str, says: str) -> None:
+    path = own(tmp_path, attack_that(does))
+    suite = suite_file(tmp_path, plugins=["mine.py"], teacher=None, methods=["at"], evaluation={"attacks": ["bad"]})
+    told = refused("run", suite, "--serial", "--results", "store", cwd=tmp_path)
+    assert f"{path}: " in told
+    assert says in told
+
+
+def test_the_harness_judges_what_an_attack_gives(tmp_path: Path) -> None:
+    """The attack goes to the end of the ball, to the bright one for class 1; robust is what is right there."""
+    plugins.load_plugin(str(own(tmp_path, attack_that("return images + eps * (labels.view(-1, 1, 1, 1) * 2 - 1)"))))
+    images, labels = torch.full((6, 1, 2, 2), 128, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1])
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        bright = x.mean((1, 2, 3)) - 0.55  # class 1 where it is bright: right on no dark image of class 1
+        return torch.stack([-bright, bright], 1)
+
+    conditions = Conditions({"name": "bad"}, 0.1, 0, 2, 2)
+    found = evaluate_chunk(forward, images, labels, torch.arange(6), conditions, 0).outcomes
+    assert found["robust"].tolist() == [True, False] * 3
+    assert found["prediction"].tolist() == [0, 0] * 3
+
+
+def test_an_attack_that_goes_wrong_on_real_images_fails_the_trial_with_its_name(tmp_path: Path) -> None:
+    """What the trial beforehand cannot see: batches of two are tried, and it cheats on larger ones."""
+    own(tmp_path, attack_that("return images if len(images) < 3 else images + 2 * eps"))
+    suite = suite_file(
+        tmp_path, plugins=["mine.py"], teacher=None, methods=["natural"], evaluation={"attacks": ["bad"]}
+    )
+    bench("run", suite, "--serial", "--results", "store", cwd=tmp_path, check=1)
+    (error,) = Store(tmp_path / "store").trials()["error"]
+    assert "attack bad returned" in error
+    assert "outside the eps ball" in error
+
+
+def test_a_network_in_a_file_and_of_torchvision_need_no_declaration(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    own(tmp_path / "nets", page_examples(), "file.py")
+    entry = {"name": "nets/file.py:shallow", "width": 4}
+    suite = suite_file(tmp_path, student=entry, teacher=None, methods=["at"], training=QUICK)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    bench("run", suite, "--serial", "--results", "store", cwd=elsewhere)
+    (spec,) = (spec for spec in plan(load_suite(suite)))
+    assert spec.student.label == "file.py:shallow(width=4, slope=0.1)"
+    assert list(spec.code) == ["network:file.py:shallow"]
+    weights = elsewhere / "store" / "work" / spec.training_id / "last.pt"
+    assert "0.weight" in torch.load(weights)  # the module's own names
+    with forgotten_afterwards():
+        bench(
+            "evaluate", str(weights), "--model", "../nets/file.py:shallow", "--param", "width=4", "--dataset", "digits",
+            "--attacks", "clean", "--images", "50", "--serial", cwd=elsewhere,
+        )  # fmt: skip
+    told = refused(
+        "evaluate", str(weights), "--model", "torchvision:mobilenet_v3_smal", "--dataset", "digits", cwd=elsewhere
+    )
+    assert "did you mean mobilenet_v3_small" in told
+    told = refused("evaluate", str(weights), "--model", "torchvision:resnet18", "--dataset", "digits", cwd=elsewhere)
+    assert "takes images of 3 channels, the data has 1" in told
+
+
+def test_a_network_of_torchvision_is_built_and_tried() -> None:
+    from harness.models.build import build
+    from harness.models.outside import check_network
+
+    network = build("torchvision:mobilenet_v3_small", {}, in_channels=3, num_classes=7, mean=[0.5] * 3, std=[0.2] * 3)
+    assert "features.0.0.weight" in network.state_dict()
+    check_network(network, "model", (3, 32, 32), 7, "fast")
+    images = torch.rand(2, 3, 32, 32)
+    network.eval()
+    assert torch.equal(network(images), network.module((images - 0.5) / 0.2))
+
+
+def test_files_and_packages_that_are_not_there_or_called_alike_are_told(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        own(tmp_path / folder, network_that("return y").replace("bad", folder).replace("Bad", folder))
+    told = refused("run", suite_file(tmp_path, plugins=["gone.py"]), cwd=tmp_path)
+    assert f"plugin {tmp_path}/gone.py: FileNotFoundError" in told
+    told = refused("run", suite_file(tmp_path, plugins="mine.py"), cwd=tmp_path)
+    assert "plugins must be a list of files" in told
+    told = refused("run", suite_file(tmp_path, student="one/mine.py:two"), cwd=tmp_path)
+    assert "mine.py has no 'two'" in told
+    told = refused("run", suite_file(tmp_path, student="one/mine.py:one", students=["two/mine.py:two"]), cwd=tmp_path)
+    assert "of the plugins that are loaded 2 are called mine.py, not one" in told
+
+
+def test_what_this_process_has_loaded_goes_to_the_workers(tmp_path: Path) -> None:
+    from harness.running.worker import Workplace
+
+    assert Workplace(tmp_path).plugins == ()
+    path = own(tmp_path)
+    load_suite(suite_file(tmp_path, **STRIPES))
+    assert Workplace(tmp_path).plugins == (str(path),)
+
+
+def test_a_suite_s_text_alone_runs_no_code(tmp_path: Path) -> None:
+    own(tmp_path, "raise SystemExit('run')")
+    suite_file(tmp_path, **STRIPES)
+    bench("list", "suites", cwd=tmp_path)
+    with pytest.raises(SystemExit, match="run"):
+        load_suite(str(tmp_path / "small.yaml"))
+
+
+@pytest.mark.slow
+def test_plugins_of_a_suite_run_on_ray_workers(tmp_path: Path) -> None:
+    own(tmp_path)
+    suite = suite_file(tmp_path, **STRIPES)
+    words = [sys.executable, str(ROOT / "run_bench.py"), "run", suite, "--results", "store", "--workers", "1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(Store(tmp_path / "store").trials()["status"]) == {"done"}
+
+
+def test_entry_points_of_every_kind_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "offered.py").write_text(page_blocks()[0])
+    info = tmp_path / "offered-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[robust_fairness_bench.networks]\nmine = offered\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.load_entry_points()
+    spec = specs(tmp_path, plugins=[], dataset="digits", evaluation={"attacks": ["clean"]})["at"]
+    assert spec.code == {"network:shallow": hashlib.sha256(page_blocks()[0].encode()).hexdigest()}
+    with pytest.raises(SettingsError, match="registered already"):
+        plugins.load_plugin(str(own(tmp_path)))
