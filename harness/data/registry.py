@@ -8,11 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.data.class_names import CIFAR10, CIFAR100, CLOTHES, DIGITS, TINY_IMAGENET
 from methods import plugins
 
 Reader = TypeVar("Reader", bound=plugins.Part)
-
-from harness.data.class_names import CIFAR10, CIFAR100, CLOTHES, DIGITS, TINY_IMAGENET
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
