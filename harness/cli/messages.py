@@ -174,6 +174,7 @@ def report_store(
 ) -> None:
     """The leaderboard of some results of a store on the terminal, everything else into a folder, in the `Form` of a
     report."""
+    from harness.published.papers import published
     from harness.report.captions import FAILED
     from harness.report.write import Form, print_leaderboard, write_report
     from harness.suites.comparisons import registered_comparisons
@@ -196,7 +197,14 @@ def report_store(
             err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
             return
         written = write_report(
-            results, folder, shape, baseline=baseline, primary=primary, console=out, left_out=left_out
+            results,
+            folder,
+            shape,
+            baseline=baseline,
+            primary=primary,
+            published=published() if shape.published or shape.html else None,
+            console=out,
+            left_out=left_out,
         )
     store.look_for_foreign_files()
     for problem in store.problems:

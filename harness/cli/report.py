@@ -54,6 +54,9 @@ def report(
     ] = "none",
     brackets: Annotated[bool, typer.Option("--brackets", help="those intervals as [low, high], not as ±")] = False,
     html: Annotated[bool, typer.Option("--html", help="also one self-contained page, index.html")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="numbers of papers beside measured ones, in tables and figures")
+    ] = False,
     power: Annotated[bool, typer.Option("--power", help="only print what 3, 5 and 10 seeds would find")] = False,
     plugin: Plugins = None,
 ) -> int:
@@ -67,9 +70,8 @@ def report(
     load_plugins(plugin)
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
-    form = Form(
-        checkpoint, listed(figures), listed(formats) or [], width, intervals, "brackets" if brackets else "pm", html
-    )
+    style = "brackets" if brackets else "pm"
+    form = Form(checkpoint, listed(figures), listed(formats) or [], width, intervals, style, html, published)
     if is_store(Path(suite), begun=False):
         store: Any = Store(suite)
         which = _part_of(store, sets, methods, seeds)

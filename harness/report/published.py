@@ -23,7 +23,7 @@ from harness.spec import NetworkSpec
 TITLE = "Published numbers beside measured ones"
 NOTE = (
     "Of the same data set, network, threat model and attack; measured rows first, the others as papers or their "
-    "repositories state them, in percent except NSD. They are not ranked: protocols differ as the last column says."
+    "repositories state them, in percent except NSD. They are not ranked: protocols differ as is said beside each."
 )
 ALL = "all"
 _CHECKPOINTS = {"best_validation": "best on held-out images", "last": "last epoch", "given": "as it was given"}
@@ -31,11 +31,12 @@ _CHECKPOINTS = {"best_validation": "best on held-out images", "last": "last epoc
 
 @dataclass(frozen=True)
 class Line:
-    """What is measured or published of one network. name: the variant, or who states it. numbers: average, worst class
-    and NSD. link: to the source."""
+    """What is measured or published of one network. called: the method, with what sets it apart. name: the variant, or
+    who states it. numbers: average, worst class and NSD. link: to the source."""
 
     attack: str
     method: str
+    called: str
     name: str
     measured: bool
     numbers: list[str]
@@ -73,28 +74,29 @@ def lines(board: Leaderboard, setting: tuple, checkpoint: str, published: pd.Dat
     """What stands beside each other in one setting, by attack and method; empty where nothing is published on it."""
     part = board.of(setting)
     rows = part.rows[part.rows["role"] != "teacher"]
-    specs = {row: read_spec(part.specs.get(row)) for row in rows.index}
-    if not specs:
+    scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"]) & part.scores["row"].isin(rows.index)]
+    spec = next((read_spec(part.specs[row]) for row in rows.index if row in part.specs), {})
+    found = alike(published, spec, dict.fromkeys(map(str, scores["attack"])))
+    if found.empty:
         return []
-    scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"]) & part.scores["metric"].isin(MAIN)]
-    found = alike(published, next(iter(specs.values())), dict.fromkeys(map(str, scores["attack"])))
-    by_cell = {key: cell.set_index("metric") for key, cell in scores.groupby(["attack", "row"], observed=True)}
-    found_lines: list[tuple[tuple, Line]] = []
-    for attack, method in dict.fromkeys(zip(found["beside"], found["method"], strict=True)):
-        here = {}
+    cells = scores[scores["metric"].isin(MAIN)].groupby(["attack", "row"], observed=True)
+    by_cell = {key: cell.set_index("metric") for key, cell in cells}
+    listed = []
+    pairs = dict.fromkeys(zip(found["beside"], found["method"], strict=True))
+    for attack, method in sorted(pairs, key=lambda pair: (attack_place(pair[0]), pair[1])):
+        measured = {}
         for row in rows.index[rows["method"] == method]:
             if (cell := by_cell.get((attack, row))) is not None:
-                facts, request = rows.loc[row].to_dict(), board.requests.get(row, {}).get(attack, {})
-                here[row] = _measured(attack, facts, specs[row], cell, request)
+                measured[row] = _measured(board, row, attack, cell)
                 numbers = [number(cell["value"].get(name), METRICS[name]) for name in MAIN]
-                line = Line(attack, method, str(facts["variant"]), True, numbers, _told(here[row]))
-                found_lines.append(((attack_place(attack), method, 0, row), line))
-        of_method = found[(found["beside"] == attack) & (found["method"] == method)]
-        for place, fact in enumerate(records(of_method)):
-            differences = _differences(fact, list(here.values()))
-            line = Line(attack, called(fact), source(fact), False, shown(fact), differences, fact["link"])
-            found_lines.append(((attack_place(attack), method, fact["year"], place), line))
-    return [line for _, line in sorted(found_lines, key=lambda pair: pair[0])]
+                of = attack, method, method, str(rows["variant"][row])
+                listed.append(Line(*of, True, numbers, _told(measured[row])))
+        stated = found[(found["beside"] == attack) & (found["method"] == method)]
+        for fact in records(stated.sort_values("year", kind="stable")):
+            told = _differences(fact, list(measured.values()))
+            of = attack, method, called(fact), source(fact)
+            listed.append(Line(*of, False, shown(fact), told, fact["link"]))
+    return listed
 
 
 def called(fact: Mapping[str, Any]) -> str:
@@ -137,20 +139,19 @@ def _published(fact: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def _measured(
-    attack: str, facts: Mapping[str, Any], spec: Mapping[str, Any], cell: pd.DataFrame, request: Mapping[str, Any]
-) -> dict[str, str | None]:
+def _measured(board: Leaderboard, row: int, attack: str, cell: pd.DataFrame) -> dict[str, str | None]:
     """The same of a measured one."""
-    dataset, training = spec["dataset"], spec.get("training") or {}
-    images, teacher = int(cell["images"].iloc[0]), facts["teacher"]
+    spec, facts, request = read_spec(board.specs[row]), board.rows.loc[row], board.requests.get(row, {})
+    dataset, training, images = spec["dataset"], spec.get("training") or {}, int(cell["images"].iloc[0])
+    every = images == sum(DATASETS[dataset["name"]].test_counts or ())
     return {
-        "attack": attack_words(attack, request, int(cell["classes"].iloc[0])),
+        "attack": attack_words(attack, request.get(attack, {}), int(cell["classes"].iloc[0])),
         "seeds": str(facts["seeds"]),
         "checkpoint": _CHECKPOINTS.get(str(cell["checkpoint"].iloc[0])),
         "epochs": str(training["epochs"]) if training else None,
         "training images": f"{dataset['train_images']:,}" if dataset.get("train_images") else ALL,
-        "test images": ALL if images == sum(DATASETS[dataset["name"]].test_counts or ()) else f"{images:,}",
-        "teacher": None if pd.isna(teacher) else str(teacher),
+        "test images": ALL if every else f"{images:,}",
+        "teacher": None if pd.isna(facts["teacher"]) else str(facts["teacher"]),
     }
 
 

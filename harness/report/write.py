@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from harness.errors import InputError, unknown
@@ -32,7 +33,8 @@ class Form:
 
     checkpoint: of tables and figures. figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for
     an empty list. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the
-    LaTeX tables, see `latex`. html: also the page.
+    LaTeX tables, see `latex`. html: also the page. published: numbers of papers beside measured ones; the page has them
+    anyway.
     """
 
     checkpoint: str = "best_validation"
@@ -42,6 +44,7 @@ class Form:
     intervals: str = "none"
     style: str = "pm"
     html: bool = False
+    published: bool = False
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -77,28 +80,30 @@ def write_report(
     *,
     baseline: str | None = None,
     primary: Sequence[Registered] = (),
+    published: pd.DataFrame | None = None,
     console: Console | None = None,
     left_out: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
     """Write leaderboard.md, .csv, .tex, the figures and the page into `out_dir`; returns the paths, in that order.
 
-    baseline, primary: see `leaderboard`. console: the leaderboard is printed there too. left_out: told of every figure
-    without data; figures.md says why. InputError for a quantity that was not logged, before anything is written;
-    results without a trial give tables that say so.
+    baseline, primary: see `leaderboard`. published: numbers of papers, see `harness.report.published`. console: the
+    leaderboard is printed there too. left_out: told of every figure without data; figures.md says why. InputError for a
+    quantity that was not logged, before anything is written; results without a trial give tables that say so.
     """
     figures = _figure_names(form.figures, results)
     board = leaderboard(results, baseline=baseline, primary=primary)
+    beside = published if form.published else None
     if console:
-        tables.print_board(console, board, form.checkpoint)
+        tables.print_board(console, board, form.checkpoint, beside)
     folder = Path(out_dir)
     make_folder(folder)
-    written = _write_tables(board, folder, form)
+    written = _write_tables(board, folder, form, beside)
     if figures:
         written += _write_figures(results, board, folder, form, figures, left_out)
     if form.html:
         from harness.report.page.page import page
 
-        written.append(_write(folder / "index.html", page(results, board, form.checkpoint)))
+        written.append(_write(folder / "index.html", page(results, board, form.checkpoint, published=published)))
     return written
 
 
@@ -110,9 +115,9 @@ def _figure_names(names: Sequence[str] | None, results: Results) -> list[str]:
     return figure_names(names, results)
 
 
-def _write_tables(board: Leaderboard, folder: Path, form: Form) -> list[Path]:
+def _write_tables(board: Leaderboard, folder: Path, form: Form, published: pd.DataFrame | None) -> list[Path]:
     texts = {
-        "leaderboard.md": tables.markdown(board, form.checkpoint),
+        "leaderboard.md": tables.markdown(board, form.checkpoint, published),
         "leaderboard.csv": tables.csv_text(board),
         "leaderboard.tex": latex(board, form.checkpoint, intervals=form.intervals, style=form.style),
     }

@@ -96,7 +96,7 @@ def test_a_finished_suite_is_only_reported_and_without_torch(finished):
     code += "print([n for n in ('torch', 'ray') if n in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for words in (
-        ["report", "small.yaml", "--results", "store"],
+        ["report", "small.yaml", "--results", "store", "--published"],
         ["status", "small.yaml", "--results", "store"],
         ["list", "methods"],
     ):

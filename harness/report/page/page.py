@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
+
+import pandas as pd
 
 from harness.report.captions import setting_title
 from harness.report.escape import one_line
 from harness.report.page.data import page_data, safe_json
+from harness.report.published import NOTE, TITLE, lines
 from harness.report.results import Results
 from harness.report.scores.leaderboard import Leaderboard
+from harness.report.tables.published import HEAD, cells
 
 
-def page(results: Results, board: Leaderboard, checkpoint: str = "best_validation", title: str | None = None) -> str:
+def page(
+    results: Results,
+    board: Leaderboard,
+    checkpoint: str = "best_validation",
+    title: str | None = None,
+    published: pd.DataFrame | None = None,
+) -> str:
     """The HTML text. Every name from a spec reaches the reader as text: as JSON here, as text nodes in the browser.
 
-    title: the setting by default where there is but one.
+    title: the setting by default where there is but one. published: numbers of papers, which stand below the table.
     """
     from jinja2 import Environment
     from markupsafe import Markup
@@ -30,7 +41,24 @@ def page(results: Results, board: Leaderboard, checkpoint: str = "best_validatio
         data=Markup(data),
         empty=board.rows.empty,
         notes=[one_line(note) for note in board.notes],
+        beside=[] if published is None else _beside(board, checkpoint, published),
+        beside_title=TITLE,
+        beside_head=HEAD,
+        beside_note=NOTE,
     )
+
+
+def _beside(board: Leaderboard, checkpoint: str, published: pd.DataFrame) -> list[dict[str, Any]]:
+    """By setting, what is published beside what is measured."""
+    found = [(setting, lines(board, setting, checkpoint, published)) for setting in board.settings]
+    return [
+        {
+            "title": one_line(setting_title(setting)),
+            "lines": [(list(map(one_line, cells(line))), line.measured, line.link) for line in listed],
+        }
+        for setting, listed in found
+        if listed
+    ]
 
 
 def _title(board: Leaderboard) -> str:

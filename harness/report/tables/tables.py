@@ -18,6 +18,7 @@ from rich.text import Text
 from harness.report import escape
 from harness.report.captions import attack_title, caption, checkpoint_of, marks, otherwise, registered, setting_title
 from harness.report.scores.leaderboard import Leaderboard
+from harness.report.tables import published as beside
 from harness.report.tables.details import class_images, intervals_table, selection_table, wide
 from harness.report.tables.grid import Cell, Grid, costs, grid
 
@@ -79,8 +80,11 @@ def _terminal_cell(cell: Cell | None) -> Text:
     return Text.assemble(" " * (DIGITS - len(number)), (number, style), cell.mark)
 
 
-def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
-    """The leaderboard as a Markdown document: per setting the table, intervals and differences, selection, cost."""
+def markdown(board: Leaderboard, checkpoint: str = "best_validation", published: pd.DataFrame | None = None) -> str:
+    """The leaderboard as a Markdown document: per setting the table, intervals and differences, selection, cost.
+
+    published: numbers of papers, which stand beside those that are measured.
+    """
     if board.rows.empty:
         return "\n\n".join(["# Leaderboard", EMPTY, *[escape.markdown(note) for note in board.notes]]) + "\n"
     parts = ["# Leaderboard"]
@@ -98,6 +102,7 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation") -> str:
             ]
         parts += ["### Selection and cost", _markdown_frame(selection_table(board, setting)), SELECTION_NOTE]
         parts += [] if board.of(setting).rows["peeked_score"].isna().all() else [PEEKED_NOTE]
+        parts += [] if published is None else beside.markdown(board, setting, checkpoint, published)
     return "\n\n".join([*parts, *[escape.markdown(note) for note in board.notes]]) + "\n"
 
 
@@ -160,6 +165,8 @@ def csv_text(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def print_board(console: Console, board: Leaderboard, checkpoint: str) -> None:
-    """The leaderboard on a rich console."""
+def print_board(console: Console, board: Leaderboard, checkpoint: str, published: pd.DataFrame | None = None) -> None:
+    """The leaderboard on a rich console, and beside it numbers of papers where there are any."""
     console.print(terminal(board, checkpoint, console.width))
+    if published is not None:
+        console.print(beside.terminal(board, checkpoint, published))
