@@ -76,6 +76,13 @@ class Helped(_OfTrial):
     left: int
 
 
+class Remark(_OfTrial):
+    """Something about it that whoever reads its numbers should know; its row has it too."""
+
+    event: Literal["remark"]
+    text: str
+
+
 class Done(_OfTrial):
     """Its rows are in the store."""
 
@@ -110,7 +117,7 @@ class Lost(_OfTrial):
     error: str
 
 
-TaskEvent = Launch | Start | Epoch | Evaluation | Attack | Helped | Done | Interrupted | Error | End | Lost
+TaskEvent = Launch | Start | Epoch | Evaluation | Attack | Helped | Remark | Done | Interrupted | Error | End | Lost
 
 
 # What the driver makes of it

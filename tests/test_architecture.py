@@ -102,7 +102,7 @@ def test_what_lists_and_reports_loads_neither_torch_nor_ray():
 # what the files of a training and the rest of a store's working folder are called
 WORKING = re.compile(
     r"^/?(work|state\.pt|training\.json|control\.json|teacher_logits|evaluations|\.setting)(/|$)"
-    r"|^(last|best_validation)?\.pt$|^/?(damaged|claims)-"
+    r"|^(last|best_validation)?\.pt$|^/?(damaged|claims|epoch)-"
 )
 
 
@@ -117,7 +117,7 @@ def spelt(source: str) -> list[str]:
 def test_one_module_knows_the_files_of_a_training():
     harness = {name: source for name, source in MODULES.items() if name.startswith("harness.")}
     assert {name for name, source in harness.items() if spelt(source)} == {"harness.store.work"}
-    assert len(spelt(MODULES["harness.store.work"])) == 10
+    assert len(spelt(MODULES["harness.store.work"])) == 12
     assert spelt('path = f"{folder}/work/{checkpoint}.pt"\n"damaged-"') == ["/work/", ".pt"]
 
 

@@ -21,6 +21,7 @@ from harness.running.run import Options, run
 from harness.spec import CHECKPOINTS, AugmentSpec
 from harness.store.store import Store
 from harness.store.verify import verify
+from harness.store.work import WorkingFolder
 from harness.training.trainer import EpochBatches, NonFiniteLossError
 from harness.trial import class_accuracy_rows, run_trial
 from tests.small import assert_same_weights, run_to_end, small_specs, spoil, weights
@@ -141,6 +142,28 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
     for checkpoint in CHECKPOINTS:
         assert_same_weights(weights(tmp_path, spec, checkpoint), weights(root, spec, checkpoint))
     assert not (tmp_path / "work" / spec.training_id / "state.pt").exists()
+
+
+@pytest.mark.parametrize(("after", "epochs"), [(1, [1, 2]), (6, [2])])
+def test_an_epoch_that_was_begun_on_another_kind_of_device_starts_over_and_says_so(straight, tmp_path, after, epochs):
+    root, specs, _ = straight
+    spec, calls = specs["at"], itertools.count(1)
+    run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == after)
+    folder = WorkingFolder(tmp_path, spec.training_id)
+    assert [*folder.parts()] == ["cpu"]
+    folder.part("cpu").rename(folder.part("cuda"))
+    said = f"epoch {epochs[0]} was begun on cuda and starts over on cpu"
+    calls = itertools.count(1)
+    first = run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 2)  # still within that epoch
+    assert [event["event"] for event in first] == ["start", "remark", "interrupted"]
+    second = run_to_end(spec, tmp_path)
+    assert [event["epoch"] for event in second if event["event"] == "epoch"] == epochs
+    for table in TABLES:
+        pd.testing.assert_frame_equal(rows(tmp_path, spec, table), rows(root, spec, table))
+    assert_same_weights(weights(tmp_path, spec), weights(root, spec))
+    notes = Store(tmp_path).read("notes", [spec.trial_id])
+    assert [first[1]["text"], *notes[notes.source == "device"].text] == [said, said]
+    assert folder.parts() == {}
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -275,16 +298,20 @@ def noted(root, spec):
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "foreign"])
-def test_a_damaged_state_is_set_aside_and_the_training_starts_over(straight, tmp_path, how):
+@pytest.mark.parametrize(("spoilt", "epochs"), [(["epoch-cpu.pt"], [2]), (["epoch-cpu.pt", "state.pt"], [1, 2])])
+def test_a_damaged_state_is_set_aside_and_the_training_starts_over_from_what_is_whole(
+    straight, tmp_path, how, spoilt, epochs
+):
     root, specs, _ = straight
     spec, calls = specs["at"], itertools.count(1)
     run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 6)
     folder = tmp_path / "work" / spec.training_id
-    spoil(folder / "state.pt", how)
-    assert [event["epoch"] for event in run_to_end(spec, tmp_path) if event["event"] == "epoch"] == [1, 2]
+    for name in spoilt:
+        spoil(folder / name, how)
+    assert [event["epoch"] for event in run_to_end(spec, tmp_path) if event["event"] == "epoch"] == epochs
     assert_same_weights(weights(tmp_path, spec), weights(root, spec))
-    assert (folder / "damaged-state.pt").exists()
-    assert noted(tmp_path, spec) == ["state.pt"]
+    assert all((folder / f"damaged-{name}").exists() for name in spoilt)
+    assert noted(tmp_path, spec) == spoilt
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,9 @@ class Progress:
         trial.average, trial.worst = event.get("val_robust_avg"), event.get("val_robust_worst")
         trial.doing = "training"
 
+    def _on_remark(self, event: events.Remark) -> None:
+        self._say(event["trial_id"], event["text"])
+
     def _on_attack(self, event: events.Attack) -> None:
         doing = f"{event['attack']} on {event['checkpoint']} {event['chunk']}/{event['chunks']}"
         self._of(event["trial_id"]).doing = doing

@@ -16,6 +16,7 @@ from harness.spec import CHECKPOINTS
 
 WORK = "work"  # the folder of a store in which its trainings have theirs
 _DAMAGED = "damaged-"  # what is set aside is called so
+_PART = "epoch-"
 
 
 def work_folder(store_root: Path) -> Path:
@@ -42,8 +43,9 @@ def note_of(weights: Path) -> Path:
 class WorkingFolder:
     """The files of one training; none of them need be there.
 
-    While it trains: `state`. Once it has: `record`, and of each checkpoint the `weights` and a note on them
-    (`note_of`). While trials are evaluated that share it: `claims` and `chunks`.
+    While it trains: `state`, and where it was interrupted within an epoch, a `part`. Once it has: `record`, and of
+    each checkpoint the `weights` and a note on them (`note_of`). While trials are evaluated that share it: `claims` and
+    `chunks`.
     """
 
     store_root: Path
@@ -55,8 +57,17 @@ class WorkingFolder:
 
     @property
     def state(self) -> Path:
-        """All that an unfinished training goes on from (`harness.training.train`)."""
+        """All that an unfinished training goes on from (`harness.training.train`), as its last epoch ended."""
         return self.path / "state.pt"
+
+    def part(self, kind: str) -> Path:
+        """The same within the epoch that follows, for another process on a device of that kind (cpu, cuda): the state
+        of its generators means nothing to others."""
+        return self.path / f"{_PART}{kind}.pt"
+
+    def parts(self) -> dict[str, Path]:
+        """The parts that are there, by the kind of device."""
+        return {path.stem.removeprefix(_PART): path for path in sorted(self.path.glob(f"{_PART}*.pt"))}
 
     @property
     def record(self) -> Path:

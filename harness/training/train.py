@@ -40,20 +40,24 @@ def train(
     spec: TrainedSpec, data: Data, store_root: Path, device: torch.device, should_stop: Callable[[], bool]
 ) -> Iterator[TaskEvent]:
     """Train to the end from wherever the folder's state is, yielding an `epoch` event per epoch; `interrupted` if
-    told to stop.
+    told to stop. What began an epoch on another kind of device begins it again: a `remark`.
 
     Leaves the weights of both checkpoints, and a record: the rows of `epochs` and `class_state`, seconds, peak memory,
     the hashes of the weights of its teachers and of the network it started from, and where it ran (`origins`, one or,
     after a move, several).
     """
     run = _Run(spec, data, store_root, device)
-    try:
-        run.resume()
-    except Exception as error:
-        if kind_of(error) != "method":
-            raise
-        run.folder.set_aside(run.folder.state)
-        run = _Run(spec, data, store_root, device)  # the other may have taken up a part
+    while saved := run.saved():
+        try:
+            run.resume(saved)
+            break
+        except Exception as error:
+            if kind_of(error) != "method":
+                raise
+            run.folder.set_aside(saved)
+            run = _Run(spec, data, store_root, device)  # the other may have taken up a part
+    for text in run.begin_again():
+        yield {"event": "remark", "trial_id": spec.trial_id, "text": text}
     run.folder.record.unlink(missing_ok=True)  # of weights that are no longer there
     while run.trainer.epoch < run.epochs:
         yield from run.epoch(should_stop)
@@ -125,6 +129,7 @@ class _Run:
         self.teacher_sha256 = {name: self._sha256(source) for name, source in spec.teachers.items()}
         self.init_sha256 = self._sha256(spec.init) if spec.init else None
         self.peak: Peak = {}
+        self.remarks: list[str] = []
         self.batches: EpochBatches | None = None
         self.interrupted = False
 
@@ -291,7 +296,7 @@ class _Run:
     # Disk
 
     def save(self) -> None:
-        """The whole state, atomically."""
+        """The whole state, atomically; within an epoch, beside that of its beginning."""
         self.peak = larger(self.peak, peak_memory(self.device))
         state = {
             "trainer": self.trainer.state_dict(),
@@ -303,19 +308,36 @@ class _Run:
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
             "init_sha256": self.init_sha256,
+            "remarks": self.remarks,
             **self.peak,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_bytes(self.folder.state, buffer.getvalue())
+        write_bytes(self.folder.part(self.device.type) if self.batches else self.folder.state, buffer.getvalue())
+        if not self.batches:
+            self._drop_parts()
 
-    def resume(self) -> None:
-        """Take up the saved state, if there is one; not one that learnt or started from networks with other weights,
-        nor one whose best weights are damaged or gone."""
-        try:
-            state = read_training_state(self.folder.state)
-        except FileNotFoundError:
-            return
+    def _drop_parts(self) -> None:
+        for part in self.folder.parts().values():
+            part.unlink(missing_ok=True)
+
+    def saved(self) -> Path | None:
+        """The file to go on from."""
+        files = (self.folder.part(self.device.type), self.folder.state)
+        return next((path for path in files if path.exists()), None)
+
+    def begin_again(self) -> Iterator[str]:
+        """What there is to say where the epoch that comes next was begun elsewhere: a part that cannot be taken up."""
+        for kind in self.folder.parts():
+            if self.batches is None and kind != self.device.type:
+                text = f"epoch {self.trainer.epoch + 1} was begun on {kind} and starts over on {self.device.type}"
+                self.remarks += [text] if text not in self.remarks else []
+                yield text
+
+    def resume(self, saved: Path) -> None:
+        """Take up a saved state; not one that learnt or started from networks with other weights, nor one whose best
+        weights are damaged or gone."""
+        state = read_training_state(saved)
         for name, sha256 in (("teacher_sha256", self.teacher_sha256), ("init_sha256", self.init_sha256)):
             if state.get(name, sha256) != sha256:
                 return
@@ -325,7 +347,7 @@ class _Run:
         self.history, self.best = state["history"], state["best"]
         self.seconds = state["seconds"]
         self.peak = {name: state.get(name) for name in peak_memory(self.device)}
-        self.cpu_seconds = state.get("cpu_seconds", 0.0)
+        self.cpu_seconds, self.remarks = state.get("cpu_seconds", 0.0), state.get("remarks", [])
         earlier = state.get("origins", [])
         self.origins = earlier + [here for here in self.origins if here not in earlier]
         if state["batches"] is not None:
@@ -348,6 +370,7 @@ class _Run:
         }
         write_bytes(self.folder.record, to_checked_json(record))
         self.folder.state.unlink(missing_ok=True)
+        self._drop_parts()
 
     def _write(self, checkpoint: str, epoch: int) -> None:
         sidecar = {
@@ -360,6 +383,7 @@ class _Run:
 
     def _notes(self) -> list[dict[str, str]]:
         notes = [{"source": "engine", "text": self._engine_note()}]
+        notes += [{"source": "device", "text": text} for text in self.remarks]
         if self._batches(0).dropped:
             text = f"a last batch of one image is left out of each epoch, which has {len(self.data.train)} images"
             notes.append({"source": "batches", "text": text})
