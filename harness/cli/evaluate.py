@@ -38,6 +38,13 @@ def evaluate(
         float | None,
         typer.Option("--expect-clean", help="its clean accuracy, percent: more than half a point off is refused"),
     ] = None,
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--claim",
+            help="what is reported of it, percent: 'aa_standard: 49.2', 'pgd20: {average: 52, worst: 30}'; repeatable",
+        ),
+    ] = None,
     attacks: Annotated[str, typer.Option("--attacks", help="separated by commas")] = "clean,fgsm,pgd20,cw20,aa_short",
     eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
     images: Annotated[int | None, typer.Option("--images", help="a stratified subset of the test images")] = None,
@@ -58,6 +65,7 @@ def evaluate(
 ) -> int:
     """Evaluate a network that was trained elsewhere, class by class, stored and reported like any trial."""
     from harness.cli.progress import Progress
+    from harness.evaluation.claims import read_claims
     from harness.evaluation.given import (
         check_clean_accuracy,
         check_expected,
@@ -80,6 +88,7 @@ def evaluate(
     spec = evaluation_trial(
         network, read_as, evaluation, eps, name or checkpoint.stem, resources=resources, threads=threads
     )
+    claims = read_claims(claim or [], [attack.name for attack in spec.evaluation.attacks])
     if gpu == "0":
         say_unused_gpu("--gpu 1 computes on it")
     store = Store(results)
@@ -95,8 +104,13 @@ def evaluate(
         err.print(f"failed: {reason}", soft_wrap=True)
     if not outcome.failed:
         from harness.report.results import read_results
+        from harness.report.scores.leaderboard import leaderboard
+        from harness.report.tables.claims import table
         from harness.report.write import print_leaderboard
 
-        print_leaderboard(out, read_results(store, trial_ids=[spec.trial_id]))
+        found = read_results(store, trial_ids=[spec.trial_id])
+        print_leaderboard(out, found)
+        if claims:
+            out.print(table(leaderboard(found), claims))
         out.print(f"stored in {results}")
     return outcome.exit_code

@@ -82,6 +82,13 @@ def test_parameters_are_key_and_value_or_a_mapping(tmp_path: Path, parameters: l
         (["--weights", "ema"], "holds no averaged weights"),
         (["--expect-clean", "940"], "a percentage from 0 to 100"),
         (["--expect-clean", "nan"], "a percentage from 0 to 100"),
+        (["--claim", "pgd20: 50"], "--claim 'pgd20: 50': the evaluation has no 'pgd20': --attacks are clean"),
+        (["--claim", "clean: 101"], "--claim 'clean: 101': clean: average: Input should be less than or equal to 100"),
+        (["--claim", "clean: much"], "--claim 'clean: much': clean: average: "),
+        (["--claim", "clean: {wrost: 3}"], "did you mean worst"),
+        (["--claim", "clean: {average: 30, worst: 40}"], "has a worst class above its average"),
+        (["--claim", "49.2"], "write an attack with its accuracy"),
+        (["--claim", "clean: 49", "--claim", "clean: 50"], "'clean' is claimed twice"),
     ],
 )
 def test_what_is_written_wrongly_is_refused_in_one_line(tmp_path: Path, words: list[str], says: str) -> None:
@@ -198,3 +205,34 @@ def test_one_seed_without_a_result_leaves_its_row_without_one() -> None:
     missing = board.rows.set_index("variant")["missing"]
     assert missing["rslad"] == "pgd20 on last: no result, logits of seed 1 are not finite"
     assert missing["at"] == ""
+
+
+def test_what_is_claimed_is_printed_against_what_is_measured(tmp_path: Path) -> None:
+    written(tmp_path)
+    claims = ["--claim", "clean: 49.2", "--claim", "pgd20: {average: 0.5, worst: 0, nsd: 1.5}"]
+    done = bench("evaluate", *FILE, "--attacks", "clean,pgd20", "--images", "50", *claims, cwd=tmp_path)
+    rows = Store(tmp_path / "results/runs/evaluations").read("class_accuracy")
+    clean, attacked = (rows[rows["attack"] == name] for name in ("clean", "pgd20"))
+    lines = done.stdout[done.stdout.index("reported against measured") :].splitlines()[1:5]
+    accuracy, average = 100 * clean["correct"].sum() / 50, 100 * attacked["accuracy"].mean()
+    assert lines[0].split()[:5] == ["Clean", "Avg.", "49.20", f"{accuracy:.2f}", f"{accuracy - 49.2:+.2f}"]
+    assert lines[0].split()[-1] == "50"
+    assert lines[1].split()[:4] == ["PGD-20", "Avg.", "0.50", f"{average:.2f}"]
+    assert lines[2].split()[:4] == ["PGD-20", "Worst", "0.00", f"{100 * attacked['accuracy'].min():.2f}"]
+    assert lines[3].split()[:3] == ["PGD-20", "NSD", "1.500"]
+
+
+def test_an_accuracy_over_all_images_is_claimed_of_unequal_classes() -> None:
+    from harness.report.tables.claims import lines
+
+    frames = frames_of([trial_spec("at", 0, attacks=("clean",))])
+    table = frames.tables["class_accuracy"]
+    tail = table["class_index"] == 0
+    frames.tables["class_accuracy"] = table.assign(
+        n=table["n"].where(~tail, 20), correct=table["correct"].where(~tail, 0), accuracy=table["accuracy"] * ~tail
+    )
+    board = leaderboard(read_results(frames))
+    (over_all, of_classes) = lines(board, {"clean": {"accuracy": 50.0, "average": 50.0}})
+    kept = table[~tail & (table["checkpoint"] == "last")]
+    assert over_all[3] == f"{100 * kept['correct'].sum() / (kept['n'].sum() + 20):.2f}"
+    assert of_classes[3] == f"{100 * kept['accuracy'].sum() / 10:.2f}"
