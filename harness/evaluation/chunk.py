@@ -56,11 +56,14 @@ def evaluate_chunk(
     conditions: Conditions,
     chunk: int,
     cache_dir: Path | None = None,
+    *,
+    batch_size: int | None = None,
 ) -> ChunkResult:
     """The outcomes of chunk number `chunk`, from its own images, labels and sample indices: nothing outside it matters.
 
     Each stage is stored as it finishes; work goes on after the last one that `cache_dir` has under the same conditions.
     What counts are the stages so far, not the attack that asks for them: aa_short is the beginning of aa_standard.
+    batch_size: of what is still to compute, where memory is too small for that of the conditions.
     """
     stages = conditions.stages
     keys = _keys(conditions, chunk, indices, labels, images)
@@ -70,6 +73,7 @@ def evaluate_chunk(
     ]
     done, result = _latest(files)
     if result is None or done < len(stages):
+        conditions = replace(conditions, batch_size=batch_size or conditions.batch_size)
         x, labels = to_float(images), labels.to(images.device)
         if result is None:
             result = _unattacked(forward, x, labels, indices, conditions)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from harness.attacks.pgd import NO_DECISION
 from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
 from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
+from harness.errors import kind_of
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.events import TaskEvent
 from harness.files import file_sha256, from_checked_json, make_folder, to_checked_json, write_bytes
@@ -108,6 +109,7 @@ class SharedEvaluation:
         self.notes: list[dict[str, str]] = []
         self._loaded: tuple[str, Any] = ("", None)
         self._keys: dict[str, str] = {}
+        self.batch_size = spec.evaluation.batch_size  # smaller once the GPU's memory was too small for it
 
     def costs(self) -> dict[str, Any]:
         """Of the pieces by all who took part, in all attempts: `seconds` and `cpu_seconds`, what one process alone
@@ -140,6 +142,7 @@ class SharedEvaluation:
                 yield {"event": "interrupted", "trial_id": self.spec.trial_id}
                 return
         self._gather(results)
+        self._note_smaller_batches()
 
     def help(self, should_stop: Callable[[], bool]) -> Iterator[TaskEvent]:
         """Computes pieces while there are any that nobody has claimed; yields a `helped` event before the first
@@ -191,7 +194,8 @@ class SharedEvaluation:
         conditions = Conditions(
             piece.attack.overrides, self.spec.eps, EVALUATION_SEED, evaluation.batch_size, self.data.num_classes, key
         )
-        result = evaluate_chunk(
+        work = partial(
+            evaluate_chunk,
             lambda images: self._forward(piece.checkpoint)(images),  # a cached piece needs no network
             test.images[rows],
             test.labels[rows],
@@ -200,9 +204,29 @@ class SharedEvaluation:
             piece.chunk,
             self.folder.chunks(key),
         )
+        result = self._within_memory(work)
         seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - started_cpu}
-        self.claims.finish(piece.name, {**seconds, "origin": origin(self.device)})
+        self.claims.finish(piece.name, {**seconds, "batch_size": self.batch_size, "origin": origin(self.device)})
         return result
+
+    def _within_memory(self, work: Callable[..., ChunkResult]) -> ChunkResult:
+        """The work's result, in smaller and smaller batches where a whole GPU has no room for larger ones; a shared GPU
+        is first exchanged for a whole one, by the driver."""
+        while True:
+            try:
+                return work(batch_size=self.batch_size)
+            except Exception as error:
+                if kind_of(error) != "gpu_memory" or self.spec.resources.gpu < 1 or self.batch_size == 1:
+                    raise
+            self.batch_size //= 2
+            torch.cuda.empty_cache()
+
+    def _note_smaller_batches(self) -> None:
+        sizes = [record.get("batch_size", self.batch_size) for record in self.claims.records().values()]
+        if smaller := [size for size in sizes if size < self.spec.evaluation.batch_size]:
+            text = f"the GPU had no memory for batches of {self.spec.evaluation.batch_size}: {len(smaller)} of "
+            text += f"{len(sizes)} pieces were computed in batches of {min(smaller)} or more"
+            self.notes.append({"source": "evaluation", "text": text})
 
     def _gather(self, results: dict[Piece, ChunkResult]) -> None:
         """The outcomes and notes of each attack on each checkpoint, chunks in their order."""

@@ -4,13 +4,16 @@ may help, refused beforehand where it is known."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fake_trials as fake
+import pandas as pd
 import pytest
 import torch
 
 from harness.api import plan_suite
 from harness.cli.main import main
+from harness.engine.forwards import evaluation_forward
 from harness.engine.gpu import GPUs, device_of, gpus_here, look, share_problem
 from harness.errors import DeviceError, InputError, Kind, kind_of
 from harness.evaluation.given import evaluation_trial, given_dataset
@@ -25,7 +28,7 @@ from harness.store.store import Store
 from harness.suites.machine import for_this_machine
 from harness.suites.suite import load_suite
 from harness.trial import run_trial
-from tests.small import small_specs, suite_file
+from tests.small import run_to_end, small_specs, suite_file
 
 NEW, OLD = GPUs(("NVIDIA H100",), bfloat16=True), GPUs(("Tesla V100", "Tesla V100"))
 UNFIT = GPUs(problem="Torch not compiled with CUDA enabled")
@@ -338,3 +341,55 @@ def test_a_gpu_that_nobody_asks_for_is_told_in_a_line(
     told = capsys.readouterr().err
     assert told.startswith(says)
     assert told.count("\n") == bool(says)
+
+
+# Too little memory
+
+
+def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The evaluation's GPU, here a processor, has room for so many images at once."""
+
+    class Small:
+        def __init__(self, forward: Any) -> None:
+            self.forward = forward
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return self.forward(images)
+
+    real = evaluation_forward
+    monkeypatch.setattr("harness.trial.device_of", lambda spec: torch.device("cpu"))
+    monkeypatch.setattr("harness.evaluation.evaluate.evaluation_forward", lambda *given: Small(real(*given)))
+
+
+def trial_on(gpu: float, folder: Path) -> TrialSpec:
+    evaluation = {"attacks": ["clean", "pgd3"], "chunk_size": 60, "batch_size": 60}
+    spec = small_specs(folder, "training.epochs=1", evaluation=evaluation)["at"]
+    return spec.model_copy(update={"resources": Resources(gpu=gpu)})
+
+
+def test_an_evaluation_that_a_whole_gpu_has_no_memory_for_goes_on_in_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trial_on(1, tmp_path)
+    roomy, tight = tmp_path / "roomy", tmp_path / "tight"
+    little_memory(monkeypatch, 60)
+    run_to_end(spec, roomy)
+    little_memory(monkeypatch, 20)
+    assert run_to_end(spec, tight)[-1]["event"] == "done"
+    found, expected = (Store(root).read("class_accuracy", [spec.trial_id]) for root in (tight, roomy))
+    pd.testing.assert_frame_equal(found, expected)
+    notes = {root: Store(root).read("notes", [spec.trial_id]) for root in (roomy, tight)}
+    said = {root: list(frame[frame.source == "evaluation"].text) for root, frame in notes.items()}
+    text = "the GPU had no memory for batches of 60: 4 of 4 pieces were computed in batches of 15 or more"
+    assert said == {roomy: [], tight: [text]}
+
+
+@pytest.mark.parametrize(("gpu", "most"), [(0.5, 20), (1, 0)])
+def test_too_little_memory_is_an_error_on_a_share_of_a_gpu_and_for_a_single_image(
+    gpu: float, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little_memory(monkeypatch, most)
+    events = list(trial_events(Job(trial_on(gpu, tmp_path), Workplace(tmp_path))))
+    assert (events[-1]["event"], events[-1]["kind"]) == ("error", "gpu_memory")
