@@ -13,9 +13,10 @@ import methods
 from harness.attacks.registry import ATTACKS
 from harness.data.registry import DATASETS, OWN
 from harness.models.registry import MODELS
+from harness.statistics.registry import METRICS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
-TABLES: list[dict[str, Any]] = [methods.METHODS, *methods.POLICIES.values(), MODELS, ATTACKS, DATASETS, OWN]
+TABLES: list[dict[str, Any]] = [methods.METHODS, *methods.POLICIES.values(), MODELS, ATTACKS, METRICS, DATASETS, OWN]
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def forgotten_afterwards() -> Iterator[None]:
 
 
 def page_blocks() -> list[str]:
-    """The Python of docs/plugins.md: a network, an attack, a data set."""
+    """The Python of docs/plugins.md: a network, an attack, a metric, a data set."""
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

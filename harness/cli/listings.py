@@ -21,6 +21,7 @@ from harness.errors import InputError
 from harness.models.registry import MODELS
 from harness.spec import TrialSpec
 from harness.statistics.metrics import rates
+from harness.statistics.registry import METRICS
 from harness.store.fingerprint import code_fingerprint
 from harness.store.lock import holder
 from harness.store.store import Store
@@ -194,6 +195,7 @@ LISTS: dict[str, Callable[[], RenderableType]] = {
         }
     ),
     "attacks": lambda: _described({name: info.description for name, info in ATTACKS.items()}),
+    "metrics": lambda: _described({name: each.meaning or each.title for name, each in METRICS.items()}),
     "suites": lambda: _described(suite_names()),
     "keys": lambda: _reference(map(reference.key_block, reference.RECORDS)),
 }

@@ -47,6 +47,10 @@ def report(
     figures: Annotated[
         str | None, typer.Option("--figures", help="only these, separated by commas: nsd, class_quantity:weight")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="columns under each attack: average,worst,nsd,gini (`list metrics`)"),
+    ] = None,
     formats: Annotated[str, typer.Option("--formats", help="of figures: png, pdf, svg")] = "png,pdf",
     width: Annotated[str | None, typer.Option("--width", help="of figures: column or text (of a paper)")] = None,
     intervals: Annotated[
@@ -71,7 +75,9 @@ def report(
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     style = "brackets" if brackets else "pm"
-    form = Form(checkpoint, listed(figures), listed(formats) or [], width, intervals, style, html, published)
+    form = Form(
+        checkpoint, listed(figures), listed(formats) or [], width, intervals, style, html, published, listed(metrics)
+    )
     if is_store(Path(suite), begun=False):
         store: Any = Store(suite)
         which = _part_of(store, sets, methods, seeds)

@@ -43,7 +43,7 @@ def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning"
 
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="methods, policies, datasets, models, attacks, suites or keys (of a suite)")
+        str, typer.Argument(help="methods, policies, datasets, models, attacks, metrics, suites or keys (of a suite)")
     ],
     name: Annotated[str | None, typer.Argument(help="one of them, with all its settings")] = None,
     plugin: Plugins = None,

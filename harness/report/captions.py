@@ -11,7 +11,6 @@ from harness.attacks.registry import OVERRIDES, ascent_settings, attack_info, de
 from harness.report.results import records
 from harness.report.scores.differences import over_seeds_alone
 from harness.report.scores.families import MARKED, TOO_FEW_SEEDS
-from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.scores.seeds import is_several
 from harness.report.scores.selection import RULES
@@ -19,6 +18,7 @@ from harness.report.tables.grid import change_text
 from harness.report.trained import MOST_NAMED, by_row, trained
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
 from harness.statistics.multiple_comparisons import ALIKE
+from harness.statistics.registry import METRICS
 
 FAILED = "could not be drawn"  # of a figure
 

@@ -15,10 +15,10 @@ from harness.data.registry import DATASETS
 from harness.report.captions import attack_words
 from harness.report.data_names import read_spec
 from harness.report.results import records
-from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.grid import MAIN, number
 from harness.spec import NetworkSpec
+from harness.statistics.registry import METRICS
 
 TITLE = "Published numbers beside measured ones"
 NOTE = (

@@ -21,11 +21,11 @@ from harness.report import escape
 from harness.report.captions import attack_title
 from harness.report.results import Results, read_results, records
 from harness.report.scores.counts import class_counts, mean_counts
-from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables.details import over_other_seeds
 from harness.report.tables.grid import MAIN, number
 from harness.report.tables.tables import markdown_table
+from harness.statistics.registry import METRICS
 from harness.store.folder import is_store
 from harness.store.store import Store
 

@@ -21,6 +21,7 @@ from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables import tables
 from harness.report.tables.latex import NOTES as INTERVALS
 from harness.report.tables.latex import latex
+from harness.statistics.registry import metric_info
 
 FORMATS = ("png", "pdf", "svg")
 WIDTHS = ("column", "text")
@@ -34,7 +35,7 @@ class Form:
     checkpoint: of tables and figures. figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for
     an empty list. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the
     LaTeX tables, see `latex`. html: also the page. published: numbers of papers beside measured ones; the page has them
-    anyway.
+    anyway. metrics: columns under each attack, by default average, worst and NSD.
     """
 
     checkpoint: str = "best_validation"
@@ -45,10 +46,15 @@ class Form:
     style: str = "pm"
     html: bool = False
     published: bool = False
+    metrics: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not self.formats:
             raise InputError(f"figures without a format: {', '.join(FORMATS)}")
+        if self.metrics is not None and not self.metrics:
+            raise InputError("metrics: name at least one, such as average")
+        for name in self.metrics or ():
+            metric_info(name)
         _check_names("format", self.formats, FORMATS)
         _check_names("width", [self.width] if self.width else [], WIDTHS)
         _check_names("kind of intervals", [self.intervals], INTERVALS)
@@ -91,7 +97,8 @@ def write_report(
     quantity that was not logged, before anything is written; results without a trial give tables that say so.
     """
     figures = _figure_names(form.figures, results)
-    board = leaderboard(results, baseline=baseline, primary=primary)
+    columns = [metric_info(name).name for name in form.metrics or ()]
+    board = leaderboard(results, baseline=baseline, primary=primary, columns=columns)
     beside = published if form.published else None
     if console:
         tables.print_board(console, board, form.checkpoint, beside)

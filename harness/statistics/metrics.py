@@ -62,9 +62,19 @@ def worst_class(accuracy: ArrayLike) -> Integers:
 
 def worst_10_percent(accuracy: ArrayLike) -> Floats:
     """Mean over the worst tenth of the classes that are there, rounded up to at least one class."""
-    ordered = np.sort(np.asarray(accuracy, dtype=float), axis=-1)  # NaN sorts to the end
-    present = _present(ordered)
-    share = np.maximum(1, (present + 9) // 10)
+    accuracy = np.asarray(accuracy, dtype=float)
+    return _worst_mean(accuracy, np.maximum(1, (_present(accuracy) + 9) // 10))
+
+
+def worst_k(accuracy: ArrayLike, k: int) -> Floats:
+    """Mean over the k worst of the classes that are there, over all of them where they are fewer."""
+    accuracy = np.asarray(accuracy, dtype=float)
+    return _worst_mean(accuracy, np.minimum(k, _present(accuracy)))
+
+
+def _worst_mean(accuracy: Floats, share: Integers) -> Floats:
+    """Mean over so many of the worst classes."""
+    ordered = np.sort(accuracy, axis=-1)  # NaN sorts to the end
     chosen = np.arange(ordered.shape[-1]) < share[..., None]
     return _over_present(ordered, np.where(chosen & ~np.isnan(ordered), ordered, 0.0).sum(axis=-1), share)
 
@@ -87,6 +97,23 @@ def nsd(accuracy: ArrayLike, *, sample: bool = False) -> Floats:
     squares = np.where(np.isnan(accuracy), 0.0, (accuracy - mean[..., None]) ** 2).sum(axis=-1)
     freedom = present - 1 if sample else present
     return rates(np.sqrt(rates(squares, np.maximum(freedom, 0))), mean)
+
+
+def gini(accuracy: ArrayLike) -> Floats:
+    """Gini coefficient: the mean absolute difference of two classes, each with itself included, over twice the mean of
+    all. 0 where all are equal, 1 - 1/C where one class has everything; lower is fairer. NaN when the mean is 0."""
+    accuracy = np.asarray(accuracy, dtype=float)
+    ordered, present = np.sort(accuracy, axis=-1), _present(accuracy)  # NaN sorts to the end
+    place = 2 * np.arange(1, ordered.shape[-1] + 1) - present[..., None] - 1
+    total = np.where(np.isnan(ordered), 0.0, place * ordered).sum(axis=-1)
+    return rates(total, present.astype(float) ** 2 * np.nan_to_num(average(accuracy)))
+
+
+def harmonic(accuracy: ArrayLike) -> Floats:
+    """Harmonic mean of average and worst class: 2 a w / (a + w), nearer to the smaller; 0 where a class has nothing."""
+    accuracy = np.asarray(accuracy, dtype=float)
+    mean, low = average(accuracy), worst(accuracy)
+    return _nan_if_empty(accuracy, np.nan_to_num(rates(2 * mean * low, mean + low)))
 
 
 def selection_score(accuracy: ArrayLike) -> Floats:

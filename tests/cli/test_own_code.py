@@ -8,12 +8,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from harness.attacks.conditions import Conditions
+from harness.errors import InputError
 from harness.evaluation.chunk import evaluate_chunk
 from harness.spec import TrialSpec
+from harness.statistics.registry import METRICS
 from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
@@ -64,9 +68,24 @@ def test_the_page_s_examples_are_listed_run_and_stored(tmp_path: Path) -> None:
     told = bench("show", trial, "--results", "store", cwd=elsewhere).stdout
     assert "corners" in told
     assert "1 of 1 batch norms folded" in told
-    page = bench("report", suite, "--results", "store", cwd=elsewhere).stdout
-    assert "Corners" in page
-    for what, name in (("models", "shallow"), ("attacks", "corners"), ("datasets", "stripes")):
+    columns = ("--metrics", "average,below_half,gini,worst_2,range", "--figures", "", "--html")
+    told = bench("report", suite, "--results", "store", *columns, cwd=elsewhere).stdout
+    assert "Corners" in told
+    assert "Avg. Below half  Gini Worst 2   Gap" in told
+    meaning = "Below half: Share of the classes of which less than half the images are right; lower is better."
+    assert meaning in " ".join(told.split())
+    report = elsewhere / "store" / "report"
+    (shown, *_) = pd.read_csv(report / "leaderboard.csv").to_dict("records")
+    assert {"average", "nsd", "gini", "below_half", "worst_2"} <= shown.keys()
+    assert shown["below_half"] in (0.0, 0.5, 1.0)
+    assert shown["worst_2"] == shown["average"]  # of two classes
+    assert '"columns":["average","below_half","gini","worst_2","gap"]' in (report / "index.html").read_text()
+    for what, name in (
+        ("models", "shallow"),
+        ("attacks", "corners"),
+        ("metrics", "below_half"),
+        ("datasets", "stripes"),
+    ):
         assert name in bench("list", what, "--plugin", str(tmp_path / "mine.py"), cwd=elsewhere).stdout
     assert "slope" in bench("list", "models", "shallow", "--plugin", str(tmp_path / "mine.py"), cwd=elsewhere).stdout
 
@@ -74,7 +93,7 @@ def test_the_page_s_examples_are_listed_run_and_stored(tmp_path: Path) -> None:
 def test_code_of_networks_attacks_and_data_is_part_of_the_identity_and_an_attack_s_of_the_evaluation_alone(
     tmp_path: Path,
 ) -> None:
-    parts = dict(zip(("network", "attack", "dataset"), page_blocks(), strict=True))
+    parts = dict(zip(("network", "attack", "metric", "dataset"), page_blocks(), strict=True))
     for name, part in parts.items():
         own(tmp_path, part, f"{name}.py")
     given = {"plugins": [f"{name}.py" for name in parts]}
@@ -323,3 +342,48 @@ def test_entry_points_of_every_kind_are_loaded(tmp_path: Path, monkeypatch: pyte
     assert spec.code == {"network:shallow": hashlib.sha256(page_blocks()[0].encode()).hexdigest()}
     with pytest.raises(SettingsError, match="registered already"):
         plugins.load_plugin(str(own(tmp_path)))
+
+
+METRIC = "from harness.statistics.registry import metric\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("@metric('worst_3')\ndef f(accuracy, counts): ...", "metric 'worst_3' is registered already"),
+        ("@metric('gini')\ndef f(accuracy, counts): ...", "metric 'gini' is registered already"),
+        ("@metric('x')\ndef f(accuracy, counts, k=2): ...", "must take (accuracy, counts) and nothing else"),
+    ],
+)
+def test_a_metric_that_cannot_be_declared_is_told(tmp_path: Path, text: str, says: str) -> None:
+    path = own(tmp_path, METRIC + text)
+    assert says in refused("list", "metrics", "--plugin", str(path), cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gives", "says"),
+    [
+        ("accuracy[100]", "IndexError: index 100"),
+        ("accuracy", "TypeError: only"),
+        ("2.0", "must give a number from 0 to 1, or percent=False, not 2.0"),
+        ("float('inf')", "must give a number from 0 to 1"),
+    ],
+)
+def test_a_metric_that_gives_no_number_is_told_with_its_file(tmp_path: Path, gives: str, says: str) -> None:
+    path = own(tmp_path, f"{METRIC}@metric('bad')\ndef bad(accuracy, counts):\n    return {gives}\n")
+    plugins.load_plugin(str(path))
+    with pytest.raises(InputError, match="metric bad: ") as raised:
+        METRICS["bad"].values([[0.5, 0.25]], [[10, 20]])
+    assert str(raised.value).startswith(f"{path}: metric bad: {says}")
+
+
+def test_a_metric_gets_the_classes_that_are_there_with_their_images(tmp_path: Path) -> None:
+    text = (
+        f"{METRIC}@metric('mine', percent=False)\ndef mine(accuracy, counts):\n    return (accuracy * counts).sum()\n"
+    )
+    plugins.load_plugin(str(own(tmp_path, text)))
+    found = METRICS["mine"].values([[[0.5, np.nan, 0.25]], [[np.nan] * 3]], [[[10, 0, 40]], [[0, 0, 0]]])
+    assert found.shape == (2, 1)
+    assert found[0, 0] == 15
+    assert np.isnan(found[1, 0])
+    assert not METRICS["mine"].standard

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.errors import InputError
 from harness.statistics import metrics
+from harness.statistics.registry import in_order, metric_info, scored
 
 NAN = np.nan
 
@@ -104,3 +106,36 @@ def test_definitions_agree_with_the_golden_file(entry: dict) -> None:
     assert found["worst_10_percent"] == pytest.approx(wanted["worst_10_percent_mean"], rel=1e-12)
     if len(entry["inputs"]["class_accuracy"]["data"]) < metrics.MANY_CLASSES:
         assert found["selection_score"] == pytest.approx(wanted["mean_of_average_and_worst"], rel=1e-12)
+
+
+def mean_difference(accuracy: list[float]) -> float:
+    return float(np.mean([abs(one - other) for one in accuracy for other in accuracy])) / (2 * float(np.mean(accuracy)))
+
+
+@pytest.mark.parametrize("accuracy", [[0.2, 0.8, 0.6, 0.4], [0.5, 0.5], [0.0, 0.0, 0.0, 0.9], [0.3]])
+def test_gini_is_the_mean_difference_of_two_classes(accuracy: list[float]) -> None:
+    assert float(metrics.gini(accuracy)) == pytest.approx(mean_difference(accuracy))
+    assert float(metrics.gini([NAN, *accuracy])) == pytest.approx(mean_difference(accuracy))
+
+
+def test_the_further_metrics_by_hand() -> None:
+    assert float(metrics.gini([0.0, 0.0, 0.0, 0.9])) == pytest.approx(1 - 1 / 4)
+    assert math.isnan(metrics.gini([0.0, 0.0]))
+    assert float(metrics.harmonic([0.2, 0.8, 0.5])) == pytest.approx(2 * 0.5 * 0.2 / 0.7)
+    assert float(metrics.harmonic([0.0, 0.0])) == 0
+    assert math.isnan(metrics.harmonic([NAN, NAN]))
+    found = metrics.worst_k([[0.4, NAN, 0.1, 0.3], [0.5, NAN, NAN, NAN]], 2)
+    np.testing.assert_allclose(found, [0.2, 0.5])
+
+
+def test_metrics_by_name_and_by_what_the_literature_calls_them() -> None:
+    accuracy, counts = [[0.4, 0.1, 0.3, 0.2]], [[10, 10, 10, 10]]
+    wanted = {"worst_3": 0.2, "range": 0.3, "worst_decile": 0.1, "harmonic": 2 * 0.25 * 0.1 / 0.35, "average": 0.25}
+    for name, value in wanted.items():
+        assert metric_info(name).values(accuracy, counts).tolist() == pytest.approx([value]), name
+    assert (metric_info("worst_3").title, metric_info("worst_3").up) == ("Worst 3", True)
+    assert in_order(["worst_3", "gini", "average"]) == ["average", "gini", "worst_3"]
+    assert [each.name for each in scored(["gini", "worst_3", "nsd"])][-3:] == ["gap", "gini", "worst_3"]
+    for wrong in ("worst_0", "ginni", None):
+        with pytest.raises(InputError, match="--plugin FILE"):
+            metric_info(wrong)

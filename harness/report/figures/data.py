@@ -11,7 +11,8 @@ import pandas as pd
 from harness.attacks.registry import declared, headline
 from harness.report.captions import attack_title
 from harness.report.scores.counts import ClassCounts, attack_order, class_counts, mean_counts
-from harness.report.scores.intervals import METRICS, class_intervals, sample_intervals, seed_intervals
+from harness.report.scores.intervals import class_intervals, sample_intervals, seed_intervals
+from harness.statistics.registry import scored
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """
     by = ["variant", "attack"]
     counts = _of_networks(frame, by)
-    values = pd.DataFrame({name: metric.of(counts.accuracy) for name, metric in METRICS.items() if metric.of})
+    values = pd.DataFrame({metric.name: metric.values(counts.accuracy, counts.images) for metric in scored()})
     scores = seed_intervals(counts.keys, values, by=by)
     scores = scores.merge(sample_intervals(counts, by), on=[*by, "metric"], how="left")
     seeds = scores["seed_low"].notna()

@@ -30,10 +30,11 @@ from harness.report.scores.differences import (
     metric_differences,
     paired_lines,
 )
-from harness.report.scores.intervals import METRICS, class_intervals
+from harness.report.scores.intervals import class_intervals
 from harness.report.scores.leaderboard import Leaderboard, by_dataset
 from harness.report.scores.selection import RULES
 from harness.report.tables.grid import MAIN, mark
+from harness.statistics.registry import METRICS
 
 SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst", "overall")
 FINE, COARSE = 1_000_000_000, 10_000
@@ -55,12 +56,17 @@ def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str
         "checkpoints": board.checkpoints,
         "rules": {name: rule.description for name, rule in RULES.items()},
         "attacks": [[name, attack_title(name)] for name in board.attacks],
-        "metrics": [[name, METRICS[name].title, METRICS[name].up, METRICS[name].percent] for name in SHOWN],
+        "metrics": [[name, METRICS[name].title, METRICS[name].up, METRICS[name].percent] for name in _shown(board)],
+        "columns": board.columns,
         "settings": [_setting(results, board, setting) for setting in settings],
         "rows": rows,
         "pairs": _pairs(results, board, counts),
         "notes": board.notes,
     }
+
+
+def _shown(board: Leaderboard) -> list[str]:
+    return [*SHOWN, *(name for name in board.columns if name not in SHOWN)]
 
 
 def _setting(results: Results, board: Leaderboard, setting: tuple) -> dict[str, Any]:
@@ -86,13 +92,14 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
     for place, row in enumerate(facts):
         known = {key: _plain(row[key]) for key in _FACTS}
         rows.append(known | {"setting": places[place], "scores": {}, "images": {}})
-    for score in records(board.scores[board.scores["metric"].isin(SHOWN)]):
+    names = _shown(board)
+    for score in records(board.scores[board.scores["metric"].isin(names)]):
         row = rows[score["row"]]
-        cell = row["scores"].setdefault(score["checkpoint"], {}).setdefault(score["attack"], [None] * len(SHOWN))
+        cell = row["scores"].setdefault(score["checkpoint"], {}).setdefault(score["attack"], [None] * len(names))
         row["images"][score["attack"]] = _plain(score["images"])
         numbers = [small(score[name]) for name in ("value", *BOUNDS)]
         shown = [*numbers, score["rank"], mark(score, METRICS[score["metric"]]), small(score["teacher_spread"])]
-        cell[SHOWN.index(score["metric"])] = _trimmed(shown)
+        cell[names.index(score["metric"])] = _trimmed(shown)
     for place, row in enumerate(rows):
         row["spec"] = read_spec(board.specs.get(place))
     return rows
@@ -127,8 +134,7 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
         entry["versions"] = read_spec(trial["versions"])
         found[key] = entry | {"scores": {}}
         rows[trial["row"]].setdefault("trials", []).append(found[key])
-    accuracy = counts.accuracy
-    values = np.stack([METRICS[name].of(accuracy) for name in ("average", "worst", "nsd")], axis=1)  # type: ignore[misc]
+    values = np.stack([METRICS[name].values(counts.accuracy, counts.images) for name in MAIN], axis=1)
     for key, numbers in zip(records(counts.keys), values, strict=True):
         cell = found[key["trial_id"]]["scores"].setdefault(key["checkpoint"], {})
         cell[key["attack"]] = [small(number) for number in numbers]

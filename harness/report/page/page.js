@@ -78,7 +78,7 @@
   function columns() {
     const many = data.rows.some((row) => setting(row).classes.length >= 100);
     const unequal = data.settings.some(({ unequal }) => unequal);
-    const names = ["average", unequal && "overall", "worst", many && "worst_10_percent", "nsd"].filter((name) => name);
+    const names = data.columns.length ? data.columns : ["average", unequal && "overall", "worst", many && "worst_10_percent", "nsd"].filter((name) => name);
     const attacks = byId("attack").value === "" ? data.attacks.map(([name]) => name) : [byId("attack").value];
     const scores = attacks.flatMap((attack) => names.map((name, place) => ({
       key: `${attack} ${name}`, attack, one: metric(name), group: titles.get(attack), title: metric(name).title, first: place === 0,

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,40 +13,10 @@ import pandas as pd
 from scipy import special
 
 from harness.report.scores.counts import ClassCounts
-from harness.statistics import intervals, metrics
+from harness.statistics import intervals
+from harness.statistics.registry import METRICS
 
 MOST_NSD_COUNTS = 50_000  # class counts; beyond (thousands of rows) intervals of NSD over samples would take seconds
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column under an attack. up: whether larger is better. percent: a share of images, shown in percent."""
-
-    name: str
-    title: str
-    of: Callable[[np.ndarray], np.ndarray] | None
-    up: bool = True
-    percent: bool = True
-
-    @property
-    def within(self) -> tuple[float, float]:
-        """Where its values can lie."""
-        return 0.0, 1.0 if self.percent else np.inf
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("average", "Avg.", metrics.average),
-        Metric("overall", "Overall", None),
-        Metric("worst", "Worst", metrics.worst),
-        Metric("worst_10_percent", "Worst 10%", metrics.worst_10_percent),
-        Metric("nsd", "NSD", metrics.nsd, up=False, percent=False),
-        Metric("nsd_sample", "NSD (sample)", lambda accuracy: metrics.nsd(accuracy, sample=True), False, False),
-        Metric("gap", "Gap", metrics.gap, up=False),
-        Metric("validation_worst", "Val.-worst", None),
-    )
-}
 
 
 def seed_intervals(

@@ -14,13 +14,14 @@ from harness.report.rows import CELL, NETWORK, SETTING, in_setting, settings_of
 from harness.report.scores.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
 from harness.report.scores.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.scores.families import MarkedColumns, Registered, marked_columns, unmarked
-from harness.report.scores.intervals import METRICS, sample_intervals, seed_intervals
+from harness.report.scores.intervals import sample_intervals, seed_intervals
 from harness.report.scores.requested import requested_attacks, requesting_networks
 from harness.report.scores.seeds import listed
 from harness.report.scores.selection import RULES, selection_gap
 from harness.report.scores.teachers import teacher_counts, teacher_spread, unlike_teachers
 from harness.statistics import metrics
 from harness.statistics.nsd_interval import most_nsd
+from harness.statistics.registry import METRICS, scored
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Leaderboard:
     `requested_attacks`. baselines: by setting, the variant that others are compared with. marked: by setting and
     checkpoint, what is marked, unmarked: why nothing is. registered: see `registered_differences`. classes: by data set
     and class index, its name and number of test images. teacher_counts: by setting. notes: what a reader must know, a
-    line each.
+    line each. columns: the metrics that were asked for.
     """
 
     rows: pd.DataFrame
@@ -51,6 +52,7 @@ class Leaderboard:
     classes: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
     teacher_counts: dict[tuple, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
 
     @property
     def attacks(self) -> list[str]:
@@ -74,16 +76,22 @@ class Leaderboard:
 
 
 def leaderboard(
-    results: Results, *, baseline: str | None = None, paired: bool | None = None, primary: Sequence[Registered] = ()
+    results: Results,
+    *,
+    baseline: str | None = None,
+    paired: bool | None = None,
+    primary: Sequence[Registered] = (),
+    columns: Sequence[str] = (),
 ) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
     baseline: the variant that others are compared with; see `pick_baselines` for the default. paired: read `outcomes`
-    for the differences; by default for small reports. primary: comparisons registered before their results.
+    for the differences; by default for small reports. primary: comparisons registered before their results. columns:
+    metrics that tables show under each attack; see `main_metrics` for the default.
     """
     by_trial = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
     worst_class = validation_worst(results)
-    parts = [_scores(part, worst_class) for part in by_dataset(results, by_trial)]
+    parts = [_scores(part, worst_class, columns) for part in by_dataset(results, by_trial)]
     scores = pd.concat(parts, ignore_index=True) if parts else _NO_SCORES
     scores = _ranked(scores, results.rows)
     baselines = pick_baselines(results.rows, baseline)
@@ -91,7 +99,7 @@ def leaderboard(
     marked, p_values = marked_columns(results.rows, by_trial, baselines)
     scores = scores.merge(found, on=[*CELL, "metric"], how="left").merge(p_values, on=[*CELL, "metric"], how="left")
     scores["stands"] = stands(scores)
-    scores = scores.merge(teacher_spread(results), on=[*CELL, "metric"], how="left")
+    scores = scores.merge(teacher_spread(results, columns), on=[*CELL, "metric"], how="left")
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = _tuning_trials(results)
@@ -99,10 +107,17 @@ def leaderboard(
     specs = dict(zip(first["row"], first["spec"], strict=True))
     chosen = registered_differences(results, by_trial, primary, paired=paired)
     classes = _classes(results)
-    notes = _notes(results, scores) + _one_class(results, by_trial, classes)
+    notes = _notes(results, scores) + _one_class(results, by_trial, classes) + _meanings(columns)
     bare = unmarked(results.rows, by_trial, baselines)
     asked, teachers = requested_attacks(results), teacher_counts(results)
-    return Leaderboard(rows, scores, specs, asked, baselines, marked, bare, chosen, classes, teachers, notes)
+    shown = tuple(columns)
+    return Leaderboard(rows, scores, specs, asked, baselines, marked, bare, chosen, classes, teachers, notes, shown)
+
+
+def _meanings(columns: Sequence[str]) -> list[str]:
+    """What the metrics are that not every report shows."""
+    told = [METRICS[name] for name in columns if METRICS[name].meaning]
+    return [f"{each.title}: {each.meaning}; {'higher' if each.up else 'lower'} is better." for each in told]
 
 
 _NO_SCORES = pd.DataFrame(columns=[
@@ -140,17 +155,18 @@ def validation_worst(results: Results) -> pd.Series:
     return joined.set_index(["trial_id", "checkpoint"])["worst"]
 
 
-def _scores(counts: ClassCounts, worst_class: pd.Series) -> pd.DataFrame:
+def _scores(counts: ClassCounts, worst_class: pd.Series, more: Sequence[str]) -> pd.DataFrame:
     """A line per row, checkpoint, attack and metric, of one data set. The accuracy over all images (`overall`) is there
     where classes have unlike numbers of images.
     """
     others = {"validation_worst": _at_class(counts, worst_class)}
     if counts.unequal:
         others["overall"] = np.nansum(counts.correct, axis=1), counts.images.sum(axis=1)
-    values = pd.DataFrame({metric.name: metric.of(counts.accuracy) for metric in METRICS.values() if metric.of})
+    asked = scored(more)
+    values = pd.DataFrame({metric.name: metric.values(counts.accuracy, counts.images) for metric in asked})
     values = values.assign(**{name: metrics.rates(*counted) for name, counted in others.items()})
     most = float(np.max(most_nsd(counts.accuracy), initial=0.0))
-    within = {name: metric.within for name, metric in METRICS.items()}
+    within = {metric.name: metric.within for metric in (*METRICS.values(), *asked)}
     within |= {"nsd": (0.0, most), "nsd_sample": (0.0, np.sqrt(most**2 + 1))}
     scores = seed_intervals(counts.keys, values, by=CELL, within=within)
     means = mean_counts(counts, CELL)
@@ -181,7 +197,7 @@ def _ranked(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     students = rows.index[rows["role"] == "student"]
     setting = rows.groupby(SETTING, sort=False, dropna=False).ngroup()
     part = scores[scores["row"].isin(students) & scores["value"].notna()]
-    sign = part["metric"].map({name: -1.0 if metric.up else 1.0 for name, metric in METRICS.items()}).astype(float)
+    sign = part["metric"].map(lambda name: -1.0 if METRICS[name].up else 1.0).astype(float)
     keys = [setting.reindex(part["row"]).to_numpy(), part["checkpoint"], part["attack"], part["metric"]]
     usual = part["seed_list"].groupby(keys, sort=False, observed=True).transform(_usual)
     signed = (sign * part["value"].astype(float)).round(9).where(part["seed_list"] == usual)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,13 +10,13 @@ import pandas as pd
 from harness.report.results import Results
 from harness.report.rows import CELL, NETWORK, SETTING
 from harness.report.scores.counts import class_counts
-from harness.report.scores.intervals import METRICS
 from harness.report.scores.seeds import listed
+from harness.statistics.registry import scored
 
 SPREAD = [*CELL, "metric", "teacher_spread", "spread_seeds"]
 
 
-def teacher_spread(results: Results) -> pd.DataFrame:
+def teacher_spread(results: Results, more: Sequence[str] = ()) -> pd.DataFrame:
     """A line per row, checkpoint, attack and metric of rows with several teachers: the largest minus the smallest of
     the teachers' means, over the seeds that were trained from all of them, which are `spread_seeds`.
 
@@ -29,8 +30,8 @@ def teacher_spread(results: Results) -> pd.DataFrame:
     counts = class_counts(frame[~undefined], [*NETWORK, "checkpoint", "attack"])
     if counts.keys.empty:
         return pd.DataFrame(columns=SPREAD)
-    names = [metric.name for metric in METRICS.values() if metric.of]
-    values = counts.keys.assign(**{name: METRICS[name].of(counts.accuracy) for name in names})  # type: ignore[misc]
+    numbers = {metric.name: metric.values(counts.accuracy, counts.images) for metric in scored(more)}
+    names, values = list(numbers), counts.keys.assign(**numbers)
     teachers = values["row"].map(taught.groupby("row")["teacher_seed"].nunique())
     shared = values.groupby([*CELL, "seed"], observed=True)["teacher_seed"].transform("nunique") == teachers
     means = values[shared].groupby([*CELL, "teacher_seed"], sort=False, observed=True)[names].mean()

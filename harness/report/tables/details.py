@@ -10,17 +10,17 @@ from harness.attacks.registry import headline
 from harness.report.captions import attack_title
 from harness.report.results import records
 from harness.report.scores.differences import BOUNDS
-from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.grid import MAIN, Cell, change_text, costs, grid, number, or_dash
+from harness.statistics.registry import METRICS, in_order
 
 
 def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
     """As text: per row and attack every metric with its intervals and its difference from the baseline."""
     part = board.of(setting)
     many = part.scores["classes"].max() > 10  # up to ten classes the worst tenth is the worst class
-    known = set(part.scores["metric"])
-    names = [name for name in METRICS if name in known and (many or name != "worst_10_percent")]
+    known = list(part.scores["metric"].unique())
+    names = in_order([name for name in known if many or name != "worst_10_percent"])
     table = grid(board, setting, checkpoint, names)
     baseline = board.baselines.get(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
@@ -128,7 +128,8 @@ def wide(board: Leaderboard) -> pd.DataFrame:
     values = [name for name in ("value", *BOUNDS, *_DIFFERENCE, *_BETWEEN) if name in board.scores]
     scores = board.scores.astype({"checkpoint": str, "attack": str})
     unstacked = scores.set_index([*cell, "metric"])[values].unstack("metric")
-    pairs = [(value, metric) for metric in METRICS for value in values if (value, metric) in unstacked]
+    names = in_order(list(scores["metric"].unique()))
+    pairs = [(value, metric) for metric in names for value in values if (value, metric) in unstacked]
     columns = {metric if value == "value" else f"{metric}_{value}": unstacked[value, metric] for value, metric in pairs}
     table = pd.DataFrame(columns, index=unstacked.index).dropna(axis="columns", how="all")
     facts = scores.groupby(cell, observed=True)[["images", "seeds", "seed_list"]].first()

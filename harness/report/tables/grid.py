@@ -11,9 +11,9 @@ import pandas as pd
 
 from harness.report.results import records
 from harness.report.scores.counts import attack_order
-from harness.report.scores.intervals import METRICS, Metric
 from harness.report.scores.leaderboard import Leaderboard
 from harness.statistics.multiple_comparisons import ERROR
+from harness.statistics.registry import METRICS, Metric
 
 MAIN = ("average", "worst", "nsd")
 MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth beside the worst class
@@ -79,7 +79,7 @@ def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[
     """The table of one setting and checkpoint. A row without results is a line without cells."""
     part = board.of(setting)
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
-    names = list(metrics or main_metrics(scores))
+    names = list(metrics or board.columns or main_metrics(scores))
     scores = scores[scores["metric"].isin(names)]
     cells: dict[int, dict[tuple[str, str], Cell]] = {row: {} for row in part.rows.index}
     for score in records(scores):

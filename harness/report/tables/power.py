@@ -17,9 +17,9 @@ from harness.report.rows import NETWORK
 from harness.report.scores.counts import class_counts
 from harness.report.scores.differences import pick_baselines
 from harness.report.scores.families import MARKED, layouts
-from harness.report.scores.intervals import METRICS
 from harness.report.tables.grid import number
 from harness.statistics.multiple_comparisons import ALIKE, detectable, residual_spread
+from harness.statistics.registry import METRICS
 
 SEEDS = (3, 5, 10)
 FEWEST = 2  # seeds from which a spread is known, if badly
