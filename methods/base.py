@@ -59,6 +59,9 @@ class Part:
     def setup(self) -> None:
         """Fill `state` and `sums` with what they are before training."""
 
+    def learn_class_counts(self, counts: torch.Tensor) -> None:
+        """Learn, before training, how many training images (C,) int64 each class has."""
+
     def observe(self, step: Step) -> None:
         """Take the unweighted statistics of a batch, before the loss."""
 

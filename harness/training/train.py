@@ -89,6 +89,9 @@ def trainer_of(
     """The step of a training as it begins, over these networks."""
     with globally_seeded("method", *_coordinates(spec)):
         method = methods.build(spec.method, data.num_classes)
+    counts = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes)
+    for part in method.parts:
+        part.learn_class_counts(counts)
     return Trainer(
         student,
         method,

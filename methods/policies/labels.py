@@ -1,4 +1,4 @@
-"""Label policies without a state: what the student is taught, the same rule in every epoch. The adaptive one is in
+"""Label policies that do not learn while they teach: the same rule in every epoch. The adaptive one is in
 `methods.absld`."""
 
 from __future__ import annotations
@@ -25,6 +25,28 @@ class Hard(LabelPolicy):
 
     def adversary(self, view: View) -> Adversary:
         return cross_entropy_adversary(view)
+
+
+@register("balanced")
+class Balanced(LabelPolicy):
+    """The label itself, against logits raised by log n_c, n_c the training images of class c: a balanced softmax; the
+    attack maximises the plain cross-entropy from the normal start (AT-BSL). A class without images counts as of one."""
+
+    teacher = False
+
+    def setup(self) -> None:
+        self.state["training_images"] = self.class_vector(1.0).double()
+
+    def learn_class_counts(self, counts: torch.Tensor) -> None:
+        self.state["training_images"] = counts.double().clamp(min=1)
+
+    def divergence(
+        self, term: str, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        return cross_entropy(logits + self.state["training_images"].to(logits.dtype).log(), labels)
+
+    def adversary(self, view: View) -> Adversary:
+        return cross_entropy_adversary(view, start="normal")
 
 
 @register("teacher")

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FILES = [Path(__file__).parent / name for name in ("golden.json", "golden_field.json")]
+FILES = [Path(__file__).parent / name for name in ("golden.json", "golden_field.json", "golden_at_bsl.json")]
 
 
 def read_entries() -> list[dict[str, Any]]:
-    """The entries of both files, or of the one that GOLDEN_JSON names, arrays as tensors.
+    """The entries of all files, or of the one that GOLDEN_JSON names, arrays as tensors.
 
     Floating-point arrays come in float64, in which the tiny networks compute too. So an entry's tolerance is for the
     rounding of the code that made it; none is left to the processor that compares.

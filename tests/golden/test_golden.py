@@ -1,7 +1,7 @@
 """The numbers of the papers' released code, entry by entry: losses, gradients, attacks, class states, and whole
 training runs.
 
-The files are golden.json and golden_field.json, or the one that GOLDEN_JSON names. An entry is dispatched on its
+The files are those of `FILES`, or the one that GOLDEN_JSON names. An entry is dispatched on its
 `check`; all values come from its inputs and settings. Sections are those of the project's reference sheets.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import methods
+from tests.golden import at_bsl as golden_at_bsl
 from tests.golden import attacks as golden_attacks
 from tests.golden import csr as golden_csr
 from tests.golden import fair_tat as golden_fair_tat
@@ -24,7 +25,10 @@ from tests.golden import trix as golden_trix
 from tests.golden.file import CHECKS, FILES, Entry, read_entries, read_file
 
 # Importing them registers their checks.
-CHECKING = (golden_losses, golden_attacks, golden_states, golden_traces, golden_trix, golden_csr, golden_fair_tat)
+CHECKING = (
+    golden_losses, golden_attacks, golden_states, golden_traces, golden_trix, golden_csr, golden_fair_tat,
+    golden_at_bsl,
+)  # fmt: skip
 ENTRIES = read_entries()
 
 

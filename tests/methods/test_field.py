@@ -1,4 +1,4 @@
-"""TRIX, CSR and FAIR-TAT against formulas in numpy, and what the released code has no answer for."""
+"""TRIX, CSR, FAIR-TAT and AT-BSL against formulas in numpy, and what the released code has no answer for."""
 
 from __future__ import annotations
 
@@ -171,3 +171,20 @@ def test_fair_tat_margins_act_from_the_second_epoch() -> None:
     radius, step = method.margin_policy.radius(torch.arange(4), 0.1, 0.02)
     np.testing.assert_allclose(radius, [0.1, 0.05, 0.1, 0.15])  # (0.5 + a_c) eps, absent classes as they were
     assert step == 0.02
+
+
+@pytest.mark.parametrize("counts", [[50, 20, 0, 1], [7, 7, 7, 7]])
+def test_at_bsl_raises_the_logits_by_the_log_of_the_class_counts(counts: list[int]) -> None:
+    """A class without images as if it had one; equal classes leave the cross-entropy as it is."""
+    method = made("at_bsl")
+    method.label_policy.learn_class_counts(torch.tensor(counts))
+    step = step_of(method)
+    raised = step.student[ADVERSARIAL].detach().numpy() + np.log(np.maximum(counts, 1))
+    loss = method.loss(step).detach().numpy()
+    np.testing.assert_allclose(loss, ce(raised), rtol=1e-12)
+    plain = ce(step.student[ADVERSARIAL].detach().numpy())
+    assert np.allclose(loss, plain) == (len(set(counts)) == 1)
+    adversary = method.adversary(view_of())
+    assert adversary is not None
+    assert adversary.start == "normal"
+    np.testing.assert_allclose(adversary.objective(step.student[ADVERSARIAL], None).detach().numpy(), plain, rtol=1e-12)
