@@ -50,13 +50,16 @@ class FakeGenerator(RealGenerator):
 
 
 class FakeEvent:
-    """A moment that has always passed."""
+    """A moment that has passed when it is asked for the second time."""
+
+    asked = 0
 
     def record(self) -> None:
         pass
 
     def query(self) -> bool:
-        return True
+        self.asked += 1
+        return self.asked > 1
 
     def synchronize(self) -> None:
         pass

@@ -45,6 +45,21 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+@contextmanager
+def tuned_convolutions() -> Iterator[None]:
+    """Inside, cuDNN tries its algorithms on every new shape and takes the fastest, which pays where shapes recur: in
+    training, not in attacks whose batches shrink. What it takes may differ from process to process, so it does not
+    try where results must be the same."""
+    import torch
+
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def keep_freed_memory() -> None:
     """Let this process keep the memory it frees, up to 1 GiB, instead of giving it back to the system.
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +132,7 @@ class SharedLogits:
         self._num_classes = num_classes
         self._record_bytes = batch_size * num_classes * 4 + _CHECKSUM_BYTES
         self._files: dict[str, int | None] = {}
+        self._leaving: deque[_Leaving] = deque()
 
     def answer(self, teacher: str, batch: int, labels: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """float32 logits (B, K) of a teacher on batch number `batch`, on the device of its labels (B,): bit for bit
@@ -147,12 +148,15 @@ class SharedLogits:
             values = np.frombuffer(bytearray(record[:length]), np.float32).reshape(-1, self._num_classes)
             return torch.from_numpy(values).to(labels.device, non_blocking=True)
         logits = compute()
-        content = logits.float().cpu().contiguous().numpy().tobytes()
-        os.pwrite(file, content + _checksum(content), batch * self._record_bytes)
+        self._leaving.append(_Leaving(file, batch * self._record_bytes, logits.float()))
+        while self._leaving and self._leaving[0].is_here():
+            self._leaving.popleft().write()
         return logits
 
     def close(self) -> None:
         """At the end of the epoch."""
+        while self._leaving:
+            self._leaving.popleft().write()
         for file in self._files.values():
             if file is not None:
                 os.close(file)
@@ -167,6 +171,30 @@ class SharedLogits:
             except FileNotFoundError:
                 self._files[teacher] = None
         return self._files[teacher]
+
+
+class _Leaving:
+    """A record on its way to the disk. Nobody waits for its copy from a GPU: it is written once it is here, or at the
+    end of the epoch."""
+
+    def __init__(self, file: int, place: int, logits: Tensor) -> None:
+        import torch
+
+        self._file, self._place, self._logits = file, place, logits
+        self._copied: torch.cuda.Event | None = None
+        if logits.is_cuda:
+            self._logits = torch.empty(logits.shape, pin_memory=True).copy_(logits, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def is_here(self) -> bool:
+        return self._copied is None or self._copied.query()
+
+    def write(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+        content = self._logits.contiguous().numpy().tobytes()
+        os.pwrite(self._file, content + _checksum(content), self._place)
 
 
 def _checksum(content: bytes) -> bytes:

@@ -20,6 +20,7 @@ import methods
 from harness.data.splits import held_out_wanted
 from harness.engine.forwards import evaluation_forward
 from harness.engine.memory import Peak, larger, peak_memory
+from harness.engine.process import tuned_convolutions
 from harness.errors import kind_of
 from harness.events import TaskEvent
 from harness.files import file_sha256, to_checked_json, write_bytes
@@ -59,11 +60,12 @@ def train(
     for text in run.begin_again():
         yield {"event": "remark", "trial_id": spec.trial_id, "text": text}
     run.folder.record.unlink(missing_ok=True)  # of weights that are no longer there
-    while run.trainer.epoch < run.epochs:
-        yield from run.epoch(should_stop)
-        if run.interrupted:
-            yield {"event": "interrupted", "trial_id": spec.trial_id}
-            return
+    with tuned_convolutions():
+        while run.trainer.epoch < run.epochs:
+            yield from run.epoch(should_stop)
+            if run.interrupted:
+                yield {"event": "interrupted", "trial_id": spec.trial_id}
+                return
     run.finish()
 
 

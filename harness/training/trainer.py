@@ -89,6 +89,7 @@ class Trainer:
             momentum=training.momentum,
             weight_decay=training.weight_decay,
             nesterov=training.nesterov,
+            fused=self.device.type == "cuda" or None,
         )
         self.epoch = 0
         self.losses: list[Tensor] = []
@@ -294,6 +295,8 @@ class Trainer:
         """Undo `state_dict`, bit for bit."""
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the state may come from another kind of device
+            group["fused"] = self.optimizer.defaults["fused"]
         self.method.restore(state["method"])
         if self.average:
             self.average.load_state_dict(state["average"], self.device)

@@ -20,11 +20,14 @@ from harness.data.augment import to_float
 from harness.data.sources import load
 from harness.engine.convolution import FusedConvolution
 from harness.engine.forwards import FoldedTwin, PlainForward, evaluation_forward, frozen, mode, training_forward
+from harness.engine.process import tuned_convolutions
 from harness.models.build import build
 from harness.models.registry import MODELS
 from harness.spec import AugmentSpec, TrainingSpec
 from harness.training.trainer import EpochBatches, Trainer
+from tests.fake_cuda import CUDA, fake_cuda
 from tests.rounding import images_off_the_kinks, relative_error
+from tests.small import assert_same_weights
 
 SMALL = {
     "cnn": {"width": 8},
@@ -156,6 +159,33 @@ def test_refresh_follows_the_live_network():
     assert_as_exact(twin, model)
     exact = [in_dtype(each, torch.float64)(x.double()) for each in (before, model)]
     assert relative_error(exact[1], exact[0]) > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["cnn", "preact_resnet18", "mobilenet_v2"])
+def test_on_a_gpu_all_layers_are_folded_together_and_alike(name, dtype):
+    model = network(name)
+    model.train()
+    with torch.no_grad():
+        model(torch.rand(8, 3, 16, 16))
+    expected = FoldedTwin(model, dtype).twin.state_dict()
+    with fake_cuda() as gpu:
+        twin = FoldedTwin(network(name).to(CUDA), dtype)
+        twin.live.load_state_dict(model.state_dict())
+        gpu.forget()
+        twin.refresh()
+        assert not gpu.waits
+        assert not gpu.uploads
+        found = {key: value.cpu() for key, value in twin.twin.state_dict().items()}
+    assert_same_weights(found, expected)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_convolutions_are_tuned_where_results_may_differ(deterministic, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", deterministic)
+    with tuned_convolutions():
+        assert torch.backends.cudnn.benchmark is not deterministic
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_bfloat16_answers_in_float32():

@@ -4,7 +4,7 @@ a training that is taken up in the middle of an epoch goes on bit for bit."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,19 +61,21 @@ def network(width: int) -> nn.Module:
 class Training:
     """A small training of an entry, by hand: what the harness does between two epochs, without data and disk."""
 
-    def __init__(self, *, method: str, training: Any = None, engine: str = "fast", precision: str = "float32", **entry):
-        resolved = methods.resolve({"method": method, **entry}, 2)
-        options = {"epochs": 2, "batch_size": BATCH, "attack_steps": 2, **methods.METHODS[method].training}
-        options |= training or {}
-        if options.get("weight_average"):
+    def __init__(self, entry: Mapping[str, Any], device: torch.device = CUDA) -> None:
+        loop = {"engine": "fast", "precision": "float32", "training": {}}
+        loop |= {key: entry[key] for key in loop if key in entry}
+        resolved = methods.resolve({key: value for key, value in entry.items() if key not in loop}, 2)
+        options = {"epochs": 2, "batch_size": BATCH, "attack_steps": 2} | methods.METHODS[resolved["name"]].training
+        options |= loop.pop("training")
+        if "weight_average" in options:
             options["weight_average"] = {**options["weight_average"], "start_epoch": 0, "threshold": 0.0}
         self.trainer = Trainer(
             network(8), methods.build(resolved, CLASSES), {name: network(6) for name in methods.teachers_of(resolved)},
-            TrainingSpec.model_validate(options), eps=8 / 255, engine=engine, precision=precision, device=CUDA,
+            TrainingSpec.model_validate(options), eps=8 / 255, device=device, **loop,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.randint(256, (IMAGES, 3, 8, 8), dtype=torch.uint8, generator=generator).to(CUDA)
-        self.labels = (torch.arange(IMAGES) % CLASSES).to(CUDA)
+        self.images = torch.randint(256, (IMAGES, 3, 8, 8), dtype=torch.uint8, generator=generator).to(device)
+        self.labels = (torch.arange(IMAGES) % CLASSES).to(device)
         self.held_out = HeldOut(*torch.linspace(0.1, 0.9, 5 * CLASSES, dtype=torch.float64).view(5, CLASSES))
 
     def batches(self, *purpose: str) -> EpochBatches:
@@ -127,7 +129,7 @@ def one_step_at_a_time(gpu: FakeCuda, training: Training, batches: EpochBatches)
 @pytest.mark.parametrize("name", ENTRIES)
 def test_no_step_waits_and_a_resumed_training_goes_on(name: str) -> None:
     with fake_cuda() as gpu:
-        straight = Training(**ENTRIES[name])
+        straight = Training(ENTRIES[name])
         straight.epoch()
         batches = straight.begin_epoch()
         with one_step_at_a_time(gpu, straight, batches) as steps:
@@ -137,7 +139,7 @@ def test_no_step_waits_and_a_resumed_training_goes_on(name: str) -> None:
             list(steps)
         straight.end_epoch()
 
-        resumed = Training(**ENTRIES[name])
+        resumed = Training(ENTRIES[name])
         resumed.trainer.load_state_dict(saved["trainer"])
         batches = resumed.batches("training")
         batches.load_state_dict(saved["batches"])
@@ -146,6 +148,17 @@ def test_no_step_waits_and_a_resumed_training_goes_on(name: str) -> None:
         resumed.end_epoch()
         assert_same_weights(straight.weights(), resumed.weights())
         network(8).to(CUDA).load_state_dict(straight.weights())
+
+
+@pytest.mark.parametrize(("before", "after", "fused"), [("cpu", "cuda", True), ("cuda", "cpu", None)])
+def test_the_optimiser_of_a_moved_training_is_that_of_its_new_device(before: str, after: str, fused: bool) -> None:
+    with fake_cuda():
+        training, moved = (Training(ENTRIES["at"], torch.device(device)) for device in (before, after))
+        training.epoch()
+        moved.trainer.load_state_dict(through_the_disk(training.trainer.state_dict()))
+        assert [group["fused"] for group in moved.trainer.optimizer.param_groups] == [fused]
+        moved.epoch()
+        assert all(value.isfinite().all() for value in moved.weights().values())
 
 
 PLANTED: dict[str, tuple[str, Any]] = {
@@ -169,7 +182,7 @@ def test_a_planted_wait_is_found(plant: str, monkeypatch: pytest.MonkeyPatch) ->
     what, wait = PLANTED[plant]
     monkeypatch.setattr(methods.METHODS["at"], "observe", lambda self, step: wait(step.labels))
     with fake_cuda() as gpu:
-        training = Training(method="at")
+        training = Training(ENTRIES["at"])
         batches = training.begin_epoch()
         here = f"{what} at tests/training/test_no_waiting.py"
         with pytest.raises(AssertionError, match=here), one_step_at_a_time(gpu, training, batches) as steps:
@@ -189,6 +202,6 @@ def test_a_planted_wait_is_found(plant: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_tensors_of_two_devices_do_not_meet(mixed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods.METHODS["at"], "observe", lambda self, step: mixed(step.labels))
     with fake_cuda():
-        training = Training(method="at")
+        training = Training(ENTRIES["at"])
         with pytest.raises((RuntimeError, TypeError), match=r"device|cuda"):
             training.epoch()

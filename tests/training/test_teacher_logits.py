@@ -26,6 +26,7 @@ from harness.training.teacher_logits import (
     sharing,
 )
 from harness.training.trainer import EpochBatches, Trainer
+from tests.fake_cuda import fake_cuda
 from tests.small import assert_same_weights, run_to_end, small_specs, suite_file, weights
 
 
@@ -69,6 +70,32 @@ def test_an_answer_is_computed_once_and_read_by_whoever_has_the_same_name(tmp_pa
         assert torch.equal(found, values)
     second.close()
     assert answer(SharedLogits(tmp_path, {"teacher": "other"}, 8, 3), 0, batches[0])[1]
+
+
+def test_answers_of_a_gpu_are_written_without_waiting(tmp_path):
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3), torch.randn(8, 3), torch.randn(5, 3)]
+    for name, device in (("processor", "cpu"), ("gpu", "cuda")):
+        with fake_cuda() as gpu:
+            asked = [
+                (values.to(device), torch.zeros(len(values), dtype=torch.int64, device=device)) for values in batches
+            ]
+            shared = SharedLogits(tmp_path, {"teacher": name}, 8, 3)
+            gpu.forget()
+            answers = [answer(shared, index, *each) for index, each in enumerate(asked)]
+            assert not gpu.waits
+            shared.close()
+            again = SharedLogits(tmp_path, {"teacher": name}, 8, 3)
+            read = [answer(again, index, *each) for index, each in enumerate(asked)]
+            again.close()
+            assert not gpu.uploads
+            for (values, computed), (from_disk, computed_again), expected in zip(answers, read, batches, strict=True):
+                assert computed
+                assert not computed_again
+                assert values.device == from_disk.device
+                assert torch.equal(values.cpu(), expected)
+                assert torch.equal(from_disk.cpu(), expected)
+    assert (tmp_path / "gpu").read_bytes() == (tmp_path / "processor").read_bytes()
 
 
 def test_a_batch_that_was_never_written_is_computed(tmp_path):
