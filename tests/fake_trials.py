@@ -181,6 +181,15 @@ def _need_a_whole_gpu(step: int, starts: int, spec: TrialSpec) -> None:
         raise OutOfMemoryError("CUDA out of memory")
 
 
+def _fail_on_gpu_0(step: int, starts: int, spec: TrialSpec) -> None:
+    if os.environ["CUDA_VISIBLE_DEVICES"] == "0":
+        _fail_on_any_gpu(step, starts, spec)
+
+
+def _fail_on_any_gpu(step: int, starts: int, spec: TrialSpec) -> None:
+    raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+
 def _hang(step: int, starts: int, spec: TrialSpec) -> None:
     if step == 1:
         time.sleep(HANGS_S)
@@ -198,6 +207,8 @@ _BEHAVIOUR: dict[str, Callable[[int, int, TrialSpec], None]] = {
     "raise_first_time": _raise_first_time,
     "fill_the_disk": _fill_the_disk,
     "need_a_whole_gpu": _need_a_whole_gpu,
+    "fail_on_gpu_0": _fail_on_gpu_0,
+    "fail_on_any_gpu": _fail_on_any_gpu,
     "hang": _hang,
     "exit": _exit,
 }

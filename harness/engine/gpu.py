@@ -99,6 +99,18 @@ def first_line(text: object) -> str:
     return (str(text).strip().splitlines() or [""])[0]
 
 
+def lost_context() -> str | None:
+    """Why this process can no longer compute on its GPU, if that is so: what goes wrong in a kernel ends a context."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return first_line(error)
+    return None
+
+
 def device_of(spec: TrialSpec) -> torch.device:
     """The device of a trial. DeviceError where it was given a GPU and cannot use it: what asked for one never computes
     on a processor."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from harness.engine.gpu import lost_context
 from harness.events import TaskEvent
 from harness.running.stopping import StopRequest
 from harness.running.worker import Job, raised, trial_events
@@ -47,12 +48,13 @@ class SerialLauncher:
         self._stopping = False
         self._current: tuple[str, Iterator[TaskEvent]] | None = None
         self._deadline = float("inf")
+        self._trouble: str | None = None
 
     def has_room(self, resources: Resources) -> bool:
         return self._current is None
 
     def trouble(self) -> str | None:
-        return None
+        return self._trouble
 
     def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
         assert not helper, "there is never room for one"
@@ -70,6 +72,8 @@ class SerialLauncher:
         if event is None:
             self._current = None
             event = {"event": "end", "trial_id": name}
+        if event["event"] == "error" and (lost := lost_context()):
+            self._trouble = f"this process can no longer use its GPU: {lost}"
         yield event
 
     def stop(self) -> None:

@@ -293,11 +293,13 @@ def _trial_task() -> Callable[..., Iterator[TaskEvent]]:
 
         sys.path[:0] = [entry for entry in search_path if entry not in sys.path]
         from harness.engine.process import prepare_process
-        from harness.running.worker import trial_events
+        from harness.running.worker import hold_failed_gpu, trial_events
 
         job = pickle.loads(pickled_job)
         prepare_process(job.spec)
-        yield from trial_events(job, place=ray.get_runtime_context().get_node_id())
+        for event in trial_events(job, place=ray.get_runtime_context().get_node_id()):
+            yield event
+        yield from hold_failed_gpu(job, event)
 
     return trial
 
@@ -320,6 +322,7 @@ class RayLauncher:
         self._on_cpu = ray.remote(_trial_task())
         self._on_gpu = ray.remote(max_calls=1)(_trial_task())
         self._live: dict[Any, tuple[str, dict[str, float]]] = {}
+        self._held: dict[Any, tuple[str, dict[str, float]]] = {}  # they have ended, and keep a failed GPU from others
         self._capacity: dict[str, float] = {}
         self._capacity_at = float("-inf")
 
@@ -328,13 +331,19 @@ class RayLauncher:
             if not self._health.answers():
                 return False
             self._capacity, self._capacity_at = self._ray.cluster_resources(), time.monotonic()
+        return fits(request_of(resources), self._left())
+
+    def _left(self) -> dict[str, float]:
         left = dict(self._capacity)
-        for _, request in self._live.values():
+        for _, request in [*self._live.values(), *self._held.values()]:
             for name, amount in request.items():
                 left[name] = left.get(name, 0.0) - amount
-        return fits(request_of(resources), left)
+        return left
 
     def trouble(self) -> str | None:
+        shares = [request["GPU"] for _, request in self._held.values()]
+        if shares and not self._live and not fits({"GPU": min(shares)}, self._left()):
+            return "every GPU has failed"
         return self._health.trouble()
 
     def start(self, spec: TrialSpec, resources: Resources, helper: str = "") -> None:
@@ -359,7 +368,10 @@ class RayLauncher:
     def _next(self, stream: Any) -> TaskEvent:
         name, _ = self._live[stream]
         try:
-            return self._ray.get(next(stream))
+            event = self._ray.get(next(stream))
+            if event["event"] == "end":  # though the stream goes on
+                self._held[stream] = self._live.pop(stream)
+            return event
         except StopIteration:
             del self._live[stream]
             return {"event": "end", "trial_id": name}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pkgutil
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.engine.gpu import look
 from harness.engine.process import torch_threads
 from harness.errors import InfrastructureError, Kind, kind_of
 from harness.events import Error, TaskEvent
@@ -19,6 +21,8 @@ from harness.spec import TrialSpec
 from harness.store.provenance import command
 from methods.plugins import load_plugin, loaded
 from methods.settings import SettingsError
+
+_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,24 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
                 event["trial_id"] = job.name
                 yield event
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        yield raised(job.name, kind_of(error), text)
+        text, kind = " ".join(f"{type(error).__name__}: {error}".split()), kind_of(error)
+        if kind == "device" and not job.spec.resources.gpu:  # a method that calls for what its trial does not have
+            kind = "method"
+        yield raised(job.name, kind, text)
+
+
+def hold_failed_gpu(job: Job, last: TaskEvent) -> Iterator[TaskEvent]:
+    """After the last event of a task that failed with its GPU: where a new process cannot use it either, the task keeps
+    its share until the run ends, or the GPU would fail one trial after the other, being free at once each time. An
+    `end` event then says that the attempt is over all the same."""
+    if last["event"] != "error" or last["kind"] != "device" or not (problem := look().problem):
+        return
+    text = f"its GPU on {socket.gethostname()} has failed, and this run gives it to no other trial: {problem}"
+    yield {"event": "remark", "trial_id": job.name, "text": text}
+    yield {"event": "end", "trial_id": job.name}
+    over = job.workplace.stop_signal
+    while not over():
+        time.sleep(_LOOK_EVERY_S)
 
 
 def raised(name: str, kind: Kind, error: str) -> Error:

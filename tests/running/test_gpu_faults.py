@@ -3,6 +3,7 @@ may help, refused beforehand where it is known."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from harness.running.failures import Decision, decide
 from harness.running.launchers import SerialLauncher
 from harness.running.run import Options, run
 from harness.running.stopping import RunControl, StopRequest
-from harness.running.worker import Job, Workplace, trial_events
+from harness.running.worker import Job, Workplace, hold_failed_gpu, trial_events
 from harness.spec import NetworkSpec, Resources, Source, TrialSpec
 from harness.store.store import Store
 from harness.suites.machine import for_this_machine
@@ -393,3 +394,55 @@ def test_too_little_memory_is_an_error_on_a_share_of_a_gpu_and_for_a_single_imag
     little_memory(monkeypatch, most)
     events = list(trial_events(Job(trial_on(gpu, tmp_path), Workplace(tmp_path))))
     assert (events[-1]["event"], events[-1]["kind"]) == ("error", "gpu_memory")
+
+
+# One that fails
+
+
+def test_a_method_that_calls_for_a_gpu_on_a_processor_is_wrong(tmp_path: Path) -> None:
+    job = Job(fake.make(1, "fail_on_any_gpu"), Workplace(tmp_path), "fake_trials:run")
+    last = [*trial_events(job)][-1]
+    assert (last["event"], last["kind"]) == ("error", "method")
+    assert list(hold_failed_gpu(job, last)) == []
+
+
+ON_RAY = Options(run_trial="fake_trials:run", minimum_free_bytes=0)
+
+
+@without_gpu
+def test_a_gpu_that_fails_is_given_to_no_other_trial(ray_session: None, tmp_path: Path) -> None:
+    """Ray would give it to the next one at once: it is the one that is free."""
+    specs = [fake.make(seed, "fail_on_gpu_0", gpu=1, cpu=0.25, steps=1, step_s=0.1) for seed in range(4)]
+    said: list[str] = []
+    outcome = run(
+        specs, Store(tmp_path), options=ON_RAY, on_event=lambda event: said.append(event["text"])
+        if event["event"] == "remark" else None,
+    )  # fmt: skip
+    assert sorted(outcome.done) == sorted(spec.trial_id for spec in specs)
+    starts = [entry["devices"] for spec in specs for entry in fake.journal(tmp_path, spec) if entry["what"] == "start"]
+    assert sorted(starts) == ["0", "1", "1", "1", "1"]
+    assert len(said) == 1
+    assert "has failed, and this run gives it to no other trial: " in said[0]
+
+
+@without_gpu
+@pytest.mark.slow
+def test_a_run_stops_when_every_gpu_has_failed_and_no_trial_is_to_blame(ray_session: None, tmp_path: Path) -> None:
+    specs = [fake.make(seed, "fail_on_any_gpu", gpu=0.5, cpu=0.25, steps=1) for seed in range(6)]
+    outcome = run(specs, Store(tmp_path), options=ON_RAY)
+    assert (outcome.failed, outcome.stop_reason) == ({}, "every GPU has failed")
+    assert sorted(outcome.interrupted) == sorted(spec.trial_id for spec in specs)
+
+
+@pytest.mark.parametrize(("behaviour", "failed"), [("raise", 1), ("fail_on_any_gpu", 0)])
+def test_without_ray_a_run_stops_when_its_process_can_use_the_gpu_no_more(
+    behaviour: str, failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong method is stored as failed; what would have followed it is not."""
+    monkeypatch.setattr("harness.running.launchers.lost_context", lambda: "CUDA error: device-side assert triggered")
+    monkeypatch.setattr("harness.running.run.gpus_here", lambda: NEW)
+    specs = [fake.make(seed, behaviour, gpu=1, step_s=0.01 * (3 - seed)) for seed in range(2)]
+    outcome = run(specs, Store(tmp_path), options=replace(ON_RAY, serial=True))
+    assert list(outcome.failed) == [specs[0].trial_id][:failed]
+    assert sorted(outcome.interrupted) == sorted(spec.trial_id for spec in specs[failed:])
+    assert outcome.stop_reason == "this process can no longer use its GPU: CUDA error: device-side assert triggered"
