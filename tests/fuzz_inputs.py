@@ -25,7 +25,7 @@ from harness.models.registry import MODELS
 from harness.spec import AttackRequest, DatasetSpec, EvaluationSpec, TrainingSpec
 from harness.suites.keys import FileKeys, SourceKeys
 from harness.suites.suite import Suite
-from harness.tuning.options import METRICS, TuneOptions
+from harness.tuning.options import COLUMNS, TuneOptions
 from methods.registry import KINDS, POLICIES
 
 SUITE: dict[str, Any] = {
@@ -230,7 +230,7 @@ def _fitting(key: str) -> list[str]:
         "name": [*ATTACKS, *DATASETS, *MODELS, *(name for table in POLICIES.values() for name in table)],
         "method": [*methods.METHODS],
         "start": [*STARTS],
-        "metric": [*METRICS],
+        "metric": [*COLUMNS],
         "normalization": ["dataset", "{mean: [0], std: [0]}", "{mean: [a], std: [1]}", "{mean: [1, 1], std: [1, 1]}",
                           "{mean: [1e308], std: [1e-320]}", "{mean: 1}"],
         "attacks": [*AUTOATTACK_STAGES, "[clean, clean]", "[[clean]]", "[{name: pgd20, images: 10}]", "[{images: 5}]"],

@@ -47,7 +47,10 @@ def tune(
         str | None, typer.Option("--scheduler", help="halving (the default), asha, median or none")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", help="selection_score (the default), val_robust_worst, _avg or _nsd")
+        str | None,
+        typer.Option(
+            "--metric", help="selection_score (the default), val_robust_worst, _avg or _nsd, or of `list metrics`"
+        ),
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="max or min; by the metric where not given")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="of a setting; the suite's by default")] = None,

@@ -8,6 +8,7 @@ from harness.report.results import Results
 from harness.report.scores.counts import class_counts
 from harness.report.tuning import number
 from harness.statistics import metrics
+from harness.statistics.registry import METRICS
 
 MEASURES = {  # what a search goes by, as it is called on test images
     "selection_score": "selection_score",
@@ -31,24 +32,28 @@ def against_default(results: Results, method: str, metric: str, mode: str) -> st
     counts = class_counts(chosen, ["side", "seed", "attack"])
     if not len(counts.keys):
         return None
-    measures = pd.DataFrame([metrics.summary(line) for line in counts.accuracy])[list(_TITLES)]
+    titles, own = dict(_TITLES), MEASURES.get(metric, metric)
+    measures = pd.DataFrame([metrics.summary(line) for line in counts.accuracy])[list(titles)]
+    if own not in titles:
+        titles[own] = METRICS[own].title
+        measures[own] = METRICS[own].values(counts.accuracy, counts.images)
     table = pd.concat([counts.keys.astype({"attack": str}), measures], axis=1)
     attack = str(table.groupby("attack")["average"].mean().idxmin())
     strongest = table[table["attack"] == attack].set_index("seed")
-    sides = {side: part[list(_TITLES)] for side, part in strongest.groupby("side")}
+    sides = {side: part[list(titles)] for side, part in strongest.groupby("side")}
     if len(sides) < 2:
         return None
     seeds = sides["tuned"].index.intersection(sides["default"].index)
     tuned, default = (sides[side].loc[seeds] for side in ("tuned", "default"))
-    gain = (tuned - default)[MEASURES[metric]] * (1 if mode == "max" else -1)
+    gain = (tuned - default)[own] * (1 if mode == "max" else -1)
     verdict = "beats" if gain.mean() > 0 else "equals" if gain.mean() == 0 else "does not beat"
+    in_percent = {key: METRICS[key].percent if key in METRICS else key != "nsd_population" for key in titles}
     means = ", ".join(
-        f"{title} {number(tuned[key].mean(), key != 'nsd_population')} against "
-        f"{number(default[key].mean(), key != 'nsd_population')}"
-        for key, title in _TITLES.items()
+        f"{title} {number(tuned[key].mean(), in_percent[key])} against {number(default[key].mean(), in_percent[key])}"
+        for key, title in titles.items()
     )
     return (
         f"On test images ({attack}) the tuned setting of {method} {verdict} the default by its "
-        f"{_TITLES[MEASURES[metric]]}, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}, better on "
+        f"{titles[own]}, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}, better on "
         f"{int((gain > 0).sum())}: {means}."
     )

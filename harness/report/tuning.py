@@ -20,6 +20,7 @@ import pandas as pd
 from harness.report import escape
 from harness.report.figures.variants import pareto_front
 from harness.report.tables.tables import markdown_table
+from harness.statistics.registry import METRICS, is_metric
 
 RUN = ("setting", "seed", "trial_id", "status", "epochs", "cpu_s")
 MEASURES = {
@@ -34,6 +35,30 @@ TITLES = {
     "val_robust_worst": "validation worst",
     "val_robust_nsd": "validation NSD",
 }
+
+
+def in_percent(metric: str) -> bool:
+    """Whether what a search goes by is a share of images."""
+    return metric != "val_robust_nsd" if metric in MEASURES else METRICS[metric].percent
+
+
+def title_of(metric: str) -> str:
+    """What a search goes by, for people."""
+    return TITLES.get(metric) or f"validation {METRICS[metric].title}"
+
+
+def with_metric(
+    epochs: pd.DataFrame, class_state: pd.DataFrame, metric: str, counts: np.ndarray | None
+) -> pd.DataFrame:
+    """`epochs` with a column for a metric of the classes, of their robust accuracy on validation images. counts: images
+    of each class there (C,), for metrics that ask for them."""
+    robust = class_state[class_state["quantity"].astype(str) == "val_robust"].astype({"trial_id": str})
+    wide = robust.pivot(index=["trial_id", "epoch"], columns="class_index", values="value")
+    images = np.full(wide.shape[1], np.nan) if counts is None else counts
+    found = pd.Series(METRICS[metric].values(wide.to_numpy(dtype=float), images), wide.index, name=metric)
+    return epochs.astype({"trial_id": str}).merge(found.reset_index(), on=["trial_id", "epoch"], how="left")
+
+
 _DIGITS = 9  # to which means over seeds are equal
 
 
@@ -65,7 +90,8 @@ def kept_epochs(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["epoch"] <= rows["allowed"]].sort_values(["trial_id", "epoch"])
     hours = rows.groupby("trial_id")["seconds"].sum() / 3600
     best = rows.sort_values(["trial_id", "selection_score", "epoch"], na_position="first").groupby("trial_id").tail(1)
-    best = best.rename(columns={"epoch": "kept_epoch"})[["trial_id", "kept_epoch", *MEASURES]]
+    measured = [name for name in best.columns if name in MEASURES or is_metric(name)]
+    best = best.rename(columns={"epoch": "kept_epoch"})[["trial_id", "kept_epoch", *measured]]
     return runs.merge(best, on="trial_id", how="left").assign(hours=runs["trial_id"].map(hours).to_numpy())
 
 
@@ -185,7 +211,7 @@ def markdown(parts: Sequence[Found], facts: Mapping[str, Any], spent: Mapping[st
 
 
 def _settings(part: Found, facts: Mapping[str, Any]) -> str:
-    percent = facts["metric"] != "val_robust_nsd"
+    percent = in_percent(facts["metric"])
     seeds = [name for name in part.table.columns if name.startswith("seed_")]
     scores = ["mean", *(["sd", *seeds] if len(seeds) > 1 else [])]
     titles = ["", *map(escape.markdown, part.keys), *(name.replace("_", " ") for name in scores)]
@@ -204,7 +230,7 @@ def _settings(part: Found, facts: Mapping[str, Any]) -> str:
 
 def _sentences(facts: Mapping[str, Any], spent: Mapping[str, Any]) -> str:
     better = "higher" if facts["mode"] == "max" else "lower"
-    percent = " in percent" if facts["metric"] != "val_robust_nsd" else ""
+    percent = " in percent" if in_percent(facts["metric"]) else ""
     first = ", the first one each method's own setting" if facts["with_default"] else ""
     seeds = ", ".join(map(str, facts["seeds"]))
     parts = [

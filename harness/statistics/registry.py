@@ -40,6 +40,11 @@ class Metric:
     meaning: str = ""
 
     @property
+    def of_classes(self) -> bool:
+        """Whether it follows from the classes alone."""
+        return bool(self.of or self.function)
+
+    @property
     def within(self) -> tuple[float, float]:
         """Where its values can lie."""
         low = -np.inf if self.function and not self.percent else 0.0
@@ -134,11 +139,15 @@ def metric(
 
 
 def metric_info(name: Any) -> Metric:
-    """The metric of that name, or alias, that follows from classes. InputError for any other."""
-    name = ALIASES.get(str(name), str(name))
-    if name in METRICS or _WORST_OF.fullmatch(name):
-        return METRICS[name]
+    """The metric of that name, or alias. InputError for any other."""
+    if is_metric(name):
+        return METRICS[ALIASES.get(name, name)]
     raise unknown("metric", name, [*METRICS, *ALIASES, "worst_3"], YOURS)
+
+
+def is_metric(name: Any) -> bool:
+    """Whether `metric_info` knows it."""
+    return isinstance(name, str) and (name in METRICS or name in ALIASES or bool(_WORST_OF.fullmatch(name)))
 
 
 def scored(more: Iterable[str] = ()) -> list[Metric]:

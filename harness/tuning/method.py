@@ -8,8 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from harness.data.counts import class_counts
+from harness.data.splits import split_sizes
 from harness.errors import InputError
-from harness.spec import EvaluationSpec, TrainedSpec
+from harness.spec import EvaluationSpec, TrainedSpec, TrialSpec
 from harness.suites.code import with_code
 from harness.suites.plan import read_entry
 from harness.suites.suite import Suite
@@ -114,6 +118,12 @@ class SearchedMethod:
         yield self._method["settings"]
         yield from (self._method[kind] for kind in KINDS)
         yield {kind: self._method[kind] for kind in KINDS}
+
+
+def validation_counts(spec: TrialSpec) -> np.ndarray | None:
+    """Images of each class that are set aside for validation (C,); None where the data set does not say."""
+    counts = class_counts(spec.dataset)
+    return None if counts is None else split_sizes(counts.train).validation
 
 
 def without_tests(spec: TrainedSpec) -> TrainedSpec:

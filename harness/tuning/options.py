@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.errors import InputError, one_of
+from harness.errors import InputError, unknown
 from harness.spec import MOST_EPOCHS, Frozen, InSuites, Seed
+from harness.statistics.registry import ALIASES, METRICS, is_metric, metric_info
 from harness.suites.blocks import read
 from harness.suites.suite import Suite
 from harness.tuning.space import Values, read_space, split_entries
+from methods.settings import YOURS
 
-METRICS: dict[str, Literal["max", "min"]] = {
+COLUMNS: dict[str, Literal["max", "min"]] = {  # of the table `epochs`
     "selection_score": "max",
     "val_robust_worst": "max",
     "val_robust_avg": "max",
@@ -45,7 +47,7 @@ class TuneOptions(Frozen):
     scheduler: Literal["halving", "asha", "median", "none"] = Field(
         "halving", description="which tries are stopped early", examples=["none"]
     )
-    metric: Annotated[str, InSuites(f"one of {', '.join(METRICS)}")] = Field(
+    metric: Annotated[str, InSuites(f"one of {', '.join(COLUMNS)}, or of `list metrics`")] = Field(
         "selection_score", description="what a try is judged by, on validation images", examples=["val_robust_worst"]
     )
     mode: Annotated[Literal["max", "min"] | None, InSuites(default="by the metric")] = Field(
@@ -71,7 +73,8 @@ class TuneOptions(Frozen):
     @property
     def direction(self) -> Literal["max", "min"]:
         """`max` or `min`: which end of the metric is better."""
-        return self.mode or METRICS[self.metric]
+        better = COLUMNS.get(self.metric) or ("max" if metric_info(self.metric).up else "min")
+        return self.mode or better
 
 
 def read_options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
@@ -113,13 +116,17 @@ def _completed(block: Mapping[str, Any]) -> dict[str, Any]:
         values["methods"] = [name.strip() for name in values["methods"].split(",") if name.strip()]
     if isinstance(values.get("space"), (list, tuple)):
         values["space"] = split_entries([str(text) for text in values["space"]])
+    if values.get("metric") in ALIASES:
+        values["metric"] = ALIASES[values["metric"]]
     if values.get("search") == "tpe":
         values.setdefault("scheduler", "asha")
     return values
 
 
 def _check(options: TuneOptions) -> None:
-    one_of("metric", options.metric, METRICS)
+    if options.metric not in COLUMNS and not (is_metric(options.metric) and metric_info(options.metric).of_classes):
+        of_classes = [each.name for each in METRICS.values() if each.of_classes]
+        raise unknown("metric", options.metric, [*COLUMNS, *of_classes], YOURS)
     twice = {name for name in options.methods if options.methods.count(name) > 1}
     if twice:
         raise InputError(f"tune: methods: {min(twice)} is listed twice")

@@ -17,6 +17,7 @@ import yaml
 import methods
 from harness.errors import InputError, unknown
 from harness.spec import TrainedSpec, TrialSpec
+from harness.statistics.registry import METRICS, Metric
 from harness.store.folder import check_results_folder
 from harness.store.records import MACHINE_FILE
 from harness.store.store import Store
@@ -24,9 +25,10 @@ from harness.suites.machine import for_this_machine
 from harness.suites.plan import plan, read_entry
 from harness.suites.suite import Suite, load_suite
 from harness.tuning.halving import rungs
-from harness.tuning.method import SearchedMethod, without_tests
+from harness.tuning.method import SearchedMethod, validation_counts, without_tests
 from harness.tuning.options import TuneOptions, read_options
 from harness.tuning.space import Setting, Space, Values, draw, grid, read_space
+from methods.plugins import code_of
 from methods.registry import KINDS
 
 _TRIALS = 20
@@ -52,18 +54,25 @@ class TuningPlan:
 
         The number of trials is no part of it where a search can be made longer: unless it shapes a grid or a cut.
         """
-        options = self.options
+        options, own = self.options, self.own_metric
+        metric = f"{own.name} {code_of(own.function)}" if own else options.metric
         facts = {
             "methods": {
                 name: [[spec.training_id for spec in method.bases], _texts(method.space), options.settings.get(name)]
                 for name, method in self.searched.items()
             },
-            "rules": [options.search, options.scheduler, options.metric, options.direction, self.grace],
+            "rules": [options.search, options.scheduler, metric, options.direction, self.grace],
             "first": options.with_default,
             "seed": options.search_seed,
             "trials": self.trials if options.search == "grid" or options.scheduler == "halving" else None,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def own_metric(self) -> Metric | None:
+        """The plugin's metric that the search goes by, if it does."""
+        found = METRICS.get(self.options.metric)
+        return found if found and found.function else None
 
     @property
     def folder(self) -> Path:
@@ -196,6 +205,11 @@ def plan_tuning(
     if len({method.epochs for method in searched.values()}) > 1:
         each = ", ".join(f"{name} {method.epochs}" for name, method in searched.items())
         raise InputError(f"tune: one number of epochs for all methods: --epochs; the suite has {each}")
+    if tuning.own_metric and validation_counts(tuning.bases[0]) is None:
+        raise InputError(
+            f"tune: metric {options.metric} is told the images of each class, which the data set does not say "
+            f"beforehand (train_counts, test_counts)"
+        )
     if options.grace and options.grace > tuning.epochs:
         raise InputError(f"grace must be at most the {tuning.epochs} epochs of a trial, not {options.grace}")
     most = max(len(method.settings) for method in searched.values())

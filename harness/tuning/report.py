@@ -19,6 +19,8 @@ from harness.report.write import slug, write_report
 from harness.running.stopping import by_signal
 from harness.spec import TrialSpec
 from harness.tuning.journal import Entry, Journal, setting_of
+from harness.tuning.method import validation_counts
+from harness.tuning.options import COLUMNS
 from harness.tuning.plan import TuningPlan, snippet
 from harness.tuning.space import Uniform, Values
 
@@ -58,6 +60,9 @@ def write_tuning(tuning: TuningPlan) -> Tuned:
     runs = {name: runs_frame(tuning, entries) for name, entries in begun.items() if entries}
     epochs = tuning.store.read("epochs", [trial for each in runs.values() for trial in each["trial_id"]])
     metric, mode = tuning.options.metric, tuning.options.direction
+    if metric not in COLUMNS:
+        states = tuning.store.read("class_state", list(epochs["trial_id"].unique()))
+        epochs = report.with_metric(epochs, states, metric, validation_counts(tuning.bases[0]))
     parts = [report.Found(name, each, report.settings_table(each, epochs, metric, mode)) for name, each in runs.items()]
     reused = sum(entry["reused"] or 0 for entry in everything)
     spent = report.cost([part.runs for part in parts], epochs, tuning.epochs, journal.wall_s, reused)

@@ -21,6 +21,7 @@ import pandas as pd
 
 from harness.engine.process import torch_threads
 from harness.errors import MACHINE, kind_of
+from harness.report.tuning import with_metric
 from harness.running.worker import Workplace, load_plugins
 from harness.spec import TrialSpec
 from harness.store.provenance import training_columns, trial_columns
@@ -29,8 +30,8 @@ from harness.store.work import WorkingFolder
 from harness.training.train import read_training_state
 from harness.trial import run_trial
 from harness.tuning.journal import Entry, Report
-from harness.tuning.method import SearchedMethod
-from harness.tuning.options import METRICS
+from harness.tuning.method import SearchedMethod, validation_counts
+from harness.tuning.options import COLUMNS
 from harness.tuning.space import Setting
 
 Row = Mapping[str, Any]
@@ -101,8 +102,10 @@ def setting_reports(
 def summary(job: SettingJob, seeds: Sequence[_Seed], epoch: int) -> Report:
     """What a search is told after an epoch: each metric at the checkpoint that would be kept, mean over seeds."""
     kept = [kept_row(seed.rows[:epoch]) for seed in seeds]
-    means = {name: float(np.mean([row[name] for row in kept])) for name in METRICS}
-    by_seed = {f"seed_{seed.spec.seed}": float(row[job.metric]) for seed, row in zip(seeds, kept, strict=True)}
+    means = {name: float(np.mean([row[name] for row in kept])) for name in COLUMNS}
+    values = [seed.value(job.metric, row) for seed, row in zip(seeds, kept, strict=True)]
+    means[job.metric] = float(np.mean(values))
+    by_seed = {f"seed_{seed.spec.seed}": value for seed, value in zip(seeds, values, strict=True)}
     mean = means[job.metric]
     return {"metrics": means, "by_seed": by_seed, "objective": mean if math.isfinite(mean) else WORST[job.mode]}
 
@@ -123,6 +126,7 @@ class _Seed:
         self.spec = spec
         self.done = False
         self.rows: list[Row] = []
+        self._classes: dict[int, pd.DataFrame] = {}  # by the epoch that was last asked for
         self._store_root = job.workplace.store_root
         self._events = run_trial(
             spec, self._store_root, **job.workplace.data, should_stop=should_stop, columns=job.columns
@@ -143,6 +147,23 @@ class _Seed:
             elif event["event"] == "interrupted":
                 return False
         return True
+
+    def value(self, metric: str, row: Row) -> float:
+        """The metric at an epoch of its own, given that epoch's row."""
+        if metric in row:
+            return float(row[metric])
+        epochs = pd.DataFrame([{"trial_id": self.spec.trial_id, "epoch": row["epoch"]}])
+        if row["epoch"] not in self._classes:
+            self._classes = {row["epoch"]: self._class_state()}
+        measured = with_metric(epochs, self._classes[row["epoch"]], metric, validation_counts(self.spec))
+        return float(measured[metric].iloc[0])
+
+    def _class_state(self) -> pd.DataFrame:
+        """Its rows of `class_state` so far."""
+        if self.done:
+            return Store(self._store_root, begun=True).read("class_state", [self.spec.trial_id])
+        folder = WorkingFolder(self._store_root, self.spec.training_id)
+        return pd.DataFrame(history(folder)["class_state"]).assign(trial_id=self.spec.trial_id)
 
     def finish(self) -> bool:
         """Store the trial as done; False if told to stop before."""

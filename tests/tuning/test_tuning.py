@@ -28,6 +28,7 @@ from harness.running.stopping import RunControl, StopRequest
 from harness.running.teachers import take_teachers, teachers_beside
 from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import NUMERICS_VERSION, TrialSpec
+from harness.statistics.registry import metric_info
 from harness.store.store import Store
 from harness.store.verify import verify
 from harness.suites.plan import plan
@@ -35,13 +36,16 @@ from harness.suites.suite import load_suite
 from harness.tuning.halving import rungs, survivors
 from harness.tuning.journal import Journal, setting_of
 from harness.tuning.listener import Listener
+from harness.tuning.method import validation_counts
 from harness.tuning.plan import TuningPlan, plan_tuning
 from harness.tuning.ray_tune import _watch
 from harness.tuning.report import write_comparison
 from harness.tuning.run import run_tuning
 from harness.tuning.setting import SettingJob, kept_row, setting_reports, stored_rows
 from harness.tuning.space import Setting, draw, grid, read_space, short, split_entries
+from methods.plugins import load_plugin
 from tests.cli.test_cli import bench, refused
+from tests.own_code import forgotten_afterwards
 from tests.small import SUITE, suite_file
 from tests.suites.test_earlier import commit
 from tests.waiting import processes_of, wait_until
@@ -234,6 +238,7 @@ BAD = [
     ([], "space is missing"),
     (["--space", RATE, "--method", "absd"], "did you mean absld"),
     (["--space", RATE, "--metric", "val_robust_wrst"], "did you mean val_robust_worst"),
+    (["--space", RATE, "--metric", "overall"], "one of your own: --plugin FILE"),
     (["--space", RATE, "--search", "bayes"], "'random', 'grid', 'list' or 'tpe'"),
     (["--space", RATE, "--scheduler", "pbt"], "'halving', 'asha', 'median' or 'none'"),
     (["--space", RATE, "--search", "tpe", "--scheduler", "halving"], "known beforehand"),
@@ -451,6 +456,59 @@ def test_a_report_is_the_mean_of_the_seeds(trained: tuple[TuningPlan, list[dict[
         assert each["metrics"]["val_robust_nsd"] == pytest.approx(
             np.mean([row["val_robust_nsd"] for row in kept.values()]), nan_ok=True
         )
+
+
+COUNTED = """
+from harness.statistics.registry import metric
+
+
+@metric("counted", percent=False, up=False)
+def counted(accuracy, counts):
+    return (counts * accuracy).sum() + 1000 * len(counts)
+"""
+
+
+@pytest.mark.parametrize("metric", ["gini", "worst_3", "counted"])
+def test_a_search_goes_by_any_metric_of_the_classes(
+    trained: tuple[TuningPlan, list[dict[str, Any]]], metric: str, tmp_path: Path
+) -> None:
+    """Of what is stored, and of what is trained just now."""
+    (tmp_path / "mine.py").write_text(COUNTED)
+    with forgotten_afterwards():
+        load_plugin(str(tmp_path / "mine.py"))
+        tuning = tuning_of(trained[0].store.root.parent, metric=metric)
+        assert tuning.options.direction == ("max" if metric == "worst_3" else "min")
+        counts = validation_counts(tuning.bases[0])
+        assert counts is not None
+        assert counts.tolist() == [14] * 10
+        fresh = {"gini": 0.31, "worst_3": 0.32, "counted": 0.33}[metric]
+        for rate in (0.3, fresh):
+            reports = list(setting_reports(job_of(tuning), at_rate(rate), lambda: False))
+            specs = specs_of(tuning, rate)
+            state = tuning.store.read("class_state", [spec.trial_id for spec in specs])
+            robust = state[state["quantity"].astype(str) == "val_robust"]
+            for each in reports:
+                wanted = {}
+                for spec in specs:
+                    epoch = kept_row(stored_rows(tuning.store, spec.trial_id)[: each["epoch"]])["epoch"]
+                    at = robust[(robust["trial_id"].astype(str) == spec.trial_id) & (robust["epoch"] == epoch)]
+                    accuracy = at.sort_values("class_index")["value"].to_numpy()
+                    wanted[f"seed_{spec.seed}"] = float(metric_info(metric).values(accuracy, counts))
+                assert each["by_seed"] == pytest.approx(wanted)
+                assert each["objective"] == pytest.approx(np.mean(list(wanted.values())))
+        epochs = tuning.store.read("epochs", [spec.trial_id for spec in specs])
+        found = report.with_metric(epochs, state, metric, counts)
+        assert found[metric].notna().all()
+        runs = pd.DataFrame({"trial_id": [spec.trial_id for spec in specs], "seed": [spec.seed for spec in specs]})
+        runs = runs.assign(setting=0, status="done", epochs=2, cpu_s=1.0)
+        table = report.settings_table(runs, found, metric, tuning.options.direction)
+        assert table["mean"].iloc[0] == pytest.approx(reports[-1]["objective"])
+        before = tuning.tuning_id
+    (tmp_path / "mine.py").write_text(COUNTED + "# edited\n")
+    with forgotten_afterwards():
+        load_plugin(str(tmp_path / "mine.py"))
+        again = tuning_of(trained[0].store.root.parent, metric=metric)
+        assert (again.tuning_id != before) == (metric == "counted")
 
 
 def test_its_trials_are_done_and_have_no_class_rows(trained: tuple[TuningPlan, list[dict[str, Any]]]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.figures.style import DOTTED, INK, canvas, legend_below, looks, plain, styled
-from harness.report.tuning import TITLES, kept_epochs, keys_of, text_of
+from harness.report.tuning import in_percent, kept_epochs, keys_of, text_of, title_of
 
 _MOST_PANELS = 4
 
@@ -34,7 +34,7 @@ def response(
     if kept.empty or not keys:
         return None
     figure, axes = canvas(width if len(keys) > 1 else "column", 2.3, 1, len(keys), sharey=True)
-    scale = 1 if metric == "val_robust_nsd" else 100
+    scale = 100 if in_percent(metric) else 1
     for axis, key in zip(axes[0], keys, strict=True):
         places, labels = _places(kept[key])
         _dots(axis, kept.assign(place=places, value=scale * kept[metric]), joined=len(keys) == 1 and not labels)
@@ -47,7 +47,7 @@ def response(
         if isinstance(place, (int, float)) and not isinstance(place, bool) and (place > 0 or key not in logarithmic):
             axis.axvline(place, zorder=0, label="default", **DOTTED)
         axis.set_xlabel(plain(key))
-    axes[0, 0].set_ylabel(TITLES[metric] + ("" if scale == 1 else " (%)"))
+    axes[0, 0].set_ylabel(title_of(metric) + ("" if scale == 1 else " (%)"))
     legend_below(figure, axes[0, 0], _once(axes[0]))
     return figure
 
