@@ -1,5 +1,6 @@
 """`python -m benchmarks NAME [--json] [--threads N] [--rounds N]`: train_step, compiled, teacher_logits, evaluate,
-autoattack, calibration, sweep, report; or `all`, which runs every one of them and writes benchmarks/RESULTS.md."""
+autoattack, calibration, sweep, report; or `all`, which runs every one of them and writes benchmarks/RESULTS.md.
+`python -m benchmarks gpu --help`: the acceptance of a GPU."""
 
 from __future__ import annotations
 
@@ -10,33 +11,38 @@ import os
 import sys
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.results import text, write
-from harness.engine.process import keep_freed_memory
-
 WIDE = 200  # columns of a table in a file
 NAMES = ("train_step", "compiled", "teacher_logits", "evaluate", "autoattack", "calibration", "sweep", "report")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one benchmark, or all, and print the rows."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run one benchmark, or all, and print the rows; or the acceptance of a GPU. The exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["gpu"]:  # starts where little more than torch is installed: everything is imported late
+        return importlib.import_module("benchmarks.gpu.acceptance").main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=[*NAMES, "all"])
+    parser.add_argument("name", choices=[*NAMES, "all", "gpu"])
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch; all cores by default")
     parser.add_argument("--rounds", type=int, default=3, help="timed pairs, after a warm-up")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
+
+    import torch
+
+    from harness.engine.process import exact_float32, keep_freed_memory
+
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as in every trial, in both forms
+    keep_freed_memory()  # both as in every trial, in both forms
+    exact_float32()
     found = {}
     for name in NAMES if options.name == "all" else [options.name]:
         found[name] = importlib.import_module(f"benchmarks.{name}").measure(options.rounds)
         show(name, found[name], options.json)
     if options.name == "all":
+        from benchmarks.results import write
+
         write(found, options.threads, options.rounds)
+    return 0
 
 
 def show(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -44,6 +50,11 @@ def show(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.results import text
+
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     for kind in dict.fromkeys(tuple(row) for row in rows):
         table = Table(*kind, title=name, title_justify="left")
@@ -54,4 +65,4 @@ def show(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

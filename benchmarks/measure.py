@@ -54,15 +54,21 @@ class Pair:
         }
 
 
-def in_turn(plain: Callable[[], object], fast: Callable[[], object], rounds: int, warm_up: int = 1) -> Pair:
+def in_turn(
+    plain: Callable[[], object],
+    fast: Callable[[], object],
+    rounds: int,
+    warm_up: int = 1,
+    device: torch.device = CPU,
+) -> Pair:
     """Time the two forms alternately, after a warm-up of both."""
     for _ in range(warm_up):
         plain()
         fast()
     pair = Pair([], [])
     for _ in range(rounds):
-        pair.plain.append(seconds(plain))
-        pair.fast.append(seconds(fast))
+        pair.plain.append(seconds(plain, device))
+        pair.fast.append(seconds(fast, device))
     return pair
 
 
@@ -116,12 +122,16 @@ if status.exists():
 """
 
 
-def peak_flops(dtype: torch.dtype, device: torch.device = CPU, size: int = 2048, rounds: int = 40) -> float:
-    """Floating-point operations per second of this machine's best matrix product in one precision, with torch's
-    current threads."""
-    left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
+FILLING = {"cpu": 2048, "cuda": 8192}  # rows of a square matrix whose product keeps all units of a device busy
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device = CPU, size: int | None = None, rounds: int = 40) -> float:
+    """Floating-point operations per second of a device's best matrix product in one precision, on a processor with
+    torch's current threads. size: rows, as many as fill the device by default."""
+    size = size or FILLING[device.type]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right
-    return 2 * size**3 / min(seconds(lambda: left @ right) for _ in range(rounds))
+    return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(rounds))
 
 
 def forward_flops(model: torch.nn.Module, image: torch.Tensor) -> float:
@@ -144,13 +154,20 @@ def forward_flops(model: torch.nn.Module, image: torch.Tensor) -> float:
     return total
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call; on a GPU until it has finished computing."""
-    begun = time.perf_counter()
+def seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
+    """Seconds of one call: by the wall clock on a processor, on a GPU by its own, from an idle device to the end of
+    the last kernel."""
+    if device.type != "cuda":
+        begun = time.perf_counter()
+        work()
+        return time.perf_counter() - begun
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin.record()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
 
 
 def _give_back_free_memory() -> None:

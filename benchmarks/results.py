@@ -108,7 +108,8 @@ def document(found: dict[str, Rows], about: dict[str, str], plot: bool) -> str:
         "# Speed, measured",
         "Written by `python -m benchmarks all`. Both forms of everything ran in turn in one run; seconds are medians, "
         "ratios are medians of pairs with the smallest and the largest, memory is the peak in MiB on top of what the "
-        "process held before (of whole processes for commands and suites).",
+        "process held before (of whole processes for commands and suites). Float32 is exact. A row with a device ran "
+        "there, timed by that device; all else ran on the processor.",
         "\n".join(f"- {name}: {value}" for name, value in about.items()),
         "## Targets",
         pipe_table(target_rows(found)),

@@ -22,7 +22,7 @@ from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_m
 from harness.engine.forwards import DTYPES
 from harness.models.build import build
 from harness.spec import TrainingSpec
-from harness.store.provenance import processor_precision
+from harness.store.provenance import device_name, processor_precision
 from harness.training.trainer import Trainer
 
 # model, parameters, image shape, batch, teacher parameters: the two networks of the targets
@@ -49,7 +49,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 def rows(rounds: int, precisions: Sequence[str], device: torch.device, instructions: str = "all") -> Rows:
     """instructions: what to say of the processor."""
     return [
-        _row(*case, method, precision, device, rounds) | {"instructions": instructions}
+        row(*case, method, precision, device, rounds) | {"instructions": instructions}
         for case in CASES
         for method in METHODS
         for precision in precisions
@@ -72,7 +72,7 @@ def _rows_without_units(rounds: int) -> Rows:
     return json.loads(done.stdout)
 
 
-def _row(
+def row(
     model: str,
     params: dict[str, int],
     shape: tuple[int, int, int],
@@ -83,6 +83,7 @@ def _row(
     device: torch.device,
     rounds: int,
 ) -> dict[str, Any]:
+    """One network's step of one method, `engine: plain` in float32 against the fast form in `precision`."""
     torch.manual_seed(0)
     images, labels = torch.rand(batch, *shape).to(device), torch.randint(0, 10, (batch,)).to(device)
     noise = torch.randn(images.shape).to(device)
@@ -106,15 +107,16 @@ def _row(
 
     plain, fast = trainer("plain", "float32"), trainer("fast", precision)
     plain_step, fast_step = (partial(form.step, images, labels, lambda kind, x: noise) for form in (plain, fast))
-    pair = in_turn(plain_step, fast_step, rounds)
+    pair = in_turn(plain_step, fast_step, rounds, device=device)
     forward = batch * forward_flops(build(model, params, in_channels=shape[0], num_classes=10), images[0].cpu())
-    # the attack's backward to the images costs a forward again; each of the update's two forwards has a backward of two
-    work = forward * (2 * STEPS + 2 * 3)
+    # the attack's backward to the images costs a forward again; each of the update's forwards has a backward of two
+    work = forward * (2 * STEPS + 3 * len(fast.method.forwards))
     return {
         "model": model,
         "precision": precision,
         "method": method,
         "batch": batch,
+        "device": device_name(device),
         **pair.columns,
         "plain_mb": peak_memory_mb(plain_step, device),
         "fast_mb": peak_memory_mb(fast_step, device),

@@ -1,0 +1,116 @@
+"""The machine: what it is, how fast its plainest operations are, and whether its convolutions are right."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.check import Setting, Threshold, Work
+from benchmarks.measure import peak_flops, seconds
+from harness.engine.forwards import evaluation_forward
+from harness.engine.process import exact_float32
+from harness.models.build import build
+from harness.models.registry import MODELS
+from harness.store.provenance import device_name, versions
+
+COPIED = 2**30  # bytes, far beyond any cache
+SMALL = {
+    "cnn": {"width": 16},
+    "resnet18": {"width": 16},
+    "preact_resnet18": {"width": 16},
+    "wrn": {"depth": 16, "widen": 2},
+}
+TINY = {
+    "cnn": {"width": 4},
+    "resnet18": {"width": 4},
+    "preact_resnet18": {"width": 4},
+    "wrn": {"depth": 10, "widen": 1},
+}
+# engine and precision: what logits and the gradients at the images may be off by, as a share of their norm
+ALLOWED = {("plain", "float32"): (1e-4, 1e-2), ("fast", "float32"): (1e-4, 1e-2), ("fast", "bfloat16"): (5e-2, 0.25)}
+
+
+def facts(setting: Setting) -> list[Work]:
+    """What there is, and the peaks that shares of a peak are measured by."""
+    peaks = {"bfloat16": (torch.bfloat16, False), "float32": (torch.float32, False)}
+    if setting.device.type == "cuda":
+        peaks["TF32"] = (torch.float32, True)
+    works = [Work({"machine": None, "versions": None}, partial(_machine, setting))]
+    for name, (dtype, tf32) in peaks.items():
+        line = f"matrix product in {name}, TFLOP/s"
+        works.append(Work({line: None}, partial(_peak, line, setting, dtype, tf32)))
+    line = "copy on the device, GB/s read and written"
+    return [*works, Work({line: None}, lambda: {line: _bandwidth(setting) / 1e9})]
+
+
+def _machine(setting: Setting) -> dict[str, str]:
+    known = versions() | {"CUDA": torch.version.cuda or "none"}
+    name = device_name(setting.device)
+    if setting.device.type == "cuda":
+        facts = torch.cuda.get_device_properties(setting.device)
+        name += (
+            f", {facts.total_memory / 2**30:.0f} GiB, sm_{facts.major}{facts.minor}, {facts.multi_processor_count} SM"
+        )
+        known["cuDNN"] = str(torch.backends.cudnn.version())
+    return {"machine": name, "versions": ", ".join(f"{name} {version}" for name, version in known.items())}
+
+
+def _peak(line: str, setting: Setting, dtype: torch.dtype, tf32: bool) -> dict[str, float]:
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        return {line: peak_flops(dtype, setting.device, 256 if setting.tiny else None, rounds=10) / 1e12}
+    finally:
+        exact_float32()
+
+
+def _bandwidth(setting: Setting) -> float:
+    source = torch.ones(2**20 if setting.tiny else COPIED, dtype=torch.uint8, device=setting.device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * len(source) / min(seconds(lambda: target.copy_(source), setting.device) for _ in range(10))
+
+
+def engine(setting: Setting) -> list[Work]:
+    """Every network in every form, against itself in float64 on the processor."""
+    works = []
+    for model in MODELS:
+        for (form, precision), (logits, gradient) in ALLOWED.items():
+            name = f"{model}, {form} {precision}"
+            lines = {
+                f"{name}: logits": Threshold("<=", logits),
+                f"{name}: gradient at the images": Threshold("<=", gradient),
+            }
+            works.append(Work(lines, partial(_deviation, list(lines), setting, model, form, precision)))
+    return works
+
+
+def _deviation(lines: list[str], setting: Setting, model: str, form: str, precision: str) -> dict[str, float]:
+    """Norm of the difference over the norm of what is right, of logits and of gradients."""
+    images = torch.rand(4 if setting.tiny else 32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = _network(setting, model)
+    right = _answers(network.double(), images.double())
+    forward = evaluation_forward(network.float().to(setting.device), form, precision)
+    found = _answers(forward, images.to(setting.device))
+    pairs = zip(lines, found, right, strict=True)
+    return {line: float((ours.cpu().double() - exact).norm() / exact.norm()) for line, ours, exact in pairs}
+
+
+def _network(setting: Setting, model: str) -> nn.Module:
+    """Its batch norms know other statistics than those they begin with, or folding them would do nothing."""
+    torch.manual_seed(0)
+    params = (TINY if setting.tiny else SMALL).get(model, {})
+    network = build(model, params, in_channels=3, num_classes=10, mean=(0.4,) * 3, std=(0.2,) * 3).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var = torch.empty(module.num_features).uniform_(0.5, 2)
+            module.running_mean = torch.empty(module.num_features).normal_(0, 0.3)
+    return network.requires_grad_(False)
+
+
+def _answers(forward: object, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient of their log-sum-exp at the images."""
+    point = images.clone().requires_grad_()
+    logits = forward(point)  # type: ignore[operator]
+    return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), point)[0]
