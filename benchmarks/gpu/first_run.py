@@ -77,7 +77,7 @@ def _run_twice(setting: Setting, store: Store) -> int:
     def watch(event: Any) -> None:
         if event["event"] == "epoch" and event["trial_id"] == victim:
             epochs.append(event["epoch"])
-            if event["epoch"] == AFTER:
+            if len(epochs) == AFTER:
                 signal.raise_signal(signal.SIGINT)
 
     options = Options(serial=True, data_root=root)

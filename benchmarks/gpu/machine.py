@@ -13,7 +13,7 @@ from harness.engine.forwards import evaluation_forward
 from harness.engine.process import exact_float32
 from harness.models.build import build
 from harness.models.registry import MODELS
-from harness.store.provenance import device_name, versions
+from harness.store.provenance import device_name, gpu_versions, versions
 
 COPIED = 2**30  # bytes, far beyond any cache
 SMALL = {
@@ -46,14 +46,12 @@ def facts(setting: Setting) -> list[Work]:
 
 
 def _machine(setting: Setting) -> dict[str, str]:
-    known = versions() | {"CUDA": torch.version.cuda or "none"}
-    name = device_name(setting.device)
+    known, name = versions() | gpu_versions(setting.device), device_name(setting.device)
     if setting.device.type == "cuda":
         facts = torch.cuda.get_device_properties(setting.device)
         name += (
             f", {facts.total_memory / 2**30:.0f} GiB, sm_{facts.major}{facts.minor}, {facts.multi_processor_count} SM"
         )
-        known["cuDNN"] = str(torch.backends.cudnn.version())
     return {"machine": name, "versions": ", ".join(f"{name} {version}" for name, version in known.items())}
 
 
