@@ -335,6 +335,7 @@ class TrialSpec(Frozen):
     threads: int = Field(1, ge=1)
     resources: Annotated[Resources, ASIDE] = Resources()
     keep: Annotated[tuple[Checkpoint, ...], ASIDE] = CHECKPOINTS
+    deterministic: Annotated[bool, ASIDE] = False
 
     @cached_property
     def trial_id(self) -> str:

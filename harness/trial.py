@@ -18,7 +18,7 @@ import methods
 from harness.attacks.pgd import NO_DECISION
 from harness.engine.gpu import device_of
 from harness.engine.memory import larger, peak_memory, reset_peak_memory
-from harness.engine.process import exact_float32, keep_freed_memory
+from harness.engine.process import deterministic_algorithms, exact_float32, keep_freed_memory
 from harness.errors import InfrastructureError, InputError
 from harness.evaluation.evaluate import SharedEvaluation
 from harness.events import TaskEvent
@@ -111,6 +111,7 @@ def _prepared(spec: TrialSpec) -> torch.device:
     keep_freed_memory()
     exact_float32()
     device = device_of(spec)
+    deterministic_algorithms(spec.deterministic and device.type == "cuda")
     reset_peak_memory(device)
     return device
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.engine.process import deterministic_algorithms
 from harness.errors import InputError
 from harness.inputs import Images, new_network, read_data
 from harness.models.checkpoints import write_state
@@ -212,6 +214,24 @@ def test_float32_means_float32_in_a_trial(tmp_path):
     assert next(run_trial(small_specs(tmp_path)["at"], tmp_path))["event"] == "start"
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "on"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_a_gpu_computes_the_same_bits_where_the_suite_says_so(tmp_path, monkeypatch, device, asked, on):
+    monkeypatch.setattr("harness.trial.device_of", lambda spec: torch.device(device))
+    monkeypatch.setattr("harness.trial.reset_peak_memory", lambda device: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    spec, plain = (small_specs(tmp_path, f"deterministic={value}")["at"] for value in (asked, False))
+    assert (spec.trial_id, spec.deterministic) == (plain.trial_id, asked)
+    try:
+        assert next(run_trial(spec, tmp_path))["device"] == device
+        assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic) == (on, on)
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if on else None)
+    finally:
+        deterministic_algorithms(False)
 
 
 def test_an_interrupted_evaluation_goes_on_at_its_chunk(straight, tmp_path):

@@ -45,6 +45,17 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def deterministic_algorithms(wanted: bool) -> None:
+    """Whether CUDA and its libraries take only algorithms that give the same bits in every run, where they have such;
+    torch warns where not. By default they add in whatever order their threads come."""
+    import torch
+
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without one, cuBLAS may share its workspaces
+    torch.backends.cudnn.deterministic = wanted
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+
+
 @contextmanager
 def tuned_convolutions() -> Iterator[None]:
     """Inside, cuDNN tries its algorithms on every new shape and takes the fastest, which pays where shapes recur: in

@@ -268,6 +268,7 @@ def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
         "threads": suite.threads,
         "resources": suite.resources.model_dump(),
         "keep": tuple(suite.keep),
+        "deterministic": suite.deterministic,
     }
     kind = TrainedSpec if "training" in own else GivenSpec
     return with_code(read(kind, {**shared, "seed": seed, **own}, f"suite {suite.name}"))

@@ -103,6 +103,9 @@ class Suite(Record):
     resources: Annotated[ResourceKeys, InSuites(default="{cpu: 1, gpu: 0, custom: {}}")] = Field(
         ResourceKeys(), description="what one trial takes from the cluster", examples=[{"cpu": 2}]
     )
+    deterministic: bool = Field(
+        False, description="a GPU computes the same bits in every run, more slowly, as a processor does anyway"
+    )
     keep: list[Checkpoint] = Field(
         list(CHECKPOINTS), description="weights that are kept when a trial is done", examples=[["best_validation"]]
     )
