@@ -7,16 +7,15 @@ needs.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from harness.files import make_folder, write_bytes
 from harness.report import escape
-from harness.report.captions import caption
+from harness.report.captions import setting_title
 from harness.report.figures.draw import FIGURES, draw
 from harness.report.figures.registry import Example
-from harness.report.figures.style import save
+from harness.report.figures.style import Drawing, save
 from harness.report.results import read_results, some_trials
 from harness.report.rows import in_setting
 from harness.report.scores.leaderboard import leaderboard
@@ -34,9 +33,10 @@ of your own is a function in a file of its own in `harness/report/figures`, regi
 the classes, whatever a method logs, needs none: `--figures class_quantity:QUANTITY`.
 
 `--formats png,pdf,svg` and `--width column` or `text` (3.25 and 6.75 inches) make them for a paper: fonts are embedded,
-a variant has one colour, marker and line everywhere, and without colour it is told apart by the others. Intervals are
-95 % over test samples, from three seeds on over seeds ([statistics.md](statistics.md)). This page is written by
-`python -m harness.report.gallery`.
+a variant has one colour, marker and line everywhere, and without colour it is told apart by the others. What bars and
+bands are ([statistics.md](statistics.md)), the seeds, the images and what was left out stand in each caption, here and
+in `figures.md`; where there are too many variants, a figure shows the baseline and the best on validation. This page is
+written by `python -m harness.report.gallery`.
 """
 
 
@@ -50,7 +50,7 @@ def gallery(results: Path, docs: Path) -> list[Path]:
             continue
         name = f"{kind}:{info.example.quantity}" if info.example.quantity else kind
         figure, text = _drawn(name, info.example, results)
-        if isinstance(figure, Figure):
+        if isinstance(figure, Drawing):
             path = folder / f"{kind}.png"
             save(figure, path, dots=DOTS)
             written.append(path)
@@ -64,11 +64,11 @@ def gallery(results: Path, docs: Path) -> list[Path]:
 
 def command(name: str, example: Example) -> str:
     """What draws a figure, as PNG and PDF, into a folder `mine`."""
-    methods = f" --methods {','.join(example.methods)}" if example.methods else ""
+    methods = f" --methods {shlex.quote(','.join(example.methods))}" if example.methods else ""
     return f"run-bench report results/{example.store}{methods} --figures {name} --into mine"
 
 
-def _drawn(name: str, example: Example, results: Path) -> tuple[Figure | None, str]:
+def _drawn(name: str, example: Example, results: Path) -> tuple[Drawing | None, str]:
     """The figure and its caption, or why there is none."""
     store = Store(results / example.store)
     if not is_store(store.root, begun=False):
@@ -81,8 +81,7 @@ def _drawn(name: str, example: Example, results: Path) -> tuple[Figure | None, s
     figure = draw(part, [name], baseline=board.baselines.get(setting))[name]
     if isinstance(figure, str):
         return None, escape.markdown(figure.removeprefix(f"{name}: "))
-    title, seeds, *_ = caption(board, setting, "best_validation")
-    return figure, escape.markdown(f"{title} {seeds}")
+    return figure, escape.markdown(f"{setting_title(setting)}. {figure.says}")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,8 @@ def _write_figures(
             for path in paths:
                 save(figure, path)
             written += paths
-            lines.append(f"- `{paths[0].name}`: {FIGURES[shown].shows}; {escape.markdown(title)}")
+            text = f"{FIGURES[shown].shows}; {escape.markdown(title)}. {escape.markdown(figure.says)}"
+            lines.append(f"- `{paths[0].name}`: {text}")
         lines.append("\n" + " ".join(escape.markdown(text) for text in caption(board, setting, form.checkpoint)) + "\n")
     return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
 

@@ -12,15 +12,18 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from harness.errors import InputError
-from harness.report.figures import classes, epochs, variants
+from harness.report.figures import classes, differences, epochs, variants
+from harness.report.figures import seeds as seeds_module
 from harness.report.figures.classes import confusion_shares
 from harness.report.figures.draw import FIGURES, draw, figure_names
-from harness.report.figures.style import WIDTHS, looks, save, settle
-from harness.report.figures.variants import pareto_front, varied_settings
+from harness.report.figures.placing import settle
+from harness.report.figures.selection import varied_settings
+from harness.report.figures.style import looks, save
+from harness.report.figures.variants import pareto_front
 from harness.report.results import read_results
+from tests.report.legibility import check_labels, texts
 from tests.synthetic_store import frames_of, trial_spec
 
 VARIANTS = ("natural", "at", "trades", "ard", "rslad", "absld", "absld_reweight")
@@ -47,57 +50,6 @@ def tuned():
     return frames_of(specs)
 
 
-@pytest.fixture(scope="module", params=["column", "text"])
-def drawn(request, frames, tuned):
-    """Every figure, at column and at text width."""
-    names = [name for name in FIGURES if name not in ("hyperparameter_response", "class_quantity")]
-    found = draw(read_results(frames), [*names, "class_quantity:temperature"], width=request.param)
-    found |= draw(read_results(tuned), ["hyperparameter_response"], width=request.param)
-    return request.param, found
-
-
-def texts(figure: Figure) -> list[Text]:
-    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    return [text for text in found if text.get_window_extent().width > 0]
-
-
-def ticks_hidden(figure: Figure) -> set[int]:
-    """Labels of ticks outside the view: they exist but are not drawn."""
-    hidden = set()
-    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
-        drawn = {id(tick.label1) for tick in axis._update_ticks()}
-        hidden |= {id(tick.label1) for tick in [*axis.majorTicks, *axis.minorTicks]} - drawn
-    return hidden
-
-
-def test_every_figure_is_drawn_at_both_widths(drawn):
-    width, found = drawn
-    assert {name.partition(":")[0] for name in found} == set(FIGURES)
-    for name, figure in found.items():
-        assert isinstance(figure, Figure), f"{name}: {figure}"
-        assert figure.get_figwidth() == WIDTHS[width]
-        assert figure.get_figheight() < 9, name
-
-
-def test_no_label_covers_another_or_leaves_the_figure(drawn):
-    for name, figure in drawn[1].items():
-        check_labels(name, figure)
-
-
-def check_labels(name: str, figure: Figure) -> None:
-    figure.draw_without_rendering()
-    hidden = ticks_hidden(figure)
-    shown = [text for text in texts(figure) if id(text) not in hidden]
-    boxes = [(text, text.get_window_extent().padded(-0.5)) for text in shown]
-    assert len(boxes) > 4, name
-    for (one, first), (other, second) in itertools.combinations(boxes, 2):
-        assert not first.overlaps(second), f"{name}: '{one.get_text()}' and '{other.get_text()}'"
-    page = figure.bbox
-    for text, box in boxes:
-        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
-        assert inside, f"{name}: '{text.get_text()}' at {box}"
-
-
 def fixed_temperatures(frames):
     """A third term that never changes, of one variant, as label policies with fixed temperatures log it."""
     state = frames.tables["class_state"].astype({"trial_id": str, "quantity": str})
@@ -107,31 +59,25 @@ def fixed_temperatures(frames):
     return frames
 
 
-def test_many_long_names_and_an_outlier_stay_legible():
-    """As the published sets have them: long variant names, fixed beside adaptive temperatures, a network whose NSD
-    is many times that of the others."""
-    long = [f"adaptive on the {term} term only" for term in ("clean", "adversarial", "other", "last")]
-    specs = [trial_spec(name, 0, settings={"alpha": place}, epochs=6) for place, name in enumerate(long)]
-    others = [trial_spec(f"variant {place}", 0, settings={"beta": place}, epochs=6) for place in range(9)]
-    plain = [trial_spec(name, 0, epochs=6) for name in ("at", "rslad")]
-    frames = fixed_temperatures(frames_of([*plain, *specs, *others]))
-    accuracy = frames.tables["class_accuracy"]
-    broken = (accuracy["variant"] == "variant 0") & (accuracy["attack"] != "clean") & (accuracy["class_index"] > 0)
+def test_an_outlier_does_not_press_the_others_onto_a_line():
+    """As in the published sets: a network whose NSD is many times that of the others."""
+    accuracy = frames_of([trial_spec(name, 0, epochs=1) for name in ("at", "rslad", "natural")]).tables[
+        "class_accuracy"
+    ]
+    broken = (accuracy["variant"] == "natural") & (accuracy["attack"] != "clean") & (accuracy["class_index"] > 0)
     accuracy.loc[broken, ["correct", "accuracy"]] = 0
-    for width in WIDTHS:
-        found = draw(read_results(frames), ["class_accuracy", "nsd", "temperatures", "training_curves"], width=width)
-        for name, figure in found.items():
-            assert figure.get_figheight() < 9, name
-            check_labels(f"{name} at {width} width", figure)
-    outlier = variants.nsd(accuracy, variants=["at", "rslad", *long, "variant 0"])
+    outlier = variants.nsd(accuracy)
     check_labels("nsd", outlier)
     axis = outlier.axes[0]
-    assert axis.get_ylim()[1] < 2, "one variant does not press the others onto a line"
+    assert axis.get_ylim()[1] < 2
     assert "3.00→" in [text.get_text() for text in axis.texts]
-    assert "of 15 variants: the baseline and the best" in found["training_curves"].legends[0].get_title().get_text()
-    titles = [axis.get_title(loc="left") for axis in found["temperatures"].axes if axis.get_visible()]
-    assert len(titles) == 6
-    assert not any("fixed" in title for title in titles), "what never changes has no curve to show"
+
+
+def test_what_never_changes_has_no_curve_to_show():
+    frames = fixed_temperatures(frames_of([trial_spec(name, 0, epochs=6) for name in ("absld", "rslad")]))
+    (figure,) = draw(read_results(frames), ["temperatures"]).values()
+    titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()]
+    assert titles == ["absld: adversarial", "absld: clean"]
 
 
 def test_attacks_on_fewer_images_say_so(frames):
@@ -139,7 +85,7 @@ def test_attacks_on_fewer_images_say_so(frames):
     fewer = np.where(frame["attack"] == "aa_short", 4, 1)
     few = frame.assign(n=frame["n"] // fewer, correct=frame["correct"] // fewer)
     labels = [label.get_text() for label in classes.attack_ladder(few).axes[0].get_xticklabels()]
-    assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA (short)\nn=500"]
+    assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA\n(short)\nn=500"]
 
 
 @pytest.mark.slow
@@ -204,6 +150,85 @@ def test_confusion_rows_sum_to_one_and_the_diagonal_is_robust_accuracy(frames):
     shares = confusion_shares(own, 10)
     assert shares.sum(1) == pytest.approx(np.ones(10))
     assert np.diag(shares) == pytest.approx(own.groupby("label")["robust"].mean().to_numpy())
+
+
+def test_a_network_that_decides_nothing_has_a_column_of_its_own(frames):
+    """And is not taken for one that chose the last class of the row above."""
+    outcomes = pd.DataFrame({"label": [0, 0, 0, 1, 1, 2], "prediction": [0, -1, -1, 1, 0, 2]})
+    outcomes = outcomes.assign(robust=outcomes["label"] == outcomes["prediction"], variant="at", checkpoint="last")
+    shares = confusion_shares(outcomes, 3)
+    assert shares == pytest.approx(np.array([[1 / 3, 0, 0, 2 / 3], [0.5, 0.5, 0, 0], [0, 0, 1, 0]]))
+    frame = outcomes.assign(attack="pgd20", trial_id="t", seed=0)
+    figure = classes.confusion(frame, names=["cat", "dog", "bird"], checkpoint="last")
+    axis = figure.axes[0]
+    assert axis.images[0].get_array().shape == (3, 4)
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["cat", "dog", "bird", "none"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cat", "dog", "bird"]
+    assert "Last column, none:" in figure.says
+    decided = classes.confusion(frame[frame["prediction"] >= 0], names=["cat", "dog", "bird"], checkpoint="last")
+    assert decided.axes[0].images[0].get_array().shape == (3, 3)
+    assert "none" not in decided.says
+
+
+def test_captions_say_what_bars_are_and_over_what(frames):
+    found = draw(read_results(frames), ["nsd", "training_curves", "class_accuracy"])
+    assert found["nsd"].says == "Mean over seeds 0, 1, 2; 2,000 test images. Bars: 95 % over seeds."
+    assert found["training_curves"].says == (
+        "Mean over seeds 0, 1, 2. Held-out training images. Bands: from the smallest to the largest trial."
+    )
+    assert "Bars: 95 % over test samples, each class by itself." in found["class_accuracy"].says
+    one = frames_of([trial_spec("at", 0), trial_spec("rslad", 0)])
+    found = draw(read_results(one), ["nsd", "training_curves"])
+    assert found["nsd"].says == "One seed (0); 2,000 test images. Bars: 95 % over test samples."
+    assert "No bands: one trial each." in found["training_curves"].says
+
+
+def test_the_seed_ladder_draws_each_seed_and_says_what_pairing_is_worth(frames):
+    accuracy = frames.tables["class_accuracy"]
+    figure = seeds_module.seed_ladder(accuracy, variants=["at", "absld"], baseline="at")
+    rows = accuracy.query("attack == 'pgd20' and checkpoint == 'best_validation' and variant in ['at', 'absld']")
+    wide = rows.pivot_table(index=["variant", "seed"], columns="class_index", values="accuracy", observed=True)
+    worst = 100 * wide.min(axis=1).unstack("seed").loc[["at", "absld"]]
+    for place, seed in enumerate(worst.columns):
+        assert figure.axes[1].lines[place].get_xdata() == pytest.approx(worst[seed].to_numpy())
+    paired, apart = seeds_module.pairing_worth(worst, "at")
+    assert paired == pytest.approx((worst.loc["absld"] - worst.loc["at"]).std())
+    assert apart == pytest.approx(np.sqrt(worst.var(axis=1).sum()))
+    assert f"standard deviation of {paired:.1f} points seed by seed, and would with {apart:.1f}" in figure.says
+    together = pd.DataFrame([[1.0, 2.0, 4.0], [3.0, 4.0, 6.0]], index=["at", "absld"])
+    assert seeds_module.pairing_worth(together, "at") == pytest.approx((0.0, np.sqrt(2 * 7 / 3)))
+
+
+def test_the_class_difference_is_sorted_and_has_the_numbers_of_the_page(frames):
+    accuracy = frames.tables["class_accuracy"]
+    figure = differences.class_difference(accuracy, variants=["at", "absld"], baseline="at")
+    rows = accuracy.query("attack == 'pgd20' and checkpoint == 'best_validation'")
+    wide = rows.pivot_table(index="class_name", columns=["variant", "seed"], values="accuracy", observed=True)
+    change = 100 * (wide["absld"] - wide["at"])
+    expected = change.mean(axis=1).sort_values(ascending=False)
+    names = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()]
+    assert names == list(expected.index)
+    found = differences.class_change(rows, "absld", "at")
+    assert np.sort(found.difference)[::-1] == pytest.approx(expected.to_numpy())
+    half = 4.302653 * change.std(axis=1) / np.sqrt(3)
+    assert np.sort(found.high - found.difference) == pytest.approx(np.sort(half.to_numpy()), rel=1e-6)
+    assert "absld minus at, PGD-20. Mean over seeds 0, 1, 2; 2,000 test images. Bars: 95 % over seeds" in figure.says
+    assert differences.class_difference(accuracy, variants=["at"]) is None
+
+
+def test_the_front_is_a_step_to_the_edges_and_no_legend_names_what_is_not_drawn(frames):
+    figure = variants.average_worst(frames.tables["class_accuracy"])
+    axis = figure.axes[0]
+    (front,) = [line for line in axis.lines if line.get_label() == "Pareto front"]
+    assert front.get_drawstyle() == "steps-pre"
+    assert (front.get_xdata()[0], front.get_ydata()[-1]) == (axis.get_xlim()[0], axis.get_ylim()[0])
+    assert list(front.get_xdata()) == sorted(front.get_xdata())
+    assert list(front.get_ydata()) == sorted(front.get_ydata(), reverse=True)
+    empty = frames.tables["class_accuracy"].assign(correct=np.nan)
+    drawn = variants.average_worst(empty)
+    assert not [
+        text.get_text() for legend in drawn.legends for text in legend.get_texts() if "front" in text.get_text()
+    ]
 
 
 def test_hyperparameter_response_finds_what_was_varied(tuned):
@@ -277,6 +302,56 @@ def test_a_variant_looks_the_same_everywhere_and_unlike_the_others(frames):
     assert len({str(look.line) for look in every}) == len(VARIANTS), "and by line styles"
     twelve = looks([str(place) for place in range(12)]).values()
     assert len({look.colour for look in twelve}) == len({look.marker for look in twelve}) == 12
+
+
+def many_variants(*names):
+    """Each with a seed, a setting of its own and little to read."""
+    settings = ({"alpha": place} for place in itertools.count())
+    specs = [trial_spec(name, 0, epochs=2, settings=own) for name, own in zip(names, settings, strict=False)]
+    return frames_of(specs, per_class=10)
+
+
+def test_no_two_of_many_variants_look_alike():
+    """Also those whose names begin and end alike: what is written of them differs."""
+    names = [f"a variant with a long name, {place:03d} of many, and much the same end" for place in range(140)]
+    every = list(looks(names).values())
+    assert len({(look.colour, look.marker) for look in every}) == 140
+    assert len({look.label for look in every}) == 140
+    frames = many_variants(*(f"v{place:02d}" for place in range(30)))
+    figure = draw(read_results(frames), ["class_accuracy"])["class_accuracy"]
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    assert (
+        len({handle[0].get_color() for handle in handles}) == len({handle[0].get_marker() for handle in handles}) == 12
+    )
+
+
+def test_validation_alone_decides_who_is_left_out():
+    """The best of 30 on test images is the worst on validation, and the baseline is kept whatever it does."""
+    names = ["at", *(f"v{place:02d}" for place in range(29))]
+    frames = many_variants(*names)
+    score = {name: place / 100 for place, name in enumerate(names)}
+    curves = frames.tables["epochs"]
+    of_trial = frames.tables["trials"].set_index("trial_id")["variant"]
+    curves["selection_score"] = curves["trial_id"].astype(str).map(of_trial).map(score).astype(float)
+    accuracy = frames.tables["class_accuracy"]
+    best = accuracy["variant"] == "v00"
+    accuracy.loc[best, "correct"] = accuracy.loc[best, "n"]
+    found = draw(
+        read_results(frames), ["class_accuracy", "training_curves", "average_worst", "class_difference"], baseline="at"
+    )
+    _, shown = found["class_accuracy"].axes[0].get_legend_handles_labels()
+    assert sorted(shown) == ["at", *(f"v{place}" for place in range(18, 29))]
+    _, shown = found["training_curves"].axes[0].get_legend_handles_labels()
+    assert sorted(shown) == ["at", *(f"v{place}" for place in range(22, 29))]
+    beside = {text.get_text() for text in found["average_worst"].axes[0].texts}
+    assert beside <= {"at", *(f"v{place}" for place in range(18, 29))}
+    assert found["class_difference"].says.startswith("v28 minus at, PGD-20.")
+    for name, count in {"class_accuracy": 12, "training_curves": 8}.items():
+        sentence = (
+            f"{count} of 30 variants: the baseline and the best on validation, by the mean over seeds of the best"
+        )
+        assert sentence in found[name].says
+        assert "left out: v00; v01;" in found[name].says
 
 
 def test_names_are_text_not_mathematics():

@@ -147,7 +147,7 @@ def test_teachers_are_no_seeds_of_class_differences(two):
     plain, mine = by_network(two, "at"), by_network(two, "rslad")
     change = np.array([(mine[seed, 0] + mine[seed, 1]) / 2 - plain[seed, None] for seed in range(3)])
     expected = seed_interval(change, lowest=-1, highest=1)
-    compared = comparisons(*lines, Outcomes(results, {*lines[0].keys["trial_id"], *lines[1].keys["trial_id"]}))
+    compared = comparisons(*lines, Outcomes(results.outcomes({*lines[0].keys["trial_id"], *lines[1].keys["trial_id"]})))
     for known in (compared, {}):
         found = class_differences(*lines, known)[("pair", *CELL)]
         assert found["difference"] == pytest.approx(expected.estimate)

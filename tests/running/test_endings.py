@@ -26,7 +26,8 @@ from harness.cli.messages import Terminal, speak_any_encoding
 from harness.errors import ExitCode, InputError
 from harness.report.escape import one_line
 from harness.report.figures.draw import FIGURES
-from harness.report.figures.style import canvas, plain, save, styled
+from harness.report.figures.lettering import plain
+from harness.report.figures.style import canvas, save, styled
 from harness.report.results import read_results
 from harness.report.write import Form, write_report
 from harness.running.head import Head, check_address

@@ -86,7 +86,7 @@ def reference(variants: Sequence[str], baseline: str | None = None) -> str:
 
 def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | None = None) -> ClassView:
     """Mean over seeds and 95 % interval over test samples of every class and variant."""
-    counts = _of_networks(frame, ["variant"])
+    counts = network_counts(frame, ["variant"])
     means = mean_counts(counts, ["variant"])
     place = pd.Index(means.keys["variant"].astype(str)).get_indexer(pd.Index(list(variants)))
     means = means.where(place)
@@ -95,7 +95,7 @@ def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | Non
     return ClassView(list(variants), first, class_names(frame), means.accuracy, low, high)
 
 
-def _of_networks(frame: pd.DataFrame, by: Sequence[str]) -> ClassCounts:
+def network_counts(frame: pd.DataFrame, by: Sequence[str]) -> ClassCounts:
     """The counts of each network. The table of a store, drawn as it is, does not name teachers."""
     known = frame if "teacher_seed" in frame else frame.assign(teacher_seed=np.nan)
     return class_counts(known, [*by, "trial_id", "seed", "teacher_seed"])
@@ -107,7 +107,7 @@ def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     The interval is over seeds where there are three or more, else over test samples.
     """
     by = ["variant", "attack"]
-    counts = _of_networks(frame, by)
+    counts = network_counts(frame, by)
     values = pd.DataFrame({metric.name: metric.values(counts.accuracy, counts.images) for metric in scored()})
     scores = seed_intervals(counts.keys, values, by=by)
     scores = scores.merge(sample_intervals(counts, by), on=[*by, "metric"], how="left")
@@ -116,29 +116,11 @@ def variant_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(low=low, high=high, source=np.where(seeds, "seeds", "test samples"))
 
 
-def most_telling(frame: pd.DataFrame, most: int, baseline: str | None = None) -> list[str]:
-    """The variants to draw where there are too many: the baseline and those with the best (average + worst)/2."""
-    names = variants_in(frame)
-    if len(names) <= most:
-        return names
-    scores = variant_scores(frame).pivot_table(index="variant", columns="metric", values="value", observed=True)
-    best = ((scores["average"] + scores["worst"]) / 2).nlargest(most).index
-    first = reference(names, baseline)
-    kept = {first, *[name for name in best if name != first][: most - 1]}
-    return [name for name in names if name in kept]
-
-
 def attack_labels(frame: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
     """Titles of attacks, with the number of images of those that were run on fewer than the others."""
     images = frame.groupby(["trial_id", "attack"], observed=True)["n"].sum().groupby("attack", observed=True).max()
     titles = {name: attack_title(name) for name in attacks}
     return [titles[name] + (f" n={images[name]}" if images[name] < images.max() else "") for name in attacks]
-
-
-def chosen_of(names: Sequence[str], frame: pd.DataFrame) -> str | None:
-    """What a figure says where it draws some of the variants only: how many, and which."""
-    every = len(variants_in(frame))
-    return None if len(names) >= every else f"{len(names)} of {every} variants: the baseline and the best"
 
 
 def ladder(frame: pd.DataFrame) -> list[str]:

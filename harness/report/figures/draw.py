@@ -8,18 +8,19 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from harness.errors import InputError, unknown
 from harness.report import figures
 from harness.report.captions import FAILED
 from harness.report.escape import one_line
-from harness.report.figures.data import class_names, group, headline_attack, reference, variants_in
+from harness.report.figures.choice import validation_ranking
+from harness.report.figures.data import class_names, group
 from harness.report.figures.registry import FIGURES, FigureInfo
-from harness.report.figures.style import Look, looks
+from harness.report.figures.style import MOST_VARIANTS, Drawing, Look, looks
 from harness.report.results import Readable, Results, matching, read_results
 
-MOST_CONFUSIONS = 2  # variants whose outcomes are read for the confusion figure
+MOST_OUTCOMES = 2  # variants whose outcomes, the largest table, are read
+CONTEXT = {"checkpoint", "baseline", "ranking", "styles", "names", "outcomes"}  # what a figure may ask for by keyword
 
 for module in pkgutil.iter_modules(figures.__path__):
     importlib.import_module(f"{figures.__name__}.{module.name}")
@@ -30,7 +31,7 @@ for name in sorted(FIGURES):  # whatever was imported first
 def rows(store: Readable, table: str) -> pd.DataFrame:
     """Rows of a table as the figures want them: with `variant`, in the order of the report, and `role`.
 
-    Of `outcomes`, the largest table, those of the baseline and of the variant with the best worst class.
+    Of `outcomes`, the largest table, those of the baseline and of the variant that is best on validation.
     """
     tables = {needed for info in FIGURES.values() for needed in info.needs}
     if table not in tables:
@@ -72,13 +73,13 @@ def draw(
     checkpoint: str = "best_validation",
     width: str | None = None,
     baseline: str | None = None,
-) -> dict[str, Figure | str]:
+) -> dict[str, Drawing | str]:
     """The figures of one setting by name, or in their place the reason why there is none.
 
     Every variant has one look in all of them. width: column or text, each figure's own by default.
     """
     setting = _Setting(results, _quantities(names), checkpoint, baseline)
-    found: dict[str, Figure | str] = {}
+    found: dict[str, Drawing | str] = {}
     for name in names:
         kind, quantity = name_parts(name)
         given = {key: value for key, value in (("width", width), ("quantity", quantity)) if value}
@@ -87,12 +88,12 @@ def draw(
     return found
 
 
-def _drawn(info: FigureInfo, setting: _Setting, given: Mapping[str, str]) -> Figure | str:
+def _drawn(info: FigureInfo, setting: _Setting, given: Mapping[str, str]) -> Drawing | str:
     frames = [setting.table(table) for table in info.needs]
     empty = [table for table, frame in zip(info.needs, frames, strict=True) if frame.empty]
     if empty:  # of `class_state` only some quantities were read
         return info.absent if "class_state" in empty else f"no rows in {', '.join(empty)}"
-    wanted = info.takes.keys() & {"checkpoint", "baseline", "styles", "names", *given}
+    wanted = (info.takes.keys() - {*info.needs}) & {*CONTEXT, *given}
     options = {name: given[name] if name in given else getattr(setting, name) for name in wanted}
     try:
         return info.function(*frames, **options) or info.absent
@@ -132,9 +133,25 @@ class _Setting:
         return self._tables[name]
 
     @cached_property
-    def styles(self) -> dict[str, Look]:
+    def variants(self) -> list[str]:
+        """In the order of the report, without teachers."""
         rows = self.results.rows
-        return looks([str(name) for name in rows.loc[rows["role"] != "teacher", "variant"]])
+        return list(dict.fromkeys(rows.loc[rows["role"] != "teacher", "variant"].astype(str)))
+
+    @cached_property
+    def ranking(self) -> list[str]:
+        """From the variant that a figure shows before all others."""
+        return validation_ranking(self.table("epochs"), self.variants, self.baseline)
+
+    @cached_property
+    def styles(self) -> dict[str, Look]:
+        """Those that figures show where there are many come first: their colours differ."""
+        first = set(self.ranking[:MOST_VARIANTS])
+        return looks(sorted(self.variants, key=lambda name: name not in first))
+
+    @property
+    def outcomes(self) -> pd.DataFrame:
+        return self.table("outcomes")
 
     @cached_property
     def names(self) -> list[str]:
@@ -155,15 +172,7 @@ class _Setting:
         return frame[frame["row"].isin(self.results.rows.index[self.results.rows["role"] == "student"])]
 
     def _outcomes(self) -> pd.DataFrame:
-        """Of the baseline and the fairest variant: outcomes are the largest table."""
-        frame = self.table("class_accuracy")
-        chosen = frame[frame["checkpoint"].isin([self.checkpoint, "given"]) & (frame["role"] != "teacher")]
-        chosen = chosen[chosen["attack"] == headline_attack(chosen)] if len(chosen) else chosen
-        sums = chosen.groupby(["variant", "class_index"], observed=True)[["correct", "n"]].sum(min_count=1)
-        worst = (sums["correct"] / sums["n"].where(sums["n"] > 0)).groupby("variant", observed=True).min()
-        names = variants_in(chosen)
-        first = [reference(names, self.baseline)] if names else []
-        pair = list(dict.fromkeys([*first, *worst.sort_values(ascending=False).index]))[:MOST_CONFUSIONS]
+        """Of the baseline and the best variant on validation: outcomes are the largest table."""
         trials = self.results.done
-        rows = self.results.rows.index[self.results.rows["variant"].isin(pair)]
+        rows = self.results.rows.index[self.results.rows["variant"].isin(self.ranking[:MOST_OUTCOMES])]
         return self.results.outcomes(list(trials.loc[trials["row"].isin(rows), "trial_id"]))

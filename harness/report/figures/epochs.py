@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.report.figures.classes import class_lines
-from harness.report.figures.data import chosen_of, group, reference, variants_in, with_numbers
+from harness.report.figures.choice import choose, validation_ranking
+from harness.report.figures.classes import TITLE, class_lines
+from harness.report.figures.data import group, variants_in, with_numbers
+from harness.report.figures.lettering import fitted
+from harness.report.figures.notes import over_seeds, sentences
+from harness.report.figures.placing import spread_ends
 from harness.report.figures.registry import Example, register
-from harness.report.figures.style import Look, canvas, curve, legend_below, looks, name_ends, plain
+from harness.report.figures.style import Drawing, Look, canvas, curve, legend_below, looks, pairs_of, remark
 from harness.report.results import matching
 
 MOST_CURVES, MOST_PANELS = 8, 3
@@ -32,8 +35,9 @@ def class_quantity(
     quantity: str,
     names: Sequence[str] | None = None,
     variants: Sequence[str] | None = None,
+    ranking: Sequence[str] | None = None,
     width: str = "text",
-) -> Figure | None:
+) -> Drawing | None:
     """A quantity of each class over epochs, mean over seeds: a panel per variant and term, a line per class.
 
     `class_state`: rows of that table of one setting with `variant`. Dark lines are the classes with the smallest robust
@@ -42,27 +46,33 @@ def class_quantity(
     """
     rows = class_state[matching(class_state["quantity"], group(quantity))].astype({"quantity": str})
     rows = _that_change(rows) if variants is None else rows
-    chosen = list(variants or variants_in(rows))[:MOST_PANELS]
-    if not chosen:
+    chosen = choose(variants or variants_in(rows), len(variants or ()) or MOST_PANELS, ranking)
+    if not chosen.shown:
         return None
     order = class_difficulty(class_state)
     labels = with_numbers(names, len(order))
-    terms = {name: sorted(rows.loc[rows["variant"] == name, "quantity"].unique()) for name in chosen}
-    panels = [(name, term) for name in chosen for term in terms[name]]
+    terms = {name: sorted(rows.loc[rows["variant"] == name, "quantity"].unique()) for name in chosen.shown}
+    panels = [(name, term) for name in chosen.shown for term in terms[name]]
     columns = min(len({term for _, term in panels}), 2) if width == "text" else 1
     lines = -(-len(panels) // columns)
     figure, axes = canvas(width, min(0.4 + 1.9 * lines, 8.8), lines, columns, sharey=True, sharex=True)
-    for axis, (variant, term) in zip(axes.flat, panels, strict=False):
+    room = figure.get_figwidth() / columns
+    titles = [f"{name}: {term.removeprefix(quantity).strip('_') or term}" for name, term in panels]
+    shown = zip(axes.flat, panels, fitted(titles, room - 0.6, size=TITLE, most=60), strict=False)
+    for axis, (variant, term), title in shown:
         part = rows[(rows["variant"] == variant) & (rows["quantity"] == term)]
         wide = part.pivot_table(index="epoch", columns="class_index", values="value").reindex(columns=range(len(order)))
-        class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels)
-        axis.set_title(f"{plain(variant)}: {term.removeprefix(quantity).strip('_') or term}")
+        class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels, min(0.3 * room, 1.2))
+        axis.set_title(title)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     _over_epochs(axes, quantity)
-    if variants is None and len(chosen) < (every := len(variants_in(rows))):
-        figure.supxlabel(f"{len(chosen)} of {every} variants that logged a class {quantity}", fontsize=6.5)
-    name_ends(figure)
+    text = (chosen.brief or "").replace("variants", f"variants that logged a class {quantity}")
+    remark(figure, text)
+    spread_ends(figure)
+    drawn = rows[rows["variant"].isin(chosen.shown)]
+    hard = "Dark lines: the classes with the smallest robust validation accuracy at the end."
+    figure.says = sentences(_means(drawn), hard, "No intervals are drawn.", _one_epoch(drawn), chosen.sentence)
     return figure
 
 
@@ -78,10 +88,22 @@ def temperatures(
     *,
     names: Sequence[str] | None = None,
     variants: Sequence[str] | None = None,
+    ranking: Sequence[str] | None = None,
     width: str = "text",
-) -> Figure | None:
+) -> Drawing | None:
     """The temperature of each class over epochs: see `class_quantity`."""
-    return class_quantity(class_state, quantity="temperature", names=names, variants=variants, width=width)
+    return class_quantity(
+        class_state, quantity="temperature", names=names, variants=variants, ranking=ranking, width=width
+    )
+
+
+def _means(frame: pd.DataFrame) -> str:
+    return f"{over_seeds(frame).capitalize()}."
+
+
+def _one_epoch(frame: pd.DataFrame) -> str:
+    """What a figure of curves says of trainings that have none."""
+    return "One epoch was trained: there is no curve to draw." if frame["epoch"].nunique() == 1 else ""
 
 
 def _over_epochs(axes: np.ndarray, label: str) -> None:
@@ -119,10 +141,11 @@ def training_curves(
     epochs: pd.DataFrame,
     *,
     variants: Sequence[str] | None = None,
+    ranking: Sequence[str] | None = None,
     baseline: str | None = None,
     width: str = "text",
     styles: Mapping[str, Look] | None = None,
-) -> Figure | None:
+) -> Drawing | None:
     """Robust validation accuracy over epochs: average, worst class, and what lies between; a line per variant.
 
     `epochs`: rows of that table of one setting with `variant`. Lines are means over seeds, bands their range. None
@@ -130,9 +153,12 @@ def training_curves(
     """
     if "role" in epochs:
         epochs = epochs[epochs["role"] != "teacher"]
-    names = list(variants or _best_curves(epochs, baseline))
-    if not names:
+    known = variants_in(epochs)
+    if not known:
         return None
+    ranking = ranking or validation_ranking(epochs, known, baseline)
+    chosen = choose(variants or known, len(variants or ()) or MOST_CURVES, ranking)
+    names = chosen.shown
     styles = styles or looks(names)
     curves = epochs.assign(gap=epochs["val_robust_avg"] - epochs["val_robust_worst"])
     panels = {"val_robust_avg": "average", "val_robust_worst": "worst class", "gap": "average − worst"}
@@ -144,20 +170,13 @@ def training_curves(
             mean, low, high = (100 * table for table in (groups.mean(), groups.min(), groups.max()))
             axis.fill_between(mean.index, low, high, color=styles[name].colour, alpha=0.15, linewidth=0)
             every = (place * len(mean) // 25, max(1, len(mean) // 4))
-            curve(axis, mean.index, mean, name, styles[name], markevery=every, markersize=3, linewidth=1)
+            curve(axis, mean.index, mean, styles[name], markevery=every, markersize=3, linewidth=1)
         axis.set_title(title)
         axis.set_ylim(bottom=0)
     _over_epochs(axes, "robust validation (%)")
-    legend_below(figure, axes.flat[0], title=None if variants else chosen_of(names, epochs))
+    legend_below(figure, pairs_of(axes.flat), chosen.brief)
+    drawn = epochs[epochs["variant"].isin(names)]
+    several = (drawn.groupby("variant", observed=True)["trial_id"].nunique() > 1).any()
+    bands = "Bands: from the smallest to the largest trial." if several else "No bands: one trial each."
+    figure.says = sentences(_means(drawn), "Held-out training images.", bands, _one_epoch(drawn), chosen.sentence)
     return figure
-
-
-def _best_curves(epochs: pd.DataFrame, baseline: str | None) -> list[str]:
-    """The variants to draw: all, or the baseline and those with the best selection score where there are too many."""
-    names = variants_in(epochs)
-    if len(names) <= MOST_CURVES:
-        return names
-    best = epochs.groupby("variant", observed=True)["selection_score"].max().nlargest(MOST_CURVES).index
-    first = reference(names, baseline)
-    kept = {first, *[name for name in best if name != first][: MOST_CURVES - 1]}
-    return [name for name in names if name in kept]

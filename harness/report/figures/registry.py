@@ -8,11 +8,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
+from harness.report.figures.style import Drawing, styled
 
-from harness.report.figures.style import styled
-
-Draw = Callable[..., Figure | None]
+Draw = Callable[..., Drawing | None]
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,10 @@ class Example:
 @dataclass(frozen=True)
 class FigureInfo:
     """A figure. function: its parameters say what it needs: before the `*` tables of the store, rows of one setting;
-    behind it, as it likes, styles, width, checkpoint, baseline, names (of the classes), quantity. quantities: of
-    `class_state` that it reads; `*` at the end stands for any end. absent: why there is none, where the function
-    returns None. example: None keeps it out of the gallery."""
+    behind it, as it likes, styles, width, checkpoint, baseline, ranking (of the variants:
+    `choice.validation_ranking`), names (of the classes), outcomes (of the baseline and the best), quantity.
+    quantities: of `class_state` that it reads; `*` at the end stands for any end. absent: why there is none, where the
+    function returns None. example: None keeps it out of the gallery."""
 
     shows: str
     question: str

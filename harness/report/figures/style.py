@@ -1,13 +1,13 @@
-"""How figures look: widths, one colour, marker, line and hatch per variant, and a canvas that never touches global
-state.
+"""How figures look: widths, one colour, marker, line, hatch and name per variant, and a canvas that never touches
+global state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
-from matplotlib.text import Text
 
 from harness.files import replacing
-from harness.report.escape import ascii_letters, one_line
+from harness.report.figures.lettering import fitted, inches
 
 WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width of a two-column paper
+MOST_VARIANTS = 12  # in one figure with a look of their own: as many as there are colours and markers
 INK, SOFT, FAINT = "#222222", "#767676", "#B5B5B5"
 DOTTED: dict[str, Any] = {"color": SOFT, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 SEPARATOR: dict[str, Any] = {"color": "#E8E8E8", "linewidth": 0.5, "zorder": 0}
@@ -41,8 +41,10 @@ _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "||||", "++", "oo")
 
 @dataclass(frozen=True)
 class Look:
-    """How one variant is drawn everywhere: told apart by colour, and without it by marker, line and hatch."""
+    """How one variant is drawn everywhere: told apart by colour, and without it by marker, line and hatch. label: its
+    name on the paper, unlike that of any other."""
 
+    label: str
     colour: str
     marker: str
     line: Any
@@ -50,10 +52,24 @@ class Look:
 
 
 def looks(variants: Sequence[str]) -> dict[str, Look]:
-    """A look for each variant. The order is that of the report, so every figure of a report agrees."""
+    """A look for each variant, in an order that every figure of a report shares. The first twelve have a colour and a
+    marker of their own; later ones pair them otherwise."""
+    names = list(dict.fromkeys(variants))
     kinds = (_COLOURS, _MARKERS, _LINES, _HATCHES)
-    names = enumerate(dict.fromkeys(variants))
-    return {name: Look(*(kind[place % len(kind)] for kind in kinds)) for place, name in names}
+    turns = (0, 1, 1, 1)  # how much further each kind is after every twelve variants
+    found = {}
+    for place, (name, label) in enumerate(zip(names, fitted(names), strict=True)):
+        turn = place // MOST_VARIANTS
+        parts: list[Any] = [kind[(place + by * turn) % len(kind)] for kind, by in zip(kinds, turns, strict=True)]
+        found[name] = Look(label, *parts)
+    return found
+
+
+class Drawing(Figure):
+    """A figure that knows its caption. says: in whole sentences what marks, bars and bands are, over how many seeds and
+    images, and which variants are not there."""
+
+    says: str = ""
 
 
 @contextmanager
@@ -66,11 +82,11 @@ def paper_style() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
+def styled(draw: Callable[..., Drawing | None]) -> Callable[..., Drawing | None]:
     """A figure function that runs in the paper style and whose figure is laid out when it returns."""
 
     @wraps(draw)
-    def inside(*arguments: Any, **options: Any) -> Figure | None:
+    def inside(*arguments: Any, **options: Any) -> Drawing | None:
         with paper_style():
             figure = draw(*arguments, **options)
             if figure is not None:
@@ -80,22 +96,30 @@ def styled(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
     return inside
 
 
-def canvas(width: str, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+def canvas(width: str, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Drawing, np.ndarray]:
     """A figure of a preset width and its axes, an array (rows, columns). height: inches. Free of pyplot."""
-    figure = Figure(figsize=(WIDTHS[width], height))
+    figure = Drawing(figsize=(WIDTHS[width], height))
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def curve(axis: Axes, x: Any, y: Any, name: str, look: Look, **options: Any) -> None:
+def curve(axis: Axes, x: Any, y: Any, look: Look, **options: Any) -> None:
     """The line of one variant."""
-    axis.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, label=plain(name), **options)
+    axis.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, label=look.label, **options)
 
 
-def marks(axis: Axes, x: Any, y: Any, name: str, look: Look, **options: Any) -> None:
-    """The marks of one variant with their intervals: xerr, yerr as `reach` gives them."""
-    options |= {"color": look.colour, "label": plain(name), "elinewidth": 0.6, "capsize": 0}
-    axis.errorbar(x, y, fmt=look.marker, **options)
+def marks(axis: Axes, x: Any, y: Any, look: Look, **options: Any) -> None:
+    """The marks of one variant with their intervals: xerr, yerr as `reach` gives them. Bars are darker than the marks
+    and their ends wider, so that short ones are seen."""
+    bars: dict[str, Any] = {"ecolor": dark(look.colour), "elinewidth": 0.8, "capsize": 2.2, "capthick": 0.7}
+    axis.errorbar(
+        x, y, fmt=look.marker, **bars, **{"color": look.colour, "label": look.label, "markersize": 3.2, **options}
+    )
+
+
+def dark(colour: str) -> tuple[float, ...]:
+    """A colour that thin lines and small letters can have on white."""
+    return tuple(0.6 * part for part in to_rgb(colour))
 
 
 def reach(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -109,6 +133,16 @@ def lines_of(axis: Axes, names: Sequence[str]) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", visible=True)
+
+
+def front_steps(axis: Axes, front: np.ndarray) -> None:
+    """The border of what the points of a Pareto front (P, 2), from left to right, reach: steps, to the axes' edges.
+    Nothing without points."""
+    if not len(front):
+        return
+    left, bottom = axis.get_xlim()[0], axis.get_ylim()[0]
+    x, y = np.array([[left, front[0, 1]], *front, [front[-1, 0], bottom]]).T
+    axis.step(x, y, where="pre", zorder=1, label="Pareto front", scalex=False, scaley=False, **DOTTED)
 
 
 def save(figure: Figure, path: Path, dots: int | None = None) -> None:
@@ -127,85 +161,38 @@ def save(figure: Figure, path: Path, dots: int | None = None) -> None:
         )
 
 
-@cache
-def _drawn() -> frozenset[int]:
-    """The characters of the figures' font, which comes with matplotlib."""
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+def legend_below(figure: Figure, pairs: Sequence[tuple[Any, str]], title: str | None = None) -> None:
+    """A legend under the whole figure, out of the way of every mark; it makes the figure higher where it is long.
 
-
-def plain(text: object) -> str:
-    """A name as it is: dollar signs and the like are no mathematics; what the font lacks comes in ASCII letters; long
-    ones are cut."""
-    name = "".join(char if ord(char) in _drawn() else ascii_letters(char) for char in one_line(text))
-    name = name if len(name) <= 36 else name[:35] + "…"
-    return name.replace("$", r"\$")
-
-
-def legend_below(
-    figure: Figure, axes: Axes, pairs: Sequence[tuple[Any, str]] | None = None, title: str | None = None
-) -> None:
-    """A legend under the whole figure, out of the way of every mark.
-
-    pairs: handles and labels, those of `axes` by default. title: what the reader must know of the choice of variants.
-    A long legend makes the figure higher.
+    pairs: handles and labels, see `pairs_of`. title: what the reader must know of the choice of variants.
     """
-    pairs = list(zip(*axes.get_legend_handles_labels(), strict=True)) if pairs is None else pairs
-    if pairs:
-        handles, labels = zip(*pairs, strict=True)
-        columns = fitting_columns(figure, labels)
-        lines = -(-len(labels) // columns) + (title is not None)
-        figure.set_figheight(figure.get_figheight() + 0.125 * max(0, lines - 2))  # not out of the room for the axes
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=6.5)
-
-
-def fitting_columns(figure: Figure, labels: Sequence[str]) -> int:
-    """How many legend columns fit into the figure: a letter of 6.5 points is about 0.055 inches wide."""
-    longest = max(len(label) for label in labels)
-    return max(1, min(len(labels), int(figure.get_figwidth() / (0.055 * longest + 0.42))))
-
-
-def name_ends(figure: Figure) -> None:
-    """Lay out the figure with room at the right of each panel, then keep the names of the lines' ends from touching.
-
-    Panels that carry such names list them in `class_labels`.
-    """
-    figure.draw_without_rendering()
-    for axis in figure.axes:
-        spread(getattr(axis, "class_labels", []), axis)
-
-
-def spread(texts: Sequence[Text], axis: Axes, gap: float = 0.5) -> None:
-    """Move labels of one column up or down, as little as it takes, until none covers another. gap: points of room."""
-    if not texts:
+    if not pairs:
+        remark(figure, title)
         return
-    renderer = axis.get_figure().canvas.get_renderer()  # type: ignore[union-attr]
-    transform = axis.transData
-    height = max(text.get_window_extent(renderer).height for text in texts) + gap
-    places = [transform.transform(text.get_position())[1] for text in texts]
-    order = np.argsort(places, kind="stable")
-    bottom, top = axis.bbox.y0, axis.bbox.y1
-    settled = settle(np.array(places)[order], height, bottom, max(top, bottom + height * len(texts)))
-    for index, place in zip(order, settled, strict=True):
-        x, _ = texts[index].get_position()
-        texts[index].set_position((x, transform.inverted().transform((0, place))[1]))
+    handles, labels = zip(*pairs, strict=True)
+    longest = max(inches(label) for label in labels)
+    columns = max(1, min(len(labels), int((figure.get_figwidth() - 0.1) / (longest + 0.42))))
+    note = _note(figure, title)
+    lines = -(-len(labels) // columns) + (note.count("\n") + 1 if note else 0)
+    figure.set_figheight(figure.get_figheight() + 0.125 * max(0, lines - 2))  # not out of the room for the axes
+    options: dict[str, Any] = {"title": note, "title_fontsize": 6.5} if note else {}
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
 
 
-def settle(places: np.ndarray, height: float, low: float, high: float) -> np.ndarray:
-    """Sorted places at least `height` apart and within bounds, near the given ones: groups that touch share their
-    centre.
-    """
-    groups: list[list[float]] = []  # each: centre, members
-    for place in np.clip(places, low, high):
-        groups.append([place, 1])
-        while True:
-            centre, members = groups[-1]
-            half = height * (members - 1) / 2
-            groups[-1][0] = min(max(centre, low + half), high - half)
-            if (
-                len(groups) < 2
-                or groups[-1][0] - half - (groups[-2][0] + height * (groups[-2][1] - 1) / 2) >= height - 1e-9
-            ):
-                break
-            (first, many), (second, more) = groups.pop(-2), groups.pop()
-            groups.append([(first * many + second * more) / (many + more), many + more])
-    return np.concatenate([centre + height * (np.arange(members) - (members - 1) / 2) for centre, members in groups])
+def pairs_of(axes: Iterable[Axes]) -> list[tuple[Any, str]]:
+    """Handles and labels of some panels, each label once."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return [(handle, label) for label, handle in found.items()]
+
+
+def remark(figure: Figure, text: str | None) -> None:
+    """A line below the figure, where there is no legend to carry it."""
+    if text:
+        figure.supxlabel(_note(figure, text) or "", fontsize=6.5)
+
+
+def _note(figure: Figure, text: str | None) -> str | None:
+    return fitted([text], figure.get_figwidth() - 0.2, lines=3, most=200)[0] if text else None

@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from harness.report.figures.style import DOTTED, INK, canvas, legend_below, looks, plain, styled
+from harness.report.figures.lettering import fitted
+from harness.report.figures.placing import ticks_below
+from harness.report.figures.style import (
+    DOTTED,
+    INK,
+    Drawing,
+    canvas,
+    front_steps,
+    legend_below,
+    looks,
+    pairs_of,
+    styled,
+)
 from harness.report.tuning import in_percent, kept_epochs, keys_of, text_of, title_of
 
 _MOST_PANELS = 4
@@ -26,7 +37,7 @@ def response(
     logarithmic: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
     width: str = "text",
-) -> Figure | None:
+) -> Drawing | None:
     """The metric of every trial against each key of the space: a panel per key, a dot per trial, seeds apart in colour
     and marker, hollow where the trial was stopped early; a line for the method's default. None without a value."""
     kept = kept_epochs(runs, epochs).dropna(subset=[metric])
@@ -35,20 +46,22 @@ def response(
         return None
     figure, axes = canvas(width if len(keys) > 1 else "column", 2.3, 1, len(keys), sharey=True)
     scale = 100 if in_percent(metric) else 1
-    for axis, key in zip(axes[0], keys, strict=True):
+    room = figure.get_figwidth() / len(keys) - 0.5
+    for axis, key, title in zip(axes[0], keys, fitted(keys, room), strict=True):
         places, labels = _places(kept[key])
         _dots(axis, kept.assign(place=places, value=scale * kept[metric]), joined=len(keys) == 1 and not labels)
         if labels:
-            axis.set_xticks(range(len(labels)), [plain(label) for label in labels])
+            ticks_below(axis, np.arange(len(labels)), fitted(labels, 2 * room / len(labels)), room / len(labels))
         elif key in logarithmic:
             axis.set_xscale("log")
         default = (defaults or {}).get(key)
         place = labels.index(text_of(default)) if labels and text_of(default) in labels else None if labels else default
         if isinstance(place, (int, float)) and not isinstance(place, bool) and (place > 0 or key not in logarithmic):
             axis.axvline(place, zorder=0, label="default", **DOTTED)
-        axis.set_xlabel(plain(key))
+        axis.set_xlabel(title)
     axes[0, 0].set_ylabel(title_of(metric) + ("" if scale == 1 else " (%)"))
-    legend_below(figure, axes[0, 0], _once(axes[0]))
+    pairs = sorted(pairs_of(axes.flat), key=lambda pair: ("seed" not in pair[1], pair[1]))
+    legend_below(figure, pairs)
     return figure
 
 
@@ -78,18 +91,8 @@ def _places(values: pd.Series) -> tuple[pd.Series, list[str]]:
     return texts.map(labels.index).astype(float), labels
 
 
-def _once(axes: Sequence[Axes]) -> list[tuple[Any, str]]:
-    """Handles and labels of all panels, each label once."""
-    found: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    order = sorted(found, key=lambda label: ("seed" not in label, label))
-    return [(found[label], label) for label in order]
-
-
 @styled
-def pareto(table: pd.DataFrame, *, width: str = "column") -> Figure | None:
+def pareto(table: pd.DataFrame, *, width: str = "column") -> Drawing | None:
     """Validation average against validation worst class, a dot per setting, with the front of the whole ones. `table`:
     of `settings_table`. None without a value."""
     drawn = table.dropna(subset=["average", "worst"])
@@ -103,13 +106,16 @@ def pareto(table: pd.DataFrame, *, width: str = "column") -> Figure | None:
         if len(part):
             axis.plot(100 * part["average"], 100 * part["worst"], "o", color=colour, markersize=4, linestyle="none",
                       markerfacecolor=colour if whole else "none", label=label)  # fmt: skip
-    front = drawn[drawn["pareto"]].sort_values("average")
-    axis.plot(100 * front["average"], 100 * front["worst"], zorder=1, label="Pareto front", **DOTTED)
     best = drawn[drawn["best"]]
-    axis.plot(100 * best["average"], 100 * best["worst"], "o", color=INK, markersize=7, markerfacecolor="none",
-              linestyle="none", label="best by the metric")  # fmt: skip
-    axis.set_xlabel("validation average, under attack (%)")
-    axis.set_ylabel("validation worst class, under attack (%)")
+    if len(best):
+        axis.plot(100 * best["average"], 100 * best["worst"], "o", color=INK, markersize=7, markerfacecolor="none",
+                  linestyle="none", label="best by the metric")  # fmt: skip
+    axis.margins(0.1)
+    front_steps(
+        axis, 100 * drawn.loc[drawn["pareto"], ["average", "worst"]].sort_values("average").to_numpy(dtype=float)
+    )
+    axis.set_xlabel("validation average under attack (%)")
+    axis.set_ylabel("validation worst class (%)")
     axis.grid(visible=True, axis="both")
-    legend_below(figure, axis)
+    legend_below(figure, pairs_of([axis]))
     return figure

@@ -182,7 +182,7 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
         if part is None or len(rows) < 2:
             continue
         ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])
-        outcomes = Outcomes(results, ids if len(ids) <= MOST_PAIRED else [])
+        outcomes = Outcomes(results.outcomes(ids if len(ids) <= MOST_PAIRED else []))
         pairs = [(f"{first}-{second}", first, second) for first, second in itertools.combinations(rows, 2)]
         _add_pairs(found, *paired_lines(part, pairs), outcomes, _verdicts(board, setting), board.rows["seed_list"])
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,9 @@ def over_seeds_alone(found: pd.DataFrame) -> list[str]:
 def _of_lines(results: Results, mine: ClassCounts, theirs: ClassCounts, paired: bool | None) -> pd.DataFrame:
     ids = {*mine.keys["trial_id"], *theirs.keys["trial_id"]}
     wanted = len(ids) <= MOST_PAIRED if paired is None else paired
-    return metric_differences(mine, theirs, comparisons(mine, theirs, Outcomes(results, ids)) if wanted else {})
+    return metric_differences(
+        mine, theirs, comparisons(mine, theirs, Outcomes(results.outcomes(ids))) if wanted else {}
+    )
 
 
 def paired_lines(counts: ClassCounts, pairs: Sequence[tuple[Any, int, int]]) -> tuple[ClassCounts, ClassCounts]:
@@ -139,11 +141,13 @@ def paired_lines(counts: ClassCounts, pairs: Sequence[tuple[Any, int, int]]) -> 
 
 
 class Outcomes:
-    """Which test images each network got right, by trial, checkpoint and attack; read once, asked for many pairs."""
+    """Which test images each network got right, by trial, checkpoint and attack; read once, asked for many pairs.
 
-    def __init__(self, results: Results, trial_ids: Collection[str]) -> None:
-        frame = results.outcomes(trial_ids).sort_values("sample_index", kind="stable")
-        groups: Any = frame.groupby(["trial_id", "checkpoint", "attack"], observed=True)
+    `frame`: rows of `outcomes`."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        ordered = frame.sort_values("sample_index", kind="stable")
+        groups: Any = ordered.groupby(["trial_id", "checkpoint", "attack"], observed=True)
         columns = ["sample_index", "label", "robust"]
         self.flags = {key: [part[name].to_numpy() for name in columns] for key, part in groups}
 

@@ -1,0 +1,58 @@
+"""What a figure says of its numbers in its caption: over which seeds and images they are means, and what its bars are.
+Sentences in plain text."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.report.captions import attack_title
+from harness.report.scores.seeds import is_several, listed
+from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
+
+SAMPLES = "95 % over test samples"
+
+
+def sentences(*parts: str) -> str:
+    """Those that are not empty, in a row."""
+    return " ".join(part for part in parts if part)
+
+
+def over_seeds(frame: pd.DataFrame) -> str:
+    """mean over seeds 0, 1, 2. Of rows with `variant`, `trial_id` and, where they are known, `role` and `seed`."""
+    if "role" in frame and (frame["role"] == "evaluation").all():
+        return "given networks, each of one training"
+    known = "seed" in frame
+    name = "seed" if known else "trial_id"
+    found = frame[["variant", name]].drop_duplicates().groupby("variant", observed=True)[name]
+    counts, lists = found.count(), found.agg(lambda own: listed(map(int, own)) if known else f"{len(own)}")
+    if lists.nunique() > 1:
+        return f"mean over {counts.min()} to {counts.max()} {name.removesuffix('_id')}s, by variant"
+    if known:
+        return f"mean over seeds {lists.iloc[0]}" if is_several(lists.iloc[0]) else f"one seed ({lists.iloc[0]})"
+    return f"mean over {lists.iloc[0]} trials"
+
+
+def images(frame: pd.DataFrame) -> str:
+    """10,000 test images. Of rows of `class_accuracy`; attacks on fewer images by name."""
+    totals = frame.groupby(["attack", "trial_id"], observed=True)["n"].sum().groupby("attack", observed=True)
+    most = totals.max().astype(int)
+    usual = int(most.max())
+    fewer = [f"{attack_title(name)} {count:,}" for name, count in most.items() if count < usual]
+    unlike = bool((totals.min() < most).any())
+    return f"{'up to ' * unlike}{usual:,} test images" + (f" ({', '.join(fewer)})" if fewer else "")
+
+
+def means(frame: pd.DataFrame) -> str:
+    """A sentence on the seeds and images of rows of `class_accuracy`."""
+    text = f"{over_seeds(frame)}; {images(frame)}."
+    return text[0].upper() + text[1:]
+
+
+def bars(scores: pd.DataFrame, frame: pd.DataFrame) -> str:
+    """A sentence on the error bars of `variant_scores`, made of rows of `class_accuracy`."""
+    teachers = frame["teacher_seed"].nunique() if "teacher_seed" in frame else 0
+    seeds = f"95 % over seeds{' and teachers' * (teachers >= FEWEST_TEACHERS)}"
+    sources = set(scores["source"])
+    if len(sources) > 1:
+        return f"Bars: {seeds} where a variant has {FEWEST_SEEDS} or more, else over test samples."
+    return f"Bars: {seeds if sources == {'seeds'} else SAMPLES}."
