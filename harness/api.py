@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.errors import AbsentError
 from harness.events import OnEvent
 from harness.running.run import Options, Outcome, check_inputs, run
 from harness.running.teachers import Trained, find_teachers, take_teachers
@@ -53,15 +54,17 @@ def plan_suite(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    absent: list[str] | None = None,
 ) -> Planned:
     """The trials of a suite, given by name, file or object. Writes nothing. results: the store,
-    `results/runs/<suite>` by default. Raises InputError.
+    `results/runs/<suite>` by default. absent: of a suite that is only looked at; notes what is not here, a line each.
+    Raises InputError.
 
     Only `threads: auto` in a new store computes anything: a batch with one thread and with more, see
     `harness.calibration`.
     """
     if isinstance(suite, str):
-        suite = load_suite(suite, overrides)
+        suite = load_suite(suite, overrides, absent)
     check_block(suite)
     root = results or Path("results") / "runs" / suite.name
     check_results_folder(root)
@@ -70,7 +73,13 @@ def plan_suite(
     def count_threads(single: Suite) -> int:
         from harness.calibration import batch_seconds, best_threads
 
-        measured.update(batch_seconds(plan(single, only=only, seeds=seeds)))
+        try:
+            measured.update(batch_seconds(plan(single, only=only, seeds=seeds)))
+        except AbsentError:
+            if absent is None:
+                raise
+            absent.append("threads: auto is measured on the data: without them, this plan has one thread")
+            return 1
         return best_threads(measured)
 
     resolved = for_this_machine(suite, root, count_threads)

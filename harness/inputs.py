@@ -22,7 +22,7 @@ from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.models.layers import Network
 from harness.models.outside import check_network
 from harness.models.registry import model_info
-from harness.spec import AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.spec import UNKNOWN_SHA256, AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
 from harness.store.work import WorkingFolder
 
 
@@ -175,23 +175,25 @@ def _folder(source: Source, store_root: Path) -> WorkingFolder:
 
 
 def check_readable(
-    specs: Sequence[TrialSpec], root: Path | None, download: bool, *, planning: bool = False
+    specs: Sequence[TrialSpec], root: Path | None, download: bool, *, absent: list[str] | None = None
 ) -> list[str]:
     """Read every data set and checkpoint file that the trials name, once each, split as the trials will, and see that
     networks and attacks go with the data. What is odd about the data sets and what a file brings along; raises
     InputError.
 
-    planning: what is not there is said to be unchecked instead of refused.
+    absent: where it is given, what is not there is noted in it, a line each, instead of refused, and the rest is
+    checked all the same.
     """
     found: dict[str, None] = {}
+    missing: dict[str, None] = {}
     for dataset, second in {(spec.dataset, wants_second_split(spec)): None for spec in specs}:
         concerned = [spec for spec in specs if (spec.dataset, wants_second_split(spec)) == (dataset, second)]
         try:
             data = read_data(dataset, 0, torch.device("cpu"), second=second, root=root, download=download)
         except AbsentError as error:
-            if not planning:
+            if absent is None:
                 raise
-            found[f"not checked: {error}"] = None
+            missing |= {str(error): None, **_absent_files(concerned)}
             continue
         found |= {f"{dataset.label}: {text}": None for text in data.remarks}
         _check_networks(concerned, data)
@@ -201,17 +203,41 @@ def check_readable(
             check_attacked(spec, counts)
             for attack in spec.evaluation.attacks:
                 stage_names(attack.name, data.num_classes)
-        files = {each.model_dump_json(): each for spec in concerned for each in spec.sources if each.file}
-        for source in files.values():
+        for source in _files(concerned):
             try:
                 if said := _own_normalisation(source, trained_network(source, data, Path()), data):
                     found[said] = None
                     _check_starts(source, concerned, said)
             except AbsentError as error:
-                if not planning:
+                if absent is None:
                     raise
-                found[f"not checked: {error}"] = None
+                missing[_absent_file(source, error)] = None
+    if absent is not None:
+        absent += missing
     return list(found)
+
+
+def _files(specs: Sequence[TrialSpec]) -> list[Source]:
+    """The files that trials name, each once; not one that a plan does not know the hash of, and so has told."""
+    named = [each for spec in specs for each in spec.sources if each.file and each.sha256 != UNKNOWN_SHA256]
+    return list({each.model_dump_json(): each for each in named}.values())
+
+
+def _absent_files(specs: Sequence[TrialSpec]) -> dict[str, None]:
+    """A line for each file with weights that is not there; InputError for one that is there and not right. Without the
+    data, it is not known whether the weights fit."""
+    found: dict[str, None] = {}
+    for source in _files(specs):
+        try:
+            read_state(weights_path(source, Path()), source.sha256, source.weights)
+        except AbsentError as error:
+            found[_absent_file(source, error)] = None
+    return found
+
+
+def _absent_file(source: Source, error: AbsentError) -> str:
+    wanted = f"the {source.network.label} of sha256 {str(source.sha256)[:12]}"
+    return f"{error}: put {wanted} there, or name another file and its hash"
 
 
 def _own_normalisation(source: Source, network: nn.Module, data: Data) -> str | None:

@@ -24,6 +24,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = ("best_validation", "last")
 SELECTED: Checkpoint = "best_validation"  # chosen on held-out images: what students learn and start from
 Start = Literal["clean", "uniform", "normal"]
 Weights = Literal["ema", "raw", "best", "last"]
+UNKNOWN_SHA256 = "0" * 64  # of no content: stands in a plan for one that is not here, and never in a store
 MOST_OF_A_NAME = 200  # characters
 MOST_EPOCHS = 100_000  # of a training
 

@@ -116,11 +116,11 @@ def _begin(*arguments: Any) -> Any:
     raise _Begun
 
 
-def _look(check: Callable[..., list[str]], *arguments: Any, planning: bool = False) -> list[str]:
+def _look(check: Callable[..., list[str]], *arguments: Any, absent: list[str] | None = None) -> list[str]:
     """Inputs are looked at by a plan; where they are looked at again, a run begins."""
-    if not planning:
+    if absent is None:
         raise _Begun
-    return check(*arguments, planning=True)
+    return check(*arguments, absent=absent)
 
 
 def _ended(drawn: Input) -> Ending:

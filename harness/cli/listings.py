@@ -19,13 +19,14 @@ from harness.cli import reference
 from harness.data.registry import DATASETS
 from harness.errors import InputError
 from harness.models.registry import MODELS
-from harness.spec import TrialSpec
+from harness.spec import TrialSpec, read_spec
 from harness.statistics.metrics import rates
 from harness.statistics.registry import METRICS
 from harness.store.fingerprint import code_fingerprint
 from harness.store.lock import holder
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
+from harness.suites.of_trial import suite_text
 from harness.suites.suite import suite_names
 
 
@@ -73,20 +74,20 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) -> Table:
-    """Hours by method and in total, of trials one after the other: estimates (`harness.calibration`) by trial id."""
-    table = Table("method", "trials", "training h", "evaluation h", "hours", box=None, pad_edge=False)
+    """Hours by variant and in total, of trials one after the other: estimates (`harness.calibration`) by trial id."""
+    table = Table("variant", "trials", "training h", "evaluation h", "hours", box=None, pad_edge=False)
     groups: dict[str, list[Any]] = {}
     for spec in specs:
-        name = spec.method["name"] if spec.method else spec.role
-        groups.setdefault(f"{name} (teacher)" if spec.role == "teacher" else name, []).append(estimates[spec.trial_id])
+        name = spec.variant if spec.variant == spec.role or spec.role == "student" else f"{spec.variant} ({spec.role})"
+        groups.setdefault(name, []).append(estimates[spec.trial_id])
     for name, found in {**groups, "total": list(estimates.values())}.items():
         parts = (sum(getattr(each, part) for each in found) / 3600 for part in ("train_s", "eval_s", "total_s"))
         table.add_row(name, str(len(found)), *(f"{hours:.3g}" for hours in parts))
     return table
 
 
-def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:
-    """Print the trial whose id starts so. Raises InputError where there is none, or more than one."""
+def _found(beginning: str, stores: Sequence[Path]) -> tuple[Store, str]:
+    """The store and the id of the trial whose id starts so. InputError where there is none, or more than one."""
     found = [
         (root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)
     ]
@@ -96,7 +97,25 @@ def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None
         raise InputError(
             f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(trial_id for _, trial_id in found[:5])}"
         )
-    store, trial_id = Store(found[0][0]), found[0][1]
+    return Store(found[0][0]), found[0][1]
+
+
+def show_suite(beginning: str, stores: Sequence[Path], console: Console) -> None:
+    """Print a suite that makes the trial whose id starts so. InputError as `_found` and `suite_of`."""
+    store, trial_id = _found(beginning, stores)
+
+    def find(wanted: str) -> TrialSpec | None:
+        specs = store.read("trials", [wanted], columns=["spec"])["spec"]
+        return read_spec(json.loads(specs.iloc[0])) if len(specs) else None
+
+    trial = find(trial_id)
+    assert trial is not None  # it was found
+    console.out(suite_text(trial, trial_id, find).rstrip(), highlight=False)
+
+
+def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:
+    """Print the trial whose id starts so. InputError as `_found`."""
+    store, trial_id = _found(beginning, stores)
     row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
     spec = json.loads(row.pop("spec"))
     error = row.pop("error", None)

@@ -116,7 +116,7 @@ def print_trials(planned: Planned, states: dict[str, tuple[str, str]]) -> None:
     from harness.cli.listings import columns
 
     rows = [
-        (spec.trial_id, spec.role, spec.variant, spec.student.label, str(spec.seed), *states[spec.trial_id])
+        (_id_of(spec), spec.role, spec.variant, spec.student.label, str(spec.seed), *states[spec.trial_id])
         for spec in planned.specs
     ]
     titles, *lines = columns([("trial", "role", "variant", "student", "seed", "status", ""), *rows])
@@ -132,6 +132,13 @@ def print_trials(planned: Planned, states: dict[str, tuple[str, str]]) -> None:
     planned.store.look_for_foreign_files()
     for problem in planned.store.problems:
         err.print(f"cannot read {problem}", soft_wrap=True)
+
+
+def _id_of(spec: TrialSpec) -> str:
+    """A trial's id, where all that decides it is known."""
+    from harness.spec import UNKNOWN_SHA256
+
+    return "unknown" if UNKNOWN_SHA256 in spec.model_dump_json() else spec.trial_id
 
 
 def say_otherwise(planned: Planned, console: Console) -> list[Otherwise]:

@@ -10,7 +10,7 @@ import typer
 from harness.cli.messages import (
     err,
 )
-from harness.errors import InputError
+from harness.errors import ExitCode, InputError
 
 
 def path_of(text: str | Path) -> Path:
@@ -80,21 +80,32 @@ def planned_suite(
     seeds: str | None,
     results: Path | None,
     plugins: list[str] | None = None,
+    absent: list[str] | None = None,
 ) -> Any:
     from harness.api import plan_suite
 
     load_plugins(plugins)
     only, numbers = read_names(methods, "--methods"), read_seeds(seeds)
-    return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers)
+    return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers, absent=absent)
 
 
-def check_plan(specs: list[Any], store: Any, data: Path | None, download: bool, redone: tuple[str, ...] = ()) -> None:
-    """What a run would refuse, its plan refuses; what is odd, or not there to be checked, is told."""
+def check_plan(
+    specs: list[Any], store: Any, data: Path | None, download: bool, redone: tuple[str, ...] = ()
+) -> list[str]:
+    """What a run would refuse, its plan refuses; what is odd is told. What is not there, a line each."""
     from harness.running.run import Options, check_inputs
 
-    options = Options(data_root=data, download=download, redo=redone)
-    for text in check_inputs(specs, store, options, planning=True):
+    options, absent = Options(data_root=data, download=download, redo=redone), list[str]()
+    for text in check_inputs(specs, store, options, absent=absent):
         err.print(f"warning: {text}", soft_wrap=True)
+    return absent
+
+
+def conclude_plan(absent: list[str]) -> int:
+    """Say what is missing for a run of a plan; the exit code."""
+    for text in absent:
+        err.print(f"missing: {text}", soft_wrap=True)
+    return ExitCode.REFUSED if absent else ExitCode.DONE
 
 
 def trained_teachers(specs: list[Any], target: Any, source: Path | None) -> list[Any]:

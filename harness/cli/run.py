@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -29,11 +30,12 @@ from harness.cli.options import (
     TeachersFrom,
     Workers,
     check_plan,
+    conclude_plan,
     coordinates,
     planned_suite,
     trained_teachers,
 )
-from harness.errors import InputError
+from harness.errors import AbsentError, InputError
 
 
 def run(
@@ -71,20 +73,22 @@ def run(
         raise InputError("--calibrate goes with --dry-run")
     from harness.store.redo import named_trials, refuse_left_behind
 
-    planned = planned_suite(suite, sets, methods, seeds, results, plugin)
+    absent: list[str] | None = [] if dry_run else None
+    planned = planned_suite(suite, sets, methods, seeds, results, plugin, absent)
     if "gpu" not in planned.suite.resources.model_fields_set:
         say_unused_gpu("--set resources.gpu=1, or 0.5 for two trials on it; in a suite also `resources: {gpu: auto}`")
     teachers = trained_teachers(planned.specs, planned.store, teachers_from)
     redone = named_trials(planned.specs, redo or ())
-    if dry_run:
-        check_plan(planned.specs, planned.store, data, download, tuple(redone))
+    if absent is not None:
+        absent += check_plan(planned.specs, planned.store, data, download, tuple(redone))
         refuse_left_behind(planned.store, [spec for spec in planned.specs if spec.trial_id in redone])
         states = states_of(planned) | dict.fromkeys(redone, ("again", "what there is, is set aside"))
         print_trials(planned, states)
         if calibrate:
             left = [spec for spec in planned.specs if states[spec.trial_id][0] != "done"]
-            print_calibration(left, planned.store, data, download)
-        return 0
+            with suppress(AbsentError):  # which is told next
+                print_calibration(left, planned.store, data, download)
+        return conclude_plan(absent)
     from harness.api import run_planned
     from harness.cli.progress import Progress
     from harness.report.results import read_results

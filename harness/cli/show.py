@@ -30,14 +30,18 @@ def status(
     return 0
 
 
-def show(trial: Annotated[str, typer.Argument(help="a trial id or its beginning")], results: Results = None) -> int:
+def show(
+    trial: Annotated[str, typer.Argument(help="a trial id or its beginning")],
+    results: Results = None,
+    suite: Annotated[bool, typer.Option("--suite", help="only print a suite that makes this trial")] = False,
+) -> int:
     """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
-    from harness.cli.listings import show_trial
+    from harness.cli.listings import show_suite, show_trial
 
     stores = (
         [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
     )
-    show_trial(trial, stores, out)
+    (show_suite if suite else show_trial)(trial, stores, out)
     return 0
 
 

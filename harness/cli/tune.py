@@ -22,6 +22,7 @@ from harness.cli.options import (
     TeachersFrom,
     Workers,
     check_plan,
+    conclude_plan,
     load_plugins,
     trained_teachers,
 )
@@ -93,9 +94,9 @@ def tune(
     tuning = plan_tuning(suite, given, overrides=sets or (), results=results)
     teachers = trained_teachers([*tuning.teachers, *tuning.bases], tuning.store, teachers_from)
     if dry_run:
-        check_plan([*tuning.teachers, *tuning.bases], tuning.store, data, download)
+        absent = check_plan([*tuning.teachers, *tuning.bases], tuning.store, data, download)
         print_tuning(tuning)
-        return 0
+        return conclude_plan(absent)
     from harness.cli.progress import Progress
     from harness.running.run import Options
     from harness.tuning.run import run_tuning

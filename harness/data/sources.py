@@ -135,7 +135,7 @@ def _missing(name: str, files: Files, root: Path) -> str:
     hint = f"{files.hint}, " if files.hint else ""
     return (
         f"{name}: not found in {root}; put {files.content} there, name another data directory (by option or in "
-        f"ROBUST_FAIRNESS_DATA), {hint}or allow the download"
+        f"ROBUST_FAIRNESS_DATA), {hint}or have it fetched: --download"
     )
 
 

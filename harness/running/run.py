@@ -232,9 +232,11 @@ def _on_ray(root: Path, specs: Sequence[TrialSpec], options: Options) -> Iterato
             control.close()
 
 
-def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, planning: bool = False) -> list[str]:
+def check_inputs(
+    specs: Sequence[TrialSpec], store: Store, options: Options, *, absent: list[str] | None = None
+) -> list[str]:
     """Read every data set and checkpoint file that the trials still to run name, once, before anything is written.
-    What is odd about the data sets; raises InputError. planning: what is not there is said to be unchecked.
+    What is odd about the data sets; raises InputError. absent: notes what is not there, see `check_readable`.
 
     Only embedded data and this package's own code need no look; for anything else torch is imported here, which a run
     can afford.
@@ -245,7 +247,7 @@ def check_inputs(specs: Sequence[TrialSpec], store: Store, options: Options, *, 
         return []
     from harness.inputs import check_readable
 
-    return check_readable(specs, options.data_root, options.download, planning=planning)
+    return check_readable(specs, options.data_root, options.download, absent=absent)
 
 
 def _needs_a_look(spec: TrialSpec) -> bool:

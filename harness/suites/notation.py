@@ -93,6 +93,18 @@ def read_yaml(text: str, where: str) -> Any:
         raise InputError(f"{where} is not valid YAML: {_told(error)}") from None
 
 
+class _Writer(yaml.SafeDumper):
+    """Without anchors, which are not read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def written(values: Any) -> str:
+    """Plain values as a text that `read_yaml` reads as them."""
+    return yaml.dump(values, Dumper=_Writer, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
 def read_text(path: Path, where: str) -> str:
     """The text of a file that `read_yaml` can be asked for. InputError where it cannot be read or is no plain file."""
     with open_plain(path, where) as file:

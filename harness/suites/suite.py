@@ -14,6 +14,7 @@ from harness.data.registry import OWN
 from harness.errors import InputError, unknown
 from harness.models.registry import in_folder
 from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, InSuites, Record, Seed
+from harness.suites.absent import stand_in
 from harness.suites.blocks import own_data, read
 from harness.suites.keys import MOST_SEEDS, Entry, ResourceKeys
 from harness.suites.notation import number, read_text, read_yaml
@@ -137,11 +138,12 @@ def suite_names() -> dict[str, str]:
     }
 
 
-def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(name_or_path: str, overrides: Sequence[str] = (), absent: list[str] | None = None) -> Suite:
     """The suite of that name, or of that YAML file, with `key.path=value` overrides applied. Raises InputError.
 
     Paths of plugins, of networks in a file, of a data set and of a file with the methods are taken from the folder of
-    the suite's file, those of an override from the current folder. The plugins are loaded.
+    the suite's file, those of an override from the current folder. The plugins are loaded. absent: of a suite that is
+    only looked at, see `stand_in`.
     """
     where, text = _suite_text(name_or_path)
     values = read_yaml(text, where)
@@ -154,6 +156,8 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = ()) -> Suite:
         _apply(values, override)
     _read_methods(values, Path())
     _load_plugins(values, where)
+    if absent is not None:
+        stand_in(values, absent)
     if _is_own(values.get("dataset")):
         values["dataset"] = own_data(values["dataset"], Path())
     if "eps" in values:

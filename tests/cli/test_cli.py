@@ -174,6 +174,14 @@ def test_lists(tmp_path, what, name):
     assert name in bench("list", what, cwd=tmp_path).stdout
 
 
+def test_show_prints_a_suite_that_makes_the_trial(finished):
+    trials = Store(finished / "store").trials()
+    for trial_id in trials["trial_id"]:
+        done = bench("show", trial_id, "--suite", "--results", "store", cwd=finished)
+        (finished / "again.yaml").write_text(done.stdout)
+        assert f"{trial_id}  " in bench("status", "again.yaml", "--results", "store", cwd=finished).stdout
+
+
 def test_a_failing_trial_is_a_stored_failure_and_the_others_go_on(tmp_path):
     """A learning rate that diverges for one method: its row has the traceback, the rest is done, the exit code
     tells."""
@@ -268,7 +276,7 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path):
         "run", suite_file(tmp_path, dataset="cifar10"), "--serial", "--data", str(tmp_path / "nowhere"), cwd=tmp_path
     )
     assert str(tmp_path / "nowhere") in line
-    assert "allow the download" in line
+    assert "--download" in line
 
 
 @pytest.mark.parametrize(

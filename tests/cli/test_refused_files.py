@@ -26,6 +26,8 @@ from harness.data import arrays, decoded
 from harness.data.sources import load
 from harness.errors import InputError
 from harness.models.build import build
+from harness.suites.plan import plan
+from harness.suites.suite import load_suite
 from tests.cli.test_refused import refused, refused_suite  # noqa: F401
 from tests.small import suite_file
 
@@ -173,7 +175,62 @@ def test_a_plan_can_be_made_of_what_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["run-bench", "run", path, "--dry-run"])
     with pytest.raises(SystemExit) as end:
         main()
-    assert (end.value.code, "not checked: npz: there is no file" in capsys.readouterr().err) == (0, True)
+    out, err = capsys.readouterr()
+    assert (end.value.code, "4 trials: 4 missing" in out) == (2, True)
+    lines = err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("missing: npz: there is no file")
+    assert lines[1].startswith(f"missing: checkpoint {tmp_path / 'absent.pt'} cannot be read")
+    assert "put the cnn(width=32) of sha256 abababababab there" in lines[1]
+
+
+def test_a_plan_is_shown_where_data_and_files_are_neither_here_nor_named_by_hash(tmp_path, monkeypatch, capsys):
+    from harness.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    words = ["run-bench", "run", "cifar10_paper", "--dry-run", "--data", str(tmp_path), "--methods", "natural,rslad"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, "13 trials: 13 missing" in out) == (2, True)
+    assert all(spec.trial_id in out for spec in plan(load_suite("cifar10_paper"), only=["natural"]))
+    assert out.count("unknown ") == 7  # the teacher, and those that learn from it
+    lines = err.strip().splitlines()
+    assert len(lines) == 2
+    assert "--set teacher.file=PATH --set teacher.sha256=$(sha256sum PATH | cut -d' ' -f1)" in lines[0]
+    assert re.search("^missing: cifar10: not found in .*--download$", lines[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_is_shown_without_data_of_ones_own(tmp_path, monkeypatch, capsys):
+    from harness.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    path = suite_file(tmp_path, dataset={"name": "folder", "path": "absent"})
+    monkeypatch.setattr("sys.argv", ["run-bench", "run", path, "--dry-run"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out.count("unknown ")) == (2, 4)
+    assert err == f"missing: folder: there is no folder {tmp_path / 'absent'}\n"
+
+
+def test_a_plan_says_the_hash_that_a_suite_leaves_out(tmp_path, monkeypatch, capsys):
+    from harness.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    network = build("cnn", {"width": 4}, in_channels=1, num_classes=10, image_size=8)
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    digest = hashlib.sha256((tmp_path / "teacher.pt").read_bytes()).hexdigest()
+    path = suite_file(tmp_path, teacher={"model": {"name": "cnn", "width": 4}, "file": "teacher.pt"}, methods=["rslad"])
+    for more, code, says in (([], 2, f"--set teacher.sha256={digest}"), ([f"--set=teacher.sha256={digest}"], 0, "")):
+        monkeypatch.setattr("sys.argv", ["run-bench", "run", path, "--dry-run", *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert (end.value.code, says in err) == (code, True)
+        assert str(plan(load_suite(path, [f"teacher.sha256={digest}"]))[-1].trial_id) in out
 
 
 # What is no plain file
@@ -333,7 +390,7 @@ def test_a_damaged_copy_is_made_again(tmp_path):
     def read() -> torch.Tensor:
         from harness.data import pictures
 
-        for cached in (pictures._read_folder, pictures._folder_split):
+        for cached in (pictures._all_parts, pictures._known_split):
             cached.cache_clear()
         found = load("folder", "train", root=root, path=folder)
         return torch.cat([found.images.flatten().long(), found.labels])
