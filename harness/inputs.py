@@ -262,7 +262,10 @@ def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
     """InputError for a network that cannot be built for the data, and for one from outside this package that is none
     for it; of others no weights are made."""
     networks = [spec.student for spec in specs] + [source.network for spec in specs for source in spec.sources]
+    height, width = data.test.images.shape[2:]
     for network in {each.model_dump_json(): each for each in networks}.values():
+        if model_info(network.name).sized and height != width:
+            raise InputError(f"model {network.label} takes square images, the data's are {height} x {width}")
         if model_info(network.name).foreign:
             made, shape = new_network(network, data, 0), tuple(data.test.images.shape[1:])
             check_network(made, f"model {network.label}", shape, data.num_classes, specs[0].engine)

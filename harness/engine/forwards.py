@@ -73,6 +73,8 @@ class FoldedTwin:
         """What was folded: `6 of 6 batch norms folded`."""
         if not self.traceable:
             return "nothing folded, since torch.fx cannot trace the network"
+        if not self.norms:
+            return "nothing folded, since the network has no batch norms"
         return f"{len(self.pairs)} of {self.norms} batch norms folded"
 
     def _plan_copies(self) -> None:

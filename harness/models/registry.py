@@ -29,6 +29,11 @@ def _wide_depth(params: Mapping[str, Any]) -> str | None:
     return None if depth >= 10 and depth % 6 == 4 else f"depth must be 6n+4 (10, 16, 22, 28, 34, ...), not {depth}"
 
 
+def _heads(params: Mapping[str, Any]) -> str | None:
+    width, heads = params["width"], params["heads"]
+    return f"width must be a multiple of the {heads} heads, not {width}" if width % heads else None
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
@@ -88,6 +93,34 @@ _ALL = (
         {"depth": 34, "widen": 10},
         {"depth": "layers, 6n+4: 10, 16, 22, 28, 34, ...", "widen": "channels of the first stage over 16"},
         fault=_wide_depth,
+    ),
+    ModelInfo(
+        "dm_wrn",
+        "DeepMind's Wide ResNet, depth 6n+4, in the layout of its checkpoints and of many in RobustBench",
+        "harness.models.dm_wrn:DMWideResNet",
+        {"depth": 28, "widen": 10, "silu": True},
+        {
+            "depth": "layers, 6n+4: 28, 34, 70, 106, ...",
+            "widen": "channels of the first stage over 16",
+            "silu": "SiLU (Swish), as the files say that have `swish` in their names, or ReLU",
+        },
+        fault=_wide_depth,
+    ),
+    ModelInfo(
+        "resnet56",
+        "ResNet-56 for CIFAR, in the layout of pytorch-cifar-models",
+        "harness.models.resnet:ResNet56",
+        {"width": 16},
+        {"width": _WIDTH},
+    ),
+    ModelInfo(
+        "vit",
+        "small vision transformer, patches of 4 pixels; without batch norms, so that nothing is folded",
+        "harness.models.vit:ViT",
+        {"width": 192, "depth": 6, "heads": 3},
+        {"width": "channels of a token", "depth": "blocks", "heads": "of attention, which share the width"},
+        sized=True,
+        fault=_heads,
     ),
 )
 

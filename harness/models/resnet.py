@@ -1,11 +1,12 @@
-"""ResNet-18 and its pre-activation form with the CIFAR stem; names and weights as in the field's checkpoints."""
+"""ResNets for small images: ResNet-18 and its pre-activation form with the CIFAR stem, and ResNet-56; names and weights
+as in the field's checkpoints."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.models.layers import Network, conv1x1, conv3x3, global_average
+from harness.models.layers import Network, conv1x1, conv3x3, global_average, he_normal
 
 
 class BasicBlock(nn.Module):
@@ -24,6 +25,24 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class NarrowBlock(nn.Module):
+    """The same under the names of torchvision's: a projected shortcut is `downsample`."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class PreActBlock(nn.Module):
@@ -88,7 +107,31 @@ class PreActResNet18(Network):
         return self.linear(global_average(x))
 
 
+class ResNet56(Network):
+    """Three stages of nine basic blocks, `width` to 4 `width` channels (He et al. 2016a, section 4.2, but shortcuts are
+    projected): MTARD's clean teacher, in the layout of pytorch-cifar-models. Convolutions He-normal."""
+
+    def __init__(self, in_channels: int, num_classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _layer(NarrowBlock, width, width, stride=1, blocks=9)
+        self.layer2 = _layer(NarrowBlock, width, 2 * width, stride=2, blocks=9)
+        self.layer3 = _layer(NarrowBlock, 2 * width, 4 * width, stride=2, blocks=9)
+        self.fc = nn.Linear(4 * width, num_classes)
+        he_normal(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(self.normalise(x))))
+        return self.fc(global_average(self.layer3(self.layer2(self.layer1(x)))))
+
+
 def _layer(
-    block: type[BasicBlock] | type[PreActBlock], in_channels: int, out_channels: int, stride: int
+    block: type[BasicBlock] | type[NarrowBlock] | type[PreActBlock],
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    blocks: int = 2,
 ) -> nn.Sequential:
-    return nn.Sequential(block(in_channels, out_channels, stride), block(out_channels, out_channels, 1))
+    others = (block(out_channels, out_channels, 1) for _ in range(blocks - 1))
+    return nn.Sequential(block(in_channels, out_channels, stride), *others)

@@ -26,6 +26,9 @@ SMALL = {
     "resnet18": {"width": 16},
     "preact_resnet18": {"width": 16},
     "wrn": {"depth": 10, "widen": 1},
+    "dm_wrn": {"depth": 10, "widen": 1},
+    "resnet56": {"width": 8},
+    "vit": {"width": 24, "depth": 2},
 }
 
 
@@ -76,7 +79,7 @@ def test_fused_is_bit_for_bit_the_separate_operations(dtype, channels, stride, r
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_fused_network_is_bit_for_bit_the_network(name, dtype):
     torch.manual_seed(0)
-    network = build(name, SMALL[name], in_channels=3, num_classes=5).eval().requires_grad_(False)
+    network = build(name, SMALL[name], in_channels=3, num_classes=5, image_size=16).eval().requires_grad_(False)
     network.to(dtype).to(memory_format=torch.channels_last)
     fused, x = fuse(network), maps(4, 3, 16, 16, dtype)
     results = []

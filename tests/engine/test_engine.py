@@ -34,8 +34,11 @@ SMALL = {
     "resnet18": {"width": 8},
     "preact_resnet18": {"width": 8},
     "wrn": {"depth": 10, "widen": 1},
+    "dm_wrn": {"depth": 10, "widen": 1},
+    "resnet56": {"width": 8},
+    "vit": {"width": 24, "depth": 2},
 }  # others as they are
-FOLDS = {"cnn": (6, 6), "resnet18": (20, 20), "mobilenet_v2": (57, 57)}
+FOLDS = {"cnn": (6, 6), "resnet18": (20, 20), "mobilenet_v2": (57, 57), "resnet56": (57, 57), "vit": (0, 0)}
 
 
 def network(name: str, **facts) -> torch.nn.Module:

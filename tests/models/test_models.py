@@ -22,6 +22,9 @@ SMALL: dict[str, dict[str, int]] = {  # others as they are
     "resnet18": {"width": 4},
     "preact_resnet18": {"width": 4},
     "wrn": {"depth": 10, "widen": 2},
+    "dm_wrn": {"depth": 10, "widen": 2},
+    "resnet56": {"width": 4},
+    "vit": {"width": 12, "depth": 2},
 }
 
 
@@ -92,6 +95,9 @@ def test_batch_norm_follows_a_convolution_by_name(name: str):
         ("mobilenet_v2", {}, 2_296_922),
         ("wrn", {}, 46_160_474),
         ("wrn", {"depth": 28, "widen": 10}, 36_479_194),
+        ("dm_wrn", {}, 36_479_194),
+        ("resnet56", {}, 855_770),
+        ("vit", {}, 48 * 192 + 192 + 64 * 192 + 6 * (12 * 192**2 + 13 * 192) + 2 * 192 + 1930),
         (
             "cnn",
             {"width": 16},
@@ -101,7 +107,7 @@ def test_batch_norm_follows_a_convolution_by_name(name: str):
 )
 def test_the_published_numbers_of_parameters(name: str, params: dict, expected: int):
     with torch.device("meta"):
-        network = build(name, params, in_channels=3, num_classes=10)
+        network = build(name, params, in_channels=3, num_classes=10, image_size=32)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
@@ -214,6 +220,86 @@ def test_wrn_is_its_formula(params: dict):
     close(network, plain.linear("fc", out), x)
 
 
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("size", [32, 28, 20])  # of 20, the last stride meets an odd side
+def test_dm_wrn_is_its_formula(silu: bool, size: int):
+    """Padding as TensorFlow's SAME: of all that is added to an even side, nothing stands before."""
+    network = small("dm_wrn", depth=16, silu=silu).double()
+    plain, x = Plain(network), torch.rand(2, 3, size, size, dtype=torch.float64)
+    active = F.silu if silu else F.relu
+    out = plain.conv("init_conv", x)
+    for group in range(3):
+        for block in range(2):
+            at, stride = f"layer.{group}.block.{block}", 2 if group and block == 0 else 1
+            inner = active(plain.norm(f"{at}.batchnorm_0", out))
+            shortcut = plain.conv(f"{at}.shortcut", inner, stride) if plain.has(f"{at}.shortcut") else out
+            side = inner.shape[-1]
+            total = (-(-side // stride) - 1) * stride + 3 - side
+            inner = F.pad(inner, (total // 2, total - total // 2) * 2)
+            inner = F.conv2d(inner, plain.state[f"{at}.conv_0.weight"], None, stride)
+            out = plain.conv(f"{at}.conv_1", active(plain.norm(f"{at}.batchnorm_1", inner))) + shortcut
+    close(network, plain.linear("logits", active(plain.norm("batchnorm", out)).flatten(2).mean(2)), x)
+
+
+def test_resnet56_is_its_formula():
+    network = small("resnet56").double()
+    plain, x = Plain(network), images()
+    out = plain.norm("bn1", plain.conv("conv1", x)).relu()
+    for layer in range(1, 4):
+        for block in range(9):
+            at, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            inner = plain.norm(f"{at}.bn1", plain.conv(f"{at}.conv1", out, stride)).relu()
+            inner = plain.norm(f"{at}.bn2", plain.conv(f"{at}.conv2", inner))
+            if plain.has(f"{at}.downsample.0"):
+                out = plain.norm(f"{at}.downsample.1", plain.conv(f"{at}.downsample.0", out, stride))
+            out = (inner + out).relu()
+    close(network, plain.linear("fc", F.avg_pool2d(out, 8).flatten(1)), x)
+
+
+def test_vit_is_its_formula():
+    network = small("vit").double()
+    plain, x = Plain(network), images()
+    state, heads, width = plain.state, 3, 12
+    for name in state:  # fresh biases are zero and say nothing
+        state[name].add_(torch.randn_like(state[name]) * 0.1)
+
+    def norm(name: str, tokens: Tensor) -> Tensor:
+        centred = tokens - tokens.mean(2, keepdim=True)
+        scaled = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    patches = F.unfold(x, 4, stride=4).transpose(1, 2)
+    tokens = patches @ state["patches.weight"].flatten(1).T + state["patches.bias"] + state["positions"]
+    for block in range(2):
+        at = f"blocks.{block}"
+        qkv = plain.linear(f"{at}.attn.qkv", norm(f"{at}.norm1", tokens)).split(width, 2)
+        mixed = []
+        for query, key, value in zip(*(part.split(width // heads, 2) for part in qkv), strict=True):
+            mixed.append((query @ key.transpose(1, 2) / (width / heads) ** 0.5).softmax(2) @ value)
+        tokens = tokens + plain.linear(f"{at}.attn.proj", torch.cat(mixed, 2))
+        inner = plain.linear(f"{at}.mlp.0", norm(f"{at}.norm2", tokens))
+        inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+        tokens = tokens + plain.linear(f"{at}.mlp.2", inner)
+    close(network, plain.linear("head", norm("norm", tokens).mean(1)), x)
+
+
+def test_vit_learns_and_says_that_nothing_is_folded(tmp_path):
+    spec = small_specs(
+        tmp_path, "training.epochs=6", "training.lr=0.2", "dataset.train_images=1000", "training.milestones=[]",
+        student={"name": "vit", "width": 24, "depth": 1}, methods=["natural"], evaluation={"attacks": ["clean"]},
+    )["natural"]  # fmt: skip
+    run_to_end(spec, tmp_path)
+    store = Store(tmp_path)
+    (note,) = (text for text in store.read("notes", [spec.trial_id])["text"] if text.startswith("fast"))
+    assert note.endswith("nothing folded, since the network has no batch norms")
+    assert store.read("epochs", [spec.trial_id])["val_clean_avg"].max() > 0.4  # of ten classes
+
+
+def test_vit_takes_squares_of_whole_patches_only():
+    with pytest.raises(InputError, match="multiples of 4 pixels, not 30"):
+        build("vit", {}, in_channels=3, num_classes=10, image_size=30)
+
+
 # Weights and normalisation
 
 
@@ -268,6 +354,8 @@ def test_normalisation_is_inside_and_leaves_the_names_alone(name: str):
         ("cnn", {"width": True}, "whole number"),
         ("wrn", {"depth": 33}, "6n.4"),
         ("wrn", {"depth": 4}, "6n.4"),
+        ("dm_wrn", {"depth": 30}, "6n.4"),
+        ("vit", {"heads": 5}, "multiple of the 5 heads, not 192"),
         ("preact_resnet18", {"final_norm": 1}, "must be true or false"),
     ],
 )
@@ -317,7 +405,10 @@ class Choosy(Flat):
 
 @pytest.mark.parametrize(
     ("network", "said"),
-    [(Flat, "0 of 0 batch norms folded"), (Choosy, "nothing folded, since torch.fx cannot trace the network")],
+    [
+        (Flat, "nothing folded, since the network has no batch norms"),
+        (Choosy, "nothing folded, since torch.fx cannot trace the network"),
+    ],
 )
 def test_a_network_is_one_declaration_and_is_told_the_size_of_the_images(monkeypatch, tmp_path, network, said):
     info = ModelInfo("flat", "two linear layers", f"{__name__}:{network.__name__}", {"width": 4}, sized=True)
@@ -329,4 +420,4 @@ def test_a_network_is_one_declaration_and_is_told_the_size_of_the_images(monkeyp
     assert {name: tuple(value.shape) for name, value in state.items()}["fc.0.weight"] == (3, 8 * 8)
     assert spec.student.label == "flat(width=3)"
     notes = Store(tmp_path).read("notes", [spec.trial_id])
-    assert list(notes[notes.source == "engine"].text) == [f"fast, float32 attack and update, {said}"]
+    assert list(notes[notes.source == "engine"].text) == [f"fast, float32 attack and update, nothing folded, {said}"]
