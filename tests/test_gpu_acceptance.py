@@ -421,11 +421,10 @@ def test_a_first_run_needs_images(tmp_path: Path) -> None:
 def test_first_run_finds_a_training_that_learns_nothing_and_starts_over(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What was saved is not taken up."""
     monkeypatch.setattr(first_run, "METHODS", ("at", "rslad"))
     monkeypatch.setitem(first_run.TINY["training"], "lr", 1e-30)
-    monkeypatch.setattr(
-        "harness.training.train._Run.resume", lambda self, saved: None
-    )  # what was saved is not taken up
+    monkeypatch.setattr("harness.training.train._Run.resume", lambda self, saved: None)
     lines = lines_of(first_run.first_run(setting), "trials").values()
     assert [line.check for line in lines if line.status == "failed"] == [
         "first epoch of the interrupted one when it goes on",

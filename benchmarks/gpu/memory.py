@@ -46,7 +46,7 @@ def _end_of_trial(setting: Setting, room: tuple[int, int], lines: list[str], say
     with tempfile.TemporaryDirectory() as folder:
         (spec,) = planned(
             setting, 1, dataset=drawn_images(Path(folder)), methods=["at"],
-            student={"name": "resnet18", "width": 64 if setting.device.type == "cuda" else 4},
+            student="resnet18" if setting.device.type == "cuda" else {"name": "cnn", "width": 4},
             training={"epochs": 1, "batch_size": 16, "attack_steps": 1, "validation_steps": 1},
             evaluation={"attacks": ["pgd2"], "batch_size": TEST_IMAGES, "chunk_size": TEST_IMAGES},
         )  # fmt: skip
