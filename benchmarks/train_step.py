@@ -20,6 +20,7 @@ import torch
 import methods
 from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
 from harness.engine.forwards import DTYPES
+from harness.engine.process import tuned_convolutions
 from harness.models.build import build
 from harness.spec import TrainingSpec
 from harness.store.provenance import device_name, processor_precision
@@ -107,7 +108,9 @@ def row(
 
     plain, fast = trainer("plain", "float32"), trainer("fast", precision)
     plain_step, fast_step = (partial(form.step, images, labels, lambda kind, x: noise) for form in (plain, fast))
-    pair = in_turn(plain_step, fast_step, rounds, device=device)
+    with tuned_convolutions():  # as in training
+        pair = in_turn(plain_step, fast_step, rounds, device=device)
+        memory = [peak_memory_mb(step, device) for step in (plain_step, fast_step)]
     forward = batch * forward_flops(build(model, params, in_channels=shape[0], num_classes=10), images[0].cpu())
     # the attack's backward to the images costs a forward again; each of the update's forwards has a backward of two
     work = forward * (2 * STEPS + 3 * len(fast.method.forwards))
@@ -118,8 +121,8 @@ def row(
         "batch": batch,
         "device": device_name(device),
         **pair.columns,
-        "plain_mb": peak_memory_mb(plain_step, device),
-        "fast_mb": peak_memory_mb(fast_step, device),
+        "plain_mb": memory[0],
+        "fast_mb": memory[1],
         "share_of_peak": work / pair.fast_s / peak_flops(DTYPES[precision], device),
         "engine": fast.attacked.description,
     }

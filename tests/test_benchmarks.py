@@ -34,6 +34,7 @@ from harness.attacks.autoattack import Effort
 from harness.cli.listings import trial_states
 from harness.report.results import read_results
 from harness.report.write import Form, write_report
+from harness.store.provenance import processor
 from harness.store.verify import verify
 
 PAIR = {"plain_s", "fast_s", "ratio", "ratio_range"}
@@ -237,7 +238,9 @@ def test_a_loss_is_not_a_gain():
 def test_the_command_prints_json(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "measure", lambda rounds: [{"attack": "pgd20", "ratio": float(rounds)}])
     before = torch.get_num_threads()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     command.main(["evaluate", "--json", "--rounds", "4", "--threads", str(before)])
+    assert not torch.backends.cudnn.allow_tf32
     assert json.loads(capsys.readouterr().out) == [{"attack": "pgd20", "ratio": 4.0}]
 
 
@@ -266,6 +269,7 @@ def test_train_step_rows(monkeypatch):
         ("cnn", "float32", "absld", 4, "AVX2"),
     ]
     assert all(row.keys() > PAIR | MEMORY | {"share_of_peak"} for row in rows)
+    assert {row["device"] for row in rows} == {processor()}
 
 
 @pytest.mark.slow

@@ -143,6 +143,22 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert said in capsys.readouterr().err
 
 
+def places(setting: Setting) -> list[Work]:
+    return [Work({"device": None}, lambda: {"device": str(setting.device)})]
+
+
+def test_the_gpu_has_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Torch limits the memory of no other."""
+    monkeypatch.setitem(PARTS, "planted", Part("tests.test_gpu_acceptance:places"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert acceptance.main(["--parts", "planted", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "acceptance.json").read_text())["lines"][0]["value"] == "cuda:0"
+    assert acceptance.main(["--data", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.endswith("nowhere: there is no such folder or file\n")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_without_a_gpu_nothing_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert acceptance.main(["--out", str(tmp_path / "out")]) == 2

@@ -61,6 +61,7 @@ class Line:
     value: Any = None
     status: str = "not run"
     why: str = ""
+    seconds: float = 0.0  # of the work that gave it, perhaps with others
 
     def fill(self, value: Any) -> None:
         """Judge a figure."""
@@ -139,6 +140,7 @@ class Acceptance:
 
 def judge(work: Work, lines: Sequence[Line]) -> None:
     """Do a work and judge what it finds; a figure that it does not give, or an error of it, is a failure."""
+    begun = time.monotonic()
     try:
         found = work.measure()
         for line in lines:
@@ -150,6 +152,8 @@ def judge(work: Work, lines: Sequence[Line]) -> None:
         traceback.print_exc()
         for line in lines:
             line.status, line.why = "failed", " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    for line in lines:
+        line.seconds = round(time.monotonic() - begun, 3)
 
 
 class _TimeIsUp(BaseException):
@@ -176,13 +180,16 @@ def _time_limit(seconds: float) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the acceptance; 0 where everything passed, 1 where something failed or was not run, 2 for bad input."""
     options = _options(arguments)
-    device = torch.device(options.device)
+    device = torch.device("cpu") if options.device == "cpu" else torch.device("cuda", 0)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
             f"torch {torch.__version__} sees no GPU (built for CUDA {torch.version.cuda or 'none'}); "
             "--device cpu --tiny rehearses every part",
             file=sys.stderr,
         )
+        return 2
+    if options.data is not None and not options.data.exists():
+        print(f"--data {options.data}: there is no such folder or file", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
@@ -198,7 +205,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--parts", type=_parts, default=list(PARTS), help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--minutes", type=_minutes, default=8.0, help="what is not done by then counts as not run")
-    parser.add_argument("--data", type=Path, help="for the part run: a data set's name, a folder of images, an .npz")
+    parser.add_argument("--data", type=Path, help="images of the part run: CIFAR-10's folder, one of images, an .npz")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="everything small, and any speed is enough: a rehearsal")
     parser.add_argument("--out", type=Path, default=Path("acceptance"), help="folder of acceptance.txt and .json")

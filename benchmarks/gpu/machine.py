@@ -13,7 +13,7 @@ from harness.engine.forwards import evaluation_forward
 from harness.engine.process import exact_float32
 from harness.models.build import build
 from harness.models.registry import MODELS
-from harness.store.provenance import device_name, gpu_versions, versions
+from harness.store.provenance import device_name, git_commit, gpu_versions, versions
 
 COPIED = 2**30  # bytes, far beyond any cache
 SMALL = {
@@ -37,7 +37,7 @@ def facts(setting: Setting) -> list[Work]:
     peaks = {"bfloat16": (torch.bfloat16, False), "float32": (torch.float32, False)}
     if setting.device.type == "cuda":
         peaks["TF32"] = (torch.float32, True)
-    works = [Work({"machine": None, "versions": None}, partial(_machine, setting))]
+    works = [Work({"machine": None, "versions": None, "commit": None}, partial(_machine, setting))]
     for name, (dtype, tf32) in peaks.items():
         line = f"matrix product in {name}, TFLOP/s"
         works.append(Work({line: None}, partial(_peak, line, setting, dtype, tf32)))
@@ -52,7 +52,8 @@ def _machine(setting: Setting) -> dict[str, str]:
         name += (
             f", {facts.total_memory / 2**30:.0f} GiB, sm_{facts.major}{facts.minor}, {facts.multi_processor_count} SM"
         )
-    return {"machine": name, "versions": ", ".join(f"{name} {version}" for name, version in known.items())}
+    listed = ", ".join(f"{package} {version}" for package, version in known.items())
+    return {"machine": name, "versions": listed, "commit": git_commit() or "unknown"}
 
 
 def _peak(line: str, setting: Setting, dtype: torch.dtype, tf32: bool) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 import methods
 from benchmarks.gpu.check import Setting, Threshold, Work
 from benchmarks.gpu.waiting import first_wait
+from harness.engine.process import deterministic_algorithms
 from harness.inputs import Data, Images, new_network
 from harness.models.checkpoints import read_state
 from harness.spec import AugmentSpec, TrainedSpec
@@ -85,7 +86,7 @@ def resume(setting: Setting) -> list[Work]:
     """A training that is interrupted in the middle of an epoch, against one that is not."""
 
     def measure(precision: str, line: str, spec: TrainedSpec) -> dict[str, float]:
-        with _deterministic(), tempfile.TemporaryDirectory() as folder:
+        with _deterministic(setting.device), tempfile.TemporaryDirectory() as folder:
             return {
                 line: _interruption_changes(spec.model_copy(update={"precision": precision}), Path(folder), setting)
             }
@@ -204,9 +205,10 @@ def _trained(spec: TrainedSpec, data: Data, root: Path, device: torch.device, st
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    torch.backends.cudnn.deterministic = True
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """As a trial of a suite with `deterministic: true`."""
+    deterministic_algorithms(device.type == "cuda")
     try:
         yield
     finally:
-        torch.backends.cudnn.deterministic = False
+        deterministic_algorithms(False)
