@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,8 @@ from harness.cli import reference
 from harness.data.registry import DATASETS
 from harness.errors import InputError
 from harness.models.registry import MODELS
+from harness.report.captions import attack_title, eps_text
+from harness.report.scores.counts import attack_order
 from harness.spec import TrialSpec, read_spec
 from harness.statistics.metrics import rates
 from harness.statistics.registry import METRICS
@@ -119,40 +122,57 @@ def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None
     row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
     spec = json.loads(row.pop("spec"))
     error = row.pop("error", None)
-    console.print(_key_values({**row, "store": str(store.root)}))
-    console.print_json(json.dumps(spec))
+    console.print(_key_values({**row, "eps": eps_text(row["eps"]), "store": str(store.root)}))
     _print_accuracies(store.read("class_accuracy", [trial_id]), console)
     for note in store.read("notes", [trial_id]).itertuples():
         console.print(f"note ({note.source}): {note.text}", soft_wrap=True)
+    console.print("specification, without what is null:")
+    console.print(yaml.safe_dump(_known(spec), sort_keys=False, allow_unicode=True), soft_wrap=True, end="")
     if error:
         console.print(error, soft_wrap=True)
 
 
+def _known(values: Any) -> Any:
+    """A specification without keys that are null."""
+    if isinstance(values, dict):
+        return {key: _known(value) for key, value in values.items() if value is not None}
+    return [_known(value) for value in values] if isinstance(values, list) else values
+
+
 def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:
+    """A line per class, a column per attack, for each checkpoint; attacks that do not fit side by side go below."""
     if rows.empty:
         return
-    names = rows.drop_duplicates("class_index").set_index("class_index")["class_name"].sort_index()
-    places = rows[["checkpoint", "attack"]].drop_duplicates()
+    names = rows.drop_duplicates("class_index").set_index("class_index")["class_name"].sort_index().astype(str)
     accuracy = rows.assign(accuracy=rates(rows["correct"], rows["n"]))
-    wide = accuracy.pivot(index=["checkpoint", "attack"], columns="class_index", values="accuracy")
-    wide = wide.loc[list(places.itertuples(index=False, name=None)), names.index]
-    table = Table(
-        "checkpoint",
-        "attack",
-        *(str(name) for name in names),
-        title="accuracy per class, %",
-        title_justify="left",
-        box=None,
-    )
-    for (checkpoint, attack), values in zip(wide.index, wide.to_numpy(), strict=True):
-        table.add_row(checkpoint, attack, *("–" if pd.isna(value) else f"{100 * value:.1f}" for value in values))
-    console.print(table)
+    longest = max(len("class"), *map(len, names))
+    at_once = max(1, (console.width - min(longest, _LONGEST_CLASS)) // (_ATTACK + 2))
+    for checkpoint, part in accuracy.groupby("checkpoint", sort=False, observed=True):
+        attacks = attack_order([str(name) for name in part["attack"].unique()])
+        wide = part.pivot(index="class_index", columns="attack", values="accuracy").reindex(names.index)
+        console.print(f"accuracy per class, %, checkpoint {checkpoint}:")
+        for start in range(0, len(attacks), at_once):
+            console.print(_class_table(names, wide[attacks[start : start + at_once]]))
+
+
+_LONGEST_CLASS, _ATTACK = 30, 13  # columns of the terminal
+
+
+def _class_table(names: pd.Series, accuracy: pd.DataFrame) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold", max_width=_LONGEST_CLASS)
+    for attack in accuracy:
+        table.add_column(attack_title(attack), justify="right", width=_ATTACK, overflow="fold")
+    for name, values in zip(names, accuracy.to_numpy(), strict=True):
+        table.add_row(name, *("–" if pd.isna(value) else f"{100 * value:.1f}" for value in values))
+    return table
 
 
 def _key_values(values: dict) -> Table:
     table = Table("", "", show_header=False, box=None, pad_edge=False)
+    table.columns[1].overflow = "fold"
     for key, value in values.items():
-        table.add_row(key, str(value))
+        table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else str(value))
     return table
 
 

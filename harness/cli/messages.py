@@ -200,7 +200,7 @@ def report_store(
         except InputError as error:
             if into:
                 raise
-            print_leaderboard(out, results, shape.checkpoint, baseline)
+            print_leaderboard(out, results, shape, baseline)
             err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
             return
         written = write_report(

@@ -44,6 +44,10 @@ def report(
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="the variant that others are compared with; at, or else rslad")
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option("--rank", help="what rows are ordered by: score, average, worst, nsd; pgd20:worst for one attack"),
+    ] = None,
     figures: Annotated[
         str | None, typer.Option("--figures", help="only these, separated by commas: nsd, class_quantity:weight")
     ] = None,
@@ -76,8 +80,9 @@ def report(
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     style = "brackets" if brackets else "pm"
     form = Form(
-        checkpoint, listed(figures), listed(formats) or [], width, intervals, style, html, published, listed(metrics)
-    )
+        checkpoint, listed(figures), listed(formats) or [], width, intervals, style, html, published, listed(metrics),
+        rank,
+    )  # fmt: skip
     if is_store(Path(suite), begun=False):
         store: Any = Store(suite)
         which = _part_of(store, sets, methods, seeds)

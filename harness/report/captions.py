@@ -9,16 +9,18 @@ import pandas as pd
 
 from harness.attacks.registry import OVERRIDES, ascent_settings, attack_info, declared, stage_names
 from harness.report.results import records
+from harness.report.rows import in_setting
 from harness.report.scores.differences import over_seeds_alone
 from harness.report.scores.families import MARKED, TOO_FEW_SEEDS
 from harness.report.scores.leaderboard import Leaderboard
-from harness.report.scores.seeds import is_several
+from harness.report.scores.seeds import is_several, listed
 from harness.report.scores.selection import RULES
 from harness.report.tables.grid import change_text
 from harness.report.trained import MOST_NAMED, by_row, trained
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
+from harness.statistics.metrics import MANY_CLASSES
 from harness.statistics.multiple_comparisons import ALIKE
-from harness.statistics.registry import METRICS
+from harness.statistics.registry import METRICS, SCORE
 
 FAILED = "could not be drawn"  # of a figure
 
@@ -53,12 +55,31 @@ def caption(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     sentences.append("Avg. and Worst: mean and smallest of the class-wise accuracies, in percent.")
     sentences.append("NSD: population standard deviation over classes divided by their mean, lower is fairer.")
     sentences += _attacks(part, scores)
+    sentences += order(board, setting, checkpoint)
     if (part.rows["role"] == "student").sum() > 1:
         sentences.append(f"Best student in bold, second underlined{_ranked(part, scores)}.")
     if setting in board.baselines:
         sentences.append(marks(board, setting, checkpoint))
     sentences += registered(board, setting, checkpoint)
     return sentences + _teachers(part.rows, board.teacher_counts.get(setting, 0))
+
+
+def order(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
+    """A sentence on what rows are ordered by, and what ranks mean or why there are none; nothing for a row alone."""
+    ranking, roles = board.ranking(setting, checkpoint), in_setting(board.rows, setting)["role"]
+    if not ranking.attack or (roles != "teacher").sum() < 2:
+        return []
+    many = len(board.classes.get(str(setting[0]), {})) >= MANY_CLASSES
+    what = ranking.metric.title
+    if ranking.metric == SCORE:
+        what = f"(average + {'mean of the worst tenth' if many else 'worst class'})/2"
+    ordered = f"Ordered by {what} under {attack_title(ranking.attack)}"
+    if not ranking.ranks:
+        return [f"{ordered}; no ranks: {ranking.unranked}."]
+    return [
+        f"{ordered}. Rank: 1 + the number of rows above it by a difference that stands over seeds "
+        f"{listed(ranking.seeds)} and over test samples, {ranking.comparisons} comparisons corrected together (Holm)."
+    ]
 
 
 def checkpoint_of(rows: pd.DataFrame, checkpoint: str) -> str:

@@ -35,7 +35,8 @@ class Form:
     checkpoint: of tables and figures. figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for
     an empty list. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the
     LaTeX tables, see `latex`. html: also the page. published: numbers of papers beside measured ones; the page has them
-    anyway. metrics: columns under each attack, by default average, worst and NSD.
+    anyway. metrics: columns under each attack, by default average, worst and NSD. rank: what tables are ordered by, see
+    `leaderboard`.
     """
 
     checkpoint: str = "best_validation"
@@ -47,6 +48,7 @@ class Form:
     html: bool = False
     published: bool = False
     metrics: Sequence[str] | None = None
+    rank: str | None = None
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -72,11 +74,9 @@ def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> Non
             raise unknown(kind, name, known)
 
 
-def print_leaderboard(
-    console: Console, results: Results, checkpoint: str = "best_validation", baseline: str | None = None
-) -> None:
+def print_leaderboard(console: Console, results: Results, form: Form = Form(), baseline: str | None = None) -> None:
     """Print the leaderboard of some results."""
-    tables.print_board(console, leaderboard(results, baseline=baseline), checkpoint)
+    tables.print_board(console, leaderboard(results, baseline=baseline, rank=form.rank), form.checkpoint)
 
 
 def write_report(
@@ -98,7 +98,7 @@ def write_report(
     """
     figures = _figure_names(form.figures, results)
     columns = [metric_info(name).name for name in form.metrics or ()]
-    board = leaderboard(results, baseline=baseline, primary=primary, columns=columns)
+    board = leaderboard(results, baseline=baseline, primary=primary, columns=columns, rank=form.rank)
     beside = published if form.published else None
     if console:
         tables.print_board(console, board, form.checkpoint, beside)

@@ -105,6 +105,10 @@ METRICS: dict[str, Metric] = _Table(
         Metric("gap", "Gap", metrics.gap, up=False),
         Metric("validation_worst", "Val.-worst"),
         Metric(
+            "score", "Score", metrics.selection_score, standard=False,
+            meaning="(average + worst class)/2, from 100 classes up with the mean of the worst tenth in its place",
+        ),
+        Metric(
             "gini", "Gini", metrics.gini, False, False, False,
             meaning="mean difference of two classes over twice the mean of all",
         ),
@@ -114,6 +118,7 @@ METRICS: dict[str, Metric] = _Table(
         ),
     )
 )  # fmt: skip
+SCORE = METRICS["score"]  # what epochs are selected by, and rows ordered
 ALIASES = {"range": "gap", "worst_decile": "worst_10_percent"}
 
 

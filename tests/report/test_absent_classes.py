@@ -149,9 +149,9 @@ def test_show_has_a_dash_for_the_absent_class(store: Store, tmp_path: Path):
     console = Console(record=True, width=120)
     show_trial(store.trials()["trial_id"].iloc[0], [store.root], console)
     text = console.export_text()
-    line = next(line for line in text.splitlines() if "best_validation" in line and "clean" in line)
-    assert line.split()[-1] == "–"
-    assert "nan" not in line
+    line = next(line for line in text.splitlines() if line.startswith(NAMES[3]))
+    assert set(line.removeprefix(NAMES[3]).split()) == {"–"}
+    assert "nan" not in text.split("specification")[0]
 
 
 # Oddities of data sets

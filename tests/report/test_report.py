@@ -559,7 +559,7 @@ def test_rows_of_different_class_numbers_stand_in_tables_of_their_own():
 def test_a_teacher_of_another_network_stands_in_its_students_table(board):
     assert board.settings == [("fashion_mnist", "cnn(width=16)", 0.1)]
     lines = grid(board, board.settings[0], "best_validation").lines
-    assert [line.title for line in lines] == ["teacher cnn(width=32)", "absld", "at", "rslad"]
+    assert [line.title for line in lines] == ["absld", "rslad", "at", "teacher cnn(width=32)"]
     alone = leaderboard(read_results(frames_of([trial_spec("teacher", 0, role="teacher", width=32)])))
     assert alone.settings == [("fashion_mnist", "cnn(width=32)", 0.1)]
 
@@ -595,12 +595,12 @@ def test_a_table_of_given_networks_claims_no_seeds_and_no_selection():
 
 def test_markdown_columns_follow_the_papers(board):
     header = tables.markdown(board).split("\n")[4]
-    assert header.startswith("| variant | Clean Avg. | Clean Worst | Clean NSD | FGSM Avg. |")
+    assert header.startswith("| rank | variant | score | Clean Avg. | Clean Worst | Clean NSD | FGSM Avg. |")
     assert header.endswith("| AA (short) NSD | seeds | hours | MiB |")
 
 
 def test_markdown_marks_best_and_second(board):
-    line = next(line for line in tables.markdown(board).split("\n") if line.startswith("| absld |"))
+    line = next(line for line in tables.markdown(board).split("\n") if "| absld |" in line)
     best = score(board, "absld", "pgd20", "worst")
     assert best["rank"] == 1
     assert f"**{100 * best['value']:.2f}**" in line
@@ -672,12 +672,24 @@ def test_terminal_fits_its_width(board):
             assert any(word in line for line in lines)
 
 
-def test_terminal_digits_stand_below_digits(board):
-    console = Console(file=io.StringIO(), width=200)
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_terminal_digits_stand_below_digits_in_every_block(board, width):
+    console = Console(file=io.StringIO(), width=width)
     tables.print_board(console, board, "best_validation")
     lines = console.file.getvalue().split("\n")
-    rows = [line for line in lines if line.startswith(("absld ", "at ", "rslad "))]
-    assert len({tuple(match.start() for match in re.finditer(r"\.", line)) for line in rows}) == 1, rows
+    blocks: list[list[str]] = []
+    for line in lines:
+        if " variant " in line:
+            blocks.append([])
+        elif re.match(r" *\d (absld|at|rslad) ", line):
+            blocks[-1].append(line)
+    points = [{tuple(found.start() for found in re.finditer(r"\.", line)) for line in block} for block in blocks]
+    assert all(len(each) == 1 for each in points), blocks
+    first = next(iter(points[0]))
+    for (each,) in points[:-1]:
+        assert each == first, "columns of one block stand below those of the block above"
+    titles = [line.index(name) for name in ("Clean", "PGD-20") for line in lines if line.lstrip().startswith(name)]
+    assert len(set(titles)) <= 1
 
 
 HOSTILE = (

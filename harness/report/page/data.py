@@ -18,6 +18,7 @@ from harness.report.captions import attack_title, caption, setting_title
 from harness.report.data_names import read_spec
 from harness.report.escape import visible
 from harness.report.figures.data import class_names
+from harness.report.page.methods import method_notes
 from harness.report.results import Results, records
 from harness.report.rows import CELL, NETWORK, SETTING
 from harness.report.scores.counts import ClassCounts, class_counts, mean_counts
@@ -32,8 +33,10 @@ from harness.report.scores.differences import (
 )
 from harness.report.scores.intervals import class_intervals
 from harness.report.scores.leaderboard import Leaderboard, by_dataset
+from harness.report.scores.ranking import Ranking
 from harness.report.scores.selection import RULES
 from harness.report.tables.grid import MAIN, mark
+from harness.spec import CHECKPOINTS
 from harness.statistics.registry import METRICS
 
 SHOWN = ("average", "worst", "worst_10_percent", "nsd", "nsd_sample", "gap", "validation_worst", "overall")
@@ -61,6 +64,7 @@ def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str
         "settings": [_setting(results, board, setting) for setting in settings],
         "rows": rows,
         "pairs": _pairs(results, board, counts),
+        "methods": method_notes(set(board.rows["method"].dropna())),
         "notes": board.notes,
     }
 
@@ -77,9 +81,17 @@ def _setting(results: Results, board: Leaderboard, setting: tuple) -> dict[str, 
         "title": setting_title(setting),
         "classes": class_names(accuracy[accuracy["row"].isin(rows.index)]),
         "baseline": board.baselines.get(setting),
+        "marked": {name: board.marked[setting, name].attack for name in CHECKPOINTS if (setting, name) in board.marked},
+        "rankings": {name: _ranking(board.ranking(setting, name)) for name in CHECKPOINTS},
         "unequal": bool((board.of(setting).scores["metric"] == "overall").any()),
         "captions": {name: caption(board, setting, name) for name in board.checkpoints},
     }
+
+
+def _ranking(found: Ranking) -> dict[str, Any]:
+    metric = found.metric
+    shown = {"metric": metric.name, "title": metric.title, "up": metric.up, "percent": metric.percent}
+    return shown | {"attack": found.attack}
 
 
 def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> list[dict[str, Any]]:
@@ -91,7 +103,8 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
     rows = []
     for place, row in enumerate(facts):
         known = {key: _plain(row[key]) for key in _FACTS}
-        rows.append(known | {"setting": places[place], "scores": {}, "images": {}})
+        standing = {name: _standing(board, settings[places[place]], name, place) for name in CHECKPOINTS}
+        rows.append(known | {"setting": places[place], "standing": standing, "scores": {}, "images": {}})
     names = _shown(board)
     for score in records(board.scores[board.scores["metric"].isin(names)]):
         row = rows[score["row"]]
@@ -103,6 +116,12 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
     for place, row in enumerate(rows):
         row["spec"] = read_spec(board.specs.get(place))
     return rows
+
+
+def _standing(board: Leaderboard, setting: tuple, checkpoint: str, row: int) -> list[int | None]:
+    """Where a row stands in its table: place from 0, rank (0 without) and what the table is ordered by."""
+    ranking = board.ranking(setting, checkpoint)
+    return [ranking.order.index(row), ranking.ranks.get(row, 0), small(ranking.values.get(row))]
 
 
 _FACTS = (

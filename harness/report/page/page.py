@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,8 @@ from harness.report.published import NOTE, TITLE, lines
 from harness.report.results import Results
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.published import HEAD, cells
+
+SCRIPTS = ("drawing.js", "comparison.js", "downloads.js", "page.js")  # parts of one
 
 
 def page(
@@ -31,7 +34,8 @@ def page(
     from markupsafe import Markup
 
     folder = resources.files("harness.report.page")
-    style, script, template = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))
+    style, template = ((folder / name).read_text("utf-8") for name in ("page.css", "page.html"))
+    script = "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = safe_json(page_data(results, board, checkpoint))
     return environment.from_string(template).render(
@@ -41,6 +45,7 @@ def page(
         data=Markup(data),
         empty=board.rows.empty,
         notes=[one_line(note) for note in board.notes],
+        foot=_foot(results),
         beside=[] if published is None else _beside(board, checkpoint, published),
         beside_title=TITLE,
         beside_head=HEAD,
@@ -59,6 +64,21 @@ def _beside(board: Leaderboard, checkpoint: str, published: pd.DataFrame) -> lis
         for setting, listed in found
         if listed
     ]
+
+
+def _foot(results: Results) -> str:
+    """When and by which commits the results were made, and what drew the page: nothing that changes where they do
+    not."""
+    done = results.done
+    days = sorted({str(text)[:10] for text in done["finished"].dropna()})
+    commits = sorted({str(commit)[:10] for commit in done["git_commit"].dropna()})
+    others = " and others" * (len(commits) > MOST_COMMITS)
+    parts = [f"Results of {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
+    parts += [f"made at commit {', '.join(commits[:MOST_COMMITS])}{others}"] if commits else []
+    return one_line("; ".join([*parts, f"page by robust-fairness-bench {version('robust-fairness-bench')}"]))
+
+
+MOST_COMMITS = 4
 
 
 def _title(board: Leaderboard) -> str:

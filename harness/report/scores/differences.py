@@ -26,6 +26,7 @@ BOUNDS = ["sample_low", "sample_high", "seed_low", "seed_high"]
 COMMON = ["common_seeds", "common_teachers"]
 COLUMNS = [*CELL, "metric", "difference", *[f"difference_{name}" for name in BOUNDS], "pairing", *COMMON]
 COMPARED = {name: getattr(metrics, name) for name in ("average", "worst", "worst_10_percent", "nsd")}
+COMPARED["score"] = metrics.selection_score
 BASELINES = ("at", "rslad")  # methods that others are compared with, the first that is there
 PAIRED, UNPAIRED = "paired by sample", "unpaired"
 MOST_PAIRED = 60  # trials whose outcomes are read without being asked
@@ -68,7 +69,7 @@ def differences(
     mine, theirs = paired_lines(counts, pairs)
     if mine.keys.empty:
         return pd.DataFrame(columns=COLUMNS)
-    return _of_lines(results, mine, theirs, paired)
+    return differences_of(results, mine, theirs, paired)
 
 
 def registered_differences(
@@ -84,7 +85,7 @@ def registered_differences(
     if mine.keys.empty:
         changes = pd.DataFrame(columns=COLUMNS).astype({"row": "int64"})
     else:
-        changes = _of_lines(results, mine, theirs, paired)
+        changes = differences_of(results, mine, theirs, paired)
     changes = changes.rename(columns={"row": "pair"}).astype({"checkpoint": str, "attack": str})
     found = found.merge(pairs.reset_index(names="pair"), on=["row", "other"], how="left")
     found = found.merge(changes, on=["pair", *CELL[1:], "metric"], how="left")
@@ -113,7 +114,10 @@ def over_seeds_alone(found: pd.DataFrame) -> list[str]:
     return [str(metric) for metric in lines["metric"].unique()]
 
 
-def _of_lines(results: Results, mine: ClassCounts, theirs: ClassCounts, paired: bool | None) -> pd.DataFrame:
+def differences_of(
+    results: Results, mine: ClassCounts, theirs: ClassCounts, paired: bool | None = None
+) -> pd.DataFrame:
+    """`differences` of lines that belong together, as `paired_lines` makes them."""
     ids = {*mine.keys["trial_id"], *theirs.keys["trial_id"]}
     wanted = len(ids) <= MOST_PAIRED if paired is None else paired
     return metric_differences(
@@ -180,7 +184,7 @@ def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tu
     """`differences` of lines that belong together; cells in `compared` have their sample bounds from there."""
     values = {name: of(mine.accuracy) - of(theirs.accuracy) for name, of in COMPARED.items()}
     most = np.max(most_nsd(mine.accuracy), initial=0.0)
-    within = {**WITHIN, "worst_10_percent": WITHIN["average"], "nsd": (-most, most)}
+    within = {name: WITHIN.get(name, WITHIN["average"]) for name in COMPARED} | {"nsd": (-most, most)}
     found = seed_intervals(mine.keys, pd.DataFrame(values), by=CELL, within=within)
     found = found.rename(columns={"value": "difference"})
     found = found.merge(_unpaired_bounds(mine, theirs), on=[*CELL, "metric"], how="left")
@@ -189,11 +193,20 @@ def metric_differences(mine: ClassCounts, theirs: ClassCounts, compared: dict[tu
     found = found.merge(pd.DataFrame(common).reset_index(), on=CELL, how="left")
     found["pairing"] = pd.Series(UNPAIRED, found.index, dtype=object).where(found["sample_low"].notna(), None)
     for place, key in enumerate(found[[*CELL, "metric"]].itertuples(index=False, name=None)):
-        comparison, metric = compared.get(key[:3]), key[3]
-        if comparison is not None and metric in WITHIN:
-            samples = getattr(comparison, metric).samples
-            found.loc[place, ["sample_low", "sample_high", "pairing"]] = float(samples.low), float(samples.high), PAIRED
+        comparison, parts = compared.get(key[:3]), _parts(key[3], mine.images.shape[1])
+        if comparison is not None and parts:
+            samples = [getattr(comparison, part).samples for part in parts]
+            low, high = (float(np.mean([getattr(each, end) for each in samples])) for end in ("low", "high"))
+            found.loc[place, ["sample_low", "sample_high", "pairing"]] = low, high, PAIRED
     return found.rename(columns={name: f"difference_{name}" for name in BOUNDS})[COLUMNS]
+
+
+def _parts(metric: str, classes: int) -> tuple[str, ...]:
+    """The metrics whose mean a metric is, of those with bounds over samples; empty where one has none. The mean of two
+    intervals is as wide as that of a mean whose errors go together, and so never too narrow."""
+    if metric == "score":
+        return () if classes >= metrics.MANY_CLASSES else ("average", "worst")
+    return (metric,) if metric in WITHIN else ()
 
 
 def class_differences(
@@ -258,6 +271,8 @@ def _unpaired_bounds(mine: ClassCounts, theirs: ClassCounts) -> pd.DataFrame:
         found["nsd"] = np.maximum(low_end, -most), np.minimum(high_end, most)
     if mine.correct.size <= MOST_WORST_COUNTS:
         found["worst"] = _worst_class_bounds(mine, theirs)
+    if parts := [found[name] for name in _parts("score", mine.images.shape[1]) if name in found][1:]:
+        found["score"] = tuple(np.mean([found["average"], *parts], axis=0))
     return mean_bounds(mine.keys, found, CELL)
 
 

@@ -83,7 +83,7 @@ def _why_unmarked(values: pd.DataFrame, baseline: int) -> str:
     enough = {row: common for row, common in shared.items() if len(common) >= FEWEST_SEEDS}
     if not enough:
         return TOO_FEW_SEEDS
-    alike = [common for row, common in enough.items() if _same_teachers(values, [baseline, row])]
+    alike = [common for row, common in enough.items() if same_teachers(values, [baseline, row])]
     if not alike:
         return f"the rows that share {FEWEST_SEEDS} seeds with it learned from other teachers"
     if len(set.intersection(*alike)) < FEWEST_SEEDS:
@@ -106,7 +106,7 @@ def layouts(
         if setting in baselines:
             layout = Layout.around(values, part.index[part["variant"] == baselines[setting]][0], fewest)
             if layout is not None:
-                yield setting, checkpoint, layout, _strongest(layout.values)
+                yield setting, checkpoint, layout, strongest(layout.values)
 
 
 def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Registered]) -> pd.DataFrame:
@@ -132,12 +132,12 @@ def _registered_in(part: pd.DataFrame, values: pd.DataFrame, primary: Sequence[R
     """The registered comparisons of one table; those that cannot be made count in the correction too."""
     pairs = [(_row_called(part, each.variant), _row_called(part, each.against)) for each in primary]
     members = list(dict.fromkeys(row for pair in pairs if -1 not in pair for row in pair))
-    layout = Layout.of(values, members, FEWEST_SEEDS) if _same_teachers(values, members) else None
-    strongest = _strongest(values[values["row"].isin(members)] if layout is None else layout.values)
+    layout = Layout.of(values, members, FEWEST_SEEDS) if same_teachers(values, members) else None
+    default = strongest(values[values["row"].isin(members)] if layout is None else layout.values)
     has_results = set(zip(values["row"], values["attack"], strict=True))
     cells: dict[tuple, str] = {}
     for each, pair in zip(primary, pairs, strict=True):
-        attack = each.attack or strongest
+        attack = each.attack or default
         reason = _unavailable(part, each, pair, attack, has_results)
         for metric in each.metrics:
             cells[(each.variant, each.against, *pair, attack, metric)] = reason
@@ -210,7 +210,7 @@ class Layout:
         seeds = _seeds(values)
         shared = seeds.get(baseline, set())
         others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= fewest]
-        others = [row for row in others if _same_teachers(values, [baseline, row])]
+        others = [row for row in others if same_teachers(values, [baseline, row])]
         return cls.of(values, [baseline, *others], fewest) if others else None
 
     @classmethod
@@ -237,12 +237,12 @@ def _seeds(values: pd.DataFrame) -> dict[int, set[int]]:
     return {row: set(own) for row, own in groups}
 
 
-def _same_teachers(values: pd.DataFrame, rows: list[int]) -> bool:
+def same_teachers(values: pd.DataFrame, rows: list[int]) -> bool:
     """Whether all rows that have teachers are averages over the same ones."""
     return len(set(values.loc[values["row"].isin(rows), "teachers"]) - {""}) <= 1
 
 
-def _strongest(values: pd.DataFrame) -> str:
+def strongest(values: pd.DataFrame) -> str:
     """AutoAttack where it was run, whatever its number of images: the more stages, the stronger. Else the attack that
     leaves the least, on average over all rows."""
     means = values.groupby("attack")["average"].mean()

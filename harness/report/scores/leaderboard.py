@@ -15,6 +15,7 @@ from harness.report.scores.counts import ClassCounts, attack_order, checkpoint_o
 from harness.report.scores.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.scores.families import MarkedColumns, Registered, marked_columns, unmarked
 from harness.report.scores.intervals import sample_intervals, seed_intervals
+from harness.report.scores.ranking import Column, Ranking, rankings
 from harness.report.scores.requested import requested_attacks, requesting_networks
 from harness.report.scores.seeds import listed
 from harness.report.scores.selection import RULES, selection_gap
@@ -37,8 +38,8 @@ class Leaderboard:
     and spread_seeds: see `teacher_spread`. specs: by row, the specification of one of its trials. requests: see
     `requested_attacks`. baselines: by setting, the variant that others are compared with. marked: by setting and
     checkpoint, what is marked, unmarked: why nothing is. registered: see `registered_differences`. classes: by data set
-    and class index, its name and number of test images. teacher_counts: by setting. notes: what a reader must know, a
-    line each. columns: the metrics that were asked for.
+    and class index, its name and number of test images. teacher_counts: by setting. rankings: by setting and
+    checkpoint. notes: what a reader must know, a line each. columns: the metrics that were asked for.
     """
 
     rows: pd.DataFrame
@@ -51,6 +52,7 @@ class Leaderboard:
     registered: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
     teacher_counts: dict[tuple, int] = field(default_factory=dict)
+    rankings: dict[tuple, Ranking] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     columns: tuple[str, ...] = ()
 
@@ -67,6 +69,10 @@ class Leaderboard:
         """The (dataset, student, eps) that have a table each."""
         return settings_of(self.rows)
 
+    def ranking(self, setting: tuple, checkpoint: str) -> Ranking:
+        """The rows of a table in their order; as they come where a board was made without."""
+        return self.rankings.get((setting, checkpoint)) or Ranking(list(in_setting(self.rows, setting).index))
+
     def of(self, setting: tuple) -> Leaderboard:
         """The part of one setting, teachers included."""
         rows = in_setting(self.rows, setting)
@@ -82,16 +88,20 @@ def leaderboard(
     paired: bool | None = None,
     primary: Sequence[Registered] = (),
     columns: Sequence[str] = (),
+    rank: str | None = None,
 ) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
     baseline: the variant that others are compared with; see `pick_baselines` for the default. paired: read `outcomes`
     for the differences; by default for small reports. primary: comparisons registered before their results. columns:
-    metrics that tables show under each attack; see `main_metrics` for the default.
+    metrics that tables show under each attack; see `main_metrics` for the default. rank: what tables are ordered by,
+    see `ranking.Column`.
     """
     by_trial = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
+    column = Column.of(rank, [str(name) for name in by_trial.keys["attack"].unique()])
     worst_class = validation_worst(results)
-    parts = [_scores(part, worst_class, columns) for part in by_dataset(results, by_trial)]
+    of_datasets = by_dataset(results, by_trial)
+    parts = [_scores(part, worst_class, columns) for part in of_datasets]
     scores = pd.concat(parts, ignore_index=True) if parts else _NO_SCORES
     scores = _ranked(scores, results.rows)
     baselines = pick_baselines(results.rows, baseline)
@@ -110,8 +120,10 @@ def leaderboard(
     notes = _notes(results, scores) + _one_class(results, by_trial, classes) + _meanings(columns)
     bare = unmarked(results.rows, by_trial, baselines)
     asked, teachers = requested_attacks(results), teacher_counts(results)
-    shown = tuple(columns)
-    return Leaderboard(rows, scores, specs, asked, baselines, marked, bare, chosen, classes, teachers, notes, shown)
+    ranked = rankings(results, of_datasets, column, paired)
+    return Leaderboard(
+        rows, scores, specs, asked, baselines, marked, bare, chosen, classes, teachers, ranked, notes, tuple(columns)
+    )
 
 
 def _meanings(columns: Sequence[str]) -> list[str]:

@@ -26,7 +26,8 @@ def intervals_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.D
     scores = part.scores[part.scores["checkpoint"].isin([checkpoint, "given"])]
     by_cell = {(score["row"], score["attack"], score["metric"]): score for score in records(scores)}
     found = []
-    for row, line in zip(part.rows.index, table.lines, strict=True):
+    for line in table.lines:
+        row = line.row
         for attack in [name for name in table.attacks if (name, "average") in line.cells]:
             texts = {
                 METRICS[name].title: _with_bounds(line.cells.get((attack, name)))
@@ -84,19 +85,21 @@ def class_images(board: Leaderboard, setting: tuple) -> str:
     return f"Test images by class: {', '.join(f'{name} {count:,}' for _, (name, count) in classes)}."
 
 
-def selection_table(board: Leaderboard, setting: tuple, attack: str | None = None) -> pd.DataFrame:
-    """As text: per row the checkpoints side by side, what peeking would have given, cost, what is missing.
+def selection_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.DataFrame:
+    """As text: per row, in the order of that checkpoint's table, the checkpoints side by side, what peeking would have
+    given, cost, what is missing.
 
     What no row has (a checkpoint, peeked scores, tuning trials) has no column.
     """
     part = board.of(setting)
-    attack = attack or headline(part.attacks)
+    attack = headline(part.attacks)
     chosen = part.scores[part.scores["attack"] == attack]
     scores = chosen.set_index(["row", "checkpoint", "metric"])["value"].to_dict()
     title = attack_title(attack) if attack else ""
     checkpoints, peeks = part.checkpoints, {} if part.rows["peeked_score"].isna().all() else _PEEKED
     was_tuned, found = part.rows["tuning_trials"].notna().any(), []
-    for row, facts in zip(part.rows.index, records(part.rows), strict=True):
+    order = board.ranking(setting, checkpoint).order
+    for row, facts in zip(order, records(part.rows.loc[order]), strict=True):
         pairs = {}
         for checkpoint in checkpoints:
             texts = [number(scores.get((row, checkpoint, name)), METRICS[name]) for name in MAIN[:2]]

@@ -12,11 +12,11 @@ import pandas as pd
 from harness.report.results import records
 from harness.report.scores.counts import attack_order
 from harness.report.scores.leaderboard import Leaderboard
+from harness.statistics.metrics import MANY_CLASSES
 from harness.statistics.multiple_comparisons import ERROR
 from harness.statistics.registry import METRICS, Metric
 
 MAIN = ("average", "worst", "nsd")
-MANY_CLASSES = 100  # from here on tables show the mean of the worst tenth beside the worst class
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table. cells: by attack and metric."""
+    """A row of the table. rank: of a student that has one; score: what the table is ordered by. cells: by attack and
+    metric."""
 
+    row: int
     name: str
     role: str
     facts: dict[str, Any]
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    rank: int | None = None
+    score: float | None = None
 
     @property
     def title(self) -> str:
@@ -63,11 +67,28 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """attacks: the groups of columns; metrics: the columns of each group; lines: teachers first."""
+    """attacks: the groups of columns; metrics: the columns of each group; lines: as `Ranking` orders them."""
 
     attacks: list[str]
     metrics: list[Metric]
     lines: list[Line]
+    ordered_by: Metric
+
+    @property
+    def ranked(self) -> bool:
+        return any(line.rank for line in self.lines)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the lines are ordered by a number that stands in no other column."""
+        return self.ordered_by not in self.metrics and any(line.score is not None for line in self.lines)
+
+    def rank(self, line: Line) -> str:
+        """As text: empty apart from students, a dash for one without."""
+        return "" if line.role != "student" else str(line.rank or "–")
+
+    def score(self, line: Line, digits: int = 2) -> str:
+        return number(line.score, self.ordered_by, digits)
 
     @property
     def missing(self) -> list[str]:
@@ -84,12 +105,14 @@ def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[
     cells: dict[int, dict[tuple[str, str], Cell]] = {row: {} for row in part.rows.index}
     for score in records(scores):
         cells[score["row"]][score["attack"], score["metric"]] = _cell(score)
+    ranking, facts = board.ranking(setting, checkpoint), dict(zip(part.rows.index, records(part.rows), strict=True))
     lines = [
-        Line(facts["variant"], facts["role"], facts, cells[row])
-        for row, facts in zip(part.rows.index, records(part.rows), strict=True)
-    ]
+        Line(row, facts[row]["variant"], facts[row]["role"], facts[row], cells[row], ranking.ranks.get(row),
+             ranking.values.get(row))
+        for row in ranking.order
+    ]  # fmt: skip
     attacks = attack_order([str(name) for name in scores["attack"].unique()])
-    return Grid(attacks, [METRICS[name] for name in names], lines)
+    return Grid(attacks, [METRICS[name] for name in names], lines, ranking.metric)
 
 
 def main_metrics(scores: pd.DataFrame) -> tuple[str, ...]:

@@ -7,69 +7,136 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from harness.report import escape
-from harness.report.captions import attack_title, caption, checkpoint_of, marks, otherwise, registered, setting_title
+from harness.report.captions import (
+    attack_title,
+    caption,
+    checkpoint_of,
+    marks,
+    order,
+    otherwise,
+    registered,
+    setting_title,
+)
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables import published as beside
 from harness.report.tables.details import class_images, intervals_table, selection_table, wide
-from harness.report.tables.grid import Cell, Grid, costs, grid
+from harness.report.tables.grid import Cell, Grid, Line, costs, grid
 
 MOST_DETAILED = 100  # rows; a longer leaderboard has its intervals in the CSV file only
 MOST_PRINTED = 100  # rows of a table on the terminal
+MOST_OF_A_NAME = 40  # columns of the terminal, before it is folded
 DIGITS = 5  # characters of a number on the terminal: 100.0, 0.338
 EMPTY = "No results yet: the store has no trial of this report."
 
 
 def terminal(board: Leaderboard, checkpoint: str = "best_validation", width: int = 120) -> Group:
-    """The leaderboard for a terminal `width` columns wide: attacks that do not fit side by side go below, rows beyond
-    the first `MOST_PRINTED` are counted."""
+    """The leaderboard for a terminal `width` columns wide: attacks that do not fit side by side go below, their columns
+    below columns; rows beyond the first `MOST_PRINTED` are counted."""
     if board.rows.empty:
         return Group(Text(EMPTY), *[Text(escape.one_line(note)) for note in board.notes])
     parts: list[Any] = []
     for setting in board.settings:
         table = grid(board, setting, checkpoint)
-        name = max(len(escape.one_line(line.title)) for line in table.lines[:MOST_PRINTED])
-        room = max(1, (width - min(name, 40) - 18) // (7 * len(table.metrics)))
         shown = checkpoint_of(board.of(setting).rows, checkpoint)
         parts.append(Text(escape.one_line(f"{setting_title(setting)} · {shown}"), style="bold"))
-        groups = [table.attacks[start : start + room] for start in range(0, len(table.attacks), room)] or [[]]
-        for place, attacks in enumerate(groups):
-            parts.append(_terminal_table(table, attacks, last=place == len(groups) - 1))
+        parts += _blocks(table, width)
         if len(table.lines) > MOST_PRINTED:
             parts.append(Text(f"{len(table.lines) - MOST_PRINTED} more rows: `report` writes them all", style="yellow"))
-        parts += [Text(escape.one_line(text), style="dim") for text in caption(board, setting, checkpoint)[1:3]]
-        parts += [Text(escape.one_line(text), style="dim") for text in otherwise(board, setting, checkpoint)]
-        if setting in board.baselines:
-            parts.append(Text(escape.one_line(marks(board, setting, checkpoint)), style="dim"))
-        parts += [Text(escape.one_line(text), style="dim") for text in registered(board, setting, checkpoint)]
+        said = [*order(board, setting, checkpoint), *caption(board, setting, checkpoint)[1:3]]
+        said += otherwise(board, setting, checkpoint)
+        said += [marks(board, setting, checkpoint)] if setting in board.baselines else []
+        said += registered(board, setting, checkpoint)
+        parts += [Text(escape.one_line(text), style="dim") for text in said]
         parts += [Text(escape.one_line(text), style="yellow") for text in table.missing]
     return Group(*parts, *[Text(escape.one_line(note), style="yellow") for note in board.notes])
 
 
-def _terminal_table(table: Grid, attacks: Sequence[str], last: bool) -> Table:
+@dataclass(frozen=True)
+class _Columns:
+    """Neighbouring columns of the terminal's table: their common title, their own, their widths, and a line's cells."""
+
+    title: str
+    titles: Sequence[str]
+    widths: Sequence[int]
+    cells: Callable[[Line], Sequence[Text]]
+
+    @property
+    def width(self) -> int:
+        return sum(self.widths) + len(self.widths)
+
+
+def _blocks(table: Grid, width: int) -> Iterator[Table | Text]:
+    """The table's columns in as few blocks, one below the other, as fit the width; each starts with rank and name."""
+    names = _names(table)
+    blocks: list[list[_Columns]] = [[]]
+    for columns in [*_attacks(table), _costs(table)]:
+        if blocks[-1] and names.width + sum(each.width for each in [*blocks[-1], columns]) > width:
+            blocks.append([])
+        blocks[-1].append(columns)
+    for block in blocks:
+        yield from _block(table, [names, *block])
+
+
+def _names(table: Grid) -> _Columns:
+    longest = max(cell_len(escape.one_line(line.title)) for line in table.lines[:MOST_PRINTED])
+    name = max(len("variant"), min(longest, MOST_OF_A_NAME))
+    if not table.ranked:
+        return _Columns("", ["variant"], [name], lambda line: [Text(escape.one_line(line.title))])
+    return _Columns(
+        "", ["rank", "variant"], [4, name],
+        lambda line: [Text(table.rank(line), justify="right"), Text(escape.one_line(line.title))],
+    )  # fmt: skip
+
+
+def _attacks(table: Grid) -> Iterator[_Columns]:
+    titles = [metric.title.rjust(DIGITS) for metric in table.metrics]  # digits below digits, a mark behind them or not
+    widths = [max(DIGITS + 1, len(title)) for title in titles]
+
+    def cells(line: Line, attack: str) -> list[Text]:
+        return [_terminal_cell(line.cells.get((attack, metric.name))) for metric in table.metrics]
+
+    for attack in table.attacks:
+        yield _Columns(attack_title(attack), titles, widths, partial(cells, attack=attack))
+
+
+def _costs(table: Grid) -> _Columns:
+    """What the table is ordered by, where no column has it, and what a row cost."""
+    titles = [*([table.ordered_by.title] if table.scored else []), "seeds", "hours", "MiB"]
+
+    def cells(line: Line) -> list[Text]:
+        texts = [*([table.score(line, 1)] if table.scored else []), *costs(line.facts)]
+        return [Text(text, justify="right") for text in texts]
+
+    return _Columns("", titles, [5, 5, 6, 7][-len(titles) :], cells)
+
+
+def _block(table: Grid, block: Sequence[_Columns]) -> Iterator[Table | Text]:
+    yield Text("".join(columns.title.ljust(columns.width) for columns in block).rstrip(), style="dim")
     drawn = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    drawn.add_column("\nvariant", max_width=40, overflow="fold")
-    for attack in attacks:
-        for place, metric in enumerate(table.metrics):
-            head = f"{'' if place else attack_title(attack)}\n{metric.title.rjust(DIGITS)}"
-            drawn.add_column(head, no_wrap=True)  # digits below digits, with or without a mark behind them
-    for title in ("seeds", "hours", "MiB") if last else ():
-        drawn.add_column(f"\n{title}", justify="right", no_wrap=True)
+    for columns in block:
+        for title, size in zip(columns.titles, columns.widths, strict=True):
+            drawn.add_column(title.rjust(size) if columns.title == "" and title != "variant" else title, width=size,
+                             overflow="fold")  # fmt: skip
+    role = table.lines[0].role
     for line in table.lines[:MOST_PRINTED]:
-        name = Text(escape.one_line(line.title))
-        cells = [
-            _terminal_cell(line.cells.get((attack, metric.name))) for attack in attacks for metric in table.metrics
-        ]
-        drawn.add_row(name, *cells, *(costs(line.facts) if last else ()), style="dim" if line.role == "teacher" else "")
-    return drawn
+        if line.role != role:
+            drawn.add_row()
+        role = line.role
+        cells = [cell for columns in block for cell in columns.cells(line)]
+        drawn.add_row(*cells, style="dim" if line.role == "teacher" else "")
+    yield drawn
 
 
 def _terminal_cell(cell: Cell | None) -> Text:
@@ -100,7 +167,11 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation", published:
                 INTERVALS_NOTE,
                 escape.markdown(class_images(board, setting)),
             ]
-        parts += ["### Selection and cost", _markdown_frame(selection_table(board, setting)), SELECTION_NOTE]
+        parts += [
+            "### Selection and cost",
+            _markdown_frame(selection_table(board, setting, checkpoint)),
+            SELECTION_NOTE,
+        ]
         parts += [] if board.of(setting).rows["peeked_score"].isna().all() else [PEEKED_NOTE]
         parts += [] if published is None else beside.markdown(board, setting, checkpoint, published)
     return "\n\n".join([*parts, *[escape.markdown(note) for note in board.notes]]) + "\n"
@@ -123,17 +194,19 @@ PEEKED_NOTE = (
 
 
 def _markdown_main(table: Grid) -> str:
-    titles = [f"{attack_title(attack)} {metric.title}" for attack in table.attacks for metric in table.metrics]
+    titles = [*(["rank"] if table.ranked else []), "variant", *([table.ordered_by.title] if table.scored else [])]
+    titles += [f"{attack_title(attack)} {metric.title}" for attack in table.attacks for metric in table.metrics]
     rows = []
     for line in table.lines:
-        name = escape.markdown(line.title)
+        first = [*([table.rank(line)] if table.ranked else []), escape.markdown(line.title)]
+        first += [table.score(line)] if table.scored else []
         cells = [
             _markdown_cell(line.cells.get((attack, metric.name)))
             for attack in table.attacks
             for metric in table.metrics
         ]
-        rows.append([name, *cells, *costs(line.facts)])
-    return markdown_table(["variant", *titles, "seeds", "hours", "MiB"], rows)
+        rows.append([*first, *cells, *costs(line.facts)])
+    return markdown_table([*titles, "seeds", "hours", "MiB"], rows)
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -144,8 +217,10 @@ def _markdown_cell(cell: Cell | None) -> str:
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table; the first column to the left, the others to the right. The cells are escaped already."""
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    """A pipe table; names, which stand first or behind the rank, to the left, numbers to the right. The cells are
+    escaped already."""
+    names = 1 + (list(titles[:1]) == ["rank"])
+    lines = [titles, [*["---:"] * (names - 1), "---", *["---:"] * (len(titles) - names)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
