@@ -18,7 +18,7 @@ from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables import tables
 from harness.report.tables.grid import grid
 from harness.statistics.comparison import compare
-from harness.statistics.metrics import nsd, selection_score, worst
+from harness.statistics.metrics import gini, nsd, selection_score, worst
 from harness.statistics.multiple_comparisons import compare_family
 from tests.synthetic_store import fill_store, frames_of, trial_spec
 
@@ -106,7 +106,19 @@ def test_below_three_seeds_there_is_an_order_and_no_rank():
     assert order(board, board.settings[0], "best_validation") == [
         "Ordered by (average + worst class)/2 under AA (short); no ranks: no two rows share 3 seeds."
     ]
-    assert "| variant | score |" in tables.markdown(board)
+    assert "| variant | Score |" in tables.markdown(board)
+
+
+def test_a_metric_without_intervals_orders_and_does_not_rank(frames):
+    board = leaderboard(read_results(frames), rank="gini")
+    values = {name: gini(accuracy).mean() for name, accuracy in accuracies(frames, "aa_short").items()}
+    assert [board.rows.loc[row, "variant"] for row in ranking(board).order][:-1] == sorted(
+        values, key=values.__getitem__
+    )
+    assert order(board, board.settings[0], "best_validation")[0].endswith(
+        "no ranks: differences of Gini have no interval over test samples."
+    )
+    assert "| variant | Gini |" in tables.markdown(board)
 
 
 def test_equal_rows_share_the_first_rank():
@@ -114,6 +126,13 @@ def test_equal_rows_share_the_first_rank():
     names = [f"absld {place}" for place in range(5)]
     specs = [trial_spec(name, seed, settings={"alpha": place}) for place, name in enumerate(names) for seed in range(3)]
     assert set(ranking(leaderboard(read_results(frames_of(specs)))).ranks.values()) == {1}
+
+
+def test_few_tables_of_equal_rows_have_a_false_rank():
+    """As docs/statistics.md has it for six rows and three seeds."""
+    random, pairs = np.random.default_rng(0), list(itertools.combinations(range(6), 2))
+    values = random.normal(size=(2000, 3, 6, 1)) + random.normal(size=(2000, 3, 1, 1))
+    assert 0.02 < (compare_family(values, pairs).p < 0.05).any(axis=(-2, -1)).mean() < 0.05
 
 
 def test_the_strongest_attack_is_one_that_all_rows_have():
@@ -148,9 +167,10 @@ def test_given_networks_and_teachers_stand_apart(frames):
 @pytest.mark.parametrize(
     ("rank", "message"),
     [
-        ("wrst", "unknown metric of --rank 'wrst': did you mean worst"),
+        ("wrst", "--rank wrst: unknown metric 'wrst': did you mean worst"),
         ("pgd21:worst", "unknown attack of --rank 'pgd21': did you mean pgd20"),
-        ("pgd20", "unknown metric of --rank 'pgd20'"),
+        ("overall", "--rank overall: Overall does not follow from the classes of one network alone"),
+        ("pgd20", "--rank pgd20: unknown metric 'pgd20'"),
     ],
 )
 def test_an_unknown_column_is_refused_before_anything_is_written(tmp_path, rank, message):

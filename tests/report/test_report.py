@@ -595,7 +595,7 @@ def test_a_table_of_given_networks_claims_no_seeds_and_no_selection():
 
 def test_markdown_columns_follow_the_papers(board):
     header = tables.markdown(board).split("\n")[4]
-    assert header.startswith("| rank | variant | score | Clean Avg. | Clean Worst | Clean NSD | FGSM Avg. |")
+    assert header.startswith("| rank | variant | Score | Clean Avg. | Clean Worst | Clean NSD | FGSM Avg. |")
     assert header.endswith("| AA (short) NSD | seeds | hours | MiB |")
 
 

@@ -38,7 +38,10 @@ class Column:
     def of(cls, text: str | None, attacks: Sequence[str]) -> Column:
         """From METRIC or ATTACK:METRIC, such as `worst` or `pgd20:nsd`. InputError for what is not there."""
         attack, _, name = (text or SCORE.name).rpartition(":")
-        metric = metric_info(name)
+        try:
+            metric = metric_info(name)
+        except InputError as error:
+            raise InputError(f"--rank {text}: {error}") from error
         if not (metric.of or metric.function):
             raise InputError(f"--rank {text}: {metric.title} does not follow from the classes of one network alone")
         if attack and attack not in attacks:
