@@ -420,4 +420,4 @@ def test_a_network_is_one_declaration_and_is_told_the_size_of_the_images(monkeyp
     assert {name: tuple(value.shape) for name, value in state.items()}["fc.0.weight"] == (3, 8 * 8)
     assert spec.student.label == "flat(width=3)"
     notes = Store(tmp_path).read("notes", [spec.trial_id])
-    assert list(notes[notes.source == "engine"].text) == [f"fast, float32 attack and update, nothing folded, {said}"]
+    assert list(notes[notes.source == "engine"].text) == [f"fast, float32 attack and update, {said}"]
