@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from harness.cli.evaluate import evaluate
 from harness.cli.messages import (
     leave,
+    out,
     refuse,
     speak_any_encoding,
     tell,
@@ -36,9 +37,7 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-app = typer.Typer(
-    cls=_Commands, add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(cls=_Commands, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -65,7 +64,7 @@ def main() -> None:
     """Run a command. What ends it early is one line, and an exit code of its own (`ExitCode`)."""
     speak_any_encoding()
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="run-bench")
     except (InputError, SettingsError) as error:
         refuse(str(error))
     except CommandLineError as error:
@@ -80,8 +79,28 @@ def main() -> None:
     leave(code if isinstance(code, int) else ExitCode.DONE)
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    from harness.spec import NUMERICS_VERSION
+    from harness.store.provenance import git_commit
+
+    commit = f", commit {git_commit()}" if git_commit() else ""
+    out.print(
+        f"run-bench {version('robust-fairness-bench')}, numerics version {NUMERICS_VERSION}{commit}", soft_wrap=True
+    )
+    raise typer.Exit()
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and leave")
+]
+
+
 @app.callback(invoke_without_command=True)
-def quickstart(context: typer.Context) -> int | None:
+def quickstart(context: typer.Context, version: Version = False) -> int | None:
     """Benchmark class-wise fair adversarial training. Without a command: the quickstart suite on the embedded
     digits."""
     if context.invoked_subcommand is None:

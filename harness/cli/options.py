@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,25 @@ def path_of(text: str | Path) -> Path:
     return Path(text)
 
 
-SuiteName = Annotated[str, typer.Argument(help="a suite's name (`list suites`) or the path of a YAML file")]
+def _suites_like(incomplete: str) -> list[str]:
+    """What a shell offers for a suite: those of the package, YAML files, and folders on the way to them."""
+    from harness.suites.suite import suite_names
+
+    folder = os.path.dirname(incomplete)
+    with suppress(OSError), os.scandir(folder or ".") as entries:
+        beside = sorted(
+            os.path.join(folder, entry.name) + "/" * entry.is_dir()
+            for entry in entries
+            if entry.is_dir() or entry.name.endswith((".yaml", ".yml"))
+        )
+        return [name for name in [*suite_names(), *beside] if name.startswith(incomplete)]
+    return []
+
+
+SuiteName = Annotated[
+    str,
+    typer.Argument(help="a suite's name (`list suites`) or the path of a YAML file", autocompletion=_suites_like),
+]
 
 
 Results = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ from harness.cli.options import (
     check_plan,
     conclude_plan,
     coordinates,
+    path_of,
     planned_suite,
     trained_teachers,
 )
@@ -55,6 +57,12 @@ def run(
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
     teachers_from: TeachersFrom = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into", parser=path_of, help="add to this result store, such as a published one, with its own teachers"
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="make again what the store has from an older numerics version")
     ] = False,
@@ -71,8 +79,11 @@ def run(
     """Run a suite: what the store has is skipped, so running it again goes on where it stopped."""
     if calibrate and not dry_run:
         raise InputError("--calibrate goes with --dry-run")
+    if into is not None and (results is not None or teachers_from is not None):
+        raise InputError("--into is the store and where its teachers are: it stands for --results and --teachers-from")
     from harness.store.redo import named_trials, refuse_left_behind
 
+    results, teachers_from = into or results, into or teachers_from
     absent: list[str] | None = [] if dry_run else None
     planned = planned_suite(suite, sets, methods, seeds, results, plugin, absent)
     if "gpu" not in planned.suite.resources.model_fields_set:

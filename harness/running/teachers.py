@@ -84,6 +84,11 @@ def take_teachers(found: Sequence[Trained], target: Store) -> None:
 def _trained(spec: TrialSpec, origin: Store) -> Trained:
     folder = _folder(origin, spec)
     path = folder.weights(SELECTED)
+    if not path.exists() and origin.has(spec.trial_id):
+        raise InputError(
+            f"{origin.root} has no trained '{spec.variant}', only its rows: its weights {path} are not there; whoever "
+            "has them can put them there, with the .json file beside them"
+        )
     if not path.exists():
         raise InputError(
             f"{origin.root} has no trained '{spec.variant}' of this specification (no {path}){_nearest(spec, origin)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -137,6 +139,65 @@ def test_dry_run_lists_every_trial_and_starts_nothing(tmp_path):
     for spec in specs:
         assert f"{spec.trial_id}  {spec.role}" in done.stdout
     assert not (tmp_path / "store").exists()
+
+
+def published(finished: Path, folder: Path) -> Path:
+    """The finished store, as somebody else has it."""
+    return Path(shutil.copytree(finished / "store", folder / "published"))
+
+
+def test_a_run_adds_seeds_and_methods_to_a_store_with_its_own_teacher(finished, tmp_path):
+    store = Store(published(finished, tmp_path))
+    before = store.trials().set_index("trial_id")
+    words = ["run", suite_file(tmp_path, methods=["rslad", "ard"]), "--serial", "--into", "published", "--seeds", "0,6"]
+    bench(*words, cwd=tmp_path)
+    after = Store(store.root).trials().set_index("trial_id")
+    new = after.drop(before.index)
+    assert sorted(zip(new["variant"], new["seed"], strict=True)) == [("ard", 0), ("ard", 6), ("rslad", 6)]
+    assert (after.loc[before.index, "finished"] == before["finished"]).all()
+    (teacher,) = before["teacher_sha256"].dropna().unique()
+    assert set(new["teacher_sha256"]) == {teacher}
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_adds_nothing_where_the_teacher_is_not_the_same_or_not_there(finished, tmp_path):
+    root, path = published(finished, tmp_path), suite_file(tmp_path)
+    words = ["run", path, "--serial", "--seeds", "6"]
+    other = [*words, "--set", "teacher.seed=9", "--into", str(root)]
+    assert "has no trained 'teacher' of this specification" in refused(*other, cwd=tmp_path)
+    assert "is not a result store" in refused(*words, "--into", "absent", cwd=tmp_path)
+    assert "--into is the store" in refused(*words, "--into", str(root), "--results", "other", cwd=tmp_path)
+    for weights in root.glob("work/*/best_validation.pt"):
+        weights.unlink()
+    assert "has no trained 'teacher', only its rows" in refused(*words, "--into", str(root), cwd=tmp_path)
+
+
+def test_the_version(tmp_path):
+    assert re.match(r"run-bench \d+\.\d+\.\d+, numerics version 2", bench("--version", cwd=tmp_path).stdout)
+    done = subprocess.run([sys.executable, "-m", "harness", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("run-bench ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("run-bench sta", ["status"]),
+        ("run-bench run quick", ["quickstart"]),
+        ("run-bench run sm", ["small.yaml"]),
+        ("run-bench run sub", ["sub/"]),
+        ("run-bench run ./sub/", ["./sub/other.yml"]),
+        ("run-bench run quickstart --dry", ["--dry-run"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_suites(tmp_path, monkeypatch, typed, offered):
+    suite_file(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "other.yml").write_text("")
+    (tmp_path / "sub" / "other.txt").write_text("")
+    monkeypatch.setenv("_RUN_BENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    assert bench(cwd=tmp_path).stdout.split() == offered
 
 
 def test_a_report_of_part_of_a_suite_or_a_store(finished):
