@@ -121,6 +121,12 @@ def test_one_module_knows_the_files_of_a_training():
     assert spelt('path = f"{folder}/work/{checkpoint}.pt"\n"damaged-"') == ["/work/", ".pt"]
 
 
+def test_no_two_test_files_have_one_name():
+    """Which pytest would refuse once both are collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_rooms_are_entered_by_their_modules_only():
     packages = [path.parent for path in (ROOT / "harness").rglob("__init__.py") if path.parent != ROOT / "harness"]
     assert {str(path.relative_to(ROOT / "harness")) for path in packages} >= set(ORDER) - {
