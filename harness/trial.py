@@ -111,7 +111,8 @@ def _prepared(spec: TrialSpec) -> torch.device:
     keep_freed_memory()
     exact_float32()
     device = device_of(spec)
-    deterministic_algorithms(spec.deterministic and device.type == "cuda")
+    if device.type == "cuda":
+        deterministic_algorithms(spec.deterministic)
     reset_peak_memory(device)
     return device
 

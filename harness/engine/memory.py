@@ -1,13 +1,19 @@
-"""The most memory that a process has used since it was last set back."""
+"""The most memory that a process has used since it was last set back, and batches that a GPU has room for."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+from harness.errors import kind_of
+from harness.spec import TrialSpec
+
+T = TypeVar("T")
 
 _MIB = 2**20
 _FORGET_PEAK = "5"  # of proc(5), clear_refs
@@ -50,3 +56,31 @@ def _resident_mb() -> float:
 
         # begins at the peak of the parent process on Linux, and counts bytes on macOS
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)
+
+
+class Fitting:
+    """Batches of an evaluation, smaller once a whole GPU had no memory for larger ones; a share of a GPU is exchanged
+    for a whole one first, by the driver. size: images at present, of `asked` ones."""
+
+    def __init__(self, spec: TrialSpec, asked: int) -> None:
+        self.asked = self.size = asked
+        self._whole = spec.resources.gpu >= 1
+
+    @property
+    def remark(self) -> str | None:
+        """What to say of batches that are smaller than asked for."""
+        if self.size == self.asked:
+            return None
+        return f"the GPU had no memory for batches of {self.asked} images, they have {self.size}"
+
+    def run(self, work: Callable[[int], T]) -> T:
+        """What `work` gives for the largest size there is memory for, halved from the present one; torch's error where
+        not even one image fits."""
+        while True:
+            try:
+                return work(self.size)
+            except Exception as error:
+                if kind_of(error) != "gpu_memory" or not self._whole or self.size == 1:
+                    raise
+            self.size //= 2
+            torch.cuda.empty_cache()

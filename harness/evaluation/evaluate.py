@@ -29,7 +29,7 @@ from harness.attacks.pgd import NO_DECISION
 from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
 from harness.data.splits import stratified_order
 from harness.engine.forwards import evaluation_forward
-from harness.errors import kind_of
+from harness.engine.memory import Fitting
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.events import TaskEvent
 from harness.files import file_sha256, from_checked_json, make_folder, to_checked_json, write_bytes
@@ -109,7 +109,7 @@ class SharedEvaluation:
         self.notes: list[dict[str, str]] = []
         self._loaded: tuple[str, Any] = ("", None)
         self._keys: dict[str, str] = {}
-        self.batch_size = spec.evaluation.batch_size  # smaller once the GPU's memory was too small for it
+        self.batch = Fitting(spec, spec.evaluation.batch_size)
 
     def costs(self) -> dict[str, Any]:
         """Of the pieces by all who took part, in all attempts: `seconds` and `cpu_seconds`, what one process alone
@@ -204,27 +204,15 @@ class SharedEvaluation:
             piece.chunk,
             self.folder.chunks(key),
         )
-        result = self._within_memory(work)
+        result = self.batch.run(lambda size: work(batch_size=size))
         seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - started_cpu}
-        self.claims.finish(piece.name, {**seconds, "batch_size": self.batch_size, "origin": origin(self.device)})
+        self.claims.finish(piece.name, {**seconds, "batch_size": self.batch.size, "origin": origin(self.device)})
         return result
 
-    def _within_memory(self, work: Callable[..., ChunkResult]) -> ChunkResult:
-        """The work's result, in smaller and smaller batches where a whole GPU has no room for larger ones; a shared GPU
-        is first exchanged for a whole one, by the driver."""
-        while True:
-            try:
-                return work(batch_size=self.batch_size)
-            except Exception as error:
-                if kind_of(error) != "gpu_memory" or self.spec.resources.gpu < 1 or self.batch_size == 1:
-                    raise
-            self.batch_size //= 2
-            torch.cuda.empty_cache()
-
     def _note_smaller_batches(self) -> None:
-        sizes = [record.get("batch_size", self.batch_size) for record in self.claims.records().values()]
-        if smaller := [size for size in sizes if size < self.spec.evaluation.batch_size]:
-            text = f"the GPU had no memory for batches of {self.spec.evaluation.batch_size}: {len(smaller)} of "
+        sizes = [record.get("batch_size", self.batch.asked) for record in self.claims.records().values()]
+        if smaller := [size for size in sizes if size < self.batch.asked]:
+            text = f"the GPU had no memory for batches of {self.batch.asked}: {len(smaller)} of "
             text += f"{len(sizes)} pieces were computed in batches of {min(smaller)} or more"
             self.notes.append({"source": "evaluation", "text": text})
 

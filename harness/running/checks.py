@@ -19,6 +19,8 @@ from harness.files import free_bytes, temporary_path
 from harness.running.stopping import read_control
 from harness.spec import Resources, TrialSpec
 
+ON_CPU = "--set resources.gpu=0 (evaluate: --gpu 0) computes on the CPU"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -48,11 +50,7 @@ def check_requests(specs: Iterable[TrialSpec], nodes: Sequence[Node]) -> None:
             raise InputError(f"trial {spec.trial_id} ({spec.variant}): resources: gpu {problem}, not {gpu:g}")
         fitting = [node for node in nodes if fits(request, node.resources)]
         if not fitting:
-            hint = (
-                "; --set resources.gpu=0 trains on the CPU"
-                if gpu and not any("GPU" in node.resources for node in nodes)
-                else ""
-            )
+            hint = f"; {ON_CPU}" if gpu and not any("GPU" in node.resources for node in nodes) else ""
             raise InputError(
                 f"trial {spec.trial_id} ({spec.variant}) asks for {_amounts(request)}, and no node has that: "
                 f"the cluster has {describe(nodes)}{hint}"
@@ -75,10 +73,9 @@ def check_gpus(specs: Iterable[TrialSpec], found: GPUs | None, where: str) -> No
     wanting = [spec for spec in specs if spec.resources.gpu]
     if not wanting:
         return
-    to_cpu = "--set resources.gpu=0 trains on the CPU"
     if found is None or not found.names:
         reason = "there is no NVIDIA GPU" if found is None else f"torch cannot use one: {found.problem}"
-        raise InputError(f"trials ask for a GPU, and on {where} {reason}; {to_cpu}")
+        raise InputError(f"trials ask for a GPU, and on {where} {reason}; {ON_CPU}")
     if not found.bfloat16 and any(spec.precision == "bfloat16" for spec in wanting):
         raise InputError(
             f"trials train in bfloat16, and on {where} there is a GPU without units for it "

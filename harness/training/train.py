@@ -3,9 +3,7 @@ evaluation needs."""
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import cached_property
@@ -19,7 +17,7 @@ from torch import nn
 import methods
 from harness.data.splits import held_out_wanted
 from harness.engine.forwards import evaluation_forward
-from harness.engine.memory import Peak, larger, peak_memory
+from harness.engine.memory import Fitting, Peak, larger, peak_memory
 from harness.engine.process import tuned_convolutions
 from harness.errors import kind_of
 from harness.events import TaskEvent
@@ -31,9 +29,10 @@ from harness.spec import SELECTED, Source, TrainedSpec
 from harness.statistics import metrics
 from harness.store.provenance import cpu_seconds, origin
 from harness.store.work import WorkingFolder, shared_logits
+from harness.training.state import read_training_state, write_training_state
 from harness.training.teacher_logits import SharedLogits, digest, network_digest, shared_names
 from harness.training.trainer import EpochBatches, Trainer
-from harness.training.validation import class_rates, correct_under_pgd, held_out_statistics
+from harness.training.validation import BATCH, class_rates, correct_under_pgd, held_out_statistics
 from methods.base import EpochEnd, HeldOut
 
 
@@ -67,22 +66,6 @@ def train(
                 yield {"event": "interrupted", "trial_id": spec.trial_id}
                 return
     run.finish()
-
-
-def read_training_state(path: Path) -> dict[str, Any]:
-    """What an unfinished training saved last (`WorkingFolder.state`). FileNotFoundError where there is nothing,
-    ValueError where it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-            if (name := archive.testzip()) is not None:
-                raise ValueError(f"{name} has another checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        if kind_of(error) != "method":
-            raise
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def trainer_of(
@@ -134,7 +117,8 @@ class _Run:
         self.teacher_sha256 = {name: self._sha256(source) for name, source in spec.teachers.items()}
         self.init_sha256 = self._sha256(spec.init) if spec.init else None
         self.peak: Peak = {}
-        self.remarks: list[str] = []
+        self.remarks: dict[str, None] = {}
+        self.fitting = Fitting(spec, BATCH)
         self.batches: EpochBatches | None = None
         self.interrupted = False
 
@@ -164,6 +148,8 @@ class _Run:
             robust = None if held_out is None else 1 - held_out.robust_error
             trainer.average.update(trainer.student, number, robust)
         row = self._validate(number, loss)
+        if remark := self.fitting.remark:
+            self.remarks[f"validation: {remark}"] = None
         row["seconds"] = time.perf_counter() - started
         self.seconds += row["seconds"]
         self.cpu_seconds += cpu_seconds() - started_cpu
@@ -242,16 +228,12 @@ class _Run:
             return None
         part = self.data.held_out
         forward = evaluation_forward(self.trainer.student, self.spec.engine)
-        generator = seeded("held-out", *self.coordinates, epoch)
-        return held_out_statistics(
-            forward,
-            part.images,
-            part.labels,
-            self.data.num_classes,
-            eps=self.spec.eps,
-            wanted=wanted,
-            generator=generator,
-        )
+        return self.fitting.run(
+            lambda size: held_out_statistics(
+                forward, part.images, part.labels, self.data.num_classes, eps=self.spec.eps, wanted=wanted,
+                generator=seeded("held-out", *self.coordinates, epoch), batch_size=size,
+            )
+        )  # fmt: skip
 
     def _validate(self, epoch: int, loss: float) -> dict[str, Any]:
         """The epoch's row; writes the weights where they are the best so far (ties go to the later epoch)."""
@@ -282,9 +264,12 @@ class _Run:
 
     def _class_accuracy(self, part: Images) -> tuple[np.ndarray, np.ndarray]:
         """Clean and robust accuracy per class under the validation attack; the same start noise in every epoch."""
-        clean, robust = correct_under_pgd(
-            self.validation_forward, part.images, part.labels, eps=self.spec.eps, steps=self.training.validation_steps,
-            generator=seeded("validation", self.spec.dataset.name, self.spec.split_seed),
+        clean, robust = self.fitting.run(
+            lambda size: correct_under_pgd(
+                self.validation_forward, part.images, part.labels, eps=self.spec.eps,
+                steps=self.training.validation_steps, batch_size=size,
+                generator=seeded("validation", self.spec.dataset.name, self.spec.split_seed),
+            )
         )  # fmt: skip
         return tuple(class_rates(values, part.labels, self.data.num_classes) for values in (clean, robust))  # type: ignore[return-value]
 
@@ -313,12 +298,10 @@ class _Run:
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
             "init_sha256": self.init_sha256,
-            "remarks": self.remarks,
+            "remarks": list(self.remarks),
             **self.peak,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(self.folder.part(self.device.type) if self.batches else self.folder.state, buffer.getvalue())
+        write_training_state(self.folder.part(self.device.type) if self.batches else self.folder.state, state)
         if not self.batches:
             self._drop_parts()
 
@@ -336,7 +319,7 @@ class _Run:
         for kind in self.folder.parts():
             if self.batches is None and kind != self.device.type:
                 text = f"epoch {self.trainer.epoch + 1} was begun on {kind} and starts over on {self.device.type}"
-                self.remarks += [text] if text not in self.remarks else []
+                self.remarks[text] = None
                 yield text
 
     def resume(self, saved: Path) -> None:
@@ -352,7 +335,7 @@ class _Run:
         self.history, self.best = state["history"], state["best"]
         self.seconds = state["seconds"]
         self.peak = {name: state.get(name) for name in peak_memory(self.device)}
-        self.cpu_seconds, self.remarks = state.get("cpu_seconds", 0.0), state.get("remarks", [])
+        self.cpu_seconds, self.remarks = state.get("cpu_seconds", 0.0), dict.fromkeys(state.get("remarks", []))
         earlier = state.get("origins", [])
         self.origins = earlier + [here for here in self.origins if here not in earlier]
         if state["batches"] is not None:

@@ -42,17 +42,25 @@ def class_rates(correct: Tensor, labels: Tensor, num_classes: int) -> np.ndarray
 
 
 def correct_under_pgd(
-    forward: Forward, images: Tensor, labels: Tensor, *, eps: float, steps: int, generator: torch.Generator
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    generator: torch.Generator,
+    batch_size: int = BATCH,
 ) -> tuple[Tensor, Tensor]:
     """Which images (N, uint8) are classified right, clean and on the last iterate of a cross-entropy PGD of `steps`
-    steps of eps/4."""
+    steps of eps/4. batch_size: what passes through the network together, `BATCH` at most."""
     settings = AscentSettings(steps=steps, every_iterate=False)
     clean, robust = [], []
     for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         x = to_float(part)
         start = start_point(x, draw_noise(x, settings, generator), settings, eps)
-        clean.append(predict(forward, x, BATCH) == y)
-        robust.append(attack_from(forward, x, y, start, settings, eps) == y)
+        clean.append(predict(forward, x, batch_size) == y)
+        for few, true, begun in zip(*(each.split(batch_size) for each in (x, y, start)), strict=True):
+            robust.append(attack_from(forward, few, true, begun, settings, eps) == true)
     return torch.cat(clean), torch.cat(robust)
 
 
@@ -65,37 +73,40 @@ def held_out_statistics(
     eps: float,
     wanted: frozenset[str],
     generator: torch.Generator,
+    batch_size: int = BATCH,
 ) -> HeldOut:
     """What FRL, WAT and FAWA learn from. `wanted`: "pgd" for the errors (PGD-20), "trades" for the losses; what was
-    not asked for is NaN."""
+    not asked for is NaN. batch_size: as in `correct_under_pgd`."""
     unknown = torch.full((num_classes,), torch.nan, dtype=torch.float64)
     clean_error = robust_error = clean_loss = boundary_loss = unknown
     if "pgd" in wanted:
-        clean, robust = correct_under_pgd(forward, images, labels, eps=eps, steps=20, generator=generator)
+        clean, robust = correct_under_pgd(
+            forward, images, labels, eps=eps, steps=20, generator=generator, batch_size=batch_size
+        )
         clean_error = torch.from_numpy(class_rates(~clean, labels, num_classes))
         robust_error = torch.from_numpy(class_rates(~robust, labels, num_classes))
     if "trades" in wanted:
-        losses = _trades_losses(forward, images, labels, eps, generator)
+        losses = _trades_losses(forward, images, labels, eps, generator, batch_size)
         clean_loss, boundary_loss = (torch.from_numpy(class_rates(loss, labels, num_classes)) for loss in losses)
     count = torch.bincount(labels.cpu(), minlength=num_classes).double()
     return HeldOut(clean_error, robust_error, clean_loss, boundary_loss, count)
 
 
 def _trades_losses(
-    forward: Forward, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
+    forward: Forward, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     natural, boundary = [], []
     for part, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        x = to_float(part)
-        noise = torch.randn(x.shape, generator=generator, device=generator.device)
-        noise = noise.to(x.device, non_blocking=True)
-        with torch.no_grad():
-            clean = forward(x)
-        objective, steps = _toward(clean.softmax(1)), Steps(eps, eps / 4, 10)
-        point = ascend(forward, x, objective, steps, start=normal_start(x, noise)).point
-        with torch.no_grad():
-            natural.append(cross_entropy(clean, y))
-            boundary.append(kl(clean, forward(point)))
+        noise = torch.randn(part.shape, generator=generator, device=generator.device)
+        noise = noise.to(part.device, non_blocking=True)
+        for x, true, drawn in zip(*(each.split(batch_size) for each in (to_float(part), y, noise)), strict=True):
+            with torch.no_grad():
+                clean = forward(x)
+            objective, steps = _toward(clean.softmax(1)), Steps(eps, eps / 4, 10)
+            point = ascend(forward, x, objective, steps, start=normal_start(x, drawn)).point
+            with torch.no_grad():
+                natural.append(cross_entropy(clean, true))
+                boundary.append(kl(clean, forward(point)))
     return torch.cat(natural), torch.cat(boundary)
 
 

@@ -27,7 +27,7 @@ from harness.spec import TrialSpec
 from harness.store.provenance import training_columns, trial_columns
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
-from harness.training.train import read_training_state
+from harness.training.state import read_training_state
 from harness.trial import run_trial
 from harness.tuning.journal import Entry, Report
 from harness.tuning.method import SearchedMethod, validation_counts

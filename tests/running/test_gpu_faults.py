@@ -216,7 +216,7 @@ def wanting(gpu: float = 0.5, precision: str = "float32") -> list[TrialSpec]:
 @pytest.mark.parametrize(
     ("found", "precision", "says"),
     [
-        (None, "float32", "on node a there is no NVIDIA GPU; --set resources.gpu=0 trains on the CPU"),
+        (None, "float32", "on node a there is no NVIDIA GPU; --set resources.gpu=0 "),
         (UNFIT, "float32", "torch cannot use one: Torch not compiled with CUDA enabled; --set resources.gpu=0"),
         (OLD, "bfloat16", r"a GPU without units for it \(Tesla V100\): --set precision=float32"),
     ],
@@ -348,7 +348,7 @@ def test_a_gpu_that_nobody_asks_for_is_told_in_a_line(
 
 
 def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """The evaluation's GPU, here a processor, has room for so many images at once."""
+    """The GPU of evaluation and validation, here a processor, has room for so many images at once."""
 
     class Small:
         def __init__(self, forward: Any) -> None:
@@ -359,14 +359,20 @@ def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return self.forward(images)
 
+        def refresh(self) -> None:
+            self.forward.refresh()
+
     real = evaluation_forward
     monkeypatch.setattr("harness.trial.device_of", lambda spec: torch.device("cpu"))
-    monkeypatch.setattr("harness.evaluation.evaluate.evaluation_forward", lambda *given: Small(real(*given)))
+    for module in ("evaluation.evaluate", "training.train"):
+        monkeypatch.setattr(f"harness.{module}.evaluation_forward", lambda *given: Small(real(*given)))
 
 
 def trial_on(gpu: float, folder: Path) -> TrialSpec:
     evaluation = {"attacks": ["clean", "pgd3"], "chunk_size": 60, "batch_size": 60}
-    spec = small_specs(folder, "training.epochs=1", evaluation=evaluation)["at"]
+    average = {"weight_average": {"kind": "fawa"}}  # held-out statistics of both kinds
+    method = {"method": "wat", "variant": "wat", "training": average}
+    spec = small_specs(folder, "training.epochs=1", methods=[method], evaluation=evaluation)["wat"]
     return spec.model_copy(update={"resources": Resources(gpu=gpu)})
 
 
@@ -375,16 +381,25 @@ def test_an_evaluation_that_a_whole_gpu_has_no_memory_for_goes_on_in_smaller_bat
 ) -> None:
     spec = trial_on(1, tmp_path)
     roomy, tight = tmp_path / "roomy", tmp_path / "tight"
-    little_memory(monkeypatch, 60)
+    little_memory(monkeypatch, 500)
     run_to_end(spec, roomy)
     little_memory(monkeypatch, 20)
     assert run_to_end(spec, tight)[-1]["event"] == "done"
-    found, expected = (Store(root).read("class_accuracy", [spec.trial_id]) for root in (tight, roomy))
-    pd.testing.assert_frame_equal(found, expected)
-    notes = {root: Store(root).read("notes", [spec.trial_id]) for root in (roomy, tight)}
-    said = {root: list(frame[frame.source == "evaluation"].text) for root, frame in notes.items()}
-    text = "the GPU had no memory for batches of 60: 4 of 4 pieces were computed in batches of 15 or more"
-    assert said == {roomy: [], tight: [text]}
+    for table in ("class_accuracy", "epochs", "class_state"):
+        found, expected = (Store(root).read(table, [spec.trial_id]) for root in (tight, roomy))
+        pd.testing.assert_frame_equal(
+            found.drop(columns="seconds", errors="ignore"), expected[found.columns.drop("seconds", errors="ignore")]
+        )
+    notes = {
+        root: Store(root).read("notes", [spec.trial_id]).query("text.str.contains('memory')") for root in (roomy, tight)
+    }
+    assert {root: list(frame["text"]) for root, frame in notes.items()} == {
+        roomy: [],
+        tight: [
+            "the GPU had no memory for batches of 60: 4 of 4 pieces were computed in batches of 15 or more",
+            "validation: the GPU had no memory for batches of 500 images, they have 15",
+        ],
+    }
 
 
 @pytest.mark.parametrize(("gpu", "most"), [(0.5, 20), (1, 0)])
