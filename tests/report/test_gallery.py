@@ -61,6 +61,18 @@ def test_its_commands_are_commands():
         assert (ROOT / words[2] / "trials").is_dir() or f"{words[2]} is not published yet" in TEXT.replace("\\", "")
 
 
+def test_the_readme_begins_with_a_picture_of_the_gallery_its_caption_and_its_command():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    first = re.search(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert first
+    kind = Path(first.group(1)).stem
+    assert first.group(1) == f"docs/gallery/{kind}.png"
+    caption = re.search(rf"^`{kind}`: .*? eps [\d./]+\. (.*)$", TEXT, re.MULTILINE)
+    assert caption
+    assert caption.group(1) in readme
+    assert command(kind, EXAMPLES[kind]) in readme
+
+
 def test_a_store_that_comes_later_drops_in(tmp_path, monkeypatch):
     """Before there is a tuning run its figure has a place and a reason, and then the same command draws it."""
     info = replace(FIGURES["hyperparameter_response"], example=Example("tuned"))

@@ -6,11 +6,14 @@ import itertools
 import warnings
 from collections.abc import Sequence
 
+import pandas as pd
 import pytest
 
 from harness.report.figures.draw import FIGURES, draw
 from harness.report.figures.style import WIDTHS, Drawing
+from harness.report.figures.tuning import pareto, response
 from harness.report.results import read_results
+from harness.report.tuning import settings_table
 from tests.report.legibility import check_labels
 from tests.synthetic_store import Frames, frames_of, trial_spec
 
@@ -76,3 +79,24 @@ def test_one_epoch_is_drawn_and_what_cannot_be_is_said() -> None:
         assert dots
         assert all(line.get_marker() != "None" for line in dots), "a line through one point is nothing"
         check_labels(name, figure)
+
+
+@pytest.mark.parametrize("keys", [1, 5])
+def test_the_figures_of_a_search_are_legible(keys: int) -> None:
+    choices = ["class_temperature", "a policy whose name nobody would want to print", "[0.5, 5.0]"]
+    lines, epochs = [], []
+    for setting, seed in itertools.product(range(6), range(2)):
+        trial, score = f"{setting:02d}{seed:014d}", 0.3 + 0.02 * setting + 0.01 * seed
+        run = {"setting": setting, "seed": seed, "trial_id": trial, "status": "stopped" if setting == 5 else "done"}
+        values = {f"key {key} of a method with long names": 0.01 * 4**setting for key in range(keys - 1)}
+        lines.append(run | {"epochs": 1, "cpu_s": 1.0} | values | {"label policy": choices[setting % 3]})
+        measures = {"val_robust_avg": 0.5, "val_robust_worst": score, "val_robust_nsd": 0.3}
+        epochs.append({"trial_id": trial, "epoch": 1, "seconds": 1.0, "selection_score": score} | measures)
+    runs, curves = pd.DataFrame(lines), pd.DataFrame(epochs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = response(runs, curves, "selection_score")
+        front = pareto(settings_table(runs, curves, "selection_score", "max"))
+    for figure in (drawn, front):
+        assert isinstance(figure, Drawing)
+        check_labels(figure.axes[0].get_xlabel(), figure)

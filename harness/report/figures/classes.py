@@ -22,7 +22,7 @@ from harness.report.figures.data import (
     variants_in,
     with_numbers,
 )
-from harness.report.figures.lettering import fitted, plain
+from harness.report.figures.lettering import fitted, inches, plain
 from harness.report.figures.notes import SAMPLES, means, over_seeds, sentences
 from harness.report.figures.placing import END_SIZE, end_name, spread_ends, ticks_below
 from harness.report.figures.registry import Example, register
@@ -53,6 +53,7 @@ TITLE = 7.5  # points
 NAME_ROOM = {"column": 0.9, "text": 1.8}  # inches, of class names beside an axis
 BAR_ROOM = 6.0  # inches, that the bars of all classes share
 HARD = "Dark lines: the classes that are hard for the baseline."
+MOST_BANDS = 4  # of profiles
 BARS = 3  # up to so many variants as bars, more as points
 
 
@@ -98,6 +99,8 @@ def class_accuracy(
     axis.set_title(fitted([under], 0.65 * figure.get_figwidth(), size=TITLE)[0])
     legend_below(figure, pairs_of([axis]), chosen.brief)
     interval = f"{'Bands' if many else 'Bars'}: {SAMPLES}, each class by itself."
+    if many and len(names) > MOST_BANDS:
+        interval = f"No bands: those of more than {MOST_BANDS} variants would cover each other."
     figure.says = sentences(means(frame[frame["variant"].isin(names)]), interval, chosen.sentence)
     return figure
 
@@ -155,7 +158,8 @@ def _profiles(view: ClassView, styles: Mapping[str, Look], width: str) -> Drawin
         order = np.argsort(view.accuracy[place], kind="stable")
         value, low, high = (100 * array[place, order] for array in (view.accuracy, view.low, view.high))
         x, every = np.arange(1, count + 1), (place * 2, max(1, count // 8))
-        axis.fill_between(x, low, high, color=styles[name].colour, alpha=0.12, linewidth=0)
+        if len(view.variants) <= MOST_BANDS:
+            axis.fill_between(x, low, high, color=styles[name].colour, alpha=0.12, linewidth=0)
         curve(axis, x, value, styles[name], markevery=every, markersize=3.5)
     axis.set_xlim(1, count)
     axis.set_ylim(0, 100)
@@ -196,11 +200,12 @@ def attack_ladder(
     figure, axes = canvas(width, 2.7, 1, len(names), sharey=True)
     room = figure.get_figwidth() / len(names)
     titles, ticks = fitted(names, room - 0.35, size=TITLE), attack_labels(frame, attacks)
-    beside = 0.64 * room if len(classes) <= MANY_CLASSES else 0.8 * room
+    ends = end_names(classes, 0.3 * room)
+    inner = (figure.get_figwidth() - 0.45) / len(names) - max((inches(end, END_SIZE) for end in ends), default=0) - 0.2
     for axis, title, lines in zip(axes[0], titles, accuracy.transpose(1, 0, 2), strict=True):
-        class_lines(axis, np.arange(len(attacks)), 100 * lines, order, classes, 0.3 * room)
+        class_lines(axis, np.arange(len(attacks)), 100 * lines, order, ends)
         axis.set_title(title)
-        ticks_below(axis, np.arange(len(attacks)), ticks, beside / (len(attacks) - 1))
+        ticks_below(axis, np.arange(len(attacks)), ticks, inner / (len(attacks) - 1))
         axis.set_ylim(0, 100)
     axes[0, 0].set_ylabel("accuracy (%)")
     remark(figure, chosen.brief)
@@ -210,16 +215,18 @@ def attack_ladder(
     return figure
 
 
-def class_lines(
-    axis: Axes, x: np.ndarray, lines: np.ndarray, order: np.ndarray, classes: Sequence[str], room: float
-) -> None:
-    """A line per class (points, classes), dark for the hardest, named at its end in `room` inches where names fit.
+def end_names(classes: Sequence[str], room: float) -> list[str]:
+    """What stands in `room` inches at the ends of the classes' lines; nothing of many classes."""
+    return fitted(classes, room, size=END_SIZE) if len(classes) <= MANY_CLASSES else []
+
+
+def class_lines(axis: Axes, x: np.ndarray, lines: np.ndarray, order: np.ndarray, names: Sequence[str]) -> None:
+    """A line per class (points, classes), dark for the hardest, with its name, see `end_names`.
 
     order: classes from the hardest to the easiest. The line style changes too, so that grey prints stay legible.
     """
     shades = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.82, len(order)))
-    few = len(order) <= MANY_CLASSES
-    names = fitted(classes, room, size=END_SIZE) if few else []
+    few = len(names) > 0
     for place, index in enumerate(order):
         look: dict[str, Any] = {"linestyle": _STYLES[place % 3] if few else "-", "linewidth": 1.0 if few else 0.5}
         axis.plot(x, lines[:, index], color=shades[place], marker="o" if len(x) == 1 else None, markersize=3, **look)

@@ -139,7 +139,8 @@ def _accuracies(axis: Axes, change: ClassChange, order: np.ndarray, first: Look,
     dots: dict[str, Any] = {"markersize": _size(order), "linestyle": "none", "markeredgewidth": 0.8}
     (hollow,) = axis.plot(before, places, "o", color=INK, markerfacecolor="white", **dots)
     (filled,) = axis.plot(after, places, "o", color=second.colour, **dots)
-    axis.set_xlim(0, 100)
+    axis.set_xlim(-4, 104)  # room for marks at the ends
+    axis.set_xticks([0, 50, 100])
     return [(hollow, first.label), (filled, second.label)]
 
 
@@ -152,7 +153,9 @@ def _changes(axis: Axes, change: ClassChange, order: np.ndarray, look: Look) -> 
     for differs in (False, True):
         part = (change.p[order] < ERROR) == differs
         face = {} if differs else {"markerfacecolor": "white"}
-        options: dict[str, Any] = {"markersize": _size(order), **face}
+        options: dict[str, Any] = {"markersize": _size(order), **face} | (
+            {"capsize": 0} if len(order) > MANY_CLASSES else {}
+        )
         marks(axis, change.difference[order][part], places[part], dot, xerr=lengths[:, part], **options)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from harness.report.figures.choice import choose, validation_ranking
-from harness.report.figures.classes import TITLE, class_lines
+from harness.report.figures.classes import TITLE, class_lines, end_names
 from harness.report.figures.data import group, variants_in, with_numbers
 from harness.report.figures.lettering import fitted
 from harness.report.figures.notes import over_seeds, sentences
@@ -50,19 +50,19 @@ def class_quantity(
     if not chosen.shown:
         return None
     order = class_difficulty(class_state)
-    labels = with_numbers(names, len(order))
     terms = {name: sorted(rows.loc[rows["variant"] == name, "quantity"].unique()) for name in chosen.shown}
     panels = [(name, term) for name in chosen.shown for term in terms[name]]
     columns = min(len({term for _, term in panels}), 2) if width == "text" else 1
     lines = -(-len(panels) // columns)
     figure, axes = canvas(width, min(0.4 + 1.9 * lines, 8.8), lines, columns, sharey=True, sharex=True)
     room = figure.get_figwidth() / columns
+    ends = end_names(with_numbers(names, len(order)), min(0.3 * room, 1.2))
     titles = [f"{name}: {term.removeprefix(quantity).strip('_') or term}" for name, term in panels]
     shown = zip(axes.flat, panels, fitted(titles, room - 0.6, size=TITLE, most=60), strict=False)
     for axis, (variant, term), title in shown:
         part = rows[(rows["variant"] == variant) & (rows["quantity"] == term)]
         wide = part.pivot_table(index="epoch", columns="class_index", values="value").reindex(columns=range(len(order)))
-        class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, labels, min(0.3 * room, 1.2))
+        class_lines(axis, wide.index.to_numpy(), wide.to_numpy(), order, ends)
         axis.set_title(title)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -110,7 +110,7 @@ def _over_epochs(axes: np.ndarray, label: str) -> None:
     """Epochs below the lowest panels, the label beside the first of each line."""
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     for axis in axes[:, 0]:
         axis.set_ylabel(label)
 

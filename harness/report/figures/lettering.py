@@ -68,18 +68,22 @@ def fitted(
 def _fit(text: str, mark: str, room: float, lines: int, size: float, most: int) -> str:
     for letters in range(min(most, max(len(text), 1)), 2, -1):
         shown = _cut(text, letters) + mark
-        if inches(shown, size) > lines * room:
-            continue
-        width = _letters(shown, room, size)
-        wrapped = "\n".join(textwrap.wrap(shown, width, break_on_hyphens=False)) if lines > 1 else shown
+        if inches(shown, size) <= room:
+            return shown
+        wrapped = _wrapped(shown, room, size) if lines > 1 else shown
         if wrapped.count("\n") < lines and inches(wrapped, size) <= room:
             return wrapped
     return _cut(text, 3) + mark
 
 
-def _letters(text: str, room: float, size: float) -> int:
-    """How many letters of a text fit into a line."""
-    return max(3, int(room / inches(text, size) * len(text)))
+def _wrapped(text: str, room: float, size: float) -> str:
+    """The text on lines of as many letters as fit into `room`, as long as it can be."""
+    mean = max(1, int(room / inches(text, size) * len(text)))
+    for letters in range(mean + 2, max(2, mean - 6), -1):
+        wrapped = "\n".join(textwrap.wrap(text, max(3, letters), break_on_hyphens=False))
+        if inches(wrapped, size) <= room:
+            break
+    return wrapped
 
 
 def _cut(text: str, most: int) -> str:

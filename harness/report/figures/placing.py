@@ -28,7 +28,7 @@ def ticks_below(axis: Axes, places: np.ndarray, labels: Sequence[str], room: flo
     other one (every third, ...) stands lower."""
     texts = ["\n".join(textwrap.wrap(label, 8, break_long_words=False)) or label for label in labels]
     axis.set_xticks(places, texts)
-    widths = [inches(text) + 0.03 for text in texts]
+    widths = [inches(text) + 0.06 for text in texts]
     levels = next(
         level
         for level in range(1, len(texts) + 1)

@@ -112,9 +112,8 @@ def marks(axis: Axes, x: Any, y: Any, look: Look, **options: Any) -> None:
     """The marks of one variant with their intervals: xerr, yerr as `reach` gives them. Bars are darker than the marks
     and their ends wider, so that short ones are seen."""
     bars: dict[str, Any] = {"ecolor": dark(look.colour), "elinewidth": 0.8, "capsize": 2.2, "capthick": 0.7}
-    axis.errorbar(
-        x, y, fmt=look.marker, **bars, **{"color": look.colour, "label": look.label, "markersize": 3.2, **options}
-    )
+    mark: dict[str, Any] = {"color": look.colour, "label": look.label, "markersize": 3.2}
+    axis.errorbar(x, y, fmt=look.marker, **(bars | mark | options))
 
 
 def dark(colour: str) -> tuple[float, ...]:

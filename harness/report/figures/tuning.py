@@ -36,7 +36,6 @@ def response(
     *,
     logarithmic: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
-    width: str = "text",
 ) -> Drawing | None:
     """The metric of every trial against each key of the space: a panel per key, a dot per trial, seeds apart in colour
     and marker, hollow where the trial was stopped early; a line for the method's default. None without a value."""
@@ -44,7 +43,7 @@ def response(
     keys = keys_of(runs)[:_MOST_PANELS]
     if kept.empty or not keys:
         return None
-    figure, axes = canvas(width if len(keys) > 1 else "column", 2.3, 1, len(keys), sharey=True)
+    figure, axes = canvas("text" if len(keys) > 1 else "column", 2.3, 1, len(keys), sharey=True)
     scale = 100 if in_percent(metric) else 1
     room = figure.get_figwidth() / len(keys) - 0.5
     for axis, key, title in zip(axes[0], keys, fitted(keys, room), strict=True):
@@ -61,7 +60,9 @@ def response(
         axis.set_xlabel(title)
     axes[0, 0].set_ylabel(title_of(metric) + ("" if scale == 1 else " (%)"))
     pairs = sorted(pairs_of(axes.flat), key=lambda pair: ("seed" not in pair[1], pair[1]))
-    legend_below(figure, pairs)
+    others = keys_of(runs)[_MOST_PANELS:]
+    left_out = f"; not shown: {', '.join(others)}" if others else ""
+    legend_below(figure, pairs, f"a mark per trial, at the epoch that selection keeps{left_out}")
     return figure
 
 
@@ -92,13 +93,13 @@ def _places(values: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 @styled
-def pareto(table: pd.DataFrame, *, width: str = "column") -> Drawing | None:
+def pareto(table: pd.DataFrame) -> Drawing | None:
     """Validation average against validation worst class, a dot per setting, with the front of the whole ones. `table`:
     of `settings_table`. None without a value."""
     drawn = table.dropna(subset=["average", "worst"])
     if drawn.empty:
         return None
-    figure, axes = canvas(width, 2.6)
+    figure, axes = canvas("column", 2.6)
     axis = axes[0, 0]
     colour = looks(["setting"])["setting"].colour
     for whole, label in ((True, "ran to the end"), (False, "stopped")):
@@ -111,11 +112,11 @@ def pareto(table: pd.DataFrame, *, width: str = "column") -> Drawing | None:
         axis.plot(100 * best["average"], 100 * best["worst"], "o", color=INK, markersize=7, markerfacecolor="none",
                   linestyle="none", label="best by the metric")  # fmt: skip
     axis.margins(0.1)
-    front_steps(
-        axis, 100 * drawn.loc[drawn["pareto"], ["average", "worst"]].sort_values("average").to_numpy(dtype=float)
-    )
+    front = drawn.loc[drawn["pareto"], ["average", "worst"]].sort_values("average")
+    front_steps(axis, 100 * front.to_numpy(dtype=float))
     axis.set_xlabel("validation average under attack (%)")
     axis.set_ylabel("validation worst class (%)")
     axis.grid(visible=True, axis="both")
-    legend_below(figure, pairs_of([axis]))
+    seeds = sum(name.startswith("seed_") for name in table.columns)
+    legend_below(figure, pairs_of([axis]), f"a mark per setting, mean over {seeds} seeds" if seeds > 1 else None)
     return figure
