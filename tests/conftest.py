@@ -1,14 +1,61 @@
-"""What the test files share: one Ray session for all tests that need one."""
+"""What the test files share: the device they compute on, and one Ray session for all tests that need one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
+from unittest import mock
 
 import pytest
 
 # Before any import of Ray: a local session would otherwise write an authentication token into the user's home.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda", "fake-cuda"),
+        help="where golden, method, attack, trial, resume and evaluation tests compute (default cpu); fake-cuda: CPU "
+        "tensors that pass for CUDA's, so that what would meet on two devices fails without a GPU too",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("device") == "cuda":
+        from harness.engine.gpu import look
+
+        found = look()
+        if not found.names:
+            raise pytest.UsageError(f"--device cuda: torch finds no GPU here: {found.problem or 'there is none'}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where tests compute, `cpu` or `cuda`. On a real GPU bits repeat, as tests of resumed trainings need it."""
+    name = request.config.getoption("device")
+    if name == "cpu":
+        yield name
+        return
+    import torch
+
+    from harness.engine import gpu
+    from tests import small
+    from tests.fake_cuda import fake_cuda
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(small, "GPU", 1))
+        if name == "fake-cuda":
+            stack.enter_context(fake_cuda())
+            stack.enter_context(mock.patch.object(gpu, "_TRACES", ("/",)))
+            stack.enter_context(mock.patch.object(gpu, "look", return_value=gpu.GPUs(("a fake GPU",), True)))
+        else:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.deterministic = True
+        yield "cuda"
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ class FakeCuda:
         self.uploads.clear()
 
     def device_of(self, tensor: Tensor) -> torch.device:
-        return CUDA if self.holds(tensor) else CPU
+        return CUDA if self.holds(tensor) else tensor.device
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor is on the GPU: views share a storage."""
@@ -134,11 +134,12 @@ class _Functions(TorchFunctionMode):
             args = (gpu.device_of(args[0]), args[0].dtype, *args[1:])
         device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         here = gpu.device_of(tensor)
-        there = here if device is None else CUDA if device.type == "cuda" else CPU
+        there = here if device is None else CUDA if device.type == "cuda" else device
         if here != there:
             gpu.copied(tensor, there, non_blocking)
         formats = {} if memory_format is None else {"memory_format": memory_format}
-        moved = tensor.to(dtype or tensor.dtype, copy=copy or here != there, **formats)
+        real = CPU if there == CUDA else there
+        moved = tensor.to(real, dtype or tensor.dtype, copy=copy or here != there, **formats)
         return moved if moved is tensor else gpu.place(moved, there)
 
     def _make(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -201,9 +202,15 @@ class _Kernels(TorchDispatchMode):
             raise RuntimeError(f"Expected all tensors to be on the same device, cuda:0 and cpu: {name} {_where()}")
 
 
+_active: list[FakeCuda] = []
+
+
 @contextmanager
 def fake_cuda() -> Iterator[FakeCuda]:
-    """Inside, `torch.device("cuda")` is a device that computes on the CPU."""
+    """Inside, `torch.device("cuda")` is a device that computes on the CPU; inside of another, the same one."""
+    if _active:
+        yield _active[-1]
+        return
     gpu, autocast, fork = FakeCuda(), torch.autocast, torch.random.fork_rng
     grouped = torch._C._group_tensors_by_device_and_dtype
 
@@ -225,14 +232,24 @@ def fake_cuda() -> Iterator[FakeCuda]:
             "is_available": lambda: True,
             "device_count": lambda: 1,
             "device": lambda device: nullcontext(),
+            "get_device_name": lambda device=None: "a fake GPU",
+            "is_bf16_supported": lambda including_emulation=True: True,
             "manual_seed": lambda seed: None,
+            "manual_seed_all": lambda seed: None,
+            "empty_cache": lambda: None,
+            "reset_peak_memory_stats": lambda device=None: None,
+            "max_memory_allocated": lambda device=None: 100 * 2**20,
+            "max_memory_reserved": lambda device=None: 200 * 2**20,
             "synchronize": lambda device=None: gpu.waits.append(f"synchronize {_where()}"),
             "Event": FakeEvent,
         }
         for name, answer in answers.items():
             replaced(torch.cuda, name, answer)
+        replaced(torch.backends.cudnn, "version", lambda: None)
         stack.enter_context(_Kernels(gpu))
         stack.enter_context(_Functions(gpu))
+        _active.append(gpu)
+        stack.callback(_active.clear)
         yield gpu
 
 

@@ -32,6 +32,9 @@ SUITE: dict[str, Any] = {
 }
 
 
+GPU = 0  # the share of one that trials are given: 1 where `pytest --device` asks for it
+
+
 def suite_file(folder: Path, **changes: Any) -> str:
     """The suite as a file, with some keys replaced."""
     path = folder / "small.yaml"
@@ -40,8 +43,9 @@ def suite_file(folder: Path, **changes: Any) -> str:
 
 
 def small_specs(folder: Path, *overrides: str, **changes: Any) -> dict[str, TrialSpec]:
-    """Its trials by variant."""
-    return {spec.variant: spec for spec in plan(load_suite(suite_file(folder, **changes), overrides))}
+    """Its trials by variant, on the device of the tests."""
+    given = [f"resources.gpu={GPU}"] if GPU else []
+    return {spec.variant: spec for spec in plan(load_suite(suite_file(folder, **changes), [*given, *overrides]))}
 
 
 def run_to_end(spec: TrialSpec, root: Path, **options: Any) -> list[dict[str, Any]]:

@@ -147,14 +147,17 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
 
 
 @pytest.mark.parametrize(("after", "epochs"), [(1, [1, 2]), (6, [2])])
-def test_an_epoch_that_was_begun_on_another_kind_of_device_starts_over_and_says_so(straight, tmp_path, after, epochs):
+def test_an_epoch_that_was_begun_on_another_kind_of_device_starts_over_and_says_so(
+    straight, tmp_path, device, after, epochs
+):
     root, specs, _ = straight
+    other = {"cpu": "cuda", "cuda": "cpu"}[device]
     spec, calls = specs["at"], itertools.count(1)
     run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == after)
     folder = WorkingFolder(tmp_path, spec.training_id)
-    assert [*folder.parts()] == ["cpu"]
-    folder.part("cpu").rename(folder.part("cuda"))
-    said = f"epoch {epochs[0]} was begun on cuda and starts over on cpu"
+    assert [*folder.parts()] == [device]
+    folder.part(device).rename(folder.part(other))
+    said = f"epoch {epochs[0]} was begun on {other} and starts over on {device}"
     calls = itertools.count(1)
     first = run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 2)  # still within that epoch
     assert [event["event"] for event in first] == ["start", "remark", "interrupted"]
@@ -281,8 +284,8 @@ def test_the_test_set_never_moves_a_checkpoint(straight, tmp_path, monkeypatch):
 
     def with_noise(*arguments, **options):
         data = read_data(*arguments, **options)
-        noise = Images(torch.randint(0, 256, data.test.images.shape, dtype=torch.uint8), data.test.labels)
-        return type(data)(**{**vars(data), "test": noise})
+        noise = torch.randint_like(data.test.images, 0, 256)
+        return type(data)(**{**vars(data), "test": Images(noise, data.test.labels)})
 
     monkeypatch.setattr("harness.inputs.read_data", with_noise)
     run_to_end(specs["at"], tmp_path)
@@ -318,12 +321,12 @@ def noted(root, spec):
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "foreign"])
-@pytest.mark.parametrize(("spoilt", "epochs"), [(["epoch-cpu.pt"], [2]), (["epoch-cpu.pt", "state.pt"], [1, 2])])
+@pytest.mark.parametrize(("spoilt", "epochs"), [(["epoch-{}.pt"], [2]), (["epoch-{}.pt", "state.pt"], [1, 2])])
 def test_a_damaged_state_is_set_aside_and_the_training_starts_over_from_what_is_whole(
-    straight, tmp_path, how, spoilt, epochs
+    straight, tmp_path, device, how, spoilt, epochs
 ):
     root, specs, _ = straight
-    spec, calls = specs["at"], itertools.count(1)
+    spec, calls, spoilt = specs["at"], itertools.count(1), [name.format(device) for name in spoilt]
     run_to_end(spec, tmp_path, should_stop=lambda: next(calls) == 6)
     folder = tmp_path / "work" / spec.training_id
     for name in spoilt:

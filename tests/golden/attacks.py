@@ -67,7 +67,8 @@ def adaad_attack(entry: Entry) -> None:
 @check("fair_(ard|rslad)_kappa_count_(tinyconv|tinylinear)")
 def kappa_count(entry: Entry) -> None:
     num_classes = len(entry.inputs["model"]["fc.bias"])
-    teacher = Constant(entry.inputs.get("teacher_clean_logits", torch.zeros(len(entry.inputs["x"]), num_classes)))
+    zeros = torch.zeros(len(entry.inputs["x"]), num_classes, device=entry.device)
+    teacher = Constant(entry.inputs.get("teacher_clean_logits", zeros))
     if entry.check.startswith("fair_ard"):
         method = method_of(entry, "fair_ard", num_classes, attack_mode="train", clamp_start=False)
     else:

@@ -20,9 +20,10 @@ def drawn_at(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 def never_own_and_even(scores: Tensor, draws: int = 20_000) -> None:
     """Over an even grid of draws each other class has its share, and the label none."""
-    grid, classes = (torch.arange(draws) + 0.5) / draws, len(scores)
+    grid, classes = (torch.arange(draws, device=scores.device) + 0.5) / draws, len(scores)
+    labels = torch.zeros_like(grid, dtype=torch.int64)
     for label in range(classes):
-        found = other_class(scores, torch.full((draws,), label), grid).bincount(minlength=classes) / draws
+        found = other_class(scores, labels + label, grid).bincount(minlength=classes) / draws
         wanted = scores.double().softmax(0)
         wanted[label] = 0.0
         torch.testing.assert_close(found.double(), wanted / wanted.sum(), rtol=0, atol=2 / draws)

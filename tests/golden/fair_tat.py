@@ -65,9 +65,11 @@ def radii(entry: Entry, statistic: Tensor, base: float) -> Tensor:
     """The radius of each class where the last epoch had this statistic, by FAIR-TAT's margins."""
     classes = len(statistic)
     policy = method_of(entry, "fair_tat", classes, margin_base=base).margin_policy
-    policy.sums["correct"].total, policy.sums["correct"].count = statistic.double(), torch.ones(classes).double()
+    policy.sums["correct"].total = statistic.double()
+    policy.sums["correct"].count = torch.ones_like(policy.sums["correct"].total)
     policy.end_epoch(EpochEnd(0, 300, 1.0))
-    return torch.as_tensor(policy.radius(torch.arange(classes), entry.inputs["eps"], 1.0)[0]).double()
+    every = torch.arange(classes, device=entry.device)
+    return torch.as_tensor(policy.radius(every, entry.inputs["eps"], 1.0)[0]).double()
 
 
 @check("fairtat_class_eps")
@@ -155,9 +157,9 @@ def trace_fairtat(entry: Entry) -> None:
     scores, accuracy = run["target_score"], run["train_robust_accuracy"]
     entry.close("cfps_per_epoch", scores / method.settings.target_scale)
     entry.close("robust_accuracy_per_epoch", accuracy)
-    in_force = torch.cat([torch.zeros(1, classes, dtype=torch.float64), scores[:-1]])
+    in_force = torch.cat([torch.zeros_like(scores[:1]), scores[:-1]])
     entry.close("target_probabilities_per_epoch", in_force.softmax(1))
-    factors = torch.cat([torch.ones(1, classes), run["eps_factor"][:-1]])
+    factors = torch.cat([torch.ones_like(run["eps_factor"][:1]), run["eps_factor"][:-1]])
     entry.close("class_eps_per_epoch", factors * settings["eps"])
     entry.close("clean_accuracy_per_epoch", clean_accuracy(given, run["run"], classes))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 FILES = [Path(__file__).parent / name for name in ("golden.json", "golden_field.json", "golden_at_bsl.json")]
 
@@ -49,11 +50,12 @@ def _numbers(data: Any) -> Any:
 
 
 class Entry:
-    """One entry, and which of its outputs were compared so far."""
+    """One entry, its inputs on the device that computes, and which of its outputs were compared so far."""
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
+    def __init__(self, content: Mapping[str, Any], device: str) -> None:
         self.check: str = content["check"]
-        self.inputs: dict[str, Any] = content["inputs"]
+        self.device = torch.device(device)
+        self.inputs: dict[str, Any] = tree_map_only(Tensor, lambda value: value.to(device), content["inputs"])
         self.outputs: dict[str, Any] = content["outputs"]
         self.settings: dict[str, Any] = content.get("settings") or {}
         self.rtol, self.atol = content["tolerance"]["rtol"], content["tolerance"]["atol"]
@@ -72,9 +74,9 @@ class Entry:
             assert value == expected, f"{key}: {value} instead of {expected}"
         else:
             wanted = torch.as_tensor(expected, dtype=torch.float64)
-            found = torch.as_tensor(value).detach().to(torch.float64)
+            found = torch.as_tensor(value).detach().cpu().to(torch.float64)
             if where is not None:
-                wanted, found = wanted[where], found[where]
+                wanted, found = wanted[where.cpu()], found[where.cpu()]
             torch.testing.assert_close(
                 found, wanted, rtol=self.rtol, atol=self.atol, equal_nan=True, msg=lambda text: f"{key}: {text}"
             )
@@ -184,13 +186,14 @@ class Constant(nn.Module):
 
 def tiny_network(arch: str, state: Mapping[str, Tensor], source: Mapping[str, Any] | None = None) -> Any:
     """The network that an entry's arch text names. source: where `input_mean` and `input_std` may be."""
+    device = state["fc.bias"].device
     if arch.startswith("linear"):
-        return Linear(state).double()
+        return Linear(state).double().to(device)
     assert arch.startswith("tinyconv: conv2d("), f"unknown architecture {arch}"
     if source and "input_mean" in source:
-        mean, std = (torch.tensor(source[key]).view(1, -1, 1, 1) for key in ("input_mean", "input_std"))
-        return TinyConv(state, mean, std).double()
-    return TinyConv(state).double()
+        mean, std = (torch.tensor(source[key]).view(1, -1, 1, 1).to(device) for key in ("input_mean", "input_std"))
+        return TinyConv(state, mean, std).double().to(device)
+    return TinyConv(state).double().to(device)
 
 
 def gradients(loss: Tensor, **leaves: Tensor) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def absld_outer(entry: Entry) -> None:
     adversary = method.adversary(View(labels, 0, {"teacher": teacher}, lambda: nat))
     assert adversary is not None
     assert adversary.target is not None
-    torch.testing.assert_close(adversary.target(), entry.outputs["attack_target_logits"].softmax(1))
+    torch.testing.assert_close(adversary.target().cpu(), entry.outputs["attack_target_logits"].softmax(1))
     entry.close("attack_target_logits", policy.target(ADVERSARIAL, teacher, labels))
     entry.close("scaled_teacher_adv", policy.target(ADVERSARIAL, teacher, labels))
     entry.close("scaled_teacher_nat", policy.target(CLEAN, teacher, labels))
@@ -144,7 +144,7 @@ def mtard_weight_update(entry: Entry) -> None:
     weights, losses = [], []
     for adversarial, clean in zip(given["kl_adv"], given["kl_nat"], strict=True):
         method.divergences = lambda step, pair=(adversarial[None], clean[None]): pair  # type: ignore[attr-defined]
-        logits = torch.zeros(1, 2)
+        logits = torch.zeros(1, 2, device=entry.device)
         losses.append(outer_loss(entry, method, {ADVERSARIAL: logits, CLEAN: logits}))
         natural = float(method.state["weight_natural"])
         weights.append([1 - natural, natural])

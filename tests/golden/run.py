@@ -29,7 +29,10 @@ def method_of(entry: Entry, name: Any, num_classes: int, epochs: int = 300, **gi
             given[key] = entry.settings[key]
         else:
             assert entry.settings[key] == neutral[key], f"{name} has no {key}"
-    return methods.build(methods.resolve({"method": name, **given}, epochs), num_classes)
+    method = methods.build(methods.resolve({"method": name, **given}, epochs), num_classes)
+    for part in method.parts:
+        part.to(entry.device)
+    return method
 
 
 def observe(method: Method, step: Step) -> None:
@@ -49,7 +52,7 @@ def leaf(logits: Tensor) -> Tensor:
 
 
 def labels_of(entry: Entry, batch: int) -> Tensor:
-    return entry.inputs.get("labels", torch.zeros(batch, dtype=torch.int64))
+    return entry.inputs.get("labels", torch.zeros(batch, dtype=torch.int64, device=entry.device))
 
 
 def teach(**logits: Tensor) -> dict[tuple[str, str], Tensor]:
@@ -66,7 +69,9 @@ class Run:
         eps = training.pop("eps")
         spec = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "lr": LR} | training
         self.entry, self.method, self.student = entry, method, student
-        self.trainer = Trainer(student, method, teachers, TrainingSpec(**spec), eps=eps, engine="plain")
+        self.trainer = Trainer(
+            student, method, teachers, TrainingSpec(**spec), eps=eps, engine="plain", device=entry.device
+        )
         self.steps: list[Step] = []
         self.rates: list[float] = []
         observe = method.observe

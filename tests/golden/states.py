@@ -103,10 +103,8 @@ def fair_weights(entry: Entry) -> None:
         chosen = {"beta": given["beta"], "weight_range": [given["clamp_min"], given["clamp_max"]]}
         chosen["kappa_eps"] = 1e-5 if entry.check.startswith("fair_ard") else 0.0
         policy = method_of(entry, "fair_ard", len(kappa), weights={"name": "kappa", **chosen}).weight_policy
-        policy.sums["kappa"].total, policy.sums["kappa"].count = (
-            kappa.double(),
-            torch.ones(len(kappa), dtype=torch.float64),
-        )
+        policy.sums["kappa"].total = kappa.double()
+        policy.sums["kappa"].count = torch.ones_like(kappa, dtype=torch.float64)
         policy.end_epoch(EpochEnd(0, 1, 1.0))
         ours = policy.state["weight"]
         entry.close(f"weights.{case}", ours, where=~released.isnan())
@@ -129,12 +127,12 @@ def cfa_schedules(entry: Entry) -> None:
         margins=margins,
         weights=weights if given["ccr"] else "none",
     )
-    ccm, every = method.margin_policy, torch.arange(num_classes)
+    ccm, every = method.margin_policy, torch.arange(num_classes, device=entry.device)
     radii, shares = [], []
     for epoch, accuracy in zip(given["epochs"], given["train_robust_acc_last_epoch"], strict=True):
         for part in (ccm, method.weight_policy):
             for sums in part.sums.values():
-                sums.total, sums.count = accuracy.double(), torch.ones(num_classes, dtype=torch.float64)
+                sums.total, sums.count = accuracy.double(), torch.ones_like(accuracy, dtype=torch.float64)
             part.end_epoch(EpochEnd(epoch - 1, 200, 1.0))
         radii.append(torch.as_tensor(ccm.radius(every, given["eps"], 1.0)[0]).expand(num_classes))
         coef_adv, coef_clean = method.coefficients(method.settings)
@@ -185,7 +183,7 @@ def frl_multipliers(entry: Entry) -> None:
     margin.state["multiplier_margin"] = start[2]
     rows: dict[str, list[Tensor]] = {key: [] for key in ("lambda_after", "cost_clean", "cost_boundary", "eps_factor")}
     for clean, boundary in zip(
-        given["class_clean_error"].double(), given["class_boundary_error"].double(), strict=True
+        given["class_clean_error"].cpu().double(), given["class_boundary_error"].cpu().double(), strict=True
     ):
         held_out = HeldOut(clean, clean + boundary, clean, clean, torch.full_like(clean, 300.0))
         end_epoch(method, EpochEnd(0, 1, 1.0, held_out))
@@ -219,7 +217,7 @@ def dafa_tie(entry: Entry) -> None:
     """Section 4.3: a tie changes nothing; the released code takes S[j, i] S[i, i] from both."""
     similarity, strength = entry.inputs["similarity"], entry.inputs["lam"]
     own = similarity.diagonal()
-    tied = (own[:, None] == own) & ~torch.eye(len(own), dtype=torch.bool)
+    tied = (own[:, None] == own) & ~torch.eye(len(own), dtype=torch.bool, device=entry.device)
     taken = strength * (similarity.T * own[:, None] * tied).sum(1)
     entry.close("class_weights", class_weights(similarity, strength) - taken)
     entry.stated("class_weights", bool(tied.any()), "4.3")
@@ -242,7 +240,8 @@ def wat_weights(entry: Entry) -> None:
     weights = {"name": "wat", "eta": given["eta"], "cost_beta": given["beta"]}
     policy = method_of(entry, "wat", num_classes, weights=weights).weight_policy
     rows = []
-    for natural, boundary in zip(given["valid_nat_cost"].double(), given["valid_boundary_cost"].double(), strict=True):
+    costs = (given[key].cpu().double() for key in ("valid_nat_cost", "valid_boundary_cost"))
+    for natural, boundary in zip(*costs, strict=True):
         classes = (natural[:-1], boundary[:-1])
         policy.end_epoch(
             EpochEnd(
@@ -281,7 +280,7 @@ def absld_checkpoint_index(entry: Entry) -> None:
 
 @check("frl_in_class_accuracy")
 def in_class_accuracy(entry: Entry) -> None:
-    labels, predictions = entry.inputs["labels"].numpy(), entry.inputs["predictions"].numpy()
+    labels, predictions = (entry.inputs[key].cpu().numpy() for key in ("labels", "predictions"))
     entry.close(
         "class_accuracy", metrics.class_accuracy(labels, predictions == labels, len(entry.outputs["class_accuracy"]))
     )
@@ -289,7 +288,7 @@ def in_class_accuracy(entry: Entry) -> None:
 
 @check("metrics_from_class_accuracy")
 def class_accuracy_metrics(entry: Entry) -> None:
-    accuracy = entry.inputs["class_accuracy"].numpy()
+    accuracy = entry.inputs["class_accuracy"].cpu().numpy()
     average, worst = metrics.average(accuracy), metrics.worst(accuracy)
     entry.close("average", average)
     entry.close("worst", worst)

@@ -32,9 +32,9 @@ CHECKING = (
 ENTRIES = read_entries()
 
 
-def examined(content: dict[str, Any]) -> Entry:
+def examined(content: dict[str, Any], device: str) -> Entry:
     """Run the check of an entry. Raises where a number differs, no check is known, or an output was left out."""
-    entry = Entry(content)
+    entry = Entry(content, device)
     matching = [function for pattern, function in CHECKS if pattern.fullmatch(entry.check)]
     assert len(matching) == 1, f"{len(matching)} functions for check '{entry.check}'"
     matching[0](entry)
@@ -43,17 +43,17 @@ def examined(content: dict[str, Any]) -> Entry:
 
 
 @functools.cache
-def examine(index: int) -> Entry:
-    return examined(ENTRIES[index])
+def examine(index: int, device: str) -> Entry:
+    return examined(ENTRIES[index], device)
 
 
 @pytest.mark.parametrize("index", range(len(ENTRIES)), ids=[entry["name"] for entry in ENTRIES])
-def test_entry(index: int) -> None:
-    examine(index)
+def test_entry(index: int, device: str) -> None:
+    examine(index, device)
 
 
-def test_every_entry_and_output_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    entries = [examine(index) for index in range(len(ENTRIES))]
+def test_every_entry_and_output_is_compared(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [examine(index, device) for index in range(len(ENTRIES))]
     outputs = sum(len(entry.compared) for entry in entries)
     stated = sum(how != "compared" for entry in entries for how in entry.compared.values())
     with capsys.disabled():
@@ -65,11 +65,11 @@ def test_unknown_check_and_skipped_output_and_wrong_number_fail() -> None:
     content = next(entry for entry in read_file(FILES[0]) if entry["check"] == "frl_in_class_accuracy")
     accuracy = content["outputs"]["class_accuracy"]
     with pytest.raises(AssertionError, match="0 functions for check"):
-        examined(content | {"check": "another_accuracy"})
+        examined(content | {"check": "another_accuracy"}, "cpu")
     with pytest.raises(AssertionError, match=r"outputs not compared: \['more'\]"):
-        examined(content | {"outputs": {"class_accuracy": accuracy, "more": 1.0}})
+        examined(content | {"outputs": {"class_accuracy": accuracy, "more": 1.0}}, "cpu")
     with pytest.raises(AssertionError, match="class_accuracy"):
-        examined(content | {"outputs": {"class_accuracy": accuracy + 1e-3}})
+        examined(content | {"outputs": {"class_accuracy": accuracy + 1e-3}}, "cpu")
 
 
 def test_settings_that_the_entries_rely_on_exist() -> None:

@@ -38,7 +38,7 @@ def trix_target_weights_tie(entry: Entry) -> None:
     method.strength = entry.inputs["lam"]
     similarity = class_means(probs, labels, classes)
     own = similarity.diagonal()
-    tied = (own[:, None] == own) & ~torch.eye(classes, dtype=torch.bool)
+    tied = (own[:, None] == own) & ~torch.eye(classes, dtype=torch.bool, device=entry.device)
     assert tied.any()
     torch.testing.assert_close(method.balance(probs, labels), balance(similarity, entry.inputs["lam"]))
     ours = method.balance
@@ -72,10 +72,10 @@ def trix_target_draw(entry: Entry) -> None:
     labels, first = entry.inputs["labels"], entry.inputs["first_draws"]
     redraws, targets, rounds = iter(entry.inputs["redraws"].tolist()), first.clone(), 0
     while (own := targets == labels).any():
-        targets[own] = torch.tensor([next(redraws) for _ in range(int(own.sum()))])
+        targets[own] = torch.tensor([next(redraws) for _ in range(int(own.sum()))], device=entry.device)
         rounds += 1
     entry.close("rounds", rounds)
-    scores = torch.zeros(int(torch.cat([labels, first, targets]).max()) + 1)
+    scores = torch.zeros(int(torch.cat([labels, first, targets]).max()) + 1, device=entry.device)
     entry.close("targets", drawn_at(scores, labels, targets))
     never_own_and_even(scores)
 
@@ -145,5 +145,5 @@ def trace_trix(entry: Entry) -> None:
     seen = watched_split(method)
     run = close_trace(entry, method)
     entry.close("targeted", torch.stack(seen["targeted"]))
-    in_force = torch.cat([torch.ones(1, classes, dtype=torch.float64), run["dafa_weight"][:-1]])
+    in_force = torch.cat([torch.ones_like(run["dafa_weight"][:1]), run["dafa_weight"][:-1]])
     entry.close("class_weights_per_epoch", in_force)
