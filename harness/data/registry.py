@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from harness.data.class_names import CIFAR10, CIFAR100, CLOTHES, DIGITS, TINY_IMAGENET
 from methods import plugins
+from methods.settings import SettingsError
 
 Reader = TypeVar("Reader", bound=plugins.Part)
 
@@ -92,6 +93,11 @@ class DatasetInfo:
     class_names: tuple[str, ...] | None = None
     train_counts: tuple[int, ...] | None = None
     test_counts: tuple[int, ...] | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its reader is not this package's own."""
+        return not self.reader.startswith("harness.")
 
     @property
     def embedded(self) -> bool:
@@ -243,7 +249,12 @@ def dataset(name: str, description: str = "", **facts: Any) -> Callable[[Reader]
     `own` its data are always there."""
 
     def add(reader: Reader) -> Reader:
-        info = DatasetInfo(name, description or plugins.summary(reader), plugins.place_of(reader), **facts)
+        known = facts
+        if "own" not in facts:
+            if lacking := [key for key in ("channels", "image_size", "num_classes") if key not in facts]:
+                raise SettingsError(f"dataset {name}: {', '.join(lacking)} must be said beforehand")
+            known = {"class_names": tuple(map(str, range(facts["num_classes"]))), **facts}
+        info = DatasetInfo(name, description or plugins.summary(reader), plugins.place_of(reader), **known)
         plugins.declare("dataset", DATASETS, name, info, reader)
         if info.own:
             OWN[name] = info.own

@@ -18,6 +18,7 @@ from harness.data import decoded
 from harness.data.decoded import Arrays, data_root
 from harness.data.registry import DATASETS, Content, DatasetInfo, Files
 from harness.errors import AbsentError, InputError, one_of
+from methods.plugins import file_of
 
 Split = Literal["train", "test"]
 
@@ -107,8 +108,31 @@ def _read_source(facts: DatasetInfo, root: Path, split: Split) -> Arrays | None:
     try:
         arrays = pkgutil.resolve_name(facts.reader)(root, split)
     except Exception as error:  # a damaged file makes readers and decompressors raise almost anything
+        if facts.foreign:
+            raise InputError(f"{_reader(facts)}: {type(error).__name__}: {_line(error)}") from error
         raise InputError(f"{facts.name}: the files for {root} are damaged or incomplete ({_line(error)})") from error
+    if facts.foreign:
+        _check_arrays(facts, split, arrays)
     return arrays and (np.ascontiguousarray(arrays[0]), np.asarray(arrays[1], dtype=np.int64))
+
+
+def _check_arrays(facts: DatasetInfo, split: Split, arrays: object) -> None:
+    """InputError where a plugin's reader gives other arrays than its declaration says."""
+    if arrays is None and facts.files is not None:
+        return
+    shape = (facts.channels, facts.image_size, facts.image_size)
+    wanted = f"images {('N', *shape)} uint8 and labels (N,) from 0 to {(facts.num_classes or 0) - 1}"
+    pair = arrays if isinstance(arrays, tuple) and len(arrays) == 2 else (None, None)
+    images, labels = (each if isinstance(each, np.ndarray) else np.empty(0) for each in pair)
+    right = images.shape[1:] == shape and images.dtype == np.uint8 and labels.shape == images.shape[:1] and len(images)
+    if right and labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < (facts.num_classes or 0):
+        return
+    found = ", ".join(f"{np.shape(each)} {np.asarray(each).dtype}" if each is not None else "nothing" for each in pair)
+    raise InputError(f"{_reader(facts)}: the {split} split must be {wanted}, not {found}")
+
+
+def _reader(facts: DatasetInfo) -> str:
+    return f"{file_of(facts.reader)}: data set {facts.name}"
 
 
 def _download(facts: DatasetInfo, files: Files, root: Path) -> None:

@@ -28,7 +28,7 @@ from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import NO_DECISION
 from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
 from harness.data.splits import stratified_order
-from harness.engine.forwards import evaluation_forward
+from harness.engine.forwards import FoldedTwin, evaluation_forward
 from harness.engine.memory import Fitting
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.events import TaskEvent
@@ -247,7 +247,14 @@ class SharedEvaluation:
             network = trained_network(self._source(checkpoint), self.data, self.store_root)
             network = network.to(self.device).eval().requires_grad_(False)
             self._loaded = (checkpoint, evaluation_forward(network, self.spec.engine))
+            self._note_engine()
         return self._loaded[1]
+
+    def _note_engine(self) -> None:
+        """Of a network that was not trained here, whose training would have told it."""
+        forward = self._loaded[1]
+        if isinstance(self.spec, GivenSpec) and isinstance(forward, FoldedTwin) and not forward.traceable:
+            self.notes.append({"source": "engine", "text": f"fast, {forward.description}"})
 
     def _key(self, checkpoint: str) -> str:
         """The sha256 of the checkpoint's file, which names it in the cache."""

@@ -16,6 +16,7 @@ import torch
 from harness.attacks.conditions import Conditions
 from harness.errors import InputError
 from harness.evaluation.chunk import evaluate_chunk
+from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import TrialSpec
 from harness.statistics.registry import METRICS
 from harness.store.store import Store
@@ -71,7 +72,7 @@ def test_the_page_s_examples_are_listed_run_and_stored(tmp_path: Path) -> None:
     columns = ("--metrics", "average,below_half,gini,worst_2,range", "--figures", "", "--html")
     told = bench("report", suite, "--results", "store", *columns, cwd=elsewhere).stdout
     assert "Corners" in told
-    assert "Avg. Below half  Gini Worst 2   Gap" in told
+    assert "Avg. Below half Gini Worst 2 Gap" in " ".join(told.split())
     meaning = "Below half: Share of the classes of which less than half the images are right; lower is better."
     assert meaning in " ".join(told.split())
     report = elsewhere / "store" / "report"
@@ -304,8 +305,6 @@ def test_files_and_packages_that_are_not_there_or_called_alike_are_told(tmp_path
 
 
 def test_what_this_process_has_loaded_goes_to_the_workers(tmp_path: Path) -> None:
-    from harness.running.worker import Workplace
-
     assert Workplace(tmp_path).plugins == ()
     path = own(tmp_path)
     load_suite(suite_file(tmp_path, **STRIPES))
@@ -344,6 +343,7 @@ def test_entry_points_of_every_kind_are_loaded(tmp_path: Path, monkeypatch: pyte
         plugins.load_plugin(str(own(tmp_path)))
 
 
+FACTS = ", channels=1, image_size=8, num_classes=2"
 METRIC = "from harness.statistics.registry import metric\n"
 
 
@@ -387,3 +387,56 @@ def test_a_metric_gets_the_classes_that_are_there_with_their_images(tmp_path: Pa
     assert found[0, 0] == 15
     assert np.isnan(found[1, 0])
     assert not METRICS["mine"].standard
+
+
+@pytest.mark.parametrize(
+    ("facts", "gives", "says"),
+    [
+        ("", "", "dataset bad: channels, image_size, num_classes must be said beforehand"),
+        (FACTS, "1 / 0", "{file}: data set bad: ZeroDivisionError: division by zero"),
+        (FACTS, "None", "the train split must be images ('N', 1, 8, 8) uint8 and labels (N,) from 0 to 1, not nothing"),
+        (FACTS, "(zeros((9, 8, 8), 'uint8'), zeros(9, int))", "not (9, 8, 8) uint8, (9,) int64"),
+        (FACTS, "(zeros((9, 1, 8, 8)), zeros(9, int))", "not (9, 1, 8, 8) float64, (9,) int64"),
+        (FACTS, "(zeros((9, 1, 8, 8), 'uint8'), zeros(8, int))", "not (9, 1, 8, 8) uint8, (8,) int64"),
+        (FACTS, "(zeros((9, 1, 8, 8), 'uint8'), zeros(9, int) + 2)", "labels (N,) from 0 to 1, not"),
+        (FACTS, "(zeros((0, 1, 8, 8), 'uint8'), zeros(0, int))", "not (0, 1, 8, 8) uint8"),
+    ],
+)
+def test_a_reader_that_gives_other_data_than_it_says_is_refused(
+    tmp_path: Path, facts: str, gives: str, says: str
+) -> None:
+    text = "from numpy import zeros\nfrom harness.data.registry import dataset\n"
+    path = own(tmp_path, f"{text}@dataset('bad'{facts})\ndef bad(directory, split):\n    return {gives}\n")
+    suite = suite_file(tmp_path, plugins=["mine.py"], dataset="bad", teacher=None, methods=["at"])
+    assert says.format(file=path) in refused("run", suite, "--serial", "--results", "store", cwd=tmp_path)
+
+
+def test_a_worker_without_the_plugin_computes_nothing(tmp_path: Path) -> None:
+    own(tmp_path)
+    spec = specs(tmp_path)["at"]
+    (tmp_path / "store").mkdir()
+    events = list(trial_events(Job(spec, Workplace(tmp_path / "store", plugins=()))))
+    assert (events[-1]["event"], events[-1]["kind"]) == ("error", "infrastructure")
+    assert "shallow" in events[-1]["error"]
+    assert "its plugin was not loaded" in events[-1]["error"]
+    own(tmp_path, page_examples() + "# edited\n")
+    mine = Workplace(tmp_path / "store", plugins=(str(tmp_path / "mine.py"),))
+    events = list(trial_events(Job(spec, mine)))
+    assert events[-1]["kind"] == "infrastructure"
+    assert "the plugin was edited, or differs between machines" in events[-1]["error"]
+
+
+def test_show_says_what_runs_as_it_is(tmp_path: Path) -> None:
+    """What torch.fx cannot trace, and what has nothing to fold, trained or given."""
+    body = "return y if len(x.shape) == 4 and x.shape[0] > 0 else y"
+    own(tmp_path, network_that(body))
+    suite = suite_file(tmp_path, plugins=["mine.py"], student="bad", teacher=None, methods=["natural"], training=QUICK)
+    bench("run", suite, "--serial", "--results", "store", cwd=tmp_path)
+    (trial,) = Store(tmp_path / "store").trials()["trial_id"]
+    wanted = "nothing folded, since torch.fx cannot trace the network"
+    assert wanted in " ".join(bench("show", trial, "--results", "store", cwd=tmp_path).stdout.split())
+    (weights,) = (tmp_path / "store" / "work").glob("*/last.pt")
+    words = ("--model", "bad", "--dataset", "digits", "--attacks", "clean", "--images", "50", "--plugin", "mine.py")
+    bench("evaluate", str(weights), *words, "--serial", "--results", "given", cwd=tmp_path)
+    (trial,) = Store(tmp_path / "given").trials()["trial_id"]
+    assert wanted in " ".join(bench("show", trial, "--results", "given", cwd=tmp_path).stdout.split())
