@@ -8,8 +8,11 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import DeviceError
@@ -19,25 +22,31 @@ if TYPE_CHECKING:
     import torch
 
 _TRACES = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")  # of NVIDIA's driver, on Linux and in WSL
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ANSWER_TIMEOUT_S = 45.0
 _UNUSED = 0.02  # of a GPU that may be left over: 0.33 is a third
 
-# Computes a little on every GPU, in a process of its own: its contexts end with it. Prints what it found.
+# Computes a little on every GPU, in a process of its own: its contexts end with it. Prints what it found. One whose
+# memory others have taken up is as good as free.
 _LOOK = """
 import json
-found = {"names": [], "bfloat16": False, "problem": ""}
+found = {"names": [], "bfloat16": True, "problem": ""}
 try:
     import torch
     torch.cuda.init()
-    units = []
     for number in range(torch.cuda.device_count()):
-        with torch.cuda.device(number):
-            ones = torch.ones(64, 64, device="cuda")
-            if (ones @ ones != 64).any():
-                raise RuntimeError(f"GPU {number} computes wrong sums")
-            found["names"].append(torch.cuda.get_device_name())
-            units.append(torch.cuda.is_bf16_supported(including_emulation=False))
-    found["bfloat16"] = all(units)
+        try:
+            with torch.cuda.device(number):
+                name, units = torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(including_emulation=False)
+                ones = torch.ones(64, 64, device="cuda")
+                if (ones @ ones != 64).any():
+                    raise RuntimeError("wrong sums")
+        except Exception as error:
+            if "out of memory" not in str(error):
+                found["problem"] = f"GPU {number}: {error}"
+                continue
+        found["names"].append(name)
+        found["bfloat16"] &= units
 except Exception as error:
     found["problem"] = str(error).strip() or type(error).__name__
 print(json.dumps(found))
@@ -46,8 +55,8 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class GPUs:
-    """NVIDIA's GPUs of a machine, by name. bfloat16: all of them have units for it. problem: why torch cannot use them,
-    in a line."""
+    """NVIDIA's GPUs of a machine that torch can use, by name. bfloat16: all of them have units for it. problem: why it
+    cannot use others, in a line."""
 
     names: tuple[str, ...] = ()
     bfloat16: bool = False
@@ -72,11 +81,22 @@ def _decimal(share: float) -> str:
 @cache
 def gpus_here(hidden: bool = False) -> GPUs | None:
     """The GPUs of this machine, asked in another process, which takes seconds; None at once where there is no trace of
-    NVIDIA's driver. hidden: those too that CUDA_VISIBLE_DEVICES hides, as Ray has it for what asks for none."""
+    NVIDIA's driver. hidden: those too that Ray hides from what asks for none."""
     if not any(map(os.path.exists, _TRACES)):
         return None
-    environment = {name: value for name, value in os.environ.items() if not (hidden and name == "CUDA_VISIBLE_DEVICES")}
+    environment = dict(os.environ)
+    if hidden:
+        environment.pop(_VISIBLE, None)
+        environment |= {name: value for name, value in _environment_at_start() if name == _VISIBLE}
     return look(environment)
+
+
+def _environment_at_start() -> Iterator[tuple[str, str]]:
+    """What this process was started with: a variable that was set since stands as it was."""
+    with suppress(OSError):
+        for entry in Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0"):
+            name, _, value = entry.partition("=")
+            yield name, value
 
 
 def look(environment: dict[str, str] | None = None) -> GPUs:
@@ -91,7 +111,8 @@ def look(environment: dict[str, str] | None = None) -> GPUs:
     except (ValueError, IndexError):
         last = (done.stderr.strip() or "the process that asked it died").splitlines()[-1]
         return GPUs(problem=f"{last} (exit code {done.returncode})")
-    return GPUs(tuple(found["names"]), found["bfloat16"], first_line(found["problem"]))
+    names = tuple(found["names"])
+    return GPUs(names, bool(names) and found["bfloat16"], first_line(found["problem"]))
 
 
 def first_line(text: object) -> str:

@@ -3,6 +3,9 @@ may help, refused beforehand where it is known."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -290,11 +293,14 @@ def test_a_whole_gpu_after_a_shared_one_reaches_the_trial_without_ray_too(tmp_pa
 FAKE_TORCH = """
 from contextlib import nullcontext as device
 class Sums:
-    def __init__(self, value=64): self.value = value
+    def __init__(self, value): self.value = value
     def __matmul__(self, other): return self
     def __ne__(self, other): return self
     def any(self): return self.value != 64
-ones = lambda *size, device: Sums({sum})
+answers = iter({answers})
+def ones(*size, device):
+    if isinstance(answer := next(answers), str): raise RuntimeError(answer)
+    return Sums(answer)
 class cuda:
     init = lambda: None
     device = device
@@ -305,19 +311,38 @@ class cuda:
 
 
 @pytest.mark.parametrize(
-    ("name", "units", "total", "found"),
+    ("name", "units", "answers", "found"),
     [
-        ("NVIDIA H100", True, 64, GPUs(("NVIDIA H100",) * 2, bfloat16=True)),
-        ("Tesla V100", False, 64, OLD),
-        ("NVIDIA H100", True, 63, GPUs(problem="GPU 0 computes wrong sums")),
+        ("NVIDIA H100", True, [64, 64], GPUs(("NVIDIA H100",) * 2, bfloat16=True)),
+        ("NVIDIA H100", True, [64, "CUDA out of memory."], GPUs(("NVIDIA H100",) * 2, bfloat16=True)),
+        ("Tesla V100", False, [64, 64], OLD),
+        ("NVIDIA H100", True, [64, 63], GPUs(("NVIDIA H100",), bfloat16=True, problem="GPU 1: wrong sums")),
+        ("NVIDIA H100", True, ["CUDA error: unknown error"] * 2, GPUs(problem="GPU 1: CUDA error: unknown error")),
     ],
 )
 def test_each_gpu_computes_a_little_and_says_what_it_has(
-    name: str, units: bool, total: int, found: GPUs, tmp_path: Path
+    name: str, units: bool, answers: list[Any], found: GPUs, tmp_path: Path
 ) -> None:
-    text = FAKE_TORCH.replace("{name}", name).replace("{units}", str(units)).replace("{sum}", str(total))
+    text = FAKE_TORCH.replace("{name}", name).replace("{units}", str(units)).replace("{answers}", str(answers))
     (tmp_path / "torch.py").write_text(text)
     assert look({"PYTHONPATH": str(tmp_path)}) == found
+
+
+def test_gpus_that_ray_hides_are_looked_at_and_those_of_others_are_not() -> None:
+    """A worker was started among the GPUs that its node may use, and has had none since."""
+    program = """
+import os
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+from harness.engine import gpu
+gpu._TRACES = ("/",)
+gpu.look = lambda environment: environment.get("CUDA_VISIBLE_DEVICES", "all")
+print(repr(gpu.gpus_here()), repr(gpu.gpus_here(hidden=True)))
+"""
+    plain = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    for given, found in (({"CUDA_VISIBLE_DEVICES": "3,5"}, "'' '3,5'"), ({}, "'' 'all'")):
+        command = [sys.executable, "-c", program]
+        said = subprocess.run(command, env=plain | given, capture_output=True, text=True, check=True).stdout
+        assert said.strip() == found
 
 
 @pytest.mark.parametrize(
