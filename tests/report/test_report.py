@@ -32,7 +32,7 @@ from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.scores.selection import RULES, class_scores, rule, selection_gap
 from harness.report.tables import tables
-from harness.report.tables.details import intervals_table, wide
+from harness.report.tables.details import intervals_table, origins_table, wide
 from harness.report.tables.grid import Cell, grid, number
 from harness.report.tables.latex import _cell, latex
 from harness.report.tables.power import power
@@ -44,7 +44,16 @@ from harness.statistics.worst_class import worst_difference_bounds
 from harness.store.store import Store
 from harness.suites.suite import PrimaryComparison
 from harness.training.validation import few_held_out
-from tests.synthetic_store import CLOTHES, big_frames, failed_row, fill_store, frames_of, trial_spec, trial_tables
+from tests.synthetic_store import (
+    CLOTHES,
+    Frames,
+    big_frames,
+    failed_row,
+    fill_store,
+    frames_of,
+    trial_spec,
+    trial_tables,
+)
 
 VARIANTS = ("at", "rslad", "absld")
 
@@ -615,6 +624,32 @@ def test_csv_holds_the_numbers(board):
     assert line["worst_difference"] == pytest.approx(score(board, "rslad", "cw20", "worst", "last")["difference"])
     assert len(frame) == 4 * 2 * 5
     assert list(wide(board)["attack"].unique()) == ["clean", "fgsm", "pgd20", "cw20", "aa_short"]
+
+
+def test_a_row_names_its_trials_and_commits(specs, frames):
+    went_on = f"{'a' * 40}, {'b' * 40}+"  # trained on by other code
+    trials = frames.tables["trials"]
+    mine = (trials["variant"] == "rslad") & (trials["seed"] == 1)
+    trials = trials.assign(train_git_commit=trials["git_commit"].astype(object).mask(mine, went_on))
+    board = leaderboard(read_results(Frames({**frames.tables, "trials": trials})))
+    ids = [spec.trial_id for spec in specs if spec.variant == "rslad"]
+    frame = pd.read_csv(io.StringIO(tables.csv_text(board)))
+    assert set(frame.loc[frame["variant"] == "rslad", "trial_ids"]) == {" ".join(ids)}
+    commits = set(frame.loc[frame["variant"] == "rslad", "commits"].str.split().explode())
+    assert commits == {"0" * 40, "a" * 40, "b" * 40 + "+"}
+    assert set(frame.loc[frame["variant"] == "at", "commits"].astype(str)) == {"0" * 40}
+    (line,) = [line for line in tables.markdown(board).split("\n") if ids[0] in line]
+    assert line.startswith("| rslad |")
+    assert line.endswith(f"| {' '.join(ids)} |")
+    assert f"{'b' * 12}+" in line
+
+
+def test_many_trials_of_a_row_are_counted():
+    specs = [trial_spec("at", seed) for seed in range(15)]
+    board = leaderboard(read_results(frames_of(specs)))
+    (told,) = origins_table(board, board.settings[0])["trials"]
+    assert told == " ".join(spec.trial_id for spec in specs[:12]) + " and 3 more"
+    assert board.rows["trial_ids"].iloc[0].split() == [spec.trial_id for spec in specs]
 
 
 def test_caption_says_what_a_reader_must_know(board):

@@ -15,6 +15,7 @@ from harness.report.scores.counts import ClassCounts, attack_order, checkpoint_o
 from harness.report.scores.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.scores.families import MarkedColumns, Registered, marked_columns, unmarked
 from harness.report.scores.intervals import sample_intervals, seed_intervals
+from harness.report.scores.origin import made_by
 from harness.report.scores.ranking import Column, Ranking, rankings
 from harness.report.scores.requested import requested_attacks, requesting_networks
 from harness.report.scores.seeds import listed
@@ -27,7 +28,7 @@ from harness.statistics.registry import METRICS, scored
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """rows: as `Results.rows`, with seeds, what is missing, cost and what peeking would have given.
+    """rows: as `Results.rows`, with seeds, what is missing, cost, what peeking would have given, and where it is from.
 
     scores: a line per row, checkpoint, attack and metric: value (mean over seeds), seeds, seed_list (which attacks of
     some seeds only make differ from the row's), images, classes, sample_low and sample_high (95 % over test images),
@@ -113,6 +114,7 @@ def leaderboard(
     rows = results.rows.join(_costs(results)).join(_peeked(results))
     rows["missing"] = _missing(results, by_trial)
     rows["tuning_trials"] = _tuning_trials(results)
+    rows = rows.join(made_by(results))
     first = results.trials.drop_duplicates("row")
     specs = dict(zip(first["row"], first["spec"], strict=True))
     chosen = registered_differences(results, by_trial, primary, paired=paired)

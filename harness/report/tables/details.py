@@ -113,6 +113,22 @@ def selection_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.D
     return pd.DataFrame(found)
 
 
+MOST_IDS = 12  # of a row that a table lists
+_COMMIT = 12  # characters of a commit that a table shows
+
+
+def origins_table(board: Leaderboard, setting: tuple) -> pd.DataFrame:
+    """As text: per row the commits and the ids of its trials."""
+    found = []
+    for facts in records(board.of(setting).rows):
+        ids = facts["trial_ids"].split()
+        more = f" and {len(ids) - MOST_IDS:,} more" if len(ids) > MOST_IDS else ""
+        commits = [commit[:_COMMIT] + "+" * commit.endswith("+") for commit in facts["commits"].split()]
+        trials = " ".join(ids[:MOST_IDS]) + more
+        found.append({"variant": facts["variant"], "commit": ", ".join(commits) or "–", "trials": trials or "–"})
+    return pd.DataFrame(found)
+
+
 _PEEKED = {
     "test score": "honest_score",
     "last test score": "last_score",

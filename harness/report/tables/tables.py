@@ -31,7 +31,7 @@ from harness.report.captions import (
 )
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables import published as beside
-from harness.report.tables.details import class_images, intervals_table, selection_table, wide
+from harness.report.tables.details import class_images, intervals_table, origins_table, selection_table, wide
 from harness.report.tables.grid import Cell, Grid, Line, costs, grid
 
 MOST_DETAILED = 100  # rows; a longer leaderboard has its intervals in the CSV file only
@@ -171,6 +171,9 @@ def markdown(board: Leaderboard, checkpoint: str = "best_validation", published:
             "### Selection and cost",
             _markdown_frame(selection_table(board, setting, checkpoint)),
             SELECTION_NOTE,
+            "### Trials",
+            _markdown_frame(origins_table(board, setting)),
+            ORIGINS_NOTE,
         ]
         parts += [] if board.of(setting).rows["peeked_score"].isna().all() else [PEEKED_NOTE]
         parts += [] if published is None else beside.markdown(board, setting, checkpoint, published)
@@ -186,6 +189,10 @@ INTERVALS_NOTE = (
 SELECTION_NOTE = (
     "In percent. Checkpoints: average / worst class of each under the attack named. Hours and memory: of one trial, "
     "mean and maximum over seeds."
+)
+ORIGINS_NOTE = (
+    "Commits of the code that trained and evaluated them, + with changes that were not committed. `show TRIAL` has a "
+    "trial in full, `show TRIAL --suite` a suite that makes it."
 )
 PEEKED_NOTE = (
     "Test score: (average + worst)/2 of robust test accuracy at the epoch that validation chose, at the last, and "
