@@ -291,7 +291,7 @@ def test_memory_finds_an_evaluation_that_gives_up_and_a_failure_that_is_not_one(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert statuses(memory.memory(setting), "") == ["passed"] * 4
-    monkeypatch.setattr("harness.evaluation.evaluate.kind_of", lambda error: "method")
+    monkeypatch.setattr("harness.engine.memory.kind_of", lambda error: "method")
     monkeypatch.setattr(memory, "NOTHING", (2**40, 10**6))
     assert statuses(memory.memory(setting), "") == ["failed"] * 4
 
