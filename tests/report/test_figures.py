@@ -20,7 +20,7 @@ from harness.report.figures.classes import confusion_shares
 from harness.report.figures.draw import FIGURES, draw, figure_names
 from harness.report.figures.placing import settle
 from harness.report.figures.selection import varied_settings
-from harness.report.figures.style import looks, save
+from harness.report.figures.style import canvas, looks, save, styled
 from harness.report.figures.variants import pareto_front
 from harness.report.results import read_results
 from tests.report.legibility import check_labels, texts
@@ -90,7 +90,7 @@ def test_attacks_on_fewer_images_say_so(frames):
 
 @pytest.mark.slow
 def test_a_hundred_classes_stay_legible():
-    frames = store(("at", "absld_reweight"), seeds=1, classes=HUNDRED, per_class=20)
+    frames = store(("at", "absld_reweight"), seeds=2, classes=HUNDRED, per_class=20)
     for name, figure in draw(read_results(frames), figure_names(None, read_results(frames))).items():
         if name == "hyperparameter_response":
             continue
@@ -381,6 +381,16 @@ def test_nothing_global_is_touched(frames):
     figure = draw(read_results(frames), ["nsd"])["nsd"]
     assert dict(matplotlib.rcParams) == before
     assert isinstance(figure.canvas, FigureCanvasAgg)
+
+
+def test_a_figure_of_one_s_own_is_drawn_on_a_canvas():
+    def bare(*frames, **options):
+        return Figure()
+
+    with pytest.raises(TypeError, match="bare gave a Figure, not a figure of style"):
+        styled(bare)()
+    figure = styled(lambda: canvas("column", 2.0)[0])()
+    assert figure.says == ""
 
 
 def test_settled_labels_keep_order_distance_and_bounds():

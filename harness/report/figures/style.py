@@ -83,14 +83,20 @@ def paper_style() -> Iterator[None]:
 
 
 def styled(draw: Callable[..., Drawing | None]) -> Callable[..., Drawing | None]:
-    """A figure function that runs in the paper style and whose figure is laid out when it returns."""
+    """A figure function that runs in the paper style and whose figure is laid out when it returns.
+
+    TypeError for a figure that is none of `canvas`: it has no caption.
+    """
 
     @wraps(draw)
     def inside(*arguments: Any, **options: Any) -> Drawing | None:
         with paper_style():
             figure = draw(*arguments, **options)
-            if figure is not None:
-                figure.draw_without_rendering()
+            if figure is None:
+                return None
+            if not isinstance(figure, Drawing):
+                raise TypeError(f"{draw.__name__} gave a {type(figure).__name__}, not a figure of style.canvas")
+            figure.draw_without_rendering()
             return figure
 
     return inside
