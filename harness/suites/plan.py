@@ -220,7 +220,7 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
             )
         variant = _variant(block.pop("variant", where), f"{where}: variant")
         known = {key: block.pop(key) for key in ("sha256", "weights") if key in block}
-        _check_keys(block, where, FileKeys.model_fields)
+        _check_keys(block, where, FileKeys.model_fields, "a network from a file")
         source = read(Source, {"network": network, "file": os.path.abspath(os.path.expanduser(file)), **known}, where)
         return source, _trial(suite, role="teacher", variant=variant, student=network, init=source)
     variant = _variant(block.pop("variant", where), f"{where}: variant")
@@ -229,7 +229,7 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
     seed = block.pop("seed", 0)
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"{where}: seed must be a whole number of at least 0, below 2^63, not {seed!r}")
-    _check_keys(block, where, _ONE_SOURCE)
+    _check_keys(block, where, _TRAINED_SOURCE, "a network that is trained")
     resolved = _resolved(entry, epochs_of(training, f"{where}: training"), where, suite)
     if methods.teachers_of(resolved) or methods.METHODS[resolved["name"]].needs_init:
         raise InputError(
@@ -245,12 +245,13 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
 
 
 _ONE_SOURCE = [key for key in SourceKeys.model_fields if key != "seeds"]
+_TRAINED_SOURCE = [key for key in _ONE_SOURCE if key not in ("sha256", "weights")]
 
 
-def _check_keys(left: Mapping[str, Any], where: str, allowed: Iterable[str]) -> None:
+def _check_keys(left: Mapping[str, Any], where: str, allowed: Iterable[str], of: str) -> None:
     """Refuse what is left of a block once its keys are read."""
     if left:
-        raise unknown(f"key in {where}", next(iter(left)), allowed)
+        raise unknown(f"key in {where}", next(iter(left)), allowed, f" ({of})")
 
 
 def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
