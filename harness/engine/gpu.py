@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, kind_of
 from harness.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def lost_context() -> str | None:
 
 def device_of(spec: TrialSpec) -> torch.device:
     """The device of a trial. DeviceError where it was given a GPU and cannot use it: what asked for one never computes
-    on a processor."""
+    on a processor. Torch's own error where the GPU has no memory left."""
     import torch
 
     if not spec.resources.gpu:
@@ -143,6 +143,8 @@ def device_of(spec: TrialSpec) -> torch.device:
     try:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
+        if kind_of(error) == "gpu_memory":
+            raise
         raise DeviceError(f"the GPU given on {host} cannot be used: {first_line(error)}") from error
     if spec.precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)

@@ -31,8 +31,8 @@ def for_this_machine(suite: Suite, root: Path, count_threads: CountThreads | Non
     suite = suite.model_copy(update={"resources": with_gpu(suite.resources)})
     known = _machine(root) if "auto" in (suite.precision, suite.threads) else {}
     if suite.precision == "auto":
-        here = _gpu_precision() if suite.resources.gpu else processor_precision()
-        suite = suite.model_copy(update={"precision": known.get("precision", here)})
+        ask = _gpu_precision if suite.resources.gpu else processor_precision
+        suite = suite.model_copy(update={"precision": known.get("precision") or ask()})
     if suite.threads == "auto":
         single = suite.model_copy(update={"threads": 1})
         measured = count_threads is not None and not suite.resources.gpu

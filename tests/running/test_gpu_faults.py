@@ -278,6 +278,37 @@ def test_a_trial_that_cannot_use_its_gpu_does_not_compute_on_the_processor(tmp_p
     assert events[-1]["kind"] == "device"
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("No CUDA GPUs are available"), "device"),
+        (AssertionError("Torch not compiled with CUDA enabled"), "device"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "device"),  # in this process, by an earlier trial
+        (RuntimeError("CUDA error: out of memory"), "gpu_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "gpu_memory"),
+    ],
+)
+def test_why_a_given_gpu_cannot_be_used(error: Exception, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.ones", lambda *size, **options: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error) if kind == "gpu_memory" else DeviceError, match=str(error)) as caught:
+        device_of(fake.make(gpu=0.5))
+    assert kind_of(caught.value) == kind
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_bfloat16_is_not_emulated(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.ones", lambda *size, **options: torch.zeros(1))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: units and not including_emulation)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla V100")
+    assert device_of(fake.make(gpu=1)).type == "cuda"
+    (_, spec) = wanting(precision="bfloat16")
+    if units:
+        assert device_of(spec).type == "cuda"
+    else:
+        with pytest.raises(DeviceError, match="Tesla V100, has no units for bfloat16"):
+            device_of(spec)
+
+
 def test_a_whole_gpu_after_a_shared_one_reaches_the_trial_without_ray_too(tmp_path: Path) -> None:
     jobs: list[Job] = []
 
