@@ -43,7 +43,7 @@ class Result(Frozen):
     average: Percent | None = None
     worst: Percent | None = None
     nsd: Annotated[float, Field(ge=0)] | None = None
-    deviation: tuple[Percent, Percent] | None = None
+    deviation: tuple[Percent | None, Percent | None] | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> Result:

@@ -106,7 +106,7 @@ def called(fact: Mapping[str, Any]) -> str:
 
 def source(fact: Mapping[str, Any]) -> str:
     """Who states a published number, and where."""
-    return f"{fact['cite']}: {fact['place']}" + (f", after {fact['second_hand']}" if fact["second_hand"] else "")
+    return f"{fact['cite']}: {fact['place']}" + (", second hand" if fact["second_hand"] else "")
 
 
 def shown(fact: Mapping[str, Any]) -> list[str]:
@@ -123,7 +123,8 @@ def shown(fact: Mapping[str, Any]) -> list[str]:
 def protocol(facts: Sequence[Mapping[str, Any]]) -> str:
     """How the published numbers of one network came about, as far as it is said."""
     attacks = [_published(fact)["attack"] for fact in facts if len(fact["request"]) > 1]
-    return _told(_published(facts[0]) | {"attack": " or ".join(filter(None, attacks))}, _by(facts[0]))
+    told = _told(_published(facts[0]) | {"attack": " or ".join(filter(None, attacks))}, _by(facts[0]))
+    return told + (f"; after {facts[0]['second_hand']}" if facts[0]["second_hand"] else "")
 
 
 def _published(fact: Mapping[str, Any]) -> dict[str, str | None]:

@@ -101,11 +101,11 @@ def test_what_differs_in_the_protocol_is_said(results, stated):
         "attack: 20 steps of eps/4, 1 random start, judged on the last iterate, here 20 steps of eps/4, 1 random "
         "start, robust on every iterate; seeds: 5, here 2; checkpoint: last epoch, here best on held-out images; "
         "training images: all, here 12,000; test images: all, here 2,000; not said: epochs; by its own "
-        "paper; with more <data>"
+        "paper; with more <data>; after a blog"
     )
     assert "attack:" not in awp.protocol
     assert "not measured here; by another paper" in ham.protocol
-    assert last.name == "Doe et al., 2025: table 2, after a blog"
+    assert last.name == "Doe et al., 2025: table 2, second hand"
     at_last = lines(board, board.settings[0], "last", stated)
     assert "checkpoint" not in at_last[2].protocol
 
@@ -120,7 +120,7 @@ def test_the_reports_have_them_beside_and_rank_nothing(results, stated, tmp_path
     assert TITLE not in old
     section = new[new.index(f"### {TITLE}") : new.index(NOTE) + len(NOTE)]
     assert new.replace(f"\n\n{section}", "") == old, "ranks and every other number are as without"
-    assert "| PGD-20 | trades | 51.50 ± 0.50 | 30.50 ± 1.50 | – | [Doe et al., 2025: table 2, after a blog]" in section
+    assert "| PGD-20 | trades | 51.50 ± 0.50 | 30.50 ± 1.50 | – | [Doe et al., 2025: table 2, second hand]" in section
     assert "with more &lt;data&gt;" in section
     assert not re.search(r"\*\*|<ins>|↑|↓", section)
     assert without[1].read_text() == written[1].read_text()
