@@ -123,8 +123,7 @@ def shown(fact: Mapping[str, Any]) -> list[str]:
 def protocol(facts: Sequence[Mapping[str, Any]]) -> str:
     """How the published numbers of one network came about, as far as it is said."""
     attacks = [_published(fact)["attack"] for fact in facts if len(fact["request"]) > 1]
-    told = _told(_published(facts[0]) | {"attack": " or ".join(filter(None, attacks))}, _by(facts[0]))
-    return told + (f"; after {facts[0]['second_hand']}" if facts[0]["second_hand"] else "")
+    return _told(_published(facts[0]) | {"attack": " or ".join(filter(None, attacks))}, _by(facts[0]))
 
 
 def _published(fact: Mapping[str, Any]) -> dict[str, str | None]:
@@ -163,8 +162,9 @@ def _told(own: Mapping[str, str | None], more: Iterable[str] = ()) -> str:
 def _differences(fact: Mapping[str, Any], measured: Sequence[Mapping[str, str | None]]) -> str:
     """In which way a published number came about otherwise than the measured ones of its method."""
     own = _published(fact)
+    whose = [*_by(fact), *([f"after {fact['second_hand']}"] if fact["second_hand"] else [])]
     if not measured:
-        return _told(own, ["not measured here", *_by(fact)])
+        return _told(own, ["not measured here", *whose])
     said, silent = [], []
     for name, text in own.items():
         texts = list(dict.fromkeys(here for each in measured if (here := each[name])))
@@ -172,7 +172,7 @@ def _differences(fact: Mapping[str, Any], measured: Sequence[Mapping[str, str | 
             silent.append(name)
         elif text and texts != [text]:
             said.append(f"{name}: {text}, here {' or '.join(texts) or 'none'}")
-    return "; ".join([*said, *([f"not said: {', '.join(silent)}"] if silent else []), *_by(fact)])
+    return "; ".join([*said, *([f"not said: {', '.join(silent)}"] if silent else []), *whose])
 
 
 def _by(fact: Mapping[str, Any]) -> list[str]:

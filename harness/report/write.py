@@ -106,7 +106,7 @@ def write_report(
     make_folder(folder)
     written = _write_tables(board, folder, form, beside)
     if figures:
-        written += _write_figures(results, board, folder, form, figures, left_out)
+        written += _write_figures(results, board, folder, form, figures, left_out, beside)
     if form.html:
         from harness.report.page.page import page
 
@@ -138,6 +138,7 @@ def _write_figures(
     form: Form,
     names: Sequence[str],
     left_out: Callable[[str], object],
+    published: pd.DataFrame | None,
 ) -> list[Path]:
     """The figures of each setting and figures.md with their caption, and why one is left out."""
     from harness.report.figures.draw import FIGURES, draw, name_parts
@@ -148,7 +149,7 @@ def _write_figures(
     for setting in settings:
         title, part = setting_title(setting), results.select(in_setting(results.rows, setting))
         suffix = f"-{slug(title)}" if len(settings) > 1 else ""
-        drawn = draw(part, names, form.checkpoint, form.width, board.baselines.get(setting))
+        drawn = draw(part, names, form.checkpoint, form.width, board.baselines.get(setting), published)
         for name, figure in drawn.items():
             if isinstance(figure, str):
                 lines.append(f"- left out: {figure}" + (f" ({title})" if suffix else ""))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from harness.cli.main import main
 from harness.published.papers import published, read_paper
+from harness.report.figures.draw import draw
 from harness.report.published import NOTE, TITLE, lines
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
@@ -132,6 +134,42 @@ def test_the_reports_have_them_beside_and_rank_nothing(results, stated, tmp_path
     assert page == without[3].read_text(), "the page has them anyway"
     assert page.count('<a href="https://example.org/code" rel="noreferrer">') == 3
     assert "with more &lt;data&gt;" in page
+
+
+def test_the_figure_has_open_marks_for_them_and_the_same_front(results, stated):
+    part = results.select(results.rows[results.rows["dataset"] == "cifar10"])
+    alone, with_papers = (draw(part, ["average_worst"], published=each)["average_worst"] for each in (None, stated))
+    assert not _open(alone)
+    assert "published" not in alone.says
+    assert "Open marks" in with_papers.says
+    assert "(Doe et al., 2025)" in with_papers.says
+    (point,) = _open(with_papers)  # not of HAM, which nobody measured, nor without a worst class
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (51.5, 30.5)
+    measured = next(bars for bars in with_papers.axes[0].containers if bars.get_label() == "trades")[0]
+    assert (point.get_marker(), point.get_markeredgecolor()) == (measured.get_marker(), measured.get_color())
+    fronts = [_front(figure) for figure in (alone, with_papers)]
+    assert np.array_equal(*[front[1:-1] for front in fronts]), "but for the ends, which lie on the axes"
+    assert "published" in [text.get_text() for text in with_papers.legends[0].get_texts()]
+
+
+def test_where_papers_know_nothing_of_the_usual_attack_the_figure_shows_theirs(stated):
+    specs = [trial_spec("trades", 0, dataset="cifar10", eps=8 / 255, attacks=("clean", "pgd20", "aa_standard"))]
+    measured = read_results(frames_of(specs, classes=CLASSES))
+    strong = stated[stated["attack"] == "aa_standard"].assign(worst=24.0)
+    weak = stated[stated["attack"] == "pgd20_last"]
+    for papers, attack in ((weak, "PGD-20"), (pd.concat([strong, weak]), "PGD-20"), (strong, "AA")):
+        axis = draw(measured, ["average_worst"], published=papers)["average_worst"].axes[0]
+        assert axis.get_xlabel() == f"average accuracy, {attack} (%)"
+
+
+def _open(figure):
+    lines = figure.axes[0].lines
+    return [line for line in lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
+
+
+def _front(figure):
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "Pareto front"]
+    return line.get_xydata()
 
 
 def test_where_nothing_is_published_the_terminal_says_so(results, stated, tmp_path):

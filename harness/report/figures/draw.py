@@ -12,15 +12,17 @@ import pandas as pd
 from harness.errors import InputError, unknown
 from harness.report import figures
 from harness.report.captions import FAILED
+from harness.report.data_names import read_spec
 from harness.report.escape import one_line
 from harness.report.figures.choice import validation_ranking
-from harness.report.figures.data import class_names, group
+from harness.report.figures.data import at, class_names, group
 from harness.report.figures.registry import FIGURES, FigureInfo
 from harness.report.figures.style import MOST_VARIANTS, Drawing, Look, looks
+from harness.report.published import alike
 from harness.report.results import Readable, Results, matching, read_results
 
 MOST_OUTCOMES = 2  # variants whose outcomes, the largest table, are read
-CONTEXT = {"checkpoint", "baseline", "ranking", "styles", "names", "outcomes"}  # what a figure may ask for by keyword
+CONTEXT = {"checkpoint", "baseline", "ranking", "styles", "names", "outcomes", "published"}  # as keywords of a figure
 
 for module in pkgutil.iter_modules(figures.__path__):
     importlib.import_module(f"{figures.__name__}.{module.name}")
@@ -73,12 +75,14 @@ def draw(
     checkpoint: str = "best_validation",
     width: str | None = None,
     baseline: str | None = None,
+    published: pd.DataFrame | None = None,
 ) -> dict[str, Drawing | str]:
     """The figures of one setting by name, or in their place the reason why there is none.
 
-    Every variant has one look in all of them. width: column or text, each figure's own by default.
+    Every variant has one look in all of them. width: column or text, each figure's own by default. published: numbers
+    of papers, see `harness.report.published`.
     """
-    setting = _Setting(results, _quantities(names), checkpoint, baseline)
+    setting = _Setting(results, _quantities(names), checkpoint, baseline, published)
     found: dict[str, Drawing | str] = {}
     for name in names:
         kind, quantity = name_parts(name)
@@ -118,9 +122,10 @@ class _Setting:
         quantities: Collection[str],
         checkpoint: str = "best_validation",
         baseline: str | None = None,
+        published: pd.DataFrame | None = None,
     ) -> None:
         self.results, self.checkpoint, self.baseline = results, checkpoint, baseline
-        self._quantities = quantities
+        self._quantities, self._stated = quantities, published
         self._tables: dict[str, pd.DataFrame] = {}
 
     def table(self, name: str) -> pd.DataFrame:
@@ -152,6 +157,21 @@ class _Setting:
     @property
     def outcomes(self) -> pd.DataFrame:
         return self.table("outcomes")
+
+    @cached_property
+    def published(self) -> pd.DataFrame | None:
+        """Numbers of papers on this setting, those of methods that are measured: see `alike`, and in `variant` the
+        first of the method."""
+        rows = self.results.rows[self.results.rows["role"] != "teacher"]
+        trials = self.results.trials[self.results.trials["row"].isin(rows.index)]
+        if self._stated is None or trials.empty:
+            return None
+        attacks = at(self.table("class_accuracy"), self.checkpoint)["attack"].unique()
+        found = alike(self._stated, read_spec(trials["spec"].iloc[0]), attacks)
+        place = {name: place for place, name in enumerate(self.ranking)}
+        first = rows.astype({"variant": str}).sort_values("variant", key=lambda names: names.map(place), kind="stable")
+        variant = first.drop_duplicates("method").set_index("method")["variant"]
+        return found.assign(variant=found["method"].map(variant)).dropna(subset="variant")
 
     @cached_property
     def names(self) -> list[str]:

@@ -27,7 +27,8 @@ class Example:
 class FigureInfo:
     """A figure. function: its parameters say what it needs: before the `*` tables of the store, rows of one setting;
     behind it, as it likes, styles, width, checkpoint, baseline, ranking (of the variants:
-    `choice.validation_ranking`), names (of the classes), outcomes (of the baseline and the best), quantity.
+    `choice.validation_ranking`), names (of the classes), outcomes (of the baseline and the best), published (numbers of
+    papers), quantity.
     quantities: of `class_state` that it reads; `*` at the end stands for any end. absent: why there is none, where the
     function returns None. example: None keeps it out of the gallery."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,13 +53,18 @@ def average_worst(
     ranking: Sequence[str] | None = None,
     width: str = "column",
     styles: Mapping[str, Look] | None = None,
+    published: pd.DataFrame | None = None,
 ) -> Drawing | None:
     """Average against worst-class accuracy, a named point per variant, with the Pareto front and 95 % intervals.
 
     `class_accuracy`: rows of that table of one setting. Intervals are over seeds where there are three, else over test
-    samples (worst class: simultaneous). Teachers are hollow and outside the front. None without rows.
+    samples (worst class: simultaneous). Teachers are hollow and outside the front, and so are numbers of papers.
+    published: a line each, `variant` whose colour it has and `beside` the attack; where they know nothing of the usual
+    attack, another is shown. None without rows.
     """
-    attack = attack or headline_attack(class_accuracy)
+    stated = _stated(published)
+    attack = attack or _with_papers(headline_attack(class_accuracy), stated)
+    stated = stated[stated["beside"] == attack]
     frame = at(class_accuracy, checkpoint, attack, roles=("student", "evaluation", "teacher"))
     if frame.empty:
         return None
@@ -88,17 +94,55 @@ def average_worst(
         x, y = np.stack([numbers[name][:, 0] for name in chosen.left_out], axis=1)
         label = f"{len(chosen.left_out)} others"
         axis.plot(x, y, ".", color=FAINT, markersize=3, zorder=1, linestyle="none", label=label)
+    _open(axis, stated, {name: styles[name] for name in chosen.shown})
     axis.set_xlabel(f"average accuracy, {attack_title(attack)} (%)")
     axis.set_ylabel(f"worst class, {attack_title(attack)} (%)")
     axis.grid(visible=True, axis="both")
     axis.margins(0.1)
     points = np.array([numbers[name][:, 0] for name in names]).reshape(-1, 2)
     front_steps(axis, points[pareto_front(points)])
-    _name(figure, axis, labels)
+    _name(figure, axis, labels, _points(stated))
     figure.says = sentences(
-        means(students), bars(scores[~scores["variant"].isin(teachers)], students), _front_note(chosen)
+        means(students), bars(scores[~scores["variant"].isin(teachers)], students), _front_note(chosen), _papers(stated)
     )
     return figure
+
+
+def _stated(published: pd.DataFrame | None) -> pd.DataFrame:
+    """What papers state of both average and worst class."""
+    columns = ["variant", "average", "worst", "beside", "cite"]
+    frame = pd.DataFrame(columns=columns) if published is None else published[columns]
+    return frame.dropna(subset=["average", "worst"])
+
+
+def _with_papers(usual: str | None, stated: pd.DataFrame) -> str | None:
+    """The usual attack, or where no paper states anything of it the one that most state something of."""
+    attacks = stated.loc[stated["beside"] != "clean", "beside"]
+    return usual if attacks.empty or (attacks == usual).any() else str(attacks.mode().iloc[0])
+
+
+def _open(axis: Axes, stated: pd.DataFrame, styles: Mapping[str, Look]) -> None:
+    """Open marks, in the look of a variant where it is shown, and one line of the legend for all."""
+    options: dict[str, Any] = {"markerfacecolor": "none", "linestyle": "none", "markersize": 3.6, "zorder": 2}
+    for name, rows in stated.groupby("variant", sort=False):
+        look = styles.get(str(name))
+        marker, colour = (look.marker, look.colour) if look else ("o", FAINT)
+        axis.plot(*_points(rows).T, marker, markeredgecolor=colour, **options)
+    if len(stated):
+        axis.plot([], [], "o", markeredgecolor=INK, label="published", **options)
+
+
+def _papers(stated: pd.DataFrame) -> str:
+    return (
+        "Open marks, in the look of a variant of the same method: as published, under protocols and partly with "
+        f"additions of their own, outside the front ({'; '.join(dict.fromkeys(stated['cite']))})."
+        if len(stated)
+        else ""
+    )
+
+
+def _points(stated: pd.DataFrame) -> np.ndarray:
+    return stated[["average", "worst"]].to_numpy(dtype=float)
 
 
 def _front_note(chosen: Choice) -> str:
@@ -124,12 +168,14 @@ def _point(axis: Axes, numbers: np.ndarray, look: Look) -> None:
     marks(axis, x, y, look, xerr=lengths[:, :1], yerr=lengths[:, 1:], zorder=3)
 
 
-def _name(figure: Drawing, axis: Axes, numbers: Mapping[str, np.ndarray]) -> None:
-    """Names beside their points; in a legend those for which there is no room, and what is no variant."""
+def _name(figure: Drawing, axis: Axes, numbers: Mapping[str, np.ndarray], others: np.ndarray) -> None:
+    """Names beside their points, off the others (P, 2); in a legend those for which there is no room, and what is no
+    variant."""
     bare, listed = figure.get_figheight(), set[str]()
     pairs = pairs_of([axis])
     bounds = [Bbox([[x_low, y], [x_high, y]]) for (x, x_low, x_high), (y, _, _) in numbers.values()]
     bounds += [Bbox([[x, low], [x, high]]) for (x, _, _), (y, low, high) in numbers.values()]
+    bounds += [Bbox([point, point]) for point in others]
     while True:
         legend_below(figure, [pair for pair in pairs if pair[1] not in numbers or pair[1] in listed])
         figure.draw_without_rendering()
