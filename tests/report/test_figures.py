@@ -195,6 +195,10 @@ def test_the_seed_ladder_draws_each_seed_and_says_what_pairing_is_worth(frames):
     assert paired == pytest.approx((worst.loc["absld"] - worst.loc["at"]).std())
     assert apart == pytest.approx(np.sqrt(worst.var(axis=1).sum()))
     assert f"standard deviation of {paired:.1f} points seed by seed, and would with {apart:.1f}" in figure.says
+    own = rows["trial_id"].astype(str)
+    many = pd.concat([rows.assign(seed=rows["seed"] + 3 * turn, trial_id=own + str(turn)) for turn in range(5)])
+    labels = [text.get_text() for text in seeds_module.seed_ladder(many).legends[0].get_texts()]
+    assert labels == ["mean", "15 seeds"]
     together = pd.DataFrame([[1.0, 2.0, 4.0], [3.0, 4.0, 6.0]], index=["at", "absld"])
     assert seeds_module.pairing_worth(together, "at") == pytest.approx((0.0, np.sqrt(2 * 7 / 3)))
 
@@ -214,6 +218,10 @@ def test_the_class_difference_is_sorted_and_has_the_numbers_of_the_page(frames):
     assert np.sort(found.high - found.difference) == pytest.approx(np.sort(half.to_numpy()), rel=1e-6)
     assert "absld minus at, PGD-20. Mean over seeds 0, 1, 2; 2,000 test images. Bars: 95 % over seeds" in figure.says
     assert differences.class_difference(accuracy, variants=["at"]) is None
+    alone = accuracy[(accuracy["variant"] != "absld") | (accuracy["seed"] > 5)]  # the best shares no seed
+    figure = differences.class_difference(alone, variants=["at", "absld", "rslad"], ranking=["at", "absld", "rslad"])
+    assert figure.says.startswith("rslad minus at")
+    assert "2 of 7 variants: the first; left out:" in differences.class_difference(accuracy).says, "no validation known"
 
 
 def test_the_front_is_a_step_to_the_edges_and_no_legend_names_what_is_not_drawn(frames):

@@ -11,18 +11,17 @@ import pandas as pd
 from harness.report.figures.data import reference
 
 MOST_LISTED = 12  # variants that a caption names
-
-
-SCORE = "by the mean over seeds of the best (average + worst class)/2 of robust validation accuracy"
+SCORE = ", by the mean over seeds of the best (average + worst class)/2 of robust validation accuracy"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """shown, left_out: variants, in the order of the report. which: a word on how those shown were chosen."""
+    """shown, left_out: variants, in the order of the report. which: a word on those shown. score: what ranked them."""
 
     shown: list[str]
     left_out: list[str]
-    which: str
+    which: str = "the first"
+    score: str = ""
 
     @property
     def brief(self) -> str | None:
@@ -36,8 +35,7 @@ class Choice:
         """For the caption; empty where all variants are there."""
         if not self.left_out:
             return ""
-        score = f", {SCORE}" if "validation" in self.which else ""
-        return f"{self.brief}{score}; left out: {listing(self.left_out)}."
+        return f"{self.brief}{self.score}; left out: {listing(self.left_out)}."
 
 
 def listing(names: Sequence[str]) -> str:
@@ -52,9 +50,9 @@ def choose(names: Sequence[str], most: int, ranking: Sequence[str] | None) -> Ch
     kept = set(order[:most])
     shown, left_out = [name for name in names if name in kept], [name for name in names if name not in kept]
     if not ranking:
-        return Choice(shown, left_out, "the first")
+        return Choice(shown, left_out)
     first = "the baseline and " if ranking[0] in kept else ""
-    return Choice(shown, left_out, f"{first}the best on validation")
+    return Choice(shown, left_out, f"{first}the best on validation", SCORE)
 
 
 def validation_ranking(epochs: pd.DataFrame, names: Sequence[str], baseline: str | None = None) -> list[str]:

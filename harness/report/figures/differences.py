@@ -75,14 +75,15 @@ def class_difference(
     attack = attack or headline_attack(class_accuracy)
     frame = at(class_accuracy, checkpoint, attack)
     every = list(variants or variants_in(frame))
-    if len(every) < 2:
+    if not every:
         return None
     first = reference(every, baseline)
-    chosen = choose(every, 2, [first, *(ranking or every)])
-    second = next(name for name in chosen.shown if name != first)
-    change = class_change(frame, second, first, outcomes)
+    others = [name for name in dict.fromkeys([*(ranking or ()), *every]) if name in every and name != first]
+    changes = ((name, class_change(frame, name, first, outcomes)) for name in others)
+    second, change = next(((name, found) for name, found in changes if found), ("", None))
     if change is None:
         return None
+    chosen = choose([first, second, *(name for name in others if name != second)], 2, ranking and [first, second])
     order = np.argsort(-change.difference, kind="stable")
     order = order[np.isfinite(change.difference[order])]
     classes = with_numbers(names or class_names(frame), len(change.difference))
@@ -153,9 +154,8 @@ def _changes(axis: Axes, change: ClassChange, order: np.ndarray, look: Look) -> 
     for differs in (False, True):
         part = (change.p[order] < ERROR) == differs
         face = {} if differs else {"markerfacecolor": "white"}
-        options: dict[str, Any] = {"markersize": _size(order), **face} | (
-            {"capsize": 0} if len(order) > MANY_CLASSES else {}
-        )
+        ends = {"capsize": 0.0} if len(order) > MANY_CLASSES else {}
+        options: dict[str, Any] = {"markersize": _size(order), **face, **ends}
         marks(axis, change.difference[order][part], places[part], dot, xerr=lengths[:, part], **options)
 
 

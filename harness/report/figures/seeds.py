@@ -18,6 +18,7 @@ from harness.report.figures.registry import Example, register
 from harness.report.figures.style import (
     INK,
     MOST_VARIANTS,
+    SOFT,
     Drawing,
     canvas,
     legend_below,
@@ -28,7 +29,7 @@ from harness.report.figures.style import (
 from harness.report.scores.intervals import over_teachers
 from harness.statistics import metrics
 
-MOST_SEEDS = 12  # that have a look and a place in the legend
+MOST_SEEDS = 12  # that have a look of their own
 RUNGS = {"average": metrics.average, "worst class": metrics.worst}  # a panel each
 
 
@@ -58,10 +59,8 @@ def seed_ladder(
     frame = at(class_accuracy, checkpoint, attack, roles=("student",))
     seeds = frame.groupby("variant", observed=True)["seed"].nunique()
     every = list(variants or variants_in(frame))
-    several, single = (
-        [name for name in every if seeds.get(name, 0) > 1],
-        [name for name in every if seeds.get(name, 0) == 1],
-    )
+    several = [name for name in every if seeds.get(name, 0) > 1]
+    single = [name for name in every if seeds.get(name, 0) == 1]
     chosen = choose(several, len(variants or ()) or MOST_VARIANTS, ranking)
     if not chosen.shown:
         return None
@@ -130,8 +129,9 @@ def _rungs(axis: Axes, table: pd.DataFrame) -> None:
     places = np.arange(len(table))
     styles = looks([str(seed) for seed in table.columns])
     axis.vlines(table.mean(axis=1), places - 0.32, places + 0.32, color=INK, linewidth=1.2, label="mean", zorder=1)
-    for place, seed in enumerate(table.columns):
+    for seed in table.columns:
         look = styles[str(seed)]
-        label = f"seed {seed}" if place < MOST_SEEDS else None
-        options = {"color": look.colour, "linestyle": look.line, "marker": look.marker}
-        axis.plot(table[seed], places, label=label, linewidth=0.7, markersize=3, **options)
+        options = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "label": f"seed {seed}"}
+        if len(table.columns) > MOST_SEEDS:
+            options = {"color": SOFT, "marker": ".", "label": f"{len(table.columns)} seeds"}
+        axis.plot(table[seed], places, linewidth=0.7, markersize=3, **options)
