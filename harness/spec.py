@@ -123,7 +123,11 @@ class DatasetSpec(Frozen):
         None, min_length=1, max_length=100, description="what reports call it", examples=["Digits, 8 x 8"]
     )
     resize: Annotated[int | None, Introduced(None), InSuites(default="as they are")] = Field(
-        None, ge=1, le=1024, description="pixels a side to which a folder's images are brought", examples=[32]
+        None,
+        ge=1,
+        le=1024,
+        description="pixels a side to which your PNG and JPEG images are brought",
+        examples=[32],
     )
     label_column: Annotated[str | None, Introduced(None), InSuites(default="`label`, or the only one")] = Field(
         None, min_length=1, description="of Parquet files: where the labels stand", examples=["fine_label"]

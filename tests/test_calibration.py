@@ -13,7 +13,8 @@ from harness import calibration
 from harness.api import plan_suite, run_planned
 from harness.attacks.autoattack import STANDARD
 from harness.attacks.conditions import Conditions
-from harness.calibration import AttackCost, Calibration, batch_seconds, best_threads
+from harness.calibration import AttackCost, Calibration, Estimate, batch_seconds, best_threads
+from harness.cli.listings import calibration_table
 from harness.data.splits import held_out_wanted
 from harness.errors import InputError
 from harness.running.run import Options
@@ -128,6 +129,17 @@ def test_held_out_statistics_are_measured_as_training_asks(tmp_path, monkeypatch
     assert asked[calibration] == ([wanted] if wanted else [])
     epochs = 2 + (weights == "frl")  # which also learns before the first
     assert asked[train] == ([wanted] * epochs if wanted else [])
+
+
+def test_hours_are_told_by_variant(tmp_path):
+    methods = ["rslad", {"method": "rslad", "variant": "other", "training": {"epochs": 9}}]
+    specs = plan_suite(suite_file(tmp_path, methods=methods, seeds=[0, 1])).specs
+    epochs = {spec.trial_id: spec.training.epochs for spec in specs if spec.training}
+    estimates = {trial_id: Estimate(3600.0 * count, 1800.0) for trial_id, count in epochs.items()}
+    columns = [list(column.cells) for column in calibration_table(specs, estimates).columns]
+    assert columns[0] == ["teacher", "rslad", "other", "total"]
+    assert columns[1] == ["1", "2", "2", "5"]
+    assert columns[4] == ["2.5", "5", "19", "26.5"]
 
 
 def test_the_store_knows_how_many_images_survive(tmp_path):

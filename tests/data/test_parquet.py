@@ -122,6 +122,16 @@ def test_the_names_of_files_tell_their_splits(tmp_path: Path, names: list[str], 
     assert {name.removesuffix(".parquet"): split for name, split in zip(files.names, files.splits, strict=True)} == read
 
 
+def test_the_links_of_a_download_cache_are_read(tmp_path: Path):
+    folder = pets(tmp_path / "pets")
+    for path in folder.rglob("*.parquet"):
+        blob = tmp_path / "blobs" / path.name
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(blob)
+    assert len(load("parquet", "train", path=folder).labels) == 12
+
+
 def test_one_file_gives_a_sixth_of_each_class_to_the_test_images(tmp_path: Path):
     path = hub_file(tmp_path / "mine.parquet", [0, 1, 2] * 12)
     train, test = (load("parquet", split, path=path) for split in ("train", "test"))
