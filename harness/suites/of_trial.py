@@ -107,7 +107,8 @@ def _method(trial: TrialSpec, variant: str | None) -> Entry:
     assert trial.training is not None
     name = trial.method["name"]
     called = {} if variant is None else {"variant": variant}
-    if name not in methods.METHODS:
+    here = name in methods.METHODS and all(trial.method[kind]["name"] in methods.POLICIES[kind] for kind in KINDS)
+    if not here:
         return {"method": name, **called, **trial.method["settings"], **{kind: trial.method[kind] for kind in KINDS}}
     full = methods.completed(trial.method)
     data = DATASETS.get(trial.dataset.name)

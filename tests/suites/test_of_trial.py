@@ -11,7 +11,7 @@ import methods
 from harness.errors import InputError
 from harness.spec import TrialSpec
 from harness.suites.machine import for_this_machine
-from harness.suites.of_trial import suite_text
+from harness.suites.of_trial import suite_of, suite_text
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite, suite_names
 from tests.small import SUITE, suite_file
@@ -79,6 +79,18 @@ def test_what_else_is_to_be_known_stands_above(tmp_path: Path):
     assert "# Needs code of others, --plugin FILE, by its sha256: method:mine abababababab.\n" in suite_text(
         foreign, foreign.trial_id, {teacher.trial_id: teacher}.get
     )
+
+
+@pytest.mark.parametrize(
+    "foreign", [{"name": "mine"}, {"weights": {"name": "mine", "rate": 2.0}}], ids=["method", "policy"]
+)
+def test_a_method_that_is_not_loaded_is_written_in_full(foreign: dict[str, Any], tmp_path: Path):
+    teacher, student = plan(load_suite(suite_file(tmp_path, methods=["rslad"])))
+    trial = student.model_copy(update={"method": {**student.method, **foreign}})
+    (entry,) = suite_of(trial, {teacher.trial_id: teacher}.get)["methods"]
+    kinds = {kind: trial.method[kind] for kind in ("labels", "weights", "margins")}
+    expected = {"method": trial.method["name"], "variant": "rslad", **trial.method["settings"], **kinds}
+    assert entry == expected
 
 
 def test_what_no_suite_makes_is_said(tmp_path: Path):
