@@ -268,7 +268,7 @@ def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
             raise InputError(f"model {network.label} takes square images, the data's are {height} x {width}")
         if model_info(network.name).foreign:
             made, shape = new_network(network, data, 0), tuple(data.test.images.shape[1:])
-            check_network(made, f"model {network.label}", shape, data.num_classes, specs[0].engine)
+            check_network(made, model_info(network.name).where, shape, data.num_classes, specs[0].engine)
             continue
         with torch.device("meta"):
             new_network(network, data, 0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
 
 from harness.errors import InputError
 from harness.models.layers import Network
 from harness.models.outside import Outside
-from harness.models.registry import model_info, resolve_params
+from harness.models.registry import ModelInfo, model_info, resolve_params
 
 
 def build(
@@ -34,7 +37,7 @@ def build(
     if (mean is None) != (std is None):
         raise InputError(f"model {name}: normalisation needs both mean and std")
     size = {"image_size": image_size} if info.sized else {}
-    made = pkgutil.resolve_name(info.network)(in_channels, num_classes, **size, **resolved)
+    made = _made(info, in_channels, num_classes, **size, **resolved)
     network = made if isinstance(made, Network) else Outside(made)
     if mean is not None and std is not None:
         if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
@@ -44,3 +47,16 @@ def build(
             )
         network.set_normalisation(mean, std)
     return network
+
+
+def _made(info: ModelInfo, *arguments: Any, **settings: Any) -> nn.Module:
+    """What the declaration's class or function gives. InputError where a foreign one raises, or gives no module."""
+    try:
+        made = pkgutil.resolve_name(info.network)(*arguments, **settings)
+    except Exception as error:  # a user's function may fail in any way
+        if isinstance(error, InputError) or not info.foreign:
+            raise
+        raise InputError(f"{info.where}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{info.where} must give a torch.nn.Module, not a {type(made).__name__}")
+    return made

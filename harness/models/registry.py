@@ -62,6 +62,12 @@ class ModelInfo:
         """Whether it is not this package's own, and seen to be a network only once it is built."""
         return bool(self.called_with) or not self.network.startswith("harness.")
 
+    @property
+    def where(self) -> str:
+        """What messages call it; one of a plugin with its file."""
+        file = "" if self.network.startswith("harness.") else f"{plugins.file_of(self.network)}: "
+        return f"{file}model {self.name}"
+
 
 _ALL = (
     ModelInfo(

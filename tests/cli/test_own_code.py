@@ -199,11 +199,25 @@ def test_a_plugin_that_cannot_be_loaded_is_one_line_with_its_file(tmp_path: Path
     ],
 )
 def test_a_network_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, body: str, says: str) -> None:
-    own(tmp_path, network_that(body))
+    path = own(tmp_path, network_that(body))
     suite = suite_file(tmp_path, plugins=["mine.py"], student="bad", teacher=None, methods=["at"])
     told = refused("run", suite, "--serial", "--results", "store", cwd=tmp_path)
-    assert "model bad" in told
+    assert f"{path}: model bad" in told
     assert says in told
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("raise ValueError('no such width')", "model bad: ValueError: no such width"),
+        ("return 3", "model bad must give a torch.nn.Module, not a int"),
+    ],
+)
+def test_a_function_that_gives_no_network_is_refused_with_its_file(tmp_path: Path, does: str, says: str) -> None:
+    text = f"{NETWORK}@network('bad')\ndef bad(in_channels, num_classes):\n    {does}\n"
+    path = own(tmp_path, text)
+    suite = suite_file(tmp_path, plugins=["mine.py"], student="bad", teacher=None, methods=["at"])
+    assert f"{path}: {says}" in refused("run", suite, "--serial", "--results", "store", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,23 @@ def test_sort_by_any_column(opened):
 
 
 @marked
+def test_the_columns_that_were_asked_for_are_shown_and_sorted(browser, small, tmp_path):
+    _, results, _ = small
+    path = tmp_path / "index.html"
+    path.write_text(page(results, leaderboard(results, columns=["gini", "worst_3"])))
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    heads = tab.eval_on_selector_all("#leaderboard thead tr:last-child th button", "all => all.map(e => e.dataset.key)")
+    assert [key for key in heads if key.startswith("pgd20 ")] == ["pgd20 gini", "pgd20 worst_3"]
+    tab.select_option("#eps", label="0.1")
+    tab.click("#leaderboard th button[data-key='pgd20 gini']")
+    *found, _ = numbers(tab, "pgd20 gini")
+    assert len(found) == 5
+    assert found == sorted(found), "smaller is better: from the bottom"
+    tab.close()
+
+
+@marked
 def test_it_is_ranked_on_load(opened, small):
     _, _, board = small
     opened.select_option("#eps", label="0.1")
