@@ -57,6 +57,6 @@ def _made(info: ModelInfo, *arguments: Any, **settings: Any) -> nn.Module:
         if isinstance(error, InputError) or not info.foreign:
             raise
         raise InputError(f"{info.where}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
-    if not isinstance(made, nn.Module):
+    if info.foreign and not isinstance(made, nn.Module):
         raise InputError(f"{info.where} must give a torch.nn.Module, not a {type(made).__name__}")
     return made
