@@ -18,8 +18,8 @@ from harness.store.store import Store
 from harness.store.tables import TABLES
 
 TIMES = [
-    "train_s", "eval_s", "train_cpu_s", "eval_cpu_s", "seconds", "peak_memory_mb", "attempts", "started", "finished",
-    "command",
+    "train_s", "eval_s", "train_cpu_s", "eval_cpu_s", "seconds", "peak_memory_mb", "peak_reserved_mb",
+    "attempts", "started", "finished", "command",
 ]  # fmt: skip
 
 

@@ -98,10 +98,10 @@ def refuse(message: str) -> NoReturn:
 
 def say_unused_gpu(how: str) -> None:
     """In a line: that a GPU is here which no trial asks for, and how to use it."""
-    from harness.engine.gpu import gpus_here
+    from harness.engine.gpu import models
 
-    if (found := gpus_here()) and found.names:
-        err.print(f"a GPU is here and unused ({found.names[0]}): {how}", soft_wrap=True)
+    if found := models():
+        err.print(f"a GPU is here and unused ({found[0]}): {how}", soft_wrap=True)
 
 
 def states_of(planned: Planned) -> dict[str, tuple[str, str]]:

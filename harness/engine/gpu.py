@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 _TRACES = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")  # of NVIDIA's driver, on Linux and in WSL
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_ANSWER_TIMEOUT_S = 45.0
+_LISTED = Path("/proc/driver/nvidia/gpus")
+ANSWER_TIMEOUT_S = 120.0  # torch may come from a slow disk
 _UNUSED = 0.02  # of a GPU that may be left over: 0.33 is a third
+_MOST = 1000  # trials on one GPU
 
 # Computes a little on every GPU, in a process of its own: its contexts end with it. Prints what it found. One whose
 # memory others have taken up is as good as free.
@@ -68,14 +70,23 @@ def share_problem(share: float) -> str | None:
     if share > 1:
         return "must be at most 1: a trial computes on one GPU"
     many = int(1 / share + 1e-6) if share > 0 else 0  # trials on one GPU
-    if share < 0 or (many and 1 - many * share > _UNUSED):
-        near = f", such as {_decimal(1 / (many + 1))} or {_decimal(1 / many)}" if many else ""
+    if share < 0 or many > _MOST or (many and 1 - many * share > _UNUSED):
+        near = f", such as {_decimal(1 / (many + 1))} or {_decimal(1 / many)}" if 0 < many <= _MOST else ""
         return f"must be 0, 1 or 1/k for k trials on a GPU{near}"
     return None
 
 
 def _decimal(share: float) -> str:
     return f"{int(share * 1000) / 1000:g}"
+
+
+def models() -> list[str]:
+    """The models of this machine's GPUs as NVIDIA's driver lists them, at once; `gpus_here` tells whether torch can use
+    them. None where CUDA_VISIBLE_DEVICES leaves none."""
+    if os.environ.get(_VISIBLE, "0") in ("", "-1"):
+        return []
+    facts = [path.read_text() for path in sorted(_LISTED.glob("*/information"))]
+    return [line.partition(":")[2].strip() for text in facts for line in text.splitlines() if line.startswith("Model:")]
 
 
 @cache
@@ -103,11 +114,11 @@ def look(environment: dict[str, str] | None = None) -> GPUs:
     """What a new process finds, with this environment, by default that of this process."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _LOOK], env=environment, capture_output=True, text=True, timeout=_ANSWER_TIMEOUT_S
+            [sys.executable, "-c", _LOOK], env=environment, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S
         )
         found = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return GPUs(problem=f"no answer within {_ANSWER_TIMEOUT_S:.0f} s")
+        return GPUs(problem=f"no answer within {ANSWER_TIMEOUT_S:.0f} s")
     except (ValueError, IndexError):
         last = (done.stderr.strip() or "the process that asked it died").splitlines()[-1]
         return GPUs(problem=f"{last} (exit code {done.returncode})")

@@ -79,7 +79,8 @@ def check_gpus(specs: Iterable[TrialSpec], found: GPUs | None, where: str) -> No
     if not found.bfloat16 and any(spec.precision == "bfloat16" for spec in wanting):
         raise InputError(
             f"trials train in bfloat16, and on {where} there is a GPU without units for it "
-            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32, or leave it out (resources.custom)"
+            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32, or keep the trials away from it with "
+            "resources.custom"
         )
 
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harness.engine.gpu import ANSWER_TIMEOUT_S
 from harness.errors import InputError
 from harness.events import TaskEvent
 from harness.running.checks import Node, check_gpus, check_probe, check_requests, fits, request_of
@@ -245,10 +246,11 @@ def preflight(specs: Sequence[TrialSpec], control: RunControl, root: Path) -> No
                 search_path(), str(control.path), control.nonce, gpus
             )
             answers[answer] = (node, able)
-    ready, missing = ray.wait(list(answers), num_returns=len(answers), timeout=_PROBE_TIMEOUT_S)
+    patience = _PROBE_TIMEOUT_S + (ANSWER_TIMEOUT_S if any(spec.resources.gpu for spec in distinct) else 0)
+    ready, missing = ray.wait(list(answers), num_returns=len(answers), timeout=patience)
     if missing:
         hosts = ", ".join(sorted({answers[answer][0].host for answer in missing}))
-        raise InputError(f"no answer within {_PROBE_TIMEOUT_S:.0f} s from {hosts}")
+        raise InputError(f"no answer within {patience:.0f} s from {hosts}")
     for answer in ready:
         node, able = answers[answer]
         try:

@@ -150,6 +150,7 @@ def test_shares_of_a_gpu_that_fill_it(share: float) -> None:
         (2, "must be at most 1: a trial computes on one GPU"),
         (1.5, "must be at most 1"),
         (-1, "must be 0, 1 or 1/k for k trials on a GPU"),
+        (1e-5, "must be 0, 1 or 1/k for k trials on a GPU"),
     ],
 )
 def test_shares_of_a_gpu_that_are_refused_with_the_reason(share: float, says: str, tmp_path: Path) -> None:
@@ -377,27 +378,34 @@ print(repr(gpu.gpus_here()), repr(gpu.gpus_here(hidden=True)))
 
 
 @pytest.mark.parametrize(
-    ("options", "found", "says"),
+    ("options", "listed", "visible", "told"),
     [
-        ((), NEW, "a GPU is here and unused (NVIDIA H100): --set resources.gpu=1"),
-        ((), None, ""),
-        ((), UNFIT, ""),
-        (("--set", "resources.gpu=0"), NEW, ""),
+        ((), True, "0", True),
+        ((), False, "0", False),
+        ((), True, "", False),
+        (("--set", "resources.gpu=0"), True, "0", False),
     ],
 )
 def test_a_gpu_that_nobody_asks_for_is_told_in_a_line(
-    options: tuple[str, ...], found: GPUs | None, says: str, tmp_path: Path,
+    options: tuple[str, ...], listed: bool, visible: str, told: bool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    (tmp_path / "gpus" / "0000:1a:00.0").mkdir(parents=True)
+    if listed:
+        facts = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 42\n"
+        (tmp_path / "gpus" / "0000:1a:00.0" / "information").write_text(facts)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.engine.gpu.gpus_here", lambda: found)
+    monkeypatch.setattr("harness.engine.gpu._LISTED", tmp_path / "gpus")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr("sys.argv", ["run-bench", "run", "quickstart", "--dry-run", *options])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
-    told = capsys.readouterr().err
-    assert told.startswith(says)
-    assert told.count("\n") == bool(says)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == told
+    assert all(
+        line.startswith("a GPU is here and unused (NVIDIA H100 80GB HBM3): --set resources.gpu=1") for line in lines
+    )
 
 
 # Too little memory
