@@ -76,16 +76,25 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in plain]
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: `12 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) -> Table:
-    """Hours by variant and in total, of trials one after the other: estimates (`harness.calibration`) by trial id."""
-    table = Table("variant", "trials", "training h", "evaluation h", "hours", box=None, pad_edge=False)
+    """The time of each variant and in total, of trials one after the other: estimates (`harness.calibration`) by trial
+    id."""
+    table = Table("variant", "trials", "training", "evaluation", "together", box=None, pad_edge=False)
     groups: dict[str, list[Any]] = {}
     for spec in specs:
         name = spec.variant if spec.variant == spec.role or spec.role == "student" else f"{spec.variant} ({spec.role})"
         groups.setdefault(name, []).append(estimates[spec.trial_id])
     for name, found in {**groups, "total": list(estimates.values())}.items():
-        parts = (sum(getattr(each, part) for each in found) / 3600 for part in ("train_s", "eval_s", "total_s"))
-        table.add_row(name, str(len(found)), *(f"{hours:.3g}" for hours in parts))
+        parts = (sum(getattr(each, part) for each in found) for part in ("train_s", "eval_s", "total_s"))
+        table.add_row(name, str(len(found)), *map(duration, parts))
     return table
 
 

@@ -153,27 +153,27 @@ def say_otherwise(planned: Planned, console: Console) -> list[Otherwise]:
 
 
 def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | None, download: bool) -> None:
-    """Measure a batch of every distinct configuration; hours by trial, method and device."""
+    """Measure a batch of every distinct configuration; the time by variant and device."""
     import torch
 
     from harness.calibration import Calibration
-    from harness.cli.listings import calibration_table
+    from harness.cli.listings import calibration_table, duration
     from harness.store.provenance import processor
 
     calibration = Calibration(store, data_root=data, download=download)
     with err.status("measuring"):
         estimates = {spec.trial_id: calibration.estimate(spec) for spec in specs}
     out.print(calibration_table(specs, estimates))
-    hours = sum(each.total_s for each in estimates.values()) / 3600
+    total = sum(each.total_s for each in estimates.values())
     for gpu in sorted({spec.resources.gpu for spec in specs}):
-        part = sum(estimates[spec.trial_id].total_s for spec in specs if spec.resources.gpu == gpu) / 3600
+        part = sum(estimates[spec.trial_id].total_s for spec in specs if spec.resources.gpu == gpu)
         threads = ", ".join(sorted({f"{spec.threads} thread{'s' * (spec.threads > 1)}" for spec in specs}))
         where = f"GPU x {gpu:g}" if gpu else f"{processor()}, {threads} a trial"
-        out.print(f"{part:.3g} hours on {where}", soft_wrap=True)
+        out.print(f"{duration(part)} on {where}", soft_wrap=True)
     here = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count()}
     wanted = {kind: max((getattr(spec.resources, kind) for spec in specs), default=0) for kind in here}
     at_once = max(1, int(min((here[kind] / amount for kind, amount in wanted.items() if amount), default=1)))
-    out.print(f"on this machine, {at_once} at a time: about {hours / at_once:.3g} hours", soft_wrap=True)
+    out.print(f"on this machine, {at_once} at a time: about {duration(total / at_once)}", soft_wrap=True)
 
 
 def report_store(

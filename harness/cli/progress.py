@@ -1,24 +1,34 @@
-"""What a run looks like while it goes on: a live table on a terminal, one line per finished trial anywhere else."""
+"""What a run looks like while it goes on: a live table on a terminal, lines anywhere else. The same picture lies in the
+store, for `status --watch`."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from harness import events
+from harness.cli.listings import duration
 from harness.cli.messages import Terminal
+from harness.files import write_bytes
 from harness.spec import TrialSpec
+from harness.store.work import progress_file
 
 _TRAINING_SHARE = 0.8  # of a trial's time, for the estimate only; the rest is evaluation
 _ROWS = 20
+TOLD_S = 60.0  # between two lines of a run without a terminal
+_SHARED_S = 2.0  # between two pictures in the store
+_BAR = 40  # characters
 
 
 @dataclass
@@ -39,13 +49,52 @@ class Running:
         return _TRAINING_SHARE * (self.epoch if epoch is None else epoch) / self.epochs if self.epochs else 0.0
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A run at one moment. done: of the whole, in [0, 1]. rows: trial, epoch, average, worst, and what it does, of the
+    first trials that run; more: how many others do."""
+
+    headline: str
+    done: float
+    rows: list[list[str]]
+    more: int = 0
+
+    def render(self) -> Group:
+        """For a terminal."""
+        lines: list[Text | Table | ProgressBar] = [Text(self.headline, style="bold")]
+        lines.append(ProgressBar(total=1.0, completed=self.done, width=_BAR))
+        if self.rows:
+            table = Table(box=None, pad_edge=False, header_style="dim")
+            for column in ("trial", "epoch", "average", "worst", ""):
+                table.add_column(column, justify="left" if column in ("trial", "") else "right", no_wrap=True)
+            for row in self.rows:
+                table.add_row(*map(Text, row))
+            lines.append(table)
+        if self.more:
+            lines.append(Text(f"and {self.more} more", style="dim"))
+        return Group(*lines)
+
+
+def shared_picture(store_root: Path) -> Picture | None:
+    """What the run that drives a store last said of itself; None where none says anything."""
+    try:
+        return Picture(**json.loads(progress_file(store_root).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 class Progress:
     """Context manager and event handler: `with Progress(specs) as progress: run(specs, store, on_event=progress)`."""
 
     def __init__(
-        self, specs: Sequence[TrialSpec], console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        specs: Sequence[TrialSpec],
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        store_root: Path | None = None,
     ) -> None:
-        """console: standard error by default, as standard output is for results."""
+        """console: standard error by default, as standard output is for results. store_root: the store in which the
+        picture lies for others to see, once the run has it for itself and a plan."""
         self._specs = {spec.trial_id: spec for spec in specs}
         self._console = console or Terminal(stderr=True)
         self._clock = clock
@@ -56,7 +105,10 @@ class Progress:
         self.blocked: set[str] = set()
         self._worked = 0.0  # in units of cost_hint, by trials that ended in this run
         self._since: float | None = None
-        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.render)
+        self._told = clock()
+        self._file = progress_file(store_root) if store_root else None
+        self._shared: float | None = None
+        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=lambda: self.picture().render())
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -67,6 +119,9 @@ class Progress:
         if self._console.is_terminal:
             with suppress(OSError):
                 self._live.stop()
+        if self._file and self._shared is not None:
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
 
     def __call__(self, event: events.Event) -> None:
         """Takes one event of a run; unknown ones are passed over. A terminal that is gone ends no run."""
@@ -74,6 +129,11 @@ class Progress:
         if handle is not None:
             with suppress(OSError):
                 handle(event)
+        first = self._shared is None and event["event"] == "plan"
+        if self._file and (first or (self._shared is not None and self._clock() - self._shared >= _SHARED_S)):
+            self._shared = self._clock()
+            with suppress(OSError):  # a store that cannot be written is the run's to tell
+                write_bytes(self._file, json.dumps(asdict(self.picture())).encode())
 
     # Events
 
@@ -105,6 +165,7 @@ class Progress:
         trial.epoch, trial.epochs = event["epoch"], event["epochs"]
         trial.average, trial.worst = event.get("val_robust_avg"), event.get("val_robust_worst")
         trial.doing = "training"
+        self._tell(event["trial_id"], f"epoch {trial.epoch}/{trial.epochs}, validation {_percent(trial)}")
 
     def _on_remark(self, event: events.Remark) -> None:
         self._say(event["trial_id"], event["text"])
@@ -112,6 +173,7 @@ class Progress:
     def _on_attack(self, event: events.Attack) -> None:
         doing = f"{event['attack']} on {event['checkpoint']} {event['chunk']}/{event['chunks']}"
         self._of(event["trial_id"]).doing = doing
+        self._tell(event["trial_id"], doing)
 
     def _on_helper(self, event: events.Helper) -> None:
         helpers = self.running[event["trial_id"]].helpers if event["trial_id"] in self.running else set()
@@ -163,28 +225,18 @@ class Progress:
 
     # Rendering
 
-    def render(self) -> Group:
-        """The table as it stands."""
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column, side in (
-            ("trial", "left"),
-            ("epoch", "right"),
-            ("average", "right"),
-            ("worst", "right"),
-            ("", "left"),
-        ):
-            table.add_column(column, justify=side, no_wrap=True)  # type: ignore[arg-type]
-        for name in list(self.running)[:_ROWS]:
-            trial = self.running[name]
-            epoch = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
-            doing = trial.doing + (f", {len(trial.helpers)} helping" if trial.helpers else "")
-            table.add_row(title(self._specs[name]), epoch, _rate(trial.average), _rate(trial.worst), doing)
-        lines: list[Text | Table] = [Text(self.headline(), style="bold")]
-        if self.running:
-            lines.append(table)
-        if len(self.running) > _ROWS:
-            lines.append(Text(f"and {len(self.running) - _ROWS} more", style="dim"))
-        return Group(*lines)
+    def picture(self) -> Picture:
+        """The run as it stands."""
+        total = sum(map(self._cost, self._specs))
+        worked = sum(map(self._cost, self._ended))
+        worked += sum(self._cost(name) * trial.fraction() for name, trial in self.running.items())
+        rows = [self._row(name, trial) for name, trial in list(self.running.items())[:_ROWS]]
+        return Picture(self.headline(), worked / total if total else 1.0, rows, len(self.running) - len(rows))
+
+    def _row(self, name: str, trial: Running) -> list[str]:
+        epoch = f"{trial.epoch}/{trial.epochs}" if trial.epochs else ""
+        doing = trial.doing + (f", {len(trial.helpers)} helping" if trial.helpers else "")
+        return [title(self._specs[name]), epoch, _rate(trial.average), _rate(trial.worst), doing]
 
     def headline(self) -> str:
         """Counts and the time left, in one line."""
@@ -216,7 +268,15 @@ class Progress:
     def _say(self, name: str, text: str) -> None:
         self._print(f"[{len(self._ended)}/{len(self._specs)}] {title(self._specs[name])}: {text}")
 
+    def _tell(self, name: str, text: str) -> None:
+        """Where no table shows it: what a trial does, at most once a minute over all of them, and the time left."""
+        if self._console.is_terminal or self._clock() - self._told < TOLD_S:
+            return
+        left = self.seconds_left()
+        self._say(name, text + ("" if left is None else f"; about {duration(left)} left in all"))
+
     def _print(self, text: str) -> None:
+        self._told = self._clock()
         self._console.print(Text(text), soft_wrap=True)
 
 
@@ -224,14 +284,6 @@ def title(spec: TrialSpec) -> str:
     """A trial as people call it: `absld cnn(width=16) seed 0`."""
     role = "" if spec.role == "student" else f"{spec.role} "
     return f"{role}{spec.variant} {spec.student.label} seed {spec.seed}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `12 s`, `3 min`, `2 h 10 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _rate(value: float | None) -> str:

@@ -53,7 +53,7 @@ def run(
         bool, typer.Option("--dry-run", help="list every trial with its id, role and status; start nothing")
     ] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="with --dry-run: measure some batches here and estimate the hours")
+        bool, typer.Option("--calibrate", help="with --dry-run: measure some batches here and estimate the time")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run the trials again that failed")] = False,
     teachers_from: TeachersFrom = None,
@@ -109,7 +109,7 @@ def run(
         serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, redo=tuple(redone),
         data_root=data, download=download,
     )  # fmt: skip
-    with Progress(planned.specs, err) as progress:
+    with Progress(planned.specs, err, store_root=planned.store.root) as progress:
         outcome = run_planned(planned, options, progress, teachers)
     try:
         if outcome.stop_reason is None:  # a report of thousands of trials takes longer than a stop may

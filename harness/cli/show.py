@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.live import Live
 
 from harness.cli.messages import (
     out,
@@ -15,6 +17,8 @@ from harness.cli.messages import (
 from harness.cli.options import Methods, Plugins, Results, Seeds, Sets, SuiteName, load_plugins, planned_suite
 from harness.errors import unknown
 
+_LOOK_S = 2.0  # between two looks at a run
+
 
 def status(
     suite: SuiteName,
@@ -23,11 +27,33 @@ def status(
     seeds: Seeds = None,
     results: Results = None,
     plugin: Plugins = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="first follow the run that goes on, in any terminal or machine, to its end")
+    ] = False,
 ) -> int:
     """Show what has become of each trial of a suite, with the error of those that failed."""
     planned = planned_suite(suite, sets, methods, seeds, results, plugin)
+    if watch:
+        _follow(planned.store.root)
     print_trials(planned, states_of(planned))
     return 0
+
+
+def _follow(store_root: Path) -> None:
+    """Shows how far the run is that drives a store, until there is none; a line a minute where there is no terminal."""
+    from harness.cli.progress import TOLD_S, shared_picture
+    from harness.store.lock import holder
+
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+        told = -TOLD_S
+        while holder(store_root) is not None:
+            picture = shared_picture(store_root)
+            if picture and out.is_terminal:
+                live.update(picture.render(), refresh=True)
+            elif picture and time.monotonic() - told >= TOLD_S:
+                told = time.monotonic()
+                out.print(picture.headline, soft_wrap=True)
+            time.sleep(_LOOK_S)
 
 
 def show(

@@ -29,6 +29,11 @@ def control_file(store_root: Path) -> Path:
     return work_folder(store_root) / "control.json"
 
 
+def progress_file(store_root: Path) -> Path:
+    """While a run goes on it says how far it is, for people who look from elsewhere (`harness.cli.progress`)."""
+    return work_folder(store_root) / "progress.json"
+
+
 def shared_logits(store_root: Path) -> Path:
     """The folder in which trials share their teachers' logits, while a run lasts."""
     return work_folder(store_root) / "teacher_logits"
