@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.api import run_suite
 from harness.attacks.conditions import Conditions
 from harness.errors import InputError
 from harness.evaluation.chunk import evaluate_chunk
+from harness.running.run import Options
 from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import TrialSpec
 from harness.statistics.registry import METRICS
@@ -52,6 +54,11 @@ def own(folder: Path, text: str | None = None, name: str = "mine.py") -> Path:
     return path
 
 
+def run_here(suite: str, folder: Path) -> None:
+    """Run a suite into a store, without the report, whose figures take longer."""
+    assert run_suite(suite, results=folder / "store", options=Options(serial=True)).exit_code == 0
+
+
 def specs(folder: Path, **changes: object) -> dict[str, TrialSpec]:
     """The trials of a suite by variant, planned as in a new process."""
     with forgotten_afterwards():
@@ -62,7 +69,7 @@ def test_the_page_s_examples_are_listed_run_and_stored(tmp_path: Path) -> None:
     own(tmp_path)
     suite = suite_file(tmp_path, **STRIPES)
     (elsewhere := tmp_path / "elsewhere").mkdir()
-    bench("run", suite, "--serial", "--results", "store", cwd=elsewhere)  # the suite's own folder has the plugin
+    run_here(suite, elsewhere)  # the suite's own folder has the plugin
     store = Store(elsewhere / "store")
     (trial,) = store.trials()["trial_id"]
     assert set(store.read("class_accuracy", [trial])["attack"]) == {"clean", "corners"}
@@ -273,7 +280,7 @@ def test_a_network_in_a_file_and_of_torchvision_need_no_declaration(tmp_path: Pa
     entry = {"name": "nets/file.py:shallow", "width": 4}
     suite = suite_file(tmp_path, student=entry, teacher=None, methods=["at"], training=QUICK)
     (elsewhere := tmp_path / "elsewhere").mkdir()
-    bench("run", suite, "--serial", "--results", "store", cwd=elsewhere)
+    run_here(suite, elsewhere)
     (spec,) = (spec for spec in plan(load_suite(suite)))
     assert spec.student.label == "file.py:shallow(width=4, slope=0.1)"
     assert list(spec.code) == ["network:file.py:shallow"]
@@ -445,7 +452,7 @@ def test_show_says_what_runs_as_it_is(tmp_path: Path) -> None:
     body = "return y if len(x.shape) == 4 and x.shape[0] > 0 else y"
     own(tmp_path, network_that(body))
     suite = suite_file(tmp_path, plugins=["mine.py"], student="bad", teacher=None, methods=["natural"], training=QUICK)
-    bench("run", suite, "--serial", "--results", "store", cwd=tmp_path)
+    run_here(suite, tmp_path)
     (trial,) = Store(tmp_path / "store").trials()["trial_id"]
     wanted = "nothing folded, since torch.fx cannot trace the network"
     assert wanted in " ".join(bench("show", trial, "--results", "store", cwd=tmp_path).stdout.split())
