@@ -24,7 +24,7 @@ from harness.report.captions import attack_title, eps_text
 from harness.report.scores.counts import attack_order
 from harness.spec import TrialSpec, read_spec
 from harness.statistics.metrics import rates
-from harness.statistics.registry import METRICS
+from harness.statistics.registry import ALIASES, METRICS
 from harness.store.fingerprint import code_fingerprint
 from harness.store.lock import holder
 from harness.store.store import Store
@@ -210,6 +210,13 @@ def _described(names: dict[str, str]) -> Table:
     return table
 
 
+def _metrics() -> Table:
+    """Those of every report have meanings of their own in docs/statistics.md; of families and other names a line."""
+    told = {name: each.meaning or each.title for name, each in METRICS.items()}
+    told |= {"worst_3": f"{METRICS['worst_3'].meaning}; worst_5 and so on of as many"}
+    return _described(told | {name: f"another name of {own}" for name, own in ALIASES.items()})
+
+
 def in_full(what: str, name: str) -> Group:
     """One name of a list with all that can be set for it. InputError where there is no more to say of it."""
     return _reference(reference.details(what, name))
@@ -243,7 +250,7 @@ LISTS: dict[str, Callable[[], RenderableType]] = {
         }
     ),
     "attacks": lambda: _described({name: info.description for name, info in ATTACKS.items()}),
-    "metrics": lambda: _described({name: each.meaning or each.title for name, each in METRICS.items()}),
+    "metrics": _metrics,
     "suites": lambda: _described(suite_names()),
     "keys": lambda: _reference(map(reference.key_block, reference.RECORDS)),
 }
