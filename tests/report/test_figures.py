@@ -17,7 +17,7 @@ from harness.errors import InputError
 from harness.report.figures import classes, differences, epochs, variants
 from harness.report.figures import seeds as seeds_module
 from harness.report.figures.classes import confusion_shares
-from harness.report.figures.draw import FIGURES, draw, figure_names
+from harness.report.figures.draw import FIGURES, draw, figure_names, rows
 from harness.report.figures.placing import settle
 from harness.report.figures.selection import varied_settings
 from harness.report.figures.style import canvas, looks, save, styled
@@ -172,10 +172,13 @@ def test_a_network_that_decides_nothing_has_a_column_of_its_own(frames):
 
 def test_captions_say_what_bars_are_and_over_what(frames):
     found = draw(read_results(frames), ["nsd", "training_curves", "class_accuracy"])
+    few = epochs.training_curves(rows(frames, "epochs"), variants=["at", "absld"])
     assert found["nsd"].says == "Mean over seeds 0, 1, 2; 2,000 test images. Bars: 95 % over seeds."
     assert found["training_curves"].says == (
-        "Mean over seeds 0, 1, 2. Held-out training images. Bands: from the smallest to the largest trial."
+        "Mean over seeds 0, 1, 2. Held-out training images. "
+        "No bands: those of more than 4 variants would cover each other."
     )
+    assert few.says.endswith("Held-out training images. Bands: from the smallest to the largest trial.")
     assert "Bars: 95 % over test samples, each class by itself." in found["class_accuracy"].says
     one = frames_of([trial_spec("at", 0), trial_spec("rslad", 0)])
     found = draw(read_results(one), ["nsd", "training_curves"])

@@ -23,11 +23,12 @@ from harness.report.figures.data import (
     with_numbers,
 )
 from harness.report.figures.lettering import fitted, inches, plain
-from harness.report.figures.notes import SAMPLES, means, over_seeds, sentences
+from harness.report.figures.notes import NO_BANDS, SAMPLES, means, over_seeds, sentences
 from harness.report.figures.placing import END_SIZE, end_name, spread_ends, ticks_below
 from harness.report.figures.registry import Example, register
 from harness.report.figures.style import (
     INK,
+    MOST_BANDS,
     MOST_VARIANTS,
     SEPARATOR,
     SOFT,
@@ -53,7 +54,6 @@ TITLE = 7.5  # points
 NAME_ROOM = {"column": 0.9, "text": 1.8}  # inches, of class names beside an axis
 BAR_ROOM = 6.0  # inches, that the bars of all classes share
 HARD = "Dark lines: the classes that are hard for the baseline."
-MOST_BANDS = 4  # of profiles
 BARS = 3  # up to so many variants as bars, more as points
 
 
@@ -100,7 +100,7 @@ def class_accuracy(
     legend_below(figure, pairs_of([axis]), chosen.brief)
     interval = f"{'Bands' if many else 'Bars'}: {SAMPLES}, each class by itself."
     if many and len(names) > MOST_BANDS:
-        interval = f"No bands: those of more than {MOST_BANDS} variants would cover each other."
+        interval = NO_BANDS
     figure.says = sentences(means(frame[frame["variant"].isin(names)]), interval, chosen.sentence)
     return figure
 
@@ -144,7 +144,7 @@ def _points(view: ClassView, styles: Mapping[str, Look], width: str) -> Drawing:
     lines_of(axis, labels)
     for edge in np.arange(len(order) - 1) + 0.5:
         axis.axhline(edge, **SEPARATOR)
-    axis.set_xlim(0, 100)
+    axis.set_xlim(-1.5, 101.5)  # room for marks at the ends
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("accuracy (%)")
     return figure

@@ -12,10 +12,10 @@ from harness.report.figures.choice import choose, validation_ranking
 from harness.report.figures.classes import TITLE, class_lines, end_names
 from harness.report.figures.data import group, variants_in, with_numbers
 from harness.report.figures.lettering import fitted
-from harness.report.figures.notes import over_seeds, sentences
+from harness.report.figures.notes import NO_BANDS, over_seeds, sentences
 from harness.report.figures.placing import spread_ends
 from harness.report.figures.registry import Example, register
-from harness.report.figures.style import Drawing, Look, canvas, curve, legend_below, looks, pairs_of, remark
+from harness.report.figures.style import MOST_BANDS, Drawing, Look, canvas, curve, legend_below, looks, pairs_of, remark
 from harness.report.results import matching
 
 MOST_CURVES, MOST_PANELS = 8, 3
@@ -168,7 +168,8 @@ def training_curves(
         for place, name in enumerate(names):
             groups = curves[curves["variant"] == name].groupby("epoch", observed=True)[column]
             mean, low, high = (100 * table for table in (groups.mean(), groups.min(), groups.max()))
-            axis.fill_between(mean.index, low, high, color=styles[name].colour, alpha=0.15, linewidth=0)
+            if len(names) <= MOST_BANDS:
+                axis.fill_between(mean.index, low, high, color=styles[name].colour, alpha=0.15, linewidth=0)
             every = (place * len(mean) // 25, max(1, len(mean) // 4))
             curve(axis, mean.index, mean, styles[name], markevery=every, markersize=3, linewidth=1)
         axis.set_title(title)
@@ -177,6 +178,7 @@ def training_curves(
     legend_below(figure, pairs_of(axes.flat), chosen.brief)
     drawn = epochs[epochs["variant"].isin(names)]
     several = (drawn.groupby("variant", observed=True)["trial_id"].nunique() > 1).any()
-    bands = "Bands: from the smallest to the largest trial." if several else "No bands: one trial each."
+    bands = "Bands: from the smallest to the largest trial." if len(names) <= MOST_BANDS else NO_BANDS
+    bands = bands if several else "No bands: one trial each."
     figure.says = sentences(_means(drawn), "Held-out training images.", bands, _one_epoch(drawn), chosen.sentence)
     return figure

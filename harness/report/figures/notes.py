@@ -6,9 +6,11 @@ from __future__ import annotations
 import pandas as pd
 
 from harness.report.captions import attack_title
+from harness.report.figures.style import MOST_BANDS
 from harness.report.scores.seeds import is_several, listed
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
 
+NO_BANDS = f"No bands: those of more than {MOST_BANDS} variants would cover each other."
 SAMPLES = "95 % over test samples"
 
 

@@ -34,9 +34,12 @@ def ticks_below(axis: Axes, places: np.ndarray, labels: Sequence[str], room: flo
         for level in range(1, len(texts) + 1)
         if all(one + other <= 2 * level * room for one, other in zip(widths, widths[level:], strict=False))
     )
-    height = 1.25 * SIZE * max((text.count("\n") + 1 for text in texts), default=1)
-    for place, tick in enumerate(axis.xaxis.get_major_ticks()):
-        tick.set_pad(matplotlib.rcParams["xtick.major.pad"] + place % levels * height)
+    lines = np.array([text.count("\n") + 1 for text in texts])
+    shifts = [(np.arange(len(texts)) + shift) % levels for shift in range(levels)]
+    depths = [np.cumsum([0, *(lines[own == level].max() for level in range(levels - 1))]) for own in shifts]
+    best = int(np.argmin([depth[-1] for depth in depths]))  # tall labels stand on the lowest level
+    for tick, level in zip(axis.xaxis.get_major_ticks(), shifts[best], strict=True):
+        tick.set_pad(matplotlib.rcParams["xtick.major.pad"] + 1.25 * SIZE * depths[best][level])
 
 
 def end_name(axis: Axes, y: float, name: str, colour: Any) -> None:

@@ -24,6 +24,7 @@ from harness.report.figures.lettering import fitted, inches
 
 WIDTHS = {"column": 3.25, "text": 6.75}  # inches: one column and the full width of a two-column paper
 MOST_VARIANTS = 12  # in one figure with a look of their own: as many as there are colours and markers
+MOST_BANDS = 4  # variants with bands in one figure
 INK, SOFT, FAINT = "#222222", "#767676", "#B5B5B5"
 DOTTED: dict[str, Any] = {"color": SOFT, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 SEPARATOR: dict[str, Any] = {"color": "#E8E8E8", "linewidth": 0.5, "zorder": 0}
