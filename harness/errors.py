@@ -17,7 +17,7 @@ _LONGEST_NAME = 100  # characters that are compared with the valid names
 # method: the trial's own error.  gpu_memory: the GPU was too small or shared.  device: the GPU failed or cannot be
 # used.  infrastructure: the machine's fault otherwise.  disk: no space left.  timeout: over the time limit per trial.
 Kind = Literal["method", "gpu_memory", "device", "infrastructure", "disk", "timeout"]
-MACHINE: tuple[Kind, ...] = ("device", "infrastructure")  # no trial's fault: another process, or GPU, may do
+MACHINE_FAULTS: tuple[Kind, ...] = ("device", "infrastructure")  # no trial's fault: another process, or GPU, may do
 
 # What torch, CUDA and its libraries say: the first kind that is found. All else that they report (an invalid
 # argument, a wrong shape) is the method's. A failed allocation has many names: where a library finds no room for its

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from harness.errors import MACHINE, Kind
+from harness.errors import MACHINE_FAULTS, Kind
 from harness.events import Error, OnEvent, TaskEvent
 from harness.running.failures import MAX_BARREN_ATTEMPTS, decide, disk_full, folder_gone, stopping
 from harness.running.helpers import Helpers
@@ -201,12 +201,12 @@ class Driver:
 
     def _judge(self, attempt: Attempt, kind: Kind, error: str, trace: str | None) -> None:
         name = attempt.spec.trial_id
-        if kind in MACHINE and attempt.launched is None:
+        if kind in MACHINE_FAULTS and attempt.launched is None:
             self._count_start(name)  # died before its first sign of life
         whole = name in self._whole_gpu
         decision = decide(kind, barren=self.store.attempts(name), gpu=attempt.resources.gpu, had_whole_gpu=whole)
         if decision.action == "fail":
-            if kind in MACHINE:
+            if kind in MACHINE_FAULTS:
                 error = f"{MAX_BARREN_ATTEMPTS} attempts in a row ended before an epoch was finished; the last: {error}"
             self._fail(attempt, kind, error, trace)
         elif decision.action == "stop" or self.stop_reason is not None:

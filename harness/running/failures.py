@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import MACHINE, Kind, kind_of
+from harness.errors import MACHINE_FAULTS, Kind, kind_of
 
 Action = Literal["fail", "retry", "retry_whole_gpu", "stop"]
 
@@ -34,7 +34,7 @@ def decide(kind: Kind, *, barren: int, gpu: float, had_whole_gpu: bool = False) 
         return Decision("stop")
     if kind == "gpu_memory" and 0 < gpu < 1 and not had_whole_gpu:
         return Decision("retry_whole_gpu")
-    if kind in MACHINE and barren < MAX_BARREN_ATTEMPTS:
+    if kind in MACHINE_FAULTS and barren < MAX_BARREN_ATTEMPTS:
         return Decision("retry", min(_LONGEST_PAUSE_S, 0.5 * 2 ** max(0, barren - 1)))
     return Decision("fail")
 

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.errors import MACHINE, InputError, kind_of
+from harness.errors import MACHINE_FAULTS, InputError, kind_of
 from harness.running.checks import check_disk, request_of
 from harness.running.on_ray import Health, connected, preflight, search_path
 from harness.running.run import Options
@@ -270,7 +270,7 @@ def _watch(listener: Listener) -> Any:
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = trial.get_pickled_error()
             error = getattr(error, "cause", error)  # Ray wraps what a worker raised
-            if error is not None and kind_of(error) in MACHINE:
+            if error is not None and kind_of(error) in MACHINE_FAULTS:
                 self.listener.unfit(trial.trial_id, " ".join(str(error).split()))
             else:
                 self.listener.ended(trial.trial_id, f"the process of the setting died {_CRASHES} times")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from harness.engine.process import torch_threads
-from harness.errors import MACHINE, kind_of
+from harness.errors import MACHINE_FAULTS, kind_of
 from harness.report.tuning import with_metric
 from harness.running.worker import Workplace, load_plugins
 from harness.spec import TrialSpec
@@ -94,7 +94,7 @@ def setting_reports(
         except Exception as error:
             if not root.is_dir():
                 return  # moved or deleted: the driver says so
-            if kind_of(error) in MACHINE:
+            if kind_of(error) in MACHINE_FAULTS:
                 raise  # nothing is known of the setting: another process may do
             yield {"epoch": epoch, "reused": reused, "objective": WORST[job.mode], **_failure(job, seeds, seed, error)}
 
