@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.check import NotRun, Setting, Threshold, Work
+from harness.errors import ExitCode
+from harness.files import write_bytes
 
 _CORE = ("numpy", "pydantic", "yaml")
 _STORE = (*_CORE, "pandas", "pyarrow", "pyautoattack")
@@ -134,8 +136,9 @@ class Acceptance:
 
     def _write(self) -> None:
         found = {**self.about, "counts": self.counts, "lines": [line.record for line in self.lines]}
-        (self.setting.folder / "acceptance.json").write_text(json.dumps(found, indent=1))
-        (self.setting.folder / "acceptance.txt").write_text("\n".join([*map(str, self.lines), self.counts]) + "\n")
+        text = "\n".join([*map(str, self.lines), self.counts]) + "\n"
+        write_bytes(self.setting.folder / "acceptance.json", json.dumps(found, indent=1).encode())
+        write_bytes(self.setting.folder / "acceptance.txt", text.encode())
 
 
 def judge(work: Work, lines: Sequence[Line]) -> None:
@@ -187,10 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--device cpu --tiny rehearses every part",
             file=sys.stderr,
         )
-        return 2
+        return ExitCode.REFUSED
     if options.data is not None and not options.data.exists():
         print(f"--data {options.data}: there is no such folder or file", file=sys.stderr)
-        return 2
+        return ExitCode.REFUSED
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
         "device": str(device), "tiny": options.tiny, "minutes": options.minutes, "parts": options.parts,
@@ -198,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     acceptance = Acceptance(Setting(device, options.out, options.tiny, options.data), about)
     acceptance.run(options.parts, 60 * options.minutes)
-    return 1 if acceptance.count("failed") or acceptance.count("not run") else 0
+    return ExitCode.INCOMPLETE if acceptance.count("failed") or acceptance.count("not run") else ExitCode.DONE
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -94,7 +94,7 @@ def _given(setting: Setting) -> tuple[dict[str, Any], Path | None]:
             return TINY, None
         raise NotRun("needs --data DIR")
     if (setting.data / "cifar-10-batches-py").is_dir():
-        return {**FULL, "dataset": "cifar10"}, setting.data
+        return {**FULL, "dataset": {"name": "cifar10", "train_images": 20_000}}, setting.data
     entry = {"name": own_name(str(setting.data)), "path": str(setting.data.absolute())}
     return {**FULL, "dataset": own_data(entry, Path())}, None
 
