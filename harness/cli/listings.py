@@ -211,7 +211,7 @@ def _described(names: dict[str, str]) -> Table:
 
 
 def _metrics() -> Table:
-    """Those of every report have meanings of their own in docs/statistics.md; of families and other names a line."""
+    """One of a family stands for all; other names have a line each."""
     told = {name: each.meaning or each.title for name, each in METRICS.items()}
     told |= {"worst_3": f"{METRICS['worst_3'].meaning}; worst_5 and so on of as many"}
     return _described(told | {name: f"another name of {own}" for name, own in ALIASES.items()})

@@ -27,7 +27,7 @@ class Metric:
 
     of: from accuracies (..., C) to numbers (...); None where it needs more than them. up: whether larger is better.
     percent: a share of images, shown in percent. standard: whether every report has it, or those that ask for it.
-    function: of a plugin, `module:name` of a function of accuracies and counts; meaning: what a reader is told of it.
+    meaning: what a reader is told of it. function: of a plugin, `module:name` of a function of accuracies and counts.
     """
 
     name: str
@@ -96,14 +96,20 @@ class _Table(dict[str, Metric]):
 METRICS: dict[str, Metric] = _Table(
     (metric.name, metric)
     for metric in (
-        Metric("average", "Avg.", metrics.average),
-        Metric("overall", "Overall"),
-        Metric("worst", "Worst", metrics.worst),
-        Metric("worst_10_percent", "Worst 10%", metrics.worst_10_percent),
-        Metric("nsd", "NSD", metrics.nsd, up=False, percent=False),
-        Metric("nsd_sample", "NSD (sample)", lambda accuracy: metrics.nsd(accuracy, sample=True), False, False),
-        Metric("gap", "Gap", metrics.gap, up=False),
-        Metric("validation_worst", "Val.-worst"),
+        Metric("average", "Avg.", metrics.average, meaning="mean of the class accuracies"),
+        Metric("overall", "Overall", meaning="share of all images that are right"),
+        Metric("worst", "Worst", metrics.worst, meaning="smallest class accuracy"),
+        Metric("worst_10_percent", "Worst 10%", metrics.worst_10_percent, meaning="mean of the worst tenth of classes"),
+        Metric(
+            "nsd", "NSD", metrics.nsd, False, False,
+            meaning="standard deviation of the class accuracies over their mean",
+        ),
+        Metric(
+            "nsd_sample", "NSD (sample)", partial(metrics.nsd, sample=True), False, False,
+            meaning="the same with C - 1 in place of the C classes",
+        ),
+        Metric("gap", "Gap", metrics.gap, up=False, meaning="largest minus smallest class accuracy"),
+        Metric("validation_worst", "Val.-worst", meaning="accuracy of the class that validation found worst"),
         Metric(
             "score", "Score", metrics.selection_score, standard=False,
             meaning="(average + worst class)/2, from 100 classes up with the mean of the worst tenth in its place",

@@ -130,7 +130,7 @@ def leaderboard(
 
 def _meanings(columns: Sequence[str]) -> list[str]:
     """What the metrics are that not every report shows."""
-    told = [METRICS[name] for name in columns if METRICS[name].meaning]
+    told = [METRICS[name] for name in columns if METRICS[name].meaning and not METRICS[name].standard]
     return [f"{each.title}: {each.meaning}; {'higher' if each.up else 'lower'} is better." for each in told]
 
 
