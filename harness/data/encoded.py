@@ -30,6 +30,10 @@ class Encoded(Protocol):
         """What the places of images are told from."""
 
     @property
+    def path(self) -> Path:
+        """What a message about all of them names."""
+
+    @property
     def parts(self) -> np.ndarray:
         """(N,) text."""
 
@@ -66,4 +70,4 @@ def drawn_as_test(counts: np.ndarray) -> int:
 def check_sha256(listed: Encoded, found: str, planned: str) -> None:
     """InputError where the data has another hash than was planned."""
     if found != planned:
-        raise InputError(f"{listed.kind}: {listed.root} has the sha256 {found}, not {planned} as planned")
+        raise InputError(f"{listed.kind}: {listed.path} has the sha256 {found}, not {planned} as planned")

@@ -36,6 +36,11 @@ class Listing:
     kind = "folder"
 
     @property
+    def path(self) -> Path:
+        """What a message about all of them names."""
+        return self.root
+
+    @property
     def parts(self) -> np.ndarray:
         """Which part each image belongs to: `train` or `test` where the folder has them, else `all`."""
         divided = self.names[0].count("/") == 2

@@ -42,6 +42,11 @@ class Files:
     splits: tuple[str, ...]
 
     @property
+    def path(self) -> Path:
+        """What messages about all of them name: the folder, or the only file."""
+        return self.root / self.names[0] if len(self.names) == 1 else self.root
+
+    @property
     def sha256(self) -> str:
         """As the files are now."""
         return combined_sha256(self.names, [self.digest_of(name) for name in self.names])
@@ -66,6 +71,11 @@ class Rows:
     def root(self) -> Path:
         """See `Encoded`."""
         return self.files.root
+
+    @property
+    def path(self) -> Path:
+        """See `Encoded`."""
+        return self.files.path
 
     @property
     def parts(self) -> np.ndarray:
@@ -118,7 +128,7 @@ def list_files(path: Path) -> Files:
     names = [name for name in found if not any(part.startswith(".") for part in name.split("/"))]
     if not names:
         raise InputError(f"parquet: {root} holds no .parquet file")
-    if len(sets := {_configuration(name) for name in names}) > 1:
+    if len(sets := {_configuration(name) or "." for name in names}) > 1:
         raise InputError(f"parquet: {root} holds several sets: name the folder of one, {' or '.join(sorted(sets))}")
     splits = {name: _split_of(name) for name in names}
     if not any(splits.values()) or set(splits.values()) == {"train"}:
@@ -129,8 +139,8 @@ def list_files(path: Path) -> Files:
     tested = "test" if "test" in splits.values() else "validation"
     if "train" not in splits.values():
         raise InputError(f"parquet: {root} has {tested} files and none with train in their names")
-    return _of_names(root, {name: "train" if split == "train" else "test"
-                            for name, split in splits.items() if split in ("train", tested)})  # fmt: skip
+    parts = {"train": "train", tested: "test"}
+    return _of_names(root, {name: parts[split] for name, split in splits.items() if split in parts})
 
 
 def parquet_sha256(path: Path) -> str:
@@ -209,7 +219,7 @@ def _image_column(files: Files, schema: pa.Schema) -> str:
     named = [name for name in found if name in ("image", "img")] if len(found) > 1 else found
     if len(named) != 1:
         fault = f"several columns of bytes, {', '.join(found)}: call the images `image`" if found else _no(schema)
-        raise InputError(f"parquet: {files.root} has {fault}")
+        raise InputError(f"parquet: {files.path} has {fault}")
     return named[0]
 
 
@@ -226,12 +236,12 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 def _label_column(files: Files, schema: pa.Schema, named: str | None) -> str:
     possible = _possible_labels(schema)
     if named is not None and named not in possible:
-        raise unknown(f"label_column in {files.root}", named, possible)
+        raise unknown(f"label_column in {files.path}", named, possible)
     label = named or _usual_label(schema)
     if label is None:
         several = f"several columns of labels, {', '.join(possible)}: the suite names one, as `label_column`"
         none = f"no column of labels (whole numbers or text); it has {', '.join(schema.names)}"
-        raise InputError(f"parquet: {files.root} has {several if possible else none}")
+        raise InputError(f"parquet: {files.path} has {several if possible else none}")
     return label
 
 
@@ -284,21 +294,21 @@ def _classes(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels (N,) int64 of all files, and what the classes are called."""
     if len(kinds := {found.dtype.kind for found in columns}) > 1:
-        raise InputError(f"parquet: {files.root}: `{column}` is text in some files and whole numbers in others")
+        raise InputError(f"parquet: {files.path}: `{column}` is text in some files and whole numbers in others")
     found = np.concatenate(columns)
     if not len(found):
-        raise InputError(f"parquet: {files.root} has no rows")
+        raise InputError(f"parquet: {files.path} has no rows")
     if kinds == {"U"}:
         names, labels = np.unique(found, return_inverse=True)
         lengths = [len(name) for name in names]
         if not min(lengths) or max(lengths) > _LONGEST_CLASS:
-            raise InputError(f"parquet: {files.root}: a class in `{column}` has 1 to {_LONGEST_CLASS} characters")
+            raise InputError(f"parquet: {files.path}: a class in `{column}` has 1 to {_LONGEST_CLASS} characters")
         return labels.astype(np.int64), tuple(names.tolist())
     most = len(declared) or len(found)
     if found.min() < 0 or found.max() >= most:
         known = f"0 to {most - 1}, the classes that are named" if declared else "0..K-1"
         raise InputError(
-            f"parquet: {files.root}: `{column}` runs from {found.min()} to {found.max()}; labels are {known}"
+            f"parquet: {files.path}: `{column}` runs from {found.min()} to {found.max()}; labels are {known}"
         )
     return found, declared or tuple(str(label) for label in range(found.max() + 1))
 
@@ -306,13 +316,13 @@ def _classes(
 def _check_classes(rows: Rows) -> None:
     labels, parts = rows.labels, rows.parts
     if len(rows.class_names) > len(labels):
-        raise InputError(f"parquet: {rows.root} names {len(rows.class_names):,} classes of {len(labels):,} images")
+        raise InputError(f"parquet: {rows.path} names {len(rows.class_names):,} classes of {len(labels):,} images")
     for part in dict.fromkeys(rows.files.splits):
         counts = np.bincount(labels[parts == part], minlength=len(rows.class_names))
         if part != "test" and (counts > 0).sum() < 2:
-            raise InputError(f"parquet: {rows.root} has images of one class only to train on; two or more are needed")
+            raise InputError(f"parquet: {rows.path} has images of one class only to train on; two or more are needed")
         few = np.flatnonzero((counts > 0) & (counts < FEWEST[part]))
         if len(few):
             where = f"class '{rows.class_names[few[0]]}' has {counts[few[0]]} images"
             inside = f" in {part}" if part in PARTS else ""
-            raise InputError(f"parquet: {rows.root}: {where}{inside}; {FEWEST[part]} are needed")
+            raise InputError(f"parquet: {rows.path}: {where}{inside}; {FEWEST[part]} are needed")

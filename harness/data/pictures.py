@@ -135,7 +135,7 @@ def _room(listed: Encoded, first: _Picture, count: int) -> np.ndarray:
     size = count * first.pixels.size
     if size > MOST_BYTES:
         raise InputError(
-            f"{listed.kind}: {listed.root} would take {size / 2**20:,.0f} MB decoded, {MOST_BYTES >> 20:,} at most are "
+            f"{listed.kind}: {listed.path} would take {size / 2**20:,.0f} MB decoded, {MOST_BYTES >> 20:,} at most are "
             "read: make its images smaller, resize: 64"
         )
     return np.empty((count, *first.pixels.shape), np.uint8)

@@ -20,7 +20,10 @@ def stand_in(values: dict[str, Any], absent: list[str]) -> None:
     for name in _NETWORKS:
         block = values.get(name)
         if isinstance(block, dict) and block.get("file") is not None and block.get("sha256") is None:
-            values[name] = {**block, "sha256": _file_hash(name, Path(str(block["file"])).expanduser(), absent)}
+            values[name] = {
+                **block,
+                "sha256": _file_hash(name, Path(str(block["file"])).expanduser().absolute(), absent),
+            }
     data = values.get("dataset")
     if not isinstance(data, dict) or data.get("sha256") is not None or not isinstance(data.get("path"), str):
         return
@@ -31,7 +34,8 @@ def stand_in(values: dict[str, Any], absent: list[str]) -> None:
             values["dataset"] = {**data, "sha256": UNKNOWN_SHA256}
 
 
-def _file_hash(name: str, path: Path, absent: list[str]) -> str:
+def _file_hash(name: str, file: Path, absent: list[str]) -> str:
+    path = file.expanduser().absolute()
     try:
         found = file_sha256(path, name)
     except AbsentError:

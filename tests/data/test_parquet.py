@@ -305,6 +305,17 @@ def test_faults_are_one_line_when_the_suite_is_planned(tmp_path: Path, fault: st
     assert str(folder) in one_line(excinfo)
 
 
+def test_faults_of_one_file_name_it(tmp_path: Path):
+    path = hub_file(tmp_path / "mine.parquet", [0, 0, 0, 0])
+    with pytest.raises(InputError, match="has images of one class only") as excinfo:
+        list_rows(path)
+    assert one_line(excinfo).startswith(f"parquet: {path} ")
+    hub_file(path, [0, 1, 2] * 4)
+    with pytest.raises(InputError, match="not 0000 as planned") as excinfo:
+        load("parquet", "train", path=path, sha256="0000")
+    assert one_line(excinfo).startswith(f"parquet: {path} ")
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("content", "says"),
