@@ -26,6 +26,7 @@ from harness.report.figures.style import (
     pairs_of,
 )
 from harness.report.rows import flat
+from harness.report.scores.seeds import listed
 from harness.report.scores.selection import selection_gap as gaps_of_trials
 
 PEEKED = "peeked_test_robust"  # the quantity that trials with `record_test_curve` log
@@ -114,8 +115,9 @@ def hyperparameter_response(
         axis.set_ylabel(f"validation {title} (%)")
     if len(methods) > 1:
         legend_below(figure, pairs_of(axes.flat))
+    seeds = trials.loc[trials["trial_id"].isin(table.index), "seed"].astype(int)
     figure.says = sentences(
-        "A mark per trial: its best epoch, on held-out training images;",
+        f"A mark per trial, seeds {listed(seeds)}: its best epoch, on held-out training images;",
         f"{'score: (average + worst class)/2 under attack; ' * (metric == 'selection_score')}no intervals are drawn.",
         "Lines: mean over the trials that share a value." if drawn else "",
         f"Not shown: {', '.join(every[MOST_PANELS:])}." if every[MOST_PANELS:] else "",
