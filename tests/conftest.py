@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.fake_cuda import FakeCuda
 
 # Before any import of Ray: a local session would otherwise write an authentication token into the user's home.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -34,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where tests compute, `cpu` or `cuda`. On a real GPU bits repeat, as tests of resumed trainings need it."""
+    """Where the tests compute that README names, `cpu` or `cuda`; formulas against numpy are the processor's. On a real
+    GPU bits repeat, as tests of resumed trainings need it."""
     name = request.config.getoption("device")
     if name == "cpu":
         yield name
@@ -46,7 +51,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     from tests.fake_cuda import fake_cuda
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(small, "GPU", 1))
+        stack.enter_context(mock.patch.object(small, "DEVICE", "cuda"))
         if name == "fake-cuda":
             stack.enter_context(fake_cuda())
             stack.enter_context(mock.patch.object(gpu, "_TRACES", ("/",)))
@@ -56,6 +61,18 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.deterministic = True
         yield "cuda"
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[FakeCuda | None]:
+    """A GPU in any case: None stands for the real one of `--device cuda`, else CPU tensors pass for its own."""
+    if request.config.getoption("device") == "cuda":
+        yield None
+        return
+    from tests.fake_cuda import fake_cuda
+
+    with fake_cuda() as fake:
+        yield fake
 
 
 @pytest.fixture(scope="session")

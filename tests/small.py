@@ -32,7 +32,7 @@ SUITE: dict[str, Any] = {
 }
 
 
-GPU = 0  # the share of one that trials are given: 1 where `pytest --device` asks for it
+DEVICE = "cpu"  # of the tests: what `pytest --device` says
 
 
 def suite_file(folder: Path, **changes: Any) -> str:
@@ -44,7 +44,7 @@ def suite_file(folder: Path, **changes: Any) -> str:
 
 def small_specs(folder: Path, *overrides: str, **changes: Any) -> dict[str, TrialSpec]:
     """Its trials by variant, on the device of the tests."""
-    given = [f"resources.gpu={GPU}"] if GPU else []
+    given = ["resources.gpu=1"] if DEVICE == "cuda" else []
     return {spec.variant: spec for spec in plan(load_suite(suite_file(folder, **changes), [*given, *overrides]))}
 
 

@@ -39,6 +39,7 @@ from harness.errors import InputError
 from harness.report.captions import attack_title
 from harness.spec import CHECKPOINTS
 from harness.suites.blocks import dataset_spec, evaluation_spec
+from tests import small
 
 EPS = 0.02
 GRADIENT_ATTACKS = [attack.with_steps().name for attack in ATTACKS.values() if attack.ascent]
@@ -59,19 +60,20 @@ def linear_problem(shape: tuple[int, ...], count: int = 40) -> tuple[Tensor, Ten
     x = torch.rand(count, *shape, generator=draw, dtype=torch.float64)
     weight = torch.randn(2, x[0].numel(), generator=draw, dtype=torch.float64)
     weight -= weight.mean(1, keepdim=True)  # flat images then have no margin, so labels split about evenly
-    return x, torch.randint(2, (count,), generator=draw), weight
+    labels = torch.randint(2, (count,), generator=draw)
+    return x.to(small.DEVICE), labels.to(small.DEVICE), weight.to(small.DEVICE)
 
 
 def curved_network(num_classes: int = 5, pixels: int = 48):
     draw = generator(3)
-    first = torch.randn(30, pixels, generator=draw, dtype=torch.float64) / 2
-    second = torch.randn(num_classes, 30, generator=draw, dtype=torch.float64)
+    first = torch.randn(30, pixels, generator=draw, dtype=torch.float64).to(small.DEVICE) / 2
+    second = torch.randn(num_classes, 30, generator=draw, dtype=torch.float64).to(small.DEVICE)
     return lambda x: torch.sin(2 * (x.flatten(1) - 0.5) @ first.T) @ second.T
 
 
 def curved_problem(count: int = 60) -> tuple[Tensor, Tensor]:
     """Images of 3x4x4 with the labels that the curved network gives all but every fifth one."""
-    x = torch.rand(count, 3, 4, 4, generator=generator(4), dtype=torch.float64)
+    x = torch.rand(count, 3, 4, 4, generator=generator(4), dtype=torch.float64).to(small.DEVICE)
     labels = curved_network()(x).argmax(1)
     labels[::5] = (labels[::5] + 1) % 5
     return x, labels
@@ -114,7 +116,7 @@ def test_dropping_broken_images_changes_nothing(name: str) -> None:
     noise = draw_noise(x, settings, generator(7))
     found = attack_chunk(network, x, labels, clean, settings, eps=EPS, noise=lambda restart: noise, batch_size=13)
 
-    start = (x + EPS * (2 * torch.rand(x.shape, generator=generator(7)) - 1)).clamp(0, 1)
+    start = (x + EPS * (2 * torch.rand(x.shape, generator=generator(7)).to(x.device) - 1)).clamp(0, 1)
     assert torch.equal(found, plain_any_iterate(network, x, labels, clean, start, name == "cw20"))
     assert 0 < (found == labels).sum() < (clean == labels).sum()
 
@@ -187,7 +189,7 @@ def test_surviving_every_iterate_is_harder_than_surviving_the_last() -> None:
 
 
 def test_broken_images_leave_the_batch() -> None:
-    x, labels = curved_problem()
+    x, labels = curved_problem(300)
     network, sizes = curved_network(), []
 
     def forward(point: Tensor) -> Tensor:

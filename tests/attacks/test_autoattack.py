@@ -15,6 +15,7 @@ from harness.attacks.autoattack import attack_stage, few_classes, one_of_each, s
 from harness.attacks.conditions import Conditions
 from harness.attacks.pgd import predict
 from harness.attacks.registry import AUTOATTACK_STAGES, stage_names
+from tests import small
 
 EPS = 0.08
 
@@ -30,13 +31,13 @@ class Network(torch.nn.Module):
             self.conv = torch.nn.Conv2d(1, 6, 3, padding=1)
             self.fc = torch.nn.Linear(6 * 64, num_classes)
         self.num_classes = num_classes
-        self.double().eval().requires_grad_(False)
+        self.double().to(small.DEVICE).eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         return (4 * self.fc(torch.tanh(2 * self.conv(x.double())).flatten(1))).float()
 
     def problem(self, count: int = 24) -> tuple[Tensor, Tensor]:
-        x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)).to(small.DEVICE)
         labels = self(x).argmax(1)
         labels[::8] = (labels[::8] + 1) % self.num_classes
         return x, labels
@@ -78,7 +79,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_same_verdicts_as_a_direct_call(num_classes: int, stages: tuple[str, ...]) -> None:
     network = Network(num_classes)
     x, labels = network.problem()
-    direct = AutoAttack(network, eps=EPS, seed=3, version="standard")
+    direct = AutoAttack(network, device=small.DEVICE, eps=EPS, seed=3, version="standard")
     direct.attacks_to_run = list(stages)
     direct.apgd_targeted.n_target_classes = direct.fab.n_target_classes = min(9, num_classes - 1)
     with torch.random.fork_rng(devices=[]):
@@ -126,7 +127,7 @@ def test_warnings_arrive_here_and_nowhere_else(capsys: pytest.CaptureFixture[str
     x, labels = network.problem()
 
     def random_probabilities(point: Tensor) -> Tensor:
-        return (network(point) + 0.1 * torch.randn(len(point), 4)).softmax(1)
+        return (network(point) + 0.1 * torch.randn(len(point), 4, device=point.device)).softmax(1)
 
     prediction = labels.clone()
     _, warnings = attack_stage("apgd-ce", random_probabilities, x, labels, prediction, conditions())

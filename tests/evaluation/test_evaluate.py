@@ -16,6 +16,7 @@ from harness.attacks.conditions import Conditions
 from harness.errors import InputError
 from harness.evaluation import chunk as evaluate
 from harness.evaluation.chunk import chunk_ranges, derive_seed, evaluate_chunk, gather
+from tests import small
 
 COUNT = 50
 
@@ -30,8 +31,8 @@ class Counted:
 
     def __init__(self, num_classes: int = 5) -> None:
         draw = torch.Generator().manual_seed(2)
-        self.first = torch.randn(36, 12, generator=draw).double()
-        self.second = torch.randn(12, num_classes, generator=draw).double()
+        self.first = torch.randn(36, 12, generator=draw).double().to(small.DEVICE)
+        self.second = torch.randn(12, num_classes, generator=draw).double().to(small.DEVICE)
         self.images = 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -41,6 +42,7 @@ class Counted:
 
 def problem(num_classes: int = 5) -> tuple[Tensor, Tensor]:
     images = torch.randint(256, (COUNT, 1, 6, 6), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    images = images.to(small.DEVICE)
     labels = Counted(num_classes)(images / 255).argmax(1)
     labels[::7] = (labels[::7] + 1) % num_classes
     return images, labels
@@ -261,7 +263,7 @@ def test_autoattack_resumes_at_the_stage(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_autoattack_notes(tmp_path: Path) -> None:
     def random_network(x: Tensor, network: Counted = Counted(3)) -> Tensor:  # noqa: B008
-        return network(x) + 0.001 * torch.randn(len(x), 3)
+        return network(x) + 0.001 * torch.randn(len(x), 3, device=x.device)
 
     notes: list[dict] = []
     run("aa_short", random_network, 3, cache_dir=tmp_path, note=lambda **row: notes.append(row))

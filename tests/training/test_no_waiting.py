@@ -118,36 +118,43 @@ def through_the_disk(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def one_step_at_a_time(gpu: FakeCuda, training: Training, batches: EpochBatches) -> Iterator[Iterator[int]]:
+def one_step_at_a_time(gpu: FakeCuda | None, training: Training, batches: EpochBatches) -> Iterator[Iterator[int]]:
     """The steps of an epoch; fails where one of them made the host wait."""
-    gpu.forget()
-    yield training.trainer.train_steps(batches, batches.noise)
-    assert not gpu.waits
-    assert not gpu.uploads
+    steps = training.trainer.train_steps(batches, batches.noise)
+    if gpu is None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield steps
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    else:
+        gpu.forget()
+        yield steps
+        assert not gpu.waits
+        assert not gpu.uploads
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_no_step_waits_and_a_resumed_training_goes_on(name: str) -> None:
-    with fake_cuda() as gpu:
-        straight = Training(ENTRIES[name])
-        straight.epoch()
-        batches = straight.begin_epoch()
-        with one_step_at_a_time(gpu, straight, batches) as steps:
-            next(steps)
-        saved = through_the_disk({"trainer": straight.trainer.state_dict(), "batches": batches.state_dict()})
-        with one_step_at_a_time(gpu, straight, batches):
-            list(steps)
-        straight.end_epoch()
+def test_no_step_waits_and_a_resumed_training_goes_on(name: str, gpu: FakeCuda | None) -> None:
+    straight = Training(ENTRIES[name])
+    straight.epoch()
+    batches = straight.begin_epoch()
+    with one_step_at_a_time(gpu, straight, batches) as steps:
+        next(steps)
+    saved = through_the_disk({"trainer": straight.trainer.state_dict(), "batches": batches.state_dict()})
+    with one_step_at_a_time(gpu, straight, batches) as steps:
+        list(steps)
+    straight.end_epoch()
 
-        resumed = Training(ENTRIES[name])
-        resumed.trainer.load_state_dict(saved["trainer"])
-        batches = resumed.batches("training")
-        batches.load_state_dict(saved["batches"])
-        with one_step_at_a_time(gpu, resumed, batches) as steps:
-            assert len(list(steps)) == IMAGES // BATCH - 1
-        resumed.end_epoch()
-        assert_same_weights(straight.weights(), resumed.weights())
-        network(8).to(CUDA).load_state_dict(straight.weights())
+    resumed = Training(ENTRIES[name])
+    resumed.trainer.load_state_dict(saved["trainer"])
+    batches = resumed.batches("training")
+    batches.load_state_dict(saved["batches"])
+    with one_step_at_a_time(gpu, resumed, batches) as steps:
+        assert len(list(steps)) == IMAGES // BATCH - 1
+    resumed.end_epoch()
+    assert_same_weights(straight.weights(), resumed.weights())
+    network(8).to(CUDA).load_state_dict(straight.weights())
 
 
 @pytest.mark.parametrize(("before", "after", "fused"), [("cpu", "cuda", True), ("cuda", "cpu", None)])
