@@ -27,6 +27,7 @@ from harness.report.figures.style import (
     pairs_of,
 )
 from harness.report.scores.intervals import over_teachers
+from harness.report.scores.seeds import listed
 from harness.statistics import metrics
 
 MOST_SEEDS = 12  # that have a look of their own
@@ -78,8 +79,9 @@ def seed_ladder(
     legend_below(figure, pairs_of([axes[0, 0]]), chosen.brief)
     first = reference(chosen.shown, baseline)
     worth = [_worth(table, first, name) for name, table in tables.items()]
+    drawn = frame["seed"].astype(int)
     figure.says = sentences(
-        f"{attack_title(attack)}, {images(frame)}; a mark per seed, a bar at the mean.",
+        f"{attack_title(attack)}, {images(frame)}; a mark for each seed ({listed(drawn)}), a bar at the mean.",
         *worth,
         chosen.sentence,
         f"Not shown, with one seed: {listing(single)}." if single else "",
