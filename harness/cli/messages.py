@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.report.write import Form
     from harness.running.run import Outcome
     from harness.spec import TrialSpec
+    from harness.store.several import Stores
     from harness.store.store import Store
     from harness.suites.earlier import Otherwise
     from harness.tuning.plan import TuningPlan
@@ -177,10 +178,14 @@ def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | Non
 
 
 def report_store(
-    store: Store, results: Results, form: Form | None = None, into: Path | None = None, baseline: str | None = None
+    store: Store | Stores,
+    results: Results,
+    form: Form | None = None,
+    into: Path | None = None,
+    baseline: str | None = None,
 ) -> None:
-    """The leaderboard of some results of a store on the terminal, everything else into a folder, in the `Form` of a
-    report."""
+    """The leaderboard of some results of a store, or of several, on the terminal, everything else into a folder, in the
+    `Form` of a report."""
     from harness.published.papers import published
     from harness.report.captions import FAILED
     from harness.report.write import Form, print_leaderboard, write_report
@@ -192,8 +197,11 @@ def report_store(
         if shape.figures or FAILED in text:  # asked for by name, or not as it should be
             err.print(text, soft_wrap=True)
 
-    primary = registered_comparisons(store.root)
-    folder = into or store.root / "report"
+    roots = [each.root for each in getattr(store, "stores", [store])]
+    if into is None and len(roots) > 1:
+        raise InputError("a report on several stores needs --into FOLDER: where tables and figures go")
+    primary = [each for root in roots for each in registered_comparisons(root)]
+    folder = into or roots[0] / "report"
     with nothing_left_if_refused(folder):
         try:
             check_writable(folder)
@@ -218,7 +226,7 @@ def report_store(
         err.print(f"cannot read {problem}", soft_wrap=True)
     for path in written:
         out.print(str(path), soft_wrap=True)
-    out.print(f"tables of rows (Parquet): {store.root}", soft_wrap=True)
+    out.print(f"tables of rows (Parquet): {', '.join(map(str, roots))}", soft_wrap=True)
 
 
 def print_power(results: Results, checkpoint: str, baseline: str | None) -> None:

@@ -32,7 +32,12 @@ from harness.errors import InputError, unknown
 
 
 def report(
-    suite: Annotated[str, typer.Argument(help="a suite, or the directory of a result store: everything in it")],
+    suites: Annotated[
+        list[str],
+        typer.Argument(
+            help="a suite, or the directories of result stores: everything in them", metavar="SUITE|STORE..."
+        ),
+    ],
     sets: Sets = None,
     methods: Methods = None,
     seeds: Seeds = None,
@@ -41,6 +46,13 @@ def report(
         Path | None, typer.Option("--into", parser=path_of, help="where tables and figures go; STORE/report by default")
     ] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best_validation or last")] = "best_validation",
+    variants: Annotated[
+        str | None,
+        typer.Option("--variants", help="these methods or variants, so ordered and called: absld=ABSLD (ours),rslad"),
+    ] = None,
+    attacks: Annotated[
+        str | None, typer.Option("--columns", help="only these attacks, in this order: clean,pgd20,aa_short")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="the variant that others are compared with; at, or else rslad")
     ] = None,
@@ -56,11 +68,17 @@ def report(
         typer.Option("--metrics", help="columns under each attack: average,worst,nsd,gini (`list metrics`)"),
     ] = None,
     formats: Annotated[str, typer.Option("--formats", help="of figures: png, pdf, svg")] = "png,pdf",
-    width: Annotated[str | None, typer.Option("--width", help="of figures: column or text (of a paper)")] = None,
+    width: Annotated[
+        str | None, typer.Option("--width", help="of figures and LaTeX tables: column or text (of a paper)")
+    ] = None,
     intervals: Annotated[
         str, typer.Option("--intervals", help="in the LaTeX table: none, or 95% over seeds or samples")
     ] = "none",
     brackets: Annotated[bool, typer.Option("--brackets", help="those intervals as [low, high], not as ±")] = False,
+    captions: Annotated[str, typer.Option("--captions", help="of the LaTeX tables: full or short")] = "full",
+    side_by_side: Annotated[
+        str | None, typer.Option("--side-by-side", help="one LaTeX table for several: eps, dataset or student")
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="also one self-contained page, index.html")] = False,
     published: Annotated[
         bool, typer.Option("--published", help="numbers of papers beside measured ones, in tables and figures")
@@ -68,37 +86,72 @@ def report(
     power: Annotated[bool, typer.Option("--power", help="only print what 3, 5 and 10 seeds would find")] = False,
     plugin: Plugins = None,
 ) -> int:
-    """Print the leaderboard of a suite and write its tables and figures."""
+    """Print the leaderboard of a suite, or of result stores together, and write tables and figures."""
     from harness.report.results import read_results
     from harness.report.write import Form
     from harness.spec import CHECKPOINTS
-    from harness.store.folder import is_store
-    from harness.store.store import Store
 
     load_plugins(plugin)
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
-    style = "brackets" if brackets else "pm"
+    titles = _titles(variants, methods)
+    names = list(titles) or read_names(methods, "--methods")
+    only = listed(attacks) or []
+    store, which = _chosen(suites, sets, names, seeds, results)
     form = Form(
-        checkpoint, listed(figures), listed(formats) or [], width, intervals, style, html, published, listed(metrics),
-        rank,
+        checkpoint, listed(figures), listed(formats) or [], width, intervals, "brackets" if brackets else "pm", html,
+        published, listed(metrics), rank, as_listed=bool(titles), captions=captions, side_by_side=side_by_side,
+        teachers=_asks_for_teachers(store, titles),
     )  # fmt: skip
-    if is_store(Path(suite), begun=False):
-        store: Any = Store(suite)
-        which = _part_of(store, sets, methods, seeds)
-    elif Path(suite).is_dir():
-        raise InputError(f"{suite} is not a result store: it has no folder 'trials'")
-    else:
-        planned = planned_suite(suite, sets, methods, seeds, results)
-        store, which = planned.store, _with_older(coordinates(planned), say_otherwise(planned, err))
-        _check_seeds(planned, read_seeds(seeds))
-    _check_something_to_report(store, which.get("trial_ids"))
-    _check_evaluated_at(checkpoint, store, which.get("trial_ids"))
+    _check_something_to_report(store, suites, which.get("trial_ids"))
+    _check_evaluated(checkpoint, only, store, which.get("trial_ids"))
+    found = read_results(store, **which, titles=titles, attacks=only)
+    called = titles.get(baseline, baseline) if baseline else None
     if power:
-        print_power(read_results(store, **which), checkpoint, baseline)
+        print_power(found, checkpoint, called)
         return 0
-    report_store(store, read_results(store, **which), form, into, baseline)
+    report_store(store, found, form, into, called)
     return 0
+
+
+def _titles(variants: str | None, methods: str | None) -> dict[str, str]:
+    """What --variants names, and what each is to be called."""
+    if variants is None:
+        return {}
+    if methods is not None:
+        raise InputError("--variants names the rows, as --methods does: give one of them")
+    pairs = [name.partition("=") for name in read_names(variants, "--variants")]
+    return {name.strip(): title.strip() or name.strip() for name, _, title in pairs}
+
+
+def _chosen(
+    suites: list[str], sets: list[str] | None, names: list[str], seeds: str | None, results: Path | None
+) -> tuple[Any, dict[str, Any]]:
+    """The store that a report reads, and which of its trials, called how."""
+    from harness.store.folder import is_store
+    from harness.store.several import Stores
+    from harness.store.store import Store
+
+    for suite in suites:
+        if Path(suite).is_dir() and not is_store(Path(suite), begun=False):
+            raise InputError(f"{suite} is not a result store: it has no folder 'trials'")
+    if all(is_store(Path(suite), begun=False) for suite in suites):
+        found = [Store(suite) for suite in suites]
+        store: Any = Stores(found) if len(found) > 1 else found[0]
+        return store, _part_of(store, sets, names, seeds)
+    if len(suites) > 1:
+        raise InputError(f"{' '.join(suites)}: several at once must be directories of result stores")
+    planned = planned_suite(suites[0], sets, None, seeds, results)
+    teachers = {spec.variant for spec in planned.specs if spec.role == "teacher"}
+    if students := [name for name in names if name not in teachers]:
+        planned = planned_suite(suites[0], sets, ",".join(students), seeds, results)
+    _check_seeds(planned, read_seeds(seeds))
+    return planned.store, _with_older(coordinates(planned), say_otherwise(planned, err))
+
+
+def _asks_for_teachers(store: Any, titles: dict[str, str]) -> bool:
+    trials = store.trials(["role", "variant"]).astype({"variant": str})
+    return not titles.keys().isdisjoint(trials.loc[trials["role"] == "teacher", "variant"])
 
 
 def _check_seeds(planned: Any, seeds: list[int]) -> None:
@@ -112,15 +165,20 @@ def _check_seeds(planned: Any, seeds: list[int]) -> None:
             raise unknown("seed", seed, {str(one) for one in known})
 
 
-def _check_something_to_report(store: Any, trial_ids: list[str] | None) -> None:
+def _check_something_to_report(store: Any, suites: list[str], trial_ids: list[str] | None) -> None:
     stored = store.statuses()
     if not (stored if trial_ids is None else stored.keys() & set(trial_ids)):
-        raise InputError(f"nothing to report: none of these trials is in {store.root} (`status` lists them)")
+        where = getattr(store, "root", ", ".join(suites))
+        raise InputError(f"nothing to report: none of these trials is in {where} (`status` lists them)")
 
 
-def _check_evaluated_at(checkpoint: str, store: Any, trial_ids: list[str] | None) -> None:
+def _check_evaluated(checkpoint: str, attacks: list[str], store: Any, trial_ids: list[str] | None) -> None:
     """Networks that were given have one checkpoint, which stands in every table."""
-    found = {str(name) for name in store.read("class_accuracy", trial_ids, ["checkpoint"])["checkpoint"].unique()}
+    rows = store.read("class_accuracy", trial_ids, ["checkpoint", "attack"])
+    found = {str(name) for name in rows["checkpoint"].unique()}
+    for attack in attacks:
+        if attack not in set(rows["attack"]):
+            raise unknown("attack of --columns", attack, {str(name) for name in rows["attack"].unique()})
     if found - {"given"} and checkpoint not in found:
         others = " or ".join(sorted(found - {"given"}))
         raise InputError(
@@ -128,15 +186,15 @@ def _check_evaluated_at(checkpoint: str, store: Any, trial_ids: list[str] | None
         )
 
 
-def _part_of(store: Any, sets: list[str] | None, methods: str | None, seeds: str | None) -> dict[str, Any]:
+def _part_of(store: Any, sets: list[str] | None, names: list[str], seeds: str | None) -> dict[str, Any]:
     """Which trials of a store `report` is asked for."""
     from harness.report.results import some_trials
 
     if sets:
         raise InputError("--set changes a suite; a result store is reported as it is")
-    if methods is None and seeds is None:
+    if not names and seeds is None:
         return {}
-    return {"trial_ids": some_trials(store, read_names(methods, "--methods"), read_seeds(seeds))}
+    return {"trial_ids": some_trials(store, names, read_seeds(seeds))}
 
 
 def _with_older(which: dict[str, Any], found: list[Any]) -> dict[str, Any]:

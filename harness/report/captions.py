@@ -73,9 +73,9 @@ def order(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     what = ranking.metric.title
     if ranking.metric == SCORE:
         what = f"(average + {'mean of the worst tenth' if many else 'worst class'})/2"
-    ordered = f"Ordered by {what} under {attack_title(ranking.attack)}"
+    ordered = f"{'Ranked' if ranking.as_listed else 'Ordered'} by {what} under {attack_title(ranking.attack)}"
     if not ranking.ranks:
-        return [f"{ordered}; no ranks: {ranking.unranked}."]
+        return [] if ranking.as_listed else [f"{ordered}; no ranks: {ranking.unranked}."]
     return [
         f"{ordered}. Rank: 1 + the number of rows above it by a difference that stands over seeds "
         f"{listed(ranking.seeds)} and over test samples, {ranking.comparisons} comparisons corrected together (Holm)."

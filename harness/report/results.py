@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from harness.errors import named, unknown
+from harness.errors import InputError, named, unknown
 from harness.report.data_names import dataset_names
 from harness.report.networks import extra_networks, stand_in_teachers, teacher_seeds, with_teachers
 from harness.report.rows import CELL, NETWORK, ROW, rows_of, told_apart
@@ -42,6 +42,7 @@ class Results:
     absent: trials that were asked for and are not in the store, with their variants.
     left_out: by row, finished seeds that are not in `trials`, because other rows of their table lack them.
     taught: `NETWORK` of every finished student whose row has several teachers, also of those that are not in `trials`.
+    attacks: those that the report is about, in this order; empty for all.
     """
 
     store: Readable
@@ -50,6 +51,7 @@ class Results:
     absent: dict[str, str]
     left_out: dict[int, list[int]] = field(default_factory=dict)
     taught: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=NETWORK))
+    attacks: tuple[str, ...] = ()
 
     @property
     def done(self) -> pd.DataFrame:
@@ -72,7 +74,9 @@ class Results:
     @cached_property
     def _counted(self) -> pd.DataFrame:
         columns = ["checkpoint", "attack", "class_index", "class_name", "n", "correct"]
-        frame = self.store.read("class_accuracy", self._wanted, columns).reset_index(drop=True)
+        frame = self.store.read("class_accuracy", self._wanted, columns)
+        frame = frame[frame["attack"].isin(self.attacks)] if self.attacks else frame
+        frame = frame.reset_index(drop=True)
         return self._with(frame, "row", "seed", "teacher_seed")
 
     @cached_property
@@ -112,7 +116,7 @@ class Results:
     def select(self, rows: pd.DataFrame) -> Results:
         """The part of the results that belongs to some lines of `rows`."""
         trials, taught = (part[part["row"].isin(rows.index)] for part in (self.trials, self.taught))
-        return Results(self.store, trials, rows, {}, self.left_out, taught)
+        return Results(self.store, trials, rows, {}, self.left_out, taught, self.attacks)
 
     @cached_property
     def _wanted(self) -> list[str]:
@@ -133,9 +137,14 @@ def read_results(
     trial_ids: Sequence[str] | None = None,
     variants: Mapping[str, str] | None = None,
     datasets: Mapping[str, str] | None = None,
+    titles: Mapping[str, str] | None = None,
+    attacks: Sequence[str] = (),
 ) -> Results:
     """The trials of a store, or those of `trial_ids`, called as `variants` and `datasets` say, by trial id. Reads the
-    `trials` table only."""
+    `trials` table only.
+
+    titles: what rows are called instead, by variant, or by method where it has one variant. attacks: see `Results`.
+    """
     trials = store.trials()
     stand_ins = stand_in_teachers(trials)
     if trial_ids is not None:
@@ -146,7 +155,12 @@ def read_results(
     called = [names.get(key, str(own)) for key, own in zip(trials["trial_id"], trials["variant"], strict=True)]
     place = {key: place for place, key in enumerate(trial_ids or ())}
     content = dataset_names(trials, datasets or {})
-    trials = trials.assign(variant=called, called=called, dataset=content, place=trials["trial_id"].map(place))
+    trials = trials.assign(
+        variant=_titled(called, trials, titles or {}),
+        called=called,
+        dataset=content,
+        place=trials["trial_id"].map(place),
+    )
     trials = told_apart(trials.assign(teacher_seed=teacher_seeds(trials, stand_ins)), stand_ins)
     rows = rows_of(trials)
     keys = pd.MultiIndex.from_frame(rows[ROW].astype(object))
@@ -160,19 +174,37 @@ def read_results(
         left_out.setdefault(row, []).append(seed)
     several = students.groupby("row")["teacher_seed"].transform("nunique") > 1
     taught = students.loc[several, NETWORK].reset_index(drop=True)
-    return Results(store, kept.reset_index(drop=True), with_teachers(rows, kept, extra), absent, left_out, taught)
+    rows = with_teachers(rows, kept, extra)
+    return Results(store, kept.reset_index(drop=True), rows, absent, left_out, taught, tuple(attacks))
+
+
+def _titled(called: Sequence[str], trials: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
+    """What each trial is called under `titles`. InputError where a title is for a method of several variants."""
+    methods = [str(method) if role != "teacher" else "" for method, role in trials[["method", "role"]].to_numpy()]
+    of_methods = {name: title for name, title in titles.items() if name not in set(called)}
+    for name, title in of_methods.items():
+        variants = {variant for variant, method in zip(called, methods, strict=True) if method == name}
+        if len(variants) > 1 and title != name:
+            raise InputError(
+                f"the title '{title}' is for {name}, of which there are several variants: {', '.join(sorted(variants))}"
+            )
+    renamed = {name: title for name, title in of_methods.items() if title != name}
+    return [titles.get(name, renamed.get(method, name)) for name, method in zip(called, methods, strict=True)]
 
 
 def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """Ids of the trials of some methods or variants and some seeds, all where none is named; and of every teacher.
 
-    In the order of `names`, as the report has them then. InputError for a name or a seed that is not there.
+    In the order of `names`, as the report has them then; names of teachers choose nothing, they come anyway. InputError
+    for a name or a seed that is not there.
     """
     trials = store.trials(["role", "method", "variant", "seed"]).astype({"method": str, "variant": str})
     pupils = trials[trials["role"] != "teacher"]
     for seed in seeds:
         if seed not in set(pupils["seed"]):
             raise unknown("seed", seed, {str(one) for one in pupils["seed"]})
+    teachers = set(trials.loc[trials["role"] == "teacher", "variant"]) - {*pupils["variant"], *pupils["method"]}
+    names = [name for name in names if name not in teachers]
     places = named("method or variant", names, zip(pupils["variant"], pupils["method"], strict=True))
     chosen = pupils.iloc[list(places)] if names else pupils.sort_values("variant", kind="stable")
     wanted = chosen[chosen["seed"].isin(list(seeds))] if seeds else chosen

@@ -15,12 +15,12 @@ from harness.files import make_folder, write_bytes
 from harness.report import escape
 from harness.report.captions import caption, setting_title
 from harness.report.results import Results
-from harness.report.rows import in_setting, settings_of
+from harness.report.rows import SETTING, in_setting, settings_of
 from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables import tables
+from harness.report.tables.latex import CAPTIONS, Paper, latex
 from harness.report.tables.latex import NOTES as INTERVALS
-from harness.report.tables.latex import latex
 from harness.statistics.registry import metric_info
 
 FORMATS = ("png", "pdf", "svg")
@@ -33,10 +33,10 @@ class Form:
     """What a report holds and how it looks. InputError for a name that does not exist.
 
     checkpoint: of tables and figures. figures: names to draw (`nsd`, `class_quantity:weight`), all by default, none for
-    an empty list. formats: png, pdf, svg. width: column or text, each figure's own by default. intervals, style: of the
-    LaTeX tables, see `latex`. html: also the page. published: numbers of papers beside measured ones; the page has them
-    anyway. metrics: columns under each attack, by default average, worst and NSD. rank: what tables are ordered by, see
-    `leaderboard`.
+    an empty list. formats: png, pdf, svg. width: of figures and LaTeX tables, column or text, by default each figure's
+    own and text. intervals, style, captions, side_by_side, teachers: of the LaTeX tables, see `Paper`. html: also the
+    page. published: numbers of papers beside measured ones; the page has them anyway. metrics: columns under each
+    attack, by default average, worst and NSD. rank, as_listed: what tables are ordered by, see `leaderboard`.
     """
 
     checkpoint: str = "best_validation"
@@ -49,6 +49,16 @@ class Form:
     published: bool = False
     metrics: Sequence[str] | None = None
     rank: str | None = None
+    as_listed: bool = False
+    captions: str = CAPTIONS[0]
+    side_by_side: str | None = None
+    teachers: bool = False
+
+    @property
+    def paper(self) -> Paper:
+        """Of the LaTeX tables."""
+        width = self.width or WIDTHS[1]
+        return Paper(self.intervals, self.style, width, self.captions, self.side_by_side, self.teachers)
 
     def __post_init__(self) -> None:
         if not self.formats:
@@ -61,6 +71,8 @@ class Form:
         _check_names("width", [self.width] if self.width else [], WIDTHS)
         _check_names("kind of intervals", [self.intervals], INTERVALS)
         _check_names("style of intervals", [self.style], STYLES)
+        _check_names("kind of captions", [self.captions], CAPTIONS)
+        _check_names("name to stand --side-by-side", [self.side_by_side] if self.side_by_side else [], SETTING)
         if self.figures:
             from harness.report.figures.draw import check_figures  # matplotlib takes a second to import
 
@@ -76,7 +88,9 @@ def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> Non
 
 def print_leaderboard(console: Console, results: Results, form: Form = Form(), baseline: str | None = None) -> None:
     """Print the leaderboard of some results."""
-    tables.print_board(console, leaderboard(results, baseline=baseline, rank=form.rank), form.checkpoint)
+    tables.print_board(
+        console, leaderboard(results, baseline=baseline, rank=form.rank, as_listed=form.as_listed), form.checkpoint
+    )
 
 
 def write_report(
@@ -98,7 +112,9 @@ def write_report(
     """
     figures = _figure_names(form.figures, results)
     columns = [metric_info(name).name for name in form.metrics or ()]
-    board = leaderboard(results, baseline=baseline, primary=primary, columns=columns, rank=form.rank)
+    board = leaderboard(
+        results, baseline=baseline, primary=primary, columns=columns, rank=form.rank, as_listed=form.as_listed
+    )
     beside = published if form.published else None
     if console:
         tables.print_board(console, board, form.checkpoint, beside)
@@ -126,7 +142,7 @@ def _write_tables(board: Leaderboard, folder: Path, form: Form, published: pd.Da
     texts = {
         "leaderboard.md": tables.markdown(board, form.checkpoint, published),
         "leaderboard.csv": tables.csv_text(board),
-        "leaderboard.tex": latex(board, form.checkpoint, intervals=form.intervals, style=form.style),
+        "leaderboard.tex": latex(board, form.checkpoint, form.paper),
     }
     return [_write(folder / name, text) for name, text in texts.items()]
 

@@ -34,7 +34,7 @@ from harness.report.scores.selection import RULES, class_scores, rule, selection
 from harness.report.tables import tables
 from harness.report.tables.details import intervals_table, origins_table, wide
 from harness.report.tables.grid import Cell, grid, number
-from harness.report.tables.latex import _cell, latex
+from harness.report.tables.latex import Paper, _cell, latex
 from harness.report.tables.power import power
 from harness.report.write import Form, print_leaderboard, write_report
 from harness.statistics import intervals
@@ -781,10 +781,10 @@ def test_latex_has_the_papers_layout(board):
     assert text.count(r"\textbf") >= 15
     assert text.count(r"\underline") >= 15
     assert "\\toprule" in text
-    half = latex(board, intervals="seeds")
+    half = latex(board, paper=Paper("seeds"))
     found = score(board, "absld", "pgd20", "average")
     assert f"$\\pm${100 * (found['seed_high'] - found['value']):.2f}" in half
-    brackets = latex(board, intervals="samples", style="brackets")
+    brackets = latex(board, paper=Paper("samples", "brackets"))
     assert f"[{100 * found['sample_low']:.1f}, {100 * found['sample_high']:.1f}]" in brackets
 
 
@@ -808,9 +808,9 @@ def test_a_document_with_the_tables_compiles(engine, board, hostile_board, tmp_p
     if not shutil.which(engine) and (engine == "lualatex" or "CI" not in os.environ):
         pytest.skip(f"{engine} is not installed")
     (tmp_path / "plain.tex").write_text(latex(board))
-    (tmp_path / "seeds.tex").write_text(latex(board, intervals="seeds"))
-    (tmp_path / "hostile.tex").write_text(latex(hostile_board, intervals="samples", style="brackets"))
-    (tmp_path / "samples.tex").write_text(latex(board, intervals="samples", style="brackets"))
+    (tmp_path / "seeds.tex").write_text(latex(board, paper=Paper("seeds")))
+    (tmp_path / "hostile.tex").write_text(latex(hostile_board, paper=Paper("samples", "brackets")))
+    (tmp_path / "samples.tex").write_text(latex(board, paper=Paper("samples", "brackets")))
     inputs = "".join(f"\\input{{{name}}}\\clearpage\n" for name in ("plain", "seeds", "samples", "hostile"))
     (tmp_path / "paper.tex").write_text(
         "\\documentclass[twocolumn]{article}\n\\usepackage[margin=0.75in]{geometry}\n\\usepackage{booktabs}\n"
@@ -871,7 +871,7 @@ def test_write_report_returns_what_it_wrote(frames, tmp_path):
 def test_the_command_s_options_reach_figures_and_table(frames, board, tmp_path):
     options = {"intervals": "samples", "style": "brackets", "width": "text", "formats": ["svg"]}
     written = write_report(read_results(frames), tmp_path, Form(figures=["nsd"], **options))
-    assert (tmp_path / "leaderboard.tex").read_text() == latex(board, intervals="samples", style="brackets")
+    assert (tmp_path / "leaderboard.tex").read_text() == latex(board, paper=Paper("samples", "brackets"))
     assert 'width="486pt"' in written[3].read_text(), "6.75 inches"
 
 

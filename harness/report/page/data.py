@@ -91,7 +91,7 @@ def _setting(results: Results, board: Leaderboard, setting: tuple) -> dict[str, 
 def _ranking(found: Ranking) -> dict[str, Any]:
     metric = found.metric
     shown = {"metric": metric.name, "title": metric.title, "up": metric.up, "percent": metric.percent}
-    return shown | {"attack": found.attack}
+    return shown | {"attack": found.attack, "listed": found.as_listed}
 
 
 def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> list[dict[str, Any]]:

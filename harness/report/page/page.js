@@ -40,7 +40,7 @@ function columns(rows) {
   const attacks = byId("attack").value === "" ? data.attacks.map(([name]) => name) : [byId("attack").value];
   const ranks = rows.some(({ row }) => standing(row)[1]) ? [{ key: "rank", title: "Rank", up: false, value: (row) => standing(row)[1] || null, text: (value, row) => (row.role === "student" ? String(value || missing) : "") }] : [];
   const by = settings.length ? rankingOf(settings[0]) : null; // one metric for all tables
-  const score = by && !names.includes(by.metric) ? [{ key: "score", title: by.title, up: by.up, score: true, value: (row) => standing(row)[2], text: (value) => shown(value, by), first: true }] : [];
+  const score = by && !names.includes(by.metric) && (ranks.length || !by.listed) ? [{ key: "score", title: by.title, up: by.up, score: true, value: (row) => standing(row)[2], text: (value) => shown(value, by), first: true }] : [];
   const scores = attacks.flatMap((attack) => names.map((name, place) => ({
     key: `${attack} ${name}`, attack, one: metric(name), marked: settings.some((place) => markedAttack(place) === attack), up: metric(name).up, group: titles.get(attack), title: metric(name).title, first: place === 0,
     value: (row) => (cell(row, attack, name) || [null])[0],
@@ -62,7 +62,8 @@ function columns(rows) {
 // The key of the column that the table stands sorted by.
 function sortedBy({ ranks, list }, rows) {
   if (state.sort !== null || !rows.length) return state.sort;
-  const { metric: name, attack } = rankingOf(rows[0].row.setting);
+  const { metric: name, attack, listed } = rankingOf(rows[0].row.setting);
+  if (listed) return null;
   return [...ranks, ...list].map(({ key }) => key).find((key) => key === "rank" || key === "score" || key === `${attack} ${name}`);
 }
 
@@ -201,7 +202,7 @@ function show() {
 
 // Above the table what it is ordered by; below it what holds for all tables once, then what is each one's own.
 function caption(settings) {
-  const ordered = (text) => text.startsWith("Ordered by ");
+  const ordered = (text) => /^(Ordered|Ranked) by /.test(text);
   const rule = data.rules[byId("checkpoint").value];
   const all = settings.map((place) => captionOf(place).filter((text) => !text.startsWith("Checkpoint ") && text !== `${data.settings[place].title}.`));
   const common = all.length ? all[0].filter((text) => all.every((other) => other.includes(text))) : [];

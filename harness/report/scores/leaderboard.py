@@ -42,6 +42,7 @@ class Leaderboard:
     checkpoint, what is marked, unmarked: why nothing is. registered: see `registered_differences`. classes: by data set
     and class index, its name and number of test images. teacher_counts: by setting. rankings: by setting and
     checkpoint. notes: what a reader must know, a line each. columns: the metrics that were asked for.
+    chosen_attacks: see `Results.attacks`.
     """
 
     rows: pd.DataFrame
@@ -57,10 +58,13 @@ class Leaderboard:
     rankings: dict[tuple, Ranking] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     columns: tuple[str, ...] = ()
+    chosen_attacks: tuple[str, ...] = ()
 
     @property
     def attacks(self) -> list[str]:
-        return attack_order([str(name) for name in self.scores["attack"].unique()])
+        """Those with results, as they were chosen, else from the weakest kind to the strongest."""
+        found = {str(name) for name in self.scores["attack"].unique()}
+        return [name for name in self.chosen_attacks if name in found] or attack_order(list(found))
 
     @property
     def checkpoints(self) -> list[str]:
@@ -91,16 +95,17 @@ def leaderboard(
     primary: Sequence[Registered] = (),
     columns: Sequence[str] = (),
     rank: str | None = None,
+    as_listed: bool = False,
 ) -> Leaderboard:
     """The leaderboard of everything in `results`.
 
     baseline: the variant that others are compared with; see `pick_baselines` for the default. paired: read `outcomes`
     for the differences; by default for small reports. primary: comparisons registered before their results. columns:
-    metrics that tables show under each attack; see `main_metrics` for the default. rank: what tables are ordered by,
-    see `ranking.Column`.
+    metrics that tables show under each attack; see `main_metrics` for the default. rank, as_listed: what tables are
+    ordered by, see `ranking.Column`.
     """
     by_trial = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
-    column = Column.of(rank, [str(name) for name in by_trial.keys["attack"].unique()])
+    column = Column.of(rank, [str(name) for name in by_trial.keys["attack"].unique()], as_listed)
     worst_class = validation_worst(results)
     of_datasets = by_dataset(results, by_trial)
     parts = [_scores(part, worst_class, columns) for part in of_datasets]
@@ -125,7 +130,20 @@ def leaderboard(
     asked, teachers = requested_attacks(results), teacher_counts(results)
     ranked = rankings(results, of_datasets, column, paired)
     return Leaderboard(
-        rows, scores, specs, asked, baselines, marked, bare, chosen, classes, teachers, ranked, notes, tuple(columns)
+        rows,
+        scores,
+        specs,
+        asked,
+        baselines,
+        marked,
+        bare,
+        chosen,
+        classes,
+        teachers,
+        ranked,
+        notes,
+        tuple(columns),
+        results.attacks,
     )
 
 

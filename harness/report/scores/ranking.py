@@ -29,13 +29,15 @@ PLACES = ("student", "evaluation", "teacher")  # students are ranked; given netw
 
 @dataclass(frozen=True)
 class Column:
-    """What rows are ordered by. attack: None for the strongest that all rows of a table have."""
+    """What rows are ranked by, and, but `as_listed`, ordered. attack: None for the strongest that all rows of a table
+    have."""
 
     metric: Metric = SCORE
     attack: str | None = None
+    as_listed: bool = False
 
     @classmethod
-    def of(cls, text: str | None, attacks: Sequence[str]) -> Column:
+    def of(cls, text: str | None, attacks: Sequence[str], as_listed: bool = False) -> Column:
         """From METRIC or ATTACK:METRIC, such as `worst` or `pgd20:nsd`. InputError for what is not there."""
         attack, _, name = (text or SCORE.name).rpartition(":")
         try:
@@ -46,7 +48,7 @@ class Column:
             raise InputError(f"--rank {text}: {metric.title} does not follow from the classes of one network alone")
         if attack and attack not in attacks:
             raise unknown("attack of --rank", attack, attacks)
-        return cls(metric, attack or None)
+        return cls(metric, attack or None, as_listed)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Ranking:
 
     values: by row, mean over seeds. ranks: by row, 1 + the number of rows above it by a difference that stands; equal
     ranks are not told apart. seeds: that ranks are over. comparisons: that were corrected together. unranked: why no
-    row has a rank.
+    row has a rank. as_listed: rows are in the order of the report, whatever their ranks.
     """
 
     order: list[int]
@@ -67,6 +69,7 @@ class Ranking:
     seeds: tuple[int, ...] = ()
     comparisons: int = 0
     unranked: str = ""
+    as_listed: bool = False
 
 
 def rankings(
@@ -107,12 +110,15 @@ def _ranking(
         ranks = _ranks(results, under, students.set_index(["seed", "row"])["value"], members, column.metric, paired)
 
     def place(row: int) -> tuple:
+        if column.as_listed:
+            return PLACES.index(rows.loc[row, "role"]), row
         value = round(values.get(row, np.nan), 9)
         better = -value if column.metric.up else value
         return PLACES.index(rows.loc[row, "role"]), ranks.get(row, len(rows) + 1), np.isnan(value), better, row
 
     order = sorted(rows.index, key=place)
-    return Ranking(order, column.metric, attack, values, ranks, seeds if ranks else (), comparisons, unranked)
+    return Ranking(order, column.metric, attack, values, ranks, seeds if ranks else (), comparisons, unranked,
+                   column.as_listed)  # fmt: skip
 
 
 _NOTHING = pd.DataFrame(columns=["row", "seed", "attack", "role", "value", "average", "teachers"])

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from harness.report.results import records
-from harness.report.scores.counts import attack_order
 from harness.report.scores.leaderboard import Leaderboard
 from harness.statistics.metrics import MANY_CLASSES
 from harness.statistics.multiple_comparisons import ERROR
@@ -72,7 +71,7 @@ class Grid:
     attacks: list[str]
     metrics: list[Metric]
     lines: list[Line]
-    ordered_by: Metric
+    ordered_by: Metric | None
 
     @property
     def ranked(self) -> bool:
@@ -81,14 +80,15 @@ class Grid:
     @property
     def scored(self) -> bool:
         """Whether the lines are ordered by a number that stands in no other column."""
-        return self.ordered_by not in self.metrics and any(line.score is not None for line in self.lines)
+        there = any(line.score is not None for line in self.lines)
+        return there and self.ordered_by is not None and self.ordered_by not in self.metrics
 
     def rank(self, line: Line) -> str:
         """As text: empty apart from students, a dash for one without."""
         return "" if line.role != "student" else str(line.rank or "–")
 
     def score(self, line: Line, digits: int = 2) -> str:
-        return number(line.score, self.ordered_by, digits)
+        return number(line.score, self.ordered_by, digits) if self.ordered_by else ""
 
     @property
     def missing(self) -> list[str]:
@@ -111,8 +111,10 @@ def grid(board: Leaderboard, setting: tuple, checkpoint: str, metrics: Sequence[
              ranking.values.get(row))
         for row in ranking.order
     ]  # fmt: skip
-    attacks = attack_order([str(name) for name in scores["attack"].unique()])
-    return Grid(attacks, [METRICS[name] for name in names], lines, ranking.metric)
+    ordered_by = None if ranking.as_listed and not ranking.ranks else ranking.metric
+    there = set(scores["attack"])
+    attacks = [name for name in part.attacks if name in there]
+    return Grid(attacks, [METRICS[name] for name in names], lines, ordered_by)
 
 
 def main_metrics(scores: pd.DataFrame) -> tuple[str, ...]:

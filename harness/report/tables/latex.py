@@ -3,68 +3,168 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
-from harness.report.captions import attack_title, caption
+from harness.report.captions import attack_title, caption, eps_text
 from harness.report.escape import latex as escaped
+from harness.report.rows import SETTING
 from harness.report.scores.leaderboard import Leaderboard
-from harness.report.tables.grid import Cell, Grid, grid, number
+from harness.report.scores.ranking import PLACES
+from harness.report.tables.grid import Cell, Grid, Line, grid, number
 
-# Columns of numbers that fit the text width (6.75 in) of a two-column paper beside the names, in footnote size.
-COLUMNS = {"none": 16, "pm": 6, "brackets": 6}
+# Columns of numbers that fit beside the names in footnote size: in the text width (6.75 in) of a two-column paper, and
+# in one of its columns (3.25 in).
+COLUMNS = {"text": {"none": 16, "pm": 6, "brackets": 6}, "column": {"none": 6, "pm": 3, "brackets": 3}}
 ARROWS = {"↑": "\\uparrow", "↓": "\\downarrow", "≈": "\\approx"}
 NOTES: dict[str, list[str]] = {
     "none": [],
     "seeds": ["Intervals: 95% Student's t over seeds."],
     "samples": ["Intervals: 95% over test samples."],
 }
+CAPTIONS = ("full", "short")
 
 
-def latex(
-    board: Leaderboard, checkpoint: str = "best_validation", *, intervals: str = "none", style: str = "pm"
-) -> str:
-    """One table per setting, to \\input into a paper with \\usepackage{booktabs}; best bold, second underlined.
+@dataclass(frozen=True)
+class Paper:
+    """How LaTeX tables look.
 
     intervals: none, seeds or samples, written as `style`: pm (the distance of both ends from the number, each by itself
-    where they differ) or brackets (both ends). Attacks that do not fit side by side go below.
+    where they differ) or brackets (both ends). width: text or column (of a two-column paper). captions: full, or short:
+    what the table is of, seeds and marks. side_by_side: of `SETTING`, what may differ within one table, where each of
+    its values has columns of its own. teachers: whether teachers have rows.
     """
+
+    intervals: str = "none"
+    style: str = "pm"
+    width: str = "text"
+    captions: str = CAPTIONS[0]
+    side_by_side: str | None = None
+    teachers: bool = False
+
+
+def latex(board: Leaderboard, checkpoint: str = "best_validation", paper: Paper = Paper()) -> str:
+    """Tables to \\input into a paper with \\usepackage{booktabs}, one per setting or, side by side, for several; best
+    bold, second underlined. Columns that do not fit side by side go below."""
     if board.rows.empty:
         return "% No results yet.\n"
-    tables = [_table(board, setting, checkpoint, intervals, style) for setting in board.settings]
+    tables = [_table(board, settings, checkpoint, paper) for settings in _together(board.settings, paper.side_by_side)]
     return "\n".join(line for table in tables for line in table) + "\n"
 
 
-def _table(board: Leaderboard, setting: tuple, checkpoint: str, intervals: str, style: str) -> Iterator[str]:
-    table = grid(board, setting, checkpoint)
-    room = max(1, COLUMNS["none" if intervals == "none" else style] // len(table.metrics))
-    sentences = [*caption(board, setting, checkpoint), *NOTES[intervals], *table.missing]
+def _together(settings: Sequence[tuple], side_by_side: str | None) -> list[list[tuple]]:
+    """The settings of each table: those that differ in what stands side by side only."""
+    found: dict[tuple, list[tuple]] = {}
+    for setting in settings:
+        same = tuple(value for name, value in zip(SETTING, setting, strict=True) if name != side_by_side)
+        found.setdefault(same if side_by_side else setting, []).append(setting)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Columns of one setting under one attack. title: of the setting, where several stand side by side."""
+
+    title: str
+    attack: str
+    table: Grid
+
+    def cells(self, line: tuple[str, str]) -> list[Cell | None]:
+        found = next((each for each in self.table.lines if _key(each) == line), None)
+        return [found.cells.get((self.attack, metric.name)) if found else None for metric in self.table.metrics]
+
+
+def _key(line: Line) -> tuple[str, str]:
+    return line.role, line.name if line.role == "teacher" else line.title
+
+
+def _table(board: Leaderboard, settings: Sequence[tuple], checkpoint: str, paper: Paper) -> Iterator[str]:
+    grids = [grid(board, setting, checkpoint) for setting in settings]
+    kept = [[line for line in table.lines if paper.teachers or line.role != "teacher"] for table in grids]
+    if not any(kept):  # a teacher alone
+        kept = [table.lines for table in grids]
+    found = dict.fromkeys(_key(line) for table in kept for line in table)
+    lines = sorted(found, key=lambda line: PLACES.index(line[0]))
+    titles = _titles(settings, paper.side_by_side)
+    parts = [
+        _Part(title, attack, table)
+        for title, table in zip(titles, grids, strict=True)
+        for attack in table.attacks or [""]
+    ]
+    per_part = max(len(table.metrics) for table in grids)
+    room = max(1, COLUMNS[paper.width]["none" if paper.intervals == "none" else paper.style] // per_part)
+    missing = {line.name: f"{line.name}: {line.facts['missing']}" for table in kept for line in table
+               if line.facts["missing"]}  # fmt: skip
+    sentences = [*_caption(board, settings, checkpoint, paper), *NOTES[paper.intervals], *missing.values()]
+    environment = "table*" if paper.width == "text" else "table"
     yield "% Needs \\usepackage{booktabs}."
-    yield "\\begin{table*}[t]\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{2pt}"
+    yield f"\\begin{{{environment}}}[t]\n\\centering\n\\footnotesize\n\\setlength{{\\tabcolsep}}{{2pt}}"
     yield f"\\caption{{{' '.join(escaped(text) for text in sentences)}}}"
-    for start in range(0, max(1, len(table.attacks)), room):
+    for start in range(0, len(parts), room):
         if start:
             yield "\n\\medskip"
-        yield from _block(table, table.attacks[start : start + room], intervals, style)
-    yield "\\end{table*}"
+        yield from _block(lines, parts[start : start + room], paper)
+    yield f"\\end{{{environment}}}"
 
 
-def _block(table: Grid, attacks: Sequence[str], intervals: str, style: str) -> Iterator[str]:
-    """A tabular: the method, then average, worst, NSD under each of the attacks."""
-    width = len(table.metrics)
-    groups = [f"\\multicolumn{{{width}}}{{c}}{{{escaped(attack_title(name))}}}" for name in attacks]
-    starts = [2 + width * place for place in range(len(attacks))]
-    columns = "".join("@{\\hspace{5pt}}" + "r" * width for _ in attacks)
+def _titles(settings: Sequence[tuple], side_by_side: str | None) -> list[str]:
+    """What heads each setting's columns; nothing where there is one alone."""
+    if side_by_side is None or len(settings) == 1:
+        return [""] * len(settings)
+    values = [setting[SETTING.index(side_by_side)] for setting in settings]
+    return [f"eps {eps_text(value)}" if side_by_side == "eps" else str(value) for value in values]
+
+
+def _caption(board: Leaderboard, settings: Sequence[tuple], checkpoint: str, paper: Paper) -> list[str]:
+    """What holds for all of the settings once; what is one's own behind its name."""
+    texts = [[text for text in caption(board, setting, checkpoint) if not text.startswith(ORDERED)]
+             for setting in settings]  # fmt: skip
+    if paper.captions == "short":
+        texts = [[text for text in own if text.startswith(SHORT) or text == own[0]] for own in texts]
+    if len(settings) == 1:
+        return texts[0]
+    common = [text for text in texts[0] if all(text in own for own in texts)]
+    own = [" ".join([own[0], *(text for text in own[1:] if text not in common)]) for own in texts]
+    return [*own, *common] if paper.captions == "full" else [*(each[0] for each in texts), *common]
+
+
+ORDERED = ("Ordered by ", "Ranked by ")  # ranks stand in no table of a paper
+SHORT = ("Mean over", "One seed", "Given networks", "Best student", "Against ")
+
+
+def _block(lines: Sequence[tuple[str, str]], parts: Sequence[_Part], paper: Paper) -> Iterator[str]:
+    """A tabular: the method, then the metrics under each attack of each setting."""
+    widths = [len(part.table.metrics) for part in parts]
+    starts = [2 + sum(widths[:place]) for place in range(len(parts))]
+    columns = "".join("@{\\hspace{5pt}}" + "r" * width for width in widths)
     yield f"\\begin{{tabular}}{{@{{}}l{columns}@{{}}}}"
     yield "\\toprule"
-    yield " & ".join(["", *groups]) + r" \\"
-    yield " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts)
-    yield " & ".join(["Method", *[escaped(metric.title) for metric in table.metrics] * len(attacks)]) + r" \\"
+    if any(part.title for part in parts):
+        runs = [list(run) for _, run in groupby(range(len(parts)), key=lambda place: parts[place].title)]
+        spans = [(starts[run[0]], sum(widths[place] for place in run), parts[run[0]].title) for run in runs]
+        yield " & ".join(["", *[_over(width, title) for _, width, title in spans]]) + r" \\"
+        yield _rules([(start, width) for start, width, _ in spans])
+    yield (
+        " & ".join(["", *[_over(width, attack_title(part.attack)) for width, part in zip(widths, parts, strict=True)]])
+        + r" \\"
+    )
+    yield _rules(list(zip(starts, widths, strict=True)))
+    yield " & ".join(["Method", *[escaped(metric.title) for part in parts for metric in part.table.metrics]]) + r" \\"
     yield "\\midrule"
-    for place, line in enumerate(table.lines):
-        if place and line.role != table.lines[place - 1].role:
+    for place, line in enumerate(lines):
+        if place and line[0] != lines[place - 1][0]:
             yield "\\midrule"
-        found = [line.cells.get((attack, metric.name)) for attack in attacks for metric in table.metrics]
-        yield " & ".join([escaped(line.title), *[_cell(cell, intervals, style) for cell in found]]) + r" \\"
+        cells = [_cell(cell, paper.intervals, paper.style) for part in parts for cell in part.cells(line)]
+        yield " & ".join([escaped(line[1]), *cells]) + r" \\"
     yield "\\bottomrule\n\\end{tabular}"
+
+
+def _over(width: int, title: str) -> str:
+    return f"\\multicolumn{{{width}}}{{c}}{{{escaped(title)}}}"
+
+
+def _rules(spans: Sequence[tuple[int, int]]) -> str:
+    return " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start, width in spans)
 
 
 def _cell(cell: Cell | None, intervals: str, style: str) -> str:

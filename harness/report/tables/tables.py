@@ -113,7 +113,7 @@ def _attacks(table: Grid) -> Iterator[_Columns]:
 
 def _costs(table: Grid) -> _Columns:
     """What the table is ordered by, where no column has it, and what a row cost."""
-    titles = [*([table.ordered_by.title] if table.scored else []), "seeds", "hours", "MiB"]
+    titles = [*([table.ordered_by.title] if table.scored and table.ordered_by else []), "seeds", "hours", "MiB"]
 
     def cells(line: Line) -> list[Text]:
         texts = [*([table.score(line, 1)] if table.scored else []), *costs(line.facts)]
@@ -201,7 +201,11 @@ PEEKED_NOTE = (
 
 
 def _markdown_main(table: Grid) -> str:
-    titles = [*(["rank"] if table.ranked else []), "variant", *([table.ordered_by.title] if table.scored else [])]
+    titles = [
+        *(["rank"] if table.ranked else []),
+        "variant",
+        *([table.ordered_by.title] if table.scored and table.ordered_by else []),
+    ]
     titles += [f"{attack_title(attack)} {metric.title}" for attack in table.attacks for metric in table.metrics]
     rows = []
     for line in table.lines:
