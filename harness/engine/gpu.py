@@ -21,7 +21,8 @@ from harness.spec import TrialSpec
 if TYPE_CHECKING:
     import torch
 
-_TRACES = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")  # of NVIDIA's driver, on Linux and in WSL
+_DEVICE = "/dev/nvidiactl"  # not in a container that was given no GPU, which sees the rest all the same
+_TRACES = (_DEVICE, "/dev/dxg", "/proc/driver/nvidia/version")  # of NVIDIA's driver, on Linux and in WSL
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LISTED = Path("/proc/driver/nvidia/gpus")
 ANSWER_TIMEOUT_S = 120.0  # torch may come from a slow disk
@@ -83,7 +84,7 @@ def _decimal(share: float) -> str:
 def models() -> list[str]:
     """The models of this machine's GPUs as NVIDIA's driver lists them, at once; `gpus_here` tells whether torch can use
     them. None where CUDA_VISIBLE_DEVICES leaves none."""
-    if os.environ.get(_VISIBLE, "0") in ("", "-1"):
+    if os.environ.get(_VISIBLE, "0") in ("", "-1") or not os.path.exists(_DEVICE):
         return []
     facts = [path.read_text() for path in sorted(_LISTED.glob("*/information"))]
     return [line.partition(":")[2].strip() for text in facts for line in text.splitlines() if line.startswith("Model:")]

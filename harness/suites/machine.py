@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.engine.gpu import gpus_here
+from harness.engine.gpu import gpus_here, models
+from harness.errors import InputError
 from harness.files import write_bytes
 from harness.store.provenance import processor_precision
 from harness.store.records import MACHINE_FILE, recorded
@@ -47,10 +48,17 @@ def with_cores(resources: ResourceKeys, threads: int) -> ResourceKeys:
 
 
 def with_gpu(resources: ResourceKeys) -> ResourceKeys:
-    """The resources with `gpu: auto` resolved for this machine."""
+    """The resources with `gpu: auto` resolved for this machine. InputError where it has a GPU that torch cannot use:
+    whoever counts on it would wait for a processor."""
     if resources.gpu != "auto":
         return resources
-    return resources.model_copy(update={"gpu": 1.0 if (found := gpus_here()) and found.names else 0.0})
+    found = gpus_here()
+    if found and not found.names and models():
+        raise InputError(
+            f"resources: gpu: auto would take this machine's {models()[0]}, and torch cannot use it: {found.problem}; "
+            "gpu: 0 computes on the CPU"
+        )
+    return resources.model_copy(update={"gpu": 1.0 if found and found.names else 0.0})
 
 
 def _gpu_precision() -> str:

@@ -197,6 +197,14 @@ def test_a_suite_leaves_its_gpu_to_the_machine_that_plans_it(
     assert {spec.resources.gpu for spec in plan_suite(suite, results=tmp_path / "store").specs} == {gpu}
 
 
+def test_a_gpu_that_torch_cannot_use_is_not_exchanged_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.suites.machine.gpus_here", lambda: UNFIT)
+    monkeypatch.setattr("harness.suites.machine.models", lambda: ["NVIDIA H100"])
+    with pytest.raises(InputError, match="NVIDIA H100, and torch cannot use it: Torch not compiled with CUDA enabled"):
+        given("auto")
+    assert given(0).resources.gpu == 0
+
+
 def test_a_head_node_without_a_gpu_plans_for_those_that_have_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +404,7 @@ def test_a_gpu_that_nobody_asks_for_is_told_in_a_line(
         (tmp_path / "gpus" / "0000:1a:00.0" / "information").write_text(facts)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.engine.gpu._LISTED", tmp_path / "gpus")
+    monkeypatch.setattr("harness.engine.gpu._DEVICE", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr("sys.argv", ["run-bench", "run", "quickstart", "--dry-run", *options])
     with pytest.raises(SystemExit) as end:
