@@ -19,6 +19,7 @@ from harness.report.scores.leaderboard import leaderboard
 from harness.running.worker import Job, Workplace, trial_events
 from harness.spec import TrialSpec
 from harness.store.store import Store
+from harness.store.work import WorkingFolder
 from methods import SettingsError, plugins
 from tests.own_code import forgotten_afterwards
 from tests.small import assert_same_weights, run_to_end, small_specs, suite_file, weights
@@ -290,7 +291,7 @@ def test_an_interrupted_trial_does_not_go_on_under_another_formula(tmp_path):
     run_to_end(edited, root)
     run_to_end(edited, tmp_path / "alone")
     assert_same_weights(weights(root, edited), weights(tmp_path / "alone", edited))
-    assert (root / "work" / spec.training_id / "state.pt").exists()  # waits for its own formula
+    assert list(WorkingFolder(root, spec.training_id).parts()) == ["cpu"]  # waits for its own formula
 
 
 def test_a_report_keeps_trials_of_two_editions_of_a_plugin_apart(tmp_path):
