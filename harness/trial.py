@@ -107,7 +107,7 @@ def _prepared(spec: TrialSpec) -> torch.device:
         methods.load_entry_points()
     except methods.SettingsError as error:  # the driver has loaded them all
         raise InfrastructureError(f"{error} (on {socket.gethostname()}; nothing was computed)") from error
-    _check_code(spec)
+    check_code(spec)
     keep_freed_memory()
     exact_float32()
     device = device_of(spec)
@@ -117,7 +117,7 @@ def _prepared(spec: TrialSpec) -> torch.device:
     return device
 
 
-def _check_code(spec: TrialSpec) -> None:
+def check_code(spec: TrialSpec) -> None:
     """Raises InfrastructureError where this process loaded other plugin code than the trial was planned with."""
     try:
         here = code_of(spec)

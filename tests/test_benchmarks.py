@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -147,9 +148,8 @@ def test_a_long_leaderboard_is_printed_in_part_and_written_whole(tmp_path):
     write_report(read_results(store), tmp_path / "report", Form(figures=[]), console=console)
     printed, written = console.file.getvalue(), (tmp_path / "report" / "leaderboard.md").read_text()
     assert "2 more rows" in printed
-    assert "trades-00099" in printed
-    assert "trades-00100" not in printed
-    assert "trades-00101" in written
+    assert len(set(re.findall(r"trades-\d{5}", printed))) == 100
+    assert len(set(re.findall(r"trades-\d{5}", written))) == 102
 
 
 def test_report_rows(tmp_path):

@@ -28,7 +28,7 @@ from harness.store.provenance import training_columns, trial_columns
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
 from harness.training.state import read_training_state
-from harness.trial import run_trial
+from harness.trial import check_code, run_trial
 from harness.tuning.journal import Entry, Report
 from harness.tuning.method import SearchedMethod, validation_counts
 from harness.tuning.options import COLUMNS
@@ -77,6 +77,7 @@ def setting_reports(
         yield {"epoch": 0, "objective": WORST[job.mode], "failed": settled["reason"], "kind": "method", "reused": 0}
         return
     method = job.searched[setting.method]
+    check_code(method.bases[0])  # the setting's own trials get the code of this process
     last = settled["epochs"] if settled and settled["status"] == "stopped" else job.until
     specs = method.specs(setting.values)
     folder = WorkingFolder(root, specs[0].training_id)
