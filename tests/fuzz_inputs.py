@@ -157,8 +157,10 @@ def _option(numbers: random.Random) -> Input:
     names = (parameter.name, *(option.lstrip("-") for option in parameter.opts), begins)
     if parameter.param_type_name == "argument":
         return Input(0, "", (command, value, *COMMANDS[command][1:]), _written(SUITE), names)
-    given = [] if getattr(parameter, "is_flag", False) else [value]
-    return Input(0, "", (command, *COMMANDS[command], numbers.choice(parameter.opts), *given), _written(SUITE), names)
+    words = (command, *COMMANDS[command], numbers.choice(parameter.opts))
+    if getattr(parameter, "is_flag", False):  # what is refused then need not be the flag
+        return Input(0, "", words, _written(SUITE))
+    return Input(0, "", (*words, value), _written(SUITE), names)
 
 
 def _words(numbers: random.Random) -> Input:
