@@ -12,7 +12,7 @@ from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.grid import number
 
-HEAD = ("reported against measured", "", "reported", "measured", "difference", "95% over test samples", "images")
+HEAD = ("claim", "", "reported", "measured", "difference", "95% over test samples", "images")
 
 
 def lines(board: Leaderboard, claims: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
