@@ -152,6 +152,7 @@ def test_a_long_leaderboard_is_printed_in_part_and_written_whole(tmp_path):
     assert len(set(re.findall(r"trades-\d{5}", written))) == 102
 
 
+@pytest.mark.slow
 def test_report_rows(tmp_path):
     rows = report.measure(1, growth=(4, 6), paired=3, many_classes=(2, 12), distinct=3)
     assert rows[0].keys() > PAIR | MEMORY

@@ -82,6 +82,7 @@ def test_a_disk_without_room_for_it_leaves_the_files_as_they_are(
     assert names(tmp_path) == sorted(ids(specs))
 
 
+@pytest.mark.slow
 def test_commands_and_notebooks_see_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     suite, root = suite_file(tmp_path), tmp_path / "store"
