@@ -31,7 +31,13 @@ from harness.attacks.registry import AUTOATTACK_STAGES, ascent_settings, attack_
 from harness.data.augment import to_float
 from harness.data.splits import held_out_wanted, wants_second_split
 from harness.engine.forwards import evaluation_forward
-from harness.engine.process import exact_float32, keep_freed_memory, torch_threads
+from harness.engine.process import (
+    deterministic_algorithms,
+    exact_float32,
+    keep_freed_memory,
+    torch_threads,
+    tuned_convolutions,
+)
 from harness.errors import InputError
 from harness.inputs import Data, data_of, new_network
 from harness.seeds import seeded
@@ -126,6 +132,7 @@ def stored_shares(store: Store) -> dict[tuple[str, float, str], float]:
 # Training
 
 
+@tuned_convolutions()
 def epoch_seconds(spec: TrainedSpec, data: Data, device: torch.device) -> float:
     """One epoch: steps on the training images, validation, and the statistics of held-out or of training images that
     the method learns from."""
@@ -310,7 +317,7 @@ def _training_facts(spec: TrainedSpec, num_classes: int) -> tuple[object, ...]:
 
 
 def _device_facts(spec: TrialSpec) -> tuple[object, ...]:
-    return str(_device(spec)), spec.threads, spec.engine
+    return str(_device(spec)), spec.threads, spec.engine, spec.deterministic
 
 
 def _device(spec: TrialSpec) -> torch.device:
@@ -318,8 +325,10 @@ def _device(spec: TrialSpec) -> torch.device:
         raise InputError(
             f"trial {spec.trial_id} ({spec.variant}) wants a GPU and this machine has none: calibrate where it will run"
         )
-    keep_freed_memory()  # both as in the trial
+    keep_freed_memory()  # all as in the trial
     exact_float32()
+    if spec.resources.gpu:
+        deterministic_algorithms(spec.deterministic)
     return torch.device("cuda" if spec.resources.gpu else "cpu")
 
 

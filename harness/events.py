@@ -77,7 +77,7 @@ class Helped(_OfTrial):
 
 
 class Remark(_OfTrial):
-    """Something about it that whoever reads its numbers should know; its row has it too."""
+    """Something to know that is no error: of its numbers, then its row has it too, or of the GPU it failed on."""
 
     event: Literal["remark"]
     text: str

@@ -261,14 +261,15 @@ def _check_starts(source: Source, specs: Sequence[TrialSpec], said: str) -> None
 def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
     """InputError for a network that cannot be built for the data, and for one from outside this package that is none
     for it; of others no weights are made."""
-    networks = [spec.student for spec in specs] + [source.network for spec in specs for source in spec.sources]
+    networks = [network for spec in specs for network in spec.networks]
     height, width = data.test.images.shape[2:]
     for network in {each.model_dump_json(): each for each in networks}.values():
-        if model_info(network.name).sized and height != width:
+        info = model_info(network.name)
+        if info.sized and height != width:
             raise InputError(f"model {network.label} takes square images, the data's are {height} x {width}")
-        if model_info(network.name).foreign:
+        if info.foreign:
             made, shape = new_network(network, data, 0), tuple(data.test.images.shape[1:])
-            check_network(made, model_info(network.name).where, shape, data.num_classes, specs[0].engine)
+            check_network(made, info.where, shape, data.num_classes, specs[0].engine)
             continue
         with torch.device("meta"):
             new_network(network, data, 0)

@@ -48,8 +48,8 @@ def run_trial(
 ) -> Iterator[TaskEvent]:
     """Train (where the specification trains), evaluate, and commit the rows to the store before the last event.
 
-    Yields `start`, `epoch`, `evaluation`, `attack` and `done` events; resumes from its own working folder; when
-    `should_stop()` turns true it saves its state, yields `interrupted` and returns. Raises whatever stops it: the
+    Yields `start`, `remark`, `epoch`, `evaluation`, `attack` and `done` events; resumes from its own working folder;
+    when `should_stop()` turns true it saves its state, yields `interrupted` and returns. Raises whatever stops it: the
     caller stores the failure. In the row, started and finished are the times of the attempt that finished the trial;
     train_s are seconds of training over all attempts; eval_s are seconds spent on the evaluation by all who took part,
     helpers included, over all attempts. columns: more of the `trials` table.
@@ -122,7 +122,7 @@ def check_code(spec: TrialSpec) -> None:
     try:
         here = code_of(spec)
     except (KeyError, InputError, methods.SettingsError) as error:
-        raise InfrastructureError(f"{error} is not registered in this process: its plugin was not loaded") from error
+        raise InfrastructureError(f"its plugin was not loaded in this process: {error}") from error
     for role in sorted(here.keys() | spec.code):
         planned, loaded = (codes.get(role, "none")[:12] for codes in (spec.code, here))
         if planned != loaded:

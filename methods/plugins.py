@@ -120,7 +120,7 @@ def in_file(name: str) -> Any:
 
 def file_of(place: str) -> str:
     """The file of a plugin's function by its place; of other code the module."""
-    module = place.partition(":")[0].partition(".")[0]
+    module = _top(place)
     return _LOADED.get(module, module)
 
 
@@ -143,7 +143,7 @@ def code_of(part: Part | str) -> str | None:
 
     Of a plugin in one file it is the file's own; of a package that of all its `*.py` with their names.
     """
-    if isinstance(part, str) and part.partition(":")[0].partition(".")[0] in _KNOWN:
+    if isinstance(part, str) and _top(part) in _KNOWN:
         return None  # without importing it
     known: Part = resolve_name(part) if isinstance(part, str) else part
     found = {_HASHES.get(_top(each)) for each in _parts(known)}
@@ -154,8 +154,10 @@ def _parts(part: Part) -> tuple[Part, ...]:
     return part.__mro__ if isinstance(part, type) else (part,)
 
 
-def _top(part: Part) -> str:
-    return part.__module__.partition(".")[0]
+def _top(part: Part | str) -> str:
+    """The top-level module of a class or function, or of a place."""
+    module = part.partition(":")[0] if isinstance(part, str) else part.__module__
+    return module.partition(".")[0]
 
 
 class _Plugin(MetaPathFinder, ExecutionLoader):

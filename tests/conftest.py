@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -73,6 +74,12 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[FakeCuda | None]:
 
     with fake_cuda() as fake:
         yield fake
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of the machine that the tests run on adds no line to what commands say."""
+    monkeypatch.setattr("harness.engine.gpu._LISTED", Path("/nowhere"))
 
 
 @pytest.fixture(scope="session")

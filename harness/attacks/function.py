@@ -44,7 +44,7 @@ def check_function(request: Mapping[str, Any], shape: tuple[int, ...], num_class
     except Exception as error:  # a user's function may fail in any way
         reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
         where = file_of(attack_info(request["name"]).function)
-        raise InputError(f"{where}: {reason.splitlines()[0]}") from error
+        raise InputError(f"{where}: {(reason.splitlines() or [type(error).__name__])[0]}") from error
 
 
 def _points(

@@ -183,7 +183,7 @@ def attack_info(name: object) -> Attack:
     """The attack of that name, with the steps that are in it. InputError: an unknown name."""
     family, found = declared(name), _NUMBER.search(str(name))
     steps = int(found[0]) if found and len(found[0]) <= len(str(_MOST)) else None
-    if family and found and (steps is None or steps > _MOST):
+    if family and "{N}" in family and found and (steps is None or steps > _MOST):
         raise InputError(f"attack {name!s:.40}: {_MOST:,} steps are the most")
     if family is None:
         raise unknown("attack", name, [info.with_steps(steps).name for info in ATTACKS.values()], YOURS)

@@ -202,13 +202,14 @@ def report_store(
         raise InputError("a report on several stores needs --into FOLDER: where tables and figures go")
     primary = [each for root in roots for each in registered_comparisons(root)]
     folder = into or roots[0] / "report"
+    stated = published() if shape.published or shape.html else None
     with nothing_left_if_refused(folder):
         try:
             check_writable(folder)
         except InputError as error:
             if into:
                 raise
-            print_leaderboard(out, results, shape, baseline)
+            print_leaderboard(out, results, shape, baseline, primary=primary, published=stated)
             err.print(f"{error}: the report is only printed; --into FOLDER writes it elsewhere", soft_wrap=True)
             return
         written = write_report(
@@ -217,7 +218,7 @@ def report_store(
             shape,
             baseline=baseline,
             primary=primary,
-            published=published() if shape.published or shape.html else None,
+            published=stated,
             console=out,
             left_out=left_out,
         )

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from harness.data.class_names import LONGEST_CLASS, is_class_name
 from harness.data.counts import ClassCounts
 from harness.data.decoded import Arrays
 from harness.data.registry import Content
@@ -24,7 +25,6 @@ _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _KEYS = (*_REQUIRED, "class_names")
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 MOST_BYTES = 16 << 30  # of all arrays of a file
-_LONGEST_CLASS = 255  # characters of a name, as of a folder's
 _SMALL, _MOST_PACKED = 256 << 20, 100  # bytes that any file may hold; larger ones are real images, which pack less
 
 
@@ -215,9 +215,9 @@ def _images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
 
 def _class_names(path: Path, names: np.ndarray, largest: int, images: int) -> tuple[str, ...]:
     texts = names.tolist() if names.dtype.kind == "U" and names.ndim == 1 else []
-    if not texts or len(set(texts)) != len(texts) or not all(map(_is_class_name, texts)):
+    if not texts or len(set(texts)) != len(texts) or not all(map(is_class_name, texts)):
         raise InputError(
-            f"npz: {path}: class_names must be different strings, one per class, of 1 to {_LONGEST_CLASS} "
+            f"npz: {path}: class_names must be different strings, one per class, of 1 to {LONGEST_CLASS} "
             "characters of UTF-8"
         )
     if len(names) > images:
@@ -225,7 +225,3 @@ def _class_names(path: Path, names: np.ndarray, largest: int, images: int) -> tu
     if largest >= len(names):
         raise InputError(f"npz: {path}: a label is {largest}, but class_names names only 0..{len(names) - 1}")
     return tuple(names.tolist())
-
-
-def _is_class_name(text: str) -> bool:
-    return 0 < len(text) <= _LONGEST_CLASS and not any("\ud800" <= char <= "\udfff" for char in text)

@@ -1,6 +1,14 @@
-"""What the classes of the public data sets are called, in the order of their labels."""
+"""What classes may be called, and what those of the public data sets are called, in the order of their labels."""
 
 from __future__ import annotations
+
+LONGEST_CLASS = 255  # characters of a name, as of a folder's
+
+
+def is_class_name(text: str) -> bool:
+    """Whether a class can be called so: of a length, and UTF-8 can write it."""
+    return 0 < len(text) <= LONGEST_CLASS and not any("\ud800" <= char <= "\udfff" for char in text)
+
 
 DIGITS = tuple("0123456789")
 CLOTHES = (

@@ -3,6 +3,7 @@ for plans."""
 
 from __future__ import annotations
 
+import os
 import pkgutil
 from functools import lru_cache
 from pathlib import Path
@@ -36,4 +37,6 @@ def class_counts(spec: DatasetSpec) -> ClassCounts | None:
 @lru_cache(maxsize=8)
 def _own_counts(name: str, content: Content) -> ClassCounts | None:
     """Read once per content: a plan asks for every trial."""
-    return pkgutil.resolve_name(OWN[name].counts)(content) if content.path.exists() else None
+    return (
+        pkgutil.resolve_name(OWN[name].counts)(content) if os.path.exists(content.path) else None
+    )  # Path.exists raises for too long a name

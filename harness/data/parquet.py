@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harness.data.class_names import LONGEST_CLASS, is_class_name
 from harness.data.counts import ClassCounts
 from harness.data.encoded import FEWEST, PARTS, check_sha256, counts_of_parts
 from harness.data.hashes import combined_sha256, kept_sha256
@@ -28,7 +29,6 @@ _SPLITS = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
 }  # fmt: skip
 _AT_ONCE = 256  # rows whose bytes wait in memory
-_LONGEST_CLASS = 255  # characters of a name, as of a folder's
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
         names = found["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):
         return ()
-    good = isinstance(names, list) and all(isinstance(name, str) and 0 < len(name) <= _LONGEST_CLASS for name in names)
+    good = isinstance(names, list) and all(isinstance(name, str) and is_class_name(name) for name in names)
     return tuple(names) if good and len(set(names)) == len(names) else ()
 
 
@@ -301,8 +301,8 @@ def _classes(
     if kinds == {"U"}:
         names, labels = np.unique(found, return_inverse=True)
         lengths = [len(name) for name in names]
-        if not min(lengths) or max(lengths) > _LONGEST_CLASS:
-            raise InputError(f"parquet: {files.path}: a class in `{column}` has 1 to {_LONGEST_CLASS} characters")
+        if not min(lengths) or max(lengths) > LONGEST_CLASS:
+            raise InputError(f"parquet: {files.path}: a class in `{column}` has 1 to {LONGEST_CLASS} characters")
         return labels.astype(np.int64), tuple(names.tolist())
     most = len(declared) or len(found)
     if found.min() < 0 or found.max() >= most:

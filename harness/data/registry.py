@@ -33,8 +33,8 @@ class Own:
     """Data of the user's own, which come with a path and are known by the hash of their content.
 
     sha256: `module:function`, called with the path, gives that hash.
-    counts: the same, called with a `Content`, gives `ClassCounts`, or None where the data is not what its reader asks
-        for; reads no image.
+    counts: the same, called with a `Content`, gives `ClassCounts`; None, or InputError, where the data is not what
+        its reader asks for; reads no image.
     suffix: what ends a path of such data; empty for a folder.
     in_folders: whether a folder with such files is such data too.
     label_column: `module:function`, called with the path, gives the column that labels are read from where the suite

@@ -141,6 +141,7 @@ class SharedEvaluation:
             if should_stop():
                 yield {"event": "interrupted", "trial_id": self.spec.trial_id}
                 return
+        self._note_engine()
         self._gather(results)
         self._note_smaller_batches()
 
@@ -247,13 +248,14 @@ class SharedEvaluation:
             network = trained_network(self._source(checkpoint), self.data, self.store_root)
             network = network.to(self.device).eval().requires_grad_(False)
             self._loaded = (checkpoint, evaluation_forward(network, self.spec.engine))
-            self._note_engine()
         return self._loaded[1]
 
     def _note_engine(self) -> None:
         """Of a network that was not trained here, whose training would have told it."""
-        forward = self._loaded[1]
-        if isinstance(self.spec, GivenSpec) and isinstance(forward, FoldedTwin) and not forward.traceable:
+        if not isinstance(self.spec, GivenSpec):
+            return
+        forward = self._forward(GIVEN)
+        if isinstance(forward, FoldedTwin) and not forward.traceable:
             self.notes.append({"source": "engine", "text": f"fast, {forward.description}"})
 
     def _key(self, checkpoint: str) -> str:

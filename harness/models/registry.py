@@ -36,7 +36,8 @@ def _heads(params: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One network; `params` are its settings with their defaults (whole numbers of at least 1, or true/false).
+    """One network; `params` are its settings with their defaults
+    (whole numbers of at least 1, or true/false; of a plugin's also other numbers and text).
 
     meanings: what each of them is.
     network: `module:name` of what gives a module, called with channels, number of classes and settings; sized: and with
@@ -151,7 +152,7 @@ def network(name: str, description: str = "") -> Callable[[AnyPart], AnyPart]:
 
 def _declared(name: str, part: Any, description: str = "") -> ModelInfo:
     where = f"network {name}"
-    if not callable(part):
+    if not callable(part) or not hasattr(part, "__qualname__"):
         raise InputError(f"{where} is no function that gives a module, but a {type(part).__name__}")
     sized = "image_size" in inspect.signature(part).parameters
     given = ("in_channels", "num_classes", *(["image_size"] if sized else []))

@@ -78,7 +78,8 @@ def order(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
         return [] if ranking.as_listed else [f"{ordered}; no ranks: {ranking.unranked}."]
     return [
         f"{ordered}. Rank: 1 + the number of rows above it by a difference that stands over seeds "
-        f"{listed(ranking.seeds)} and over test samples, {ranking.comparisons} comparisons corrected together (Holm)."
+        f"{listed(ranking.seeds)}{' and over test samples' * ranking.over_samples}, {ranking.comparisons} comparisons "
+        "corrected together (Holm)."
     ]
 
 
@@ -144,12 +145,12 @@ def _seeds(rows: pd.DataFrame) -> str:
     if lists.empty:
         return "No seed is done."
     if len(lists) == 1:
-        return _mean_over(lists.index[0]).capitalize() + ("." if is_several(lists.index[0]) else f": {ONE_SEED}.")
+        return mean_over(lists.index[0]).capitalize() + ("." if is_several(lists.index[0]) else f": {ONE_SEED}.")
     if lists.iloc[1:].sum() > MOST_NAMED:
         return f"Mean over {found['seeds'].min()} to {found['seeds'].max()} seeds, by row."
     named = {seeds: ", ".join(found.loc[found["seed_list"] == seeds, "variant"]) for seeds in lists.index[1:]}
-    parts = [f"{_mean_over(seeds)} for {names}" for seeds, names in named.items()]
-    text = "; ".join([*parts, f"{_mean_over(lists.index[0])} for all others"])
+    parts = [f"{mean_over(seeds)} for {names}" for seeds, names in named.items()]
+    text = "; ".join([*parts, f"{mean_over(lists.index[0])} for all others"])
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -157,7 +158,8 @@ GIVEN = "Given networks, each of one training: how another would differ is not i
 ONE_SEED = "differences between seeds are not in these numbers"
 
 
-def _mean_over(seeds: str) -> str:
+def mean_over(seeds: str) -> str:
+    """mean over seeds 0, 1, 2; or one seed (0). seeds: a text of `listed`."""
     return f"mean over seeds {seeds}" if is_several(seeds) else f"one seed ({seeds})"
 
 

@@ -7,16 +7,15 @@ import pandas as pd
 from harness.report.results import Results
 from harness.report.scores.counts import class_counts
 from harness.report.tuning import number
-from harness.statistics import metrics
 from harness.statistics.registry import METRICS
 
 MEASURES = {  # what a search goes by, as it is called on test images
-    "selection_score": "selection_score",
+    "selection_score": "score",
     "val_robust_avg": "average",
     "val_robust_worst": "worst",
-    "val_robust_nsd": "nsd_population",
+    "val_robust_nsd": "nsd",
 }
-_TITLES = {"selection_score": "score", "average": "average", "worst": "worst class", "nsd_population": "NSD"}
+_TITLES = {"score": "score", "average": "average", "worst": "worst class", "nsd": "NSD"}
 
 
 def against_default(results: Results, method: str, metric: str, mode: str) -> str | None:
@@ -33,10 +32,8 @@ def against_default(results: Results, method: str, metric: str, mode: str) -> st
     if not len(counts.keys):
         return None
     titles, own = dict(_TITLES), MEASURES.get(metric, metric)
-    measures = pd.DataFrame([metrics.summary(line) for line in counts.accuracy])[list(titles)]
-    if own not in titles:
-        titles[own] = METRICS[own].title
-        measures[own] = METRICS[own].values(counts.accuracy, counts.images)
+    titles.setdefault(own, METRICS[own].title)
+    measures = pd.DataFrame({name: METRICS[name].values(counts.accuracy, counts.images) for name in titles})
     table = pd.concat([counts.keys.astype({"attack": str}), measures], axis=1)
     attack = str(table.groupby("attack")["average"].mean().idxmin())
     strongest = table[table["attack"] == attack].set_index("seed")
@@ -47,11 +44,10 @@ def against_default(results: Results, method: str, metric: str, mode: str) -> st
     tuned, default = (sides[side].loc[seeds] for side in ("tuned", "default"))
     gain = (tuned - default)[own] * (1 if mode == "max" else -1)
     verdict = "beats" if gain.mean() > 0 else "equals" if gain.mean() == 0 else "does not beat"
-    in_percent = {key: METRICS[key].percent if key in METRICS else key != "nsd_population" for key in titles}
-    means = ", ".join(
-        f"{title} {number(tuned[key].mean(), in_percent[key])} against {number(default[key].mean(), in_percent[key])}"
-        for key, title in titles.items()
+    mine, theirs = (
+        {key: number(side[key].mean(), METRICS[key].percent) for key in titles} for side in (tuned, default)
     )
+    means = ", ".join(f"{title} {mine[key]} against {theirs[key]}" for key, title in titles.items())
     return (
         f"On test images ({attack}) the tuned setting of {method} {verdict} the default by its "
         f"{titles[own]}, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}, better on "

@@ -86,10 +86,24 @@ def _check_names(kind: str, names: Sequence[str], known: Collection[str]) -> Non
             raise unknown(kind, name, known)
 
 
-def print_leaderboard(console: Console, results: Results, form: Form = Form(), baseline: str | None = None) -> None:
-    """Print the leaderboard of some results."""
-    tables.print_board(
-        console, leaderboard(results, baseline=baseline, rank=form.rank, as_listed=form.as_listed), form.checkpoint
+def print_leaderboard(
+    console: Console,
+    results: Results,
+    form: Form = Form(),
+    baseline: str | None = None,
+    *,
+    primary: Sequence[Registered] = (),
+    published: pd.DataFrame | None = None,
+) -> None:
+    """Print the leaderboard of some results, as `write_report` does."""
+    board = _board(results, form, baseline, primary)
+    tables.print_board(console, board, form.checkpoint, published if form.published else None)
+
+
+def _board(results: Results, form: Form, baseline: str | None, primary: Sequence[Registered]) -> Leaderboard:
+    columns = [metric_info(name).name for name in form.metrics or ()]
+    return leaderboard(
+        results, baseline=baseline, primary=primary, columns=columns, rank=form.rank, as_listed=form.as_listed
     )
 
 
@@ -111,10 +125,7 @@ def write_report(
     quantity that was not logged, before anything is written; results without a trial give tables that say so.
     """
     figures = _figure_names(form.figures, results)
-    columns = [metric_info(name).name for name in form.metrics or ()]
-    board = leaderboard(
-        results, baseline=baseline, primary=primary, columns=columns, rank=form.rank, as_listed=form.as_listed
-    )
+    board = _board(results, form, baseline, primary)
     beside = published if form.published else None
     if console:
         tables.print_board(console, board, form.checkpoint, beside)

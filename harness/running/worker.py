@@ -94,10 +94,8 @@ def trial_events(job: Job, should_stop: Callable[[], bool] | None = None, place:
                 event["trial_id"] = job.name
                 yield event
     except Exception as error:
-        text, kind = " ".join(f"{type(error).__name__}: {error}".split()), kind_of(error)
-        if kind == "device" and not job.spec.resources.gpu:  # a method that calls for what its trial does not have
-            kind = "method"
-        yield raised(job.name, kind, text)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        yield raised(job.name, fault(error, job.spec), text)
 
 
 def hold_failed_gpu(job: Job, last: TaskEvent) -> Iterator[TaskEvent]:
@@ -112,6 +110,12 @@ def hold_failed_gpu(job: Job, last: TaskEvent) -> Iterator[TaskEvent]:
     over = job.workplace.stop_signal
     while not over():
         time.sleep(_LOOK_EVERY_S)
+
+
+def fault(error: BaseException, spec: TrialSpec) -> Kind:
+    """The kind of a trial's error. A GPU that it did not ask for is no machine's fault: its method calls for one."""
+    kind = kind_of(error)
+    return "method" if kind == "device" and not spec.resources.gpu else kind
 
 
 def raised(name: str, kind: Kind, error: str) -> Error:

@@ -124,7 +124,7 @@ def selection_score(accuracy: ArrayLike) -> Floats:
 
 
 def summary(accuracy: ArrayLike) -> dict[str, float]:
-    """All of the above of one vector of class accuracies (C,), by name; NaN where undefined."""
+    """What training keeps of one vector of class accuracies (C,), by name; NaN where undefined."""
     accuracy = np.asarray(accuracy, dtype=float)
     return {
         "average": float(average(accuracy)),

@@ -10,20 +10,16 @@ from typing import Any
 from harness.errors import AbsentError
 from harness.files import file_sha256
 from harness.spec import UNKNOWN_SHA256
-
-_NETWORKS = ("teacher", "natural_teacher", "init")
+from harness.suites.keys import NETWORK_BLOCKS
 
 
 def stand_in(values: dict[str, Any], absent: list[str]) -> None:
     """Give each network file of a suite's keys a hash where the suite does not, and note how to write the right one;
     data of the user's own that are not here get one too. InputError for a file that cannot be read."""
-    for name in _NETWORKS:
+    for name in NETWORK_BLOCKS:
         block = values.get(name)
         if isinstance(block, dict) and block.get("file") is not None and block.get("sha256") is None:
-            values[name] = {
-                **block,
-                "sha256": _file_hash(name, Path(str(block["file"])).expanduser().absolute(), absent),
-            }
+            values[name] = {**block, "sha256": _file_hash(name, Path(str(block["file"])), absent)}
     data = values.get("dataset")
     if not isinstance(data, dict) or data.get("sha256") is not None or not isinstance(data.get("path"), str):
         return

@@ -13,6 +13,7 @@ from harness.spec import AttackRequest, EvaluationSpec, InSuites, Record, Resour
 Entry = str | dict[str, Any]
 
 MOST_SEEDS = 10_000
+NETWORK_BLOCKS = ("teacher", "natural_teacher", "init")  # of networks that students learn or start from
 
 _SUITE_SEEDS = InSuites(default="the suite's")
 
@@ -100,8 +101,8 @@ class MethodKeys(Record):
 
 
 class AttackKeys(AttackRequest):
-    """An attack by name, `pgd20`, or as a mapping, `{name: pgd20, restarts: 5}`. Steps and what stands below them are
-    of gradient attacks alone."""
+    """An attack by name, `pgd20`, or as a mapping, `{name: pgd20, restarts: 5}`. From `steps` to
+    `every_iterate` they are of gradient attacks alone."""
 
     seeds: Annotated[list[Seed], _SUITE_SEEDS] = Field(
         [], description="of the trials that it is run in", examples=[[0]]

@@ -36,8 +36,7 @@ def for_this_machine(suite: Suite, root: Path, count_threads: CountThreads | Non
         suite = suite.model_copy(update={"precision": known.get("precision") or ask()})
     if suite.threads == "auto":
         single = suite.model_copy(update={"threads": 1})
-        measured = count_threads is not None and not suite.resources.gpu
-        threads = known.get("threads") or (count_threads(single) if count_threads and measured else 1)
+        threads = known.get("threads") or (count_threads(single) if count_threads and not suite.resources.gpu else 1)
         suite = suite.model_copy(update={"threads": threads, "resources": with_cores(suite.resources, threads)})
     return suite
 

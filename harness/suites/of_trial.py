@@ -43,7 +43,9 @@ def suite_of(trial: TrialSpec, find: Find) -> dict[str, Any]:
     """
     if trial.role == "evaluation":
         raise InputError(f"trial {trial.trial_id}: no suite makes it, it is a network that was given to `evaluate`")
-    shared = {key: getattr(trial, key) for key in ("norm", "split_seed", "precision", "engine", "threads")}
+    shared = {
+        key: getattr(trial, key) for key in ("norm", "split_seed", "precision", "engine", "threads", "deterministic")
+    }
     values = {
         "dataset": _dataset(trial.dataset),
         "student": _network(trial.student),

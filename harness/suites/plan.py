@@ -26,7 +26,7 @@ from harness.suites.blocks import (
     training_spec,
 )
 from harness.suites.code import with_code
-from harness.suites.keys import Entry, FileKeys, SourceKeys
+from harness.suites.keys import NETWORK_BLOCKS, Entry, FileKeys, SourceKeys
 from harness.suites.suite import Suite
 
 
@@ -64,7 +64,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
 def _check_blocks(suite: Suite) -> None:
     """A slip in a block that no method of the plan needs is told all the same."""
     student = _network_entry(_students(suite)[0])
-    for where in ("teacher", "natural_teacher", "init"):
+    for where in NETWORK_BLOCKS:
         block = getattr(suite, where)
         known = [*SourceKeys.model_fields] if where == "teacher" else _ONE_SOURCE
         for key in block or {}:

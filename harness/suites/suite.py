@@ -16,7 +16,7 @@ from harness.models.registry import in_folder
 from harness.spec import CHECKPOINTS, MOST_OF_A_NAME, Checkpoint, Frozen, InSuites, Record, Seed
 from harness.suites.absent import stand_in
 from harness.suites.blocks import own_data, read
-from harness.suites.keys import MOST_SEEDS, Entry, ResourceKeys
+from harness.suites.keys import MOST_SEEDS, NETWORK_BLOCKS, Entry, ResourceKeys
 from harness.suites.notation import number, read_text, read_yaml
 from methods.plugins import load_plugin
 
@@ -222,7 +222,7 @@ def _place_networks(values: dict[str, Any], folder: Path) -> None:
             return {**entry, key: placed(entry[key])}
         return in_folder(entry, folder)
 
-    for block in ("teacher", "natural_teacher", "init"):
+    for block in NETWORK_BLOCKS:
         if isinstance(values.get(block), dict):
             values[block] = placed(values[block], "model")
     if "student" in values:

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from harness.engine.process import torch_threads
-from harness.errors import MACHINE_FAULTS, kind_of
+from harness.errors import MACHINE_FAULTS
 from harness.report.tuning import with_metric
-from harness.running.worker import Workplace, load_plugins
+from harness.running.worker import Workplace, fault, load_plugins
 from harness.spec import TrialSpec
 from harness.store.provenance import training_columns, trial_columns
 from harness.store.store import Store
@@ -95,7 +95,7 @@ def setting_reports(
         except Exception as error:
             if not root.is_dir():
                 return  # moved or deleted: the driver says so
-            if kind_of(error) in MACHINE_FAULTS:
+            if fault(error, specs[0]) in MACHINE_FAULTS:
                 raise  # nothing is known of the setting: another process may do
             yield {"epoch": epoch, "reused": reused, "objective": WORST[job.mode], **_failure(job, seeds, seed, error)}
 
@@ -228,7 +228,7 @@ def commit_unfinished(
 
 def _failure(job: SettingJob, seeds: Sequence[_Seed], failed: _Seed, error: Exception) -> Report:
     """Store the failed seed with its traceback and the others as stopped; a full disk is not their failure."""
-    kind, text = kind_of(error), " ".join(f"{type(error).__name__}: {error}".split())
+    kind, text = fault(error, failed.spec), " ".join(f"{type(error).__name__}: {error}".split())
     reason = f"seed {failed.spec.seed}: {text}"
     if kind != "disk":
         store = Store(job.workplace.store_root, begun=True)

@@ -22,10 +22,6 @@ from harness.store.work import progress_file
 ROOT = Path(__file__).parents[2]
 
 
-def ids(specs: list[TrialSpec]) -> list[str]:
-    return [spec.trial_id for spec in specs]
-
-
 class Clock:
     """Seconds that pass only when told."""
 
@@ -52,7 +48,7 @@ def test_each_handler_reads_the_event_of_its_name() -> None:
 
 def test_progress_counts_and_estimates() -> None:
     specs = [fake.make(seed, steps=10) for seed in range(4)]
-    one, two, three, four = ids(specs)
+    one, two, three, four = (spec.trial_id for spec in specs)
     progress, _, clock = screen(specs, terminal=False)
     progress({"event": "plan", "skipped": [four]})
     assert progress.headline() == "4 trials: 1 done, 0 running, 3 waiting"

@@ -59,9 +59,8 @@ def test_the_page_is_what_the_declarations_say():
 def test_the_suite_on_the_page_is_complete(tmp_path):
     (tmp_path / "mine.yaml").write_text(re.search("```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
     specs = plan(load_suite(str(tmp_path / "mine.yaml")))
-    assert [spec.variant for spec in specs] == ["teacher", "rslad", "rslad", "absld-0.3", "absld-0.3"] or len(
-        specs
-    ) == 5
+    own = "absld-temperature_rate=0.3"
+    assert [spec.variant for spec in specs] == ["teacher", "rslad", "rslad", own, own]
     assert specs[-1].method["labels"]["temperature_rate"] == 0.3
 
 

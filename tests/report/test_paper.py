@@ -20,8 +20,6 @@ from harness.store.several import Stores
 from harness.store.store import Store
 from tests.synthetic_store import fill_store, frames_of, trial_spec
 
-TEACHER = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
-
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> tuple[Path, Path]:

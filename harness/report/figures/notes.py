@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.report.captions import attack_title
+from harness.report.captions import attack_title, mean_over
 from harness.report.figures.style import MOST_BANDS
-from harness.report.scores.seeds import is_several, listed
+from harness.report.scores.seeds import listed
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
 
 NO_BANDS = f"No bands: those of more than {MOST_BANDS} variants would cover each other."
@@ -30,7 +30,7 @@ def over_seeds(frame: pd.DataFrame) -> str:
     if lists.nunique() > 1:
         return f"mean over {counts.min()} to {counts.max()} {name.removesuffix('_id')}s, by variant"
     if known:
-        return f"mean over seeds {lists.iloc[0]}" if is_several(lists.iloc[0]) else f"one seed ({lists.iloc[0]})"
+        return mean_over(lists.iloc[0])
     return f"mean over {lists.iloc[0]} trials"
 
 

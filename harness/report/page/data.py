@@ -145,7 +145,7 @@ def _add_classes(rows: list[dict[str, Any]], results: Results, counts: ClassCoun
 
 
 def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
-    """`trials` of each row: id, seed, state, versions, cost, and average, worst and NSD by checkpoint and attack."""
+    """`trials` of each row: id, seed, state, versions, origin, and average, worst and NSD by checkpoint and attack."""
     trials = {trial["trial_id"]: trial for trial in records(results.trials)}
     found: dict[str, dict[str, Any]] = {}
     for key, trial in sorted(trials.items(), key=lambda item: (item[1]["seed"], item[1]["teacher_seed"])):
@@ -160,8 +160,8 @@ def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts
 
 
 _TRIAL = (
-    "trial_id", "seed", "teacher_seed", "status", "error", "train_device", "device", "git_commit", "code_fingerprint",
-    "teacher_sha256", "init_sha256", "started", "finished", "attempts", "train_s", "eval_s", "peak_memory_mb",
+    "trial_id", "seed", "teacher_seed", "status", "train_device", "device", "git_commit", "code_fingerprint",
+    "teacher_sha256", "init_sha256",
 )  # fmt: skip
 
 

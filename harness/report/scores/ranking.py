@@ -35,6 +35,7 @@ class Column:
     metric: Metric = SCORE
     attack: str | None = None
     as_listed: bool = False
+    over_samples: bool = True
 
     @classmethod
     def of(cls, text: str | None, attacks: Sequence[str], as_listed: bool = False) -> Column:
@@ -44,7 +45,7 @@ class Column:
             metric = metric_info(name)
         except InputError as error:
             raise InputError(f"--rank {text}: {error}") from error
-        if not (metric.of or metric.function):
+        if not metric.of_classes:
             raise InputError(f"--rank {text}: {metric.title} does not follow from the classes of one network alone")
         if attack and attack not in attacks:
             raise unknown("attack of --rank", attack, attacks)
@@ -58,7 +59,8 @@ class Ranking:
 
     values: by row, mean over seeds. ranks: by row, 1 + the number of rows above it by a difference that stands; equal
     ranks are not told apart. seeds: that ranks are over. comparisons: that were corrected together. unranked: why no
-    row has a rank. as_listed: rows are in the order of the report, whatever their ranks.
+    row has a rank. as_listed: rows are in the order of the report, whatever their ranks. over_samples: whether
+    intervals over test samples had a say; there are none of some columns.
     """
 
     order: list[int]
@@ -70,6 +72,7 @@ class Ranking:
     comparisons: int = 0
     unranked: str = ""
     as_listed: bool = False
+    over_samples: bool = True
 
 
 def rankings(
@@ -103,11 +106,13 @@ def _ranking(
     students = numbers[numbers["role"] == "student"]
     members, seeds = _over_the_same_seeds(students)
     unranked = _why_unranked(rows, students, members, seeds, column.metric)
-    ranks, comparisons = {}, 0
+    ranks: dict[int, int] = {}
+    comparisons, over_samples = 0, True
     if counts is not None and not unranked:
         comparisons = math.comb(len(members), 2)
         under = counts.where((counts.keys["attack"] == attack).to_numpy())
-        ranks = _ranks(results, under, students.set_index(["seed", "row"])["value"], members, column.metric, paired)
+        by_seed = students.set_index(["seed", "row"])["value"]
+        ranks, over_samples = _ranks(results, under, by_seed, members, column.metric, paired)
 
     def place(row: int) -> tuple:
         if column.as_listed:
@@ -118,7 +123,7 @@ def _ranking(
 
     order = sorted(rows.index, key=place)
     return Ranking(order, column.metric, attack, values, ranks, seeds if ranks else (), comparisons, unranked,
-                   column.as_listed)  # fmt: skip
+                   column.as_listed, over_samples)  # fmt: skip
 
 
 _NOTHING = pd.DataFrame(columns=["row", "seed", "attack", "role", "value", "average", "teachers"])
@@ -166,9 +171,10 @@ def _ranks(
     members: Sequence[int],
     metric: Metric,
     paired: bool | None,
-) -> dict[int, int]:
-    """By row 1 + the number of rows above it: every pair is compared over seeds, all pairs are corrected together, and
-    what is apart there is compared over test samples too. values: by seed and row."""
+) -> tuple[dict[int, int], bool]:
+    """By row 1 + the number of rows above it, and whether intervals over test samples had a say: every pair is compared
+    over seeds, all pairs are corrected together, and what is apart there is compared over test samples too. values: by
+    seed and row."""
     pairs = list(itertools.combinations(range(len(members)), 2))
     p = compare_family(values.unstack()[list(members)].to_numpy()[:, :, None], pairs).p[:, 0]
     apart = [
@@ -177,11 +183,11 @@ def _ranks(
     mine, theirs = paired_lines(counts, apart)
     ranks = dict.fromkeys(members, 1)
     if mine.keys.empty:
-        return ranks
+        return ranks, True
     found = differences_of(results, mine, theirs, paired)
     found = found[found["metric"] == metric.name]
     found = found.assign(p=p[found["row"].to_numpy(dtype=int)])
     for place, change in found.loc[stands(found).astype(bool), ["row", "difference"]].itertuples(index=False):
         first, second = (members[end] for end in pairs[int(place)])
         ranks[second if (change > 0) == metric.up else first] += 1
-    return ranks
+    return ranks, bool(found["difference_sample_low"].notna().all())

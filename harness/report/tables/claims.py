@@ -8,9 +8,9 @@ from rich.table import Table
 
 from harness.report.captions import attack_title
 from harness.report.results import records
-from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard
 from harness.report.tables.grid import number
+from harness.statistics.registry import METRICS
 
 HEAD = ("claim", "", "reported", "measured", "difference", "95% over test samples", "images")
 

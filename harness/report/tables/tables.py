@@ -113,13 +113,14 @@ def _attacks(table: Grid) -> Iterator[_Columns]:
 
 def _costs(table: Grid) -> _Columns:
     """What the table is ordered by, where no column has it, and what a row cost."""
-    titles = [*([table.ordered_by.title] if table.scored and table.ordered_by else []), "seeds", "hours", "MiB"]
+    own = [table.ordered_by.title] if table.scored and table.ordered_by else []
+    titles = [*own, "seeds", "hours", "MiB"]
 
     def cells(line: Line) -> list[Text]:
         texts = [*([table.score(line, 1)] if table.scored else []), *costs(line.facts)]
         return [Text(text, justify="right") for text in texts]
 
-    return _Columns("", titles, [5, 5, 6, 7][-len(titles) :], cells)
+    return _Columns("", titles, [*(max(DIGITS, cell_len(title)) for title in own), 5, 6, 7], cells)
 
 
 def _block(table: Grid, block: Sequence[_Columns]) -> Iterator[Table | Text]:
