@@ -237,6 +237,19 @@ def test_a_gpu_computes_the_same_bits_where_the_suite_says_so(tmp_path, monkeypa
         deterministic_algorithms(False)
 
 
+def test_trainings_in_turn_in_one_process_leave_its_switches_as_they_were(tmp_path):
+    """As the seeds of one setting of a search."""
+    specs = [small_specs(tmp_path, "evaluation.attacks=[clean]", f"seeds=[{seed}]")["at"] for seed in (0, 1)]
+    trials = [run_trial(spec, tmp_path) for spec in specs]
+    before = torch.backends.cudnn.benchmark
+    for trial in trials:
+        assert next(event for event in trial if event["event"] == "epoch")
+        assert torch.backends.cudnn.benchmark == before
+    for trial in trials:
+        assert list(trial)[-1]["event"] == "done"
+    assert torch.backends.cudnn.benchmark == before
+
+
 def test_an_interrupted_evaluation_goes_on_at_its_chunk(straight, tmp_path):
     root, specs, _ = straight
     spec = specs["at"]

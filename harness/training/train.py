@@ -59,12 +59,12 @@ def train(
     for text in run.begin_again():
         yield {"event": "remark", "trial_id": spec.trial_id, "text": text}
     run.folder.record.unlink(missing_ok=True)  # of weights that are no longer there
-    with tuned_convolutions():
-        while run.trainer.epoch < run.epochs:
-            yield from run.epoch(should_stop)
-            if run.interrupted:
-                yield {"event": "interrupted", "trial_id": spec.trial_id}
-                return
+    while run.trainer.epoch < run.epochs:
+        with tuned_convolutions():  # between two epochs the process may go on with another training
+            event = run.epoch(should_stop)
+        yield event
+        if event["event"] == "interrupted":
+            return
     run.finish()
 
 
@@ -120,28 +120,25 @@ class _Run:
         self.remarks: dict[str, None] = {}
         self.fitting = Fitting(spec, BATCH)
         self.batches: EpochBatches | None = None
-        self.interrupted = False
 
     def _sha256(self, source: Source) -> str:
         return file_sha256(weights_path(source, self.folder.store_root), "weights")
 
-    def epoch(self, should_stop: Callable[[], bool]) -> Iterator[TaskEvent]:
-        """One epoch from its start or from where it was interrupted."""
+    def epoch(self, should_stop: Callable[[], bool]) -> TaskEvent:
+        """One epoch from its start or from where it was interrupted, and what is told of it."""
         started, started_cpu = time.perf_counter(), cpu_seconds()
         trainer, number = self.trainer, self.trainer.epoch
         if self.batches is None:
             for _ in self._count_confusion(number):
                 if should_stop():
-                    self._interrupt(started, started_cpu)
-                    return
+                    return self._interrupt(started, started_cpu)
             self._learn_first()
             trainer.begin_epoch()
             self.batches = self._batches(number)
         with closing(self._shared_logits(self.batches)):
             for _ in trainer.train_steps(self.batches, self.batches.noise):
                 if should_stop():
-                    self._interrupt(started, started_cpu)
-                    return
+                    return self._interrupt(started, started_cpu)
         held_out = self._held_out(number)
         loss = trainer.end_epoch(held_out)
         if trainer.average:
@@ -156,7 +153,7 @@ class _Run:
         self.history["epochs"].append(row)
         self.batches = None
         self.save()
-        yield {
+        return {
             "event": "epoch",
             "trial_id": self.spec.trial_id,
             "epoch": number + 1,
@@ -168,11 +165,11 @@ class _Run:
             "seconds": row["seconds"],
         }
 
-    def _interrupt(self, started: float, started_cpu: float) -> None:
-        self.interrupted = True
+    def _interrupt(self, started: float, started_cpu: float) -> TaskEvent:
         self.seconds += time.perf_counter() - started
         self.cpu_seconds += cpu_seconds() - started_cpu
         self.save()
+        return {"event": "interrupted", "trial_id": self.spec.trial_id}
 
     def _batches(self, epoch: int, *purpose: str) -> EpochBatches:
         train = self.data.train
