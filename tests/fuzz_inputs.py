@@ -159,7 +159,7 @@ def _option(numbers: random.Random) -> Input:
         return Input(0, "", (command, value, *COMMANDS[command][1:]), _written(SUITE), names)
     words = (command, *COMMANDS[command], numbers.choice(parameter.opts))
     if getattr(parameter, "is_flag", False):  # it may be the rest that is refused: there is no trial 0000 to `show`
-        return Input(0, "", words, _written(SUITE), (*names, *COMMANDS[command][:1]))
+        return Input(0, "", words, _written(SUITE), (*names, "0000"))
     return Input(0, "", (*words, value), _written(SUITE), names)
 
 
