@@ -19,10 +19,11 @@ _AVERAGED = re.compile(r"(^|[_.-])(ema|swa|avg|averaged?)([_.-]|$)", re.IGNORECA
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _IN_AVERAGES = ("shadow", "module")  # where an average keeps its state dict
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the parameters
-_UNUSED = "sub_block1."  # TRADES' WRN owns this block, saves it and never calls it
+# Saved and never called: a block that TRADES' WRN owns, the second copy that MadryLab's `robustness` keeps to attack
+_UNUSED = ("sub_block1.", "attacker.")
 _PARALLEL = re.compile(r"((module|_orig_mod)\.)+")  # what torch's own wrappers, parallel and compiled, put before names
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "basic_net.", "1.")  # 1. is a Sequential's that begins by normalising
-_NORMALISATION = re.compile(r"(?:normali[sz]er?\.|0\.)?(?:(?P<mean>mu|mean)|(?P<std>sigma|std))")
+_NORMALISATION = re.compile(r"(?:normali[sz]er?\.|0\.)?(?:(?P<mean>mu|(?:new_)?mean)|(?P<std>sigma|(?:new_)?std))")
 
 
 def state_among(path: object, content: object, weights: str | None) -> object:
@@ -87,13 +88,13 @@ def plain_names(path: object, content: object) -> State:
         state[_PARALLEL.sub("", key) if _PARALLEL.match(key) else key] = value.detach()
     if len(state) < len(content):
         raise InputError(f"checkpoint {path} holds parameters twice, with and without the prefix 'module.'")
-    return {key: value for key, value in state.items() if not key.startswith(_UNUSED) and key != _COUNTER}
+    return {key: value for key, value in state.items() if key != _COUNTER}
 
 
 def fitted(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[State, State]:
     """The tensors under the names that a network expects, and apart from them the normalisation, `mean` and `std`, that
     its own code kept with it; empty where it has none. Names that fit already stay as they are."""
-    state = dict(state)
+    state = _used(state, expected)
     if expected and state.keys() >= set(expected):
         own = {key for key in state if key in expected}
     else:
@@ -111,6 +112,10 @@ def _unwrapped(state: State, expected: Collection[str]) -> State:
         if any(name.startswith(wrapper) for name in expected):
             break
         state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return _used(state, expected)
+
+
+def _used(state: Mapping[str, Tensor], expected: Collection[str]) -> State:
     return {key: value for key, value in state.items() if key in expected or not key.startswith(_UNUSED)}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 import re
-import tarfile
+import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,81 +14,82 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
+from harness.data.sources import load
 from harness.errors import InputError
 from harness.files import file_sha256
 from harness.inputs import check_readable
 from harness.models.build import build
 from harness.models.checkpoints import load_into, read_state
+from harness.models.registry import resolve_params
+from harness.published.papers import published
+from harness.spec import NetworkSpec
+from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
+from tests.cli.test_cli import bench
 
-MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
-State = dict[str, Tensor]
-
-
-def network(seed: int, **normalisation: Any) -> nn.Module:
-    torch.manual_seed(seed)
-    return build("cnn", {"width": 2}, in_channels=3, num_classes=10, **normalisation).eval()
-
-
-def before(prefix: str) -> Callable[[State], State]:
-    return lambda state: {prefix + key: value for key, value in state.items()}
-
-
-def normalised(mean: str, std: str, prefix: str = "", scope: str = "") -> Callable[[State], State]:
-    """With a normalisation under these names, as a buffer of an image; scope: before all names."""
-    buffers = {mean: torch.tensor(MEAN).view(1, 3, 1, 1), std: torch.tensor(STD).view(1, 3, 1, 1)}
-    return lambda state: {scope + key: value for key, value in (buffers | before(prefix)(state)).items()}
-
-
-PLAIN: dict[str, Callable[[State], Any]] = {
-    "as it is": lambda state: state,
-    "state_dict": lambda state: {"state_dict": state, "epoch": 76, "best_prec1": 0.5},
-    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}},
-    "rmodel": lambda state: {"rmodel": state, "epoch": 3},
-    "net beside optimizer": lambda state: {"net": state, "optimizer": {"state": {}, "param_groups": []}, "acc": 0.5},
-    "best alone": lambda state: {"best": state, "epoch": 3},
-    "best numbers": lambda state: {"state_dict": state, "best": {"accuracy": 0.5, "epoch": 3}},
-    "last alone": lambda state: {"last": {"state_dict": state}},
-    **{
-        f"prefix {prefix}": before(prefix)
-        for prefix in (
-            "module.", "_orig_mod.", "module._orig_mod.", "module.module.", "model.", "basic_net.", "1.", "module.1.",
-            "module.model.", "_orig_mod.module.basic_net.",
-        )
-    },
-    "numpy scalars": lambda state: {
-        "net": state, "acc": np.float64(93.2), "epoch": np.int64(7), "loss": np.float32(0.5), "ok": np.bool_(True),
-    },
-    "an unused block": lambda state: {"model.sub_block1.weight": torch.ones(2)} | before("model.")(state),
-}  # fmt: skip
-NORMALISED: dict[str, Callable[[State], Any]] = {
-    "mu and sigma": normalised("mu", "sigma"),
-    "mean and std": normalised("mean", "std"),
-    "parallel": normalised("mu", "sigma", scope="module."),
-    "in the network": normalised("mu", "sigma", scope="model."),
-    "normalize.": normalised("normalize.mean", "normalize.std", prefix="model."),
-    "normalizer.": normalised("normalizer.mean", "normalizer.std", prefix="model."),
-    "a Sequential": normalised("0.mean", "0.std", prefix="1."),
-    "a parallel Sequential": normalised("0.mu", "0.sigma", prefix="1.", scope="module."),
-    "nested": lambda state: {"state_dict": normalised("mu", "sigma", scope="module.")(state)},
+PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
+WRITER = runpy.run_path(str(PAGE.with_name("write_networks.py")))
+MEAN, STD, network = WRITER["MEAN"], WRITER["STD"], WRITER["small"]
+LAYOUTS = {
+    f"{layout.holds} {number}": (layout, form)
+    for layout in WRITER["LAYOUTS"]
+    for number, form in enumerate(layout.forms)
 }
 
 
-@pytest.mark.parametrize("layout", [*PLAIN, *NORMALISED])
+def test_the_page_is_what_becomes_of_a_file_of_every_layout():
+    page = PAGE.read_text()
+    assert page == WRITER["written"](page), "docs/networks.md is stale: run python docs/write_networks.py"
+
+
+def test_the_networks_on_the_page_are_those_whose_numbers_are_published():
+    zoo = {(each.dataset, name): each for each in WRITER["ZOO"] for name in each.names.split()}
+    frame = published()
+    named = frame[frame["link"].str.contains("robustbench/blob")]
+    found = {(row.dataset, Path(row.file).stem): row.network for row in named.itertuples()}
+    common = found.keys() & zoo.keys()
+    assert len(common) >= 7
+    for key in common:
+        settings = resolve_params(zoo[key].model, zoo[key].params)
+        assert found[key] == NetworkSpec(name=zoo[key].model, params=settings).label
+
+
+def test_the_first_command_of_the_page_runs(tmp_path: Path):
+    """On a small network in the layout of the file that it names, whose clean accuracy it finds."""
+    words = shlex.split(re.search(r"```bash\nrun-bench (.*)\n", PAGE.read_text())[1])
+    small = {"depth": 10, "widen": 1}
+    torch.manual_seed(0)
+    model = build("wrn", small, in_channels=1, num_classes=10).eval()
+    torch.save(WRITER["unused"]()(model.state_dict()), tmp_path / words[1])
+    test = load("digits", "test")
+    accuracy = 100 * float((model(test.images / 255).argmax(1) == test.labels).double().mean())
+    here = ["--dataset", "digits", "--param", str(small), "--expect-clean", f"{accuracy:.2f}", "--serial"]
+    done = bench(*words, *here, cwd=tmp_path)
+    assert f"clean accuracy: {accuracy:.2f} %" in done.stdout
+    rows = Store(tmp_path / "results/runs/evaluations").read("class_accuracy")
+    assert 100 * rows["correct"].sum() / rows["n"].sum() == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    "layout", [name for name, (layout, _) in LAYOUTS.items() if WRITER["outcome"](layout).startswith("loads")]
+)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_file_of_every_layout_computes_what_its_network_did(tmp_path: Path, layout: str, legacy: bool):
-    carries = layout in NORMALISED
-    origin = network(0, **({"mean": MEAN, "std": STD} if carries else {}))
-    content = {**PLAIN, **NORMALISED}[layout](origin.state_dict())
-    torch.save(content, tmp_path / "net.pt", _use_new_zipfile_serialization=not legacy)
+    written, form = LAYOUTS[layout]
+    origin = network(0, **({"mean": MEAN, "std": STD} if written.normalised else {}))
+    content, path = form(origin.state_dict()), tmp_path / f"net{written.suffix}"
+    if legacy and written.write is torch.save:
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    else:
+        written.write(content, path)
     model, x = network(1), torch.rand(2, 3, 8, 8)
     assert not torch.equal(model(x), origin(x))
-    load_into(model, read_state(tmp_path / "net.pt"), source="net.pt")
+    load_into(model, read_state(path), source="net.pt")
     assert torch.equal(model(x), origin(x))
-    assert (model.mean is not None) == carries
+    assert (model.mean is not None) == written.normalised
 
 
 def test_the_best_and_the_last_network_are_never_guessed(tmp_path: Path):
@@ -122,6 +123,24 @@ def test_names_that_fit_stay_as_they_are(tmp_path: Path):
     load_into(model, read_state(tmp_path / "net.pt"), source="net.pt")
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in origin.state_dict().items())
     assert model.mean is None
+
+
+def test_a_block_that_a_network_does_use_is_kept(tmp_path: Path):
+    """TRADES' own class, as a plugin, expects the block that it never calls."""
+
+    class Trades(type(network(0))):
+        def __init__(self) -> None:
+            super().__init__(3, 10, 2)
+            self.sub_block1 = nn.Linear(2, 2)
+
+    origin, model = Trades(), Trades()
+    for name, state in (
+        ("bare", origin.state_dict()),
+        ("wrapped", WRITER["named"]("module.model.")[0](origin.state_dict())),
+    ):
+        torch.save(state, tmp_path / f"{name}.pt")
+        load_into(model, read_state(tmp_path / f"{name}.pt"), source="net.pt")
+        assert torch.equal(model.sub_block1.weight, origin.sub_block1.weight)
 
 
 @pytest.mark.parametrize(
@@ -179,16 +198,6 @@ def save(content: Any, path: Path) -> None:
     torch.save(content, path)
 
 
-def save_tar(content: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with tarfile.open(path, "w") as archive:
-        entry = tarfile.TarInfo("net.pt")
-        entry.size = buffer.tell()
-        buffer.seek(0)
-        archive.addfile(entry, buffer)
-
-
 FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "safetensors": (
         lambda path: save_file(network(0).state_dict(), path), "is a safetensors file: .* ends in .safetensors",
@@ -197,7 +206,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: path.write_text("\n<!DOCTYPE html><html><title>Sign in</title>" + " " * 2000),
         "is a web page: .*download the file itself",
     ),
-    "tar": (lambda path: save_tar(network(0).state_dict(), path), "is an archive .*: unpack it"),
+    "tar": (lambda path: WRITER["write_tar"](network(0).state_dict(), path), "is an archive .*: unpack it"),
     "module": (
         lambda path: save(nn.Sequential(nn.Linear(2, 2)), path),
         r"holds a whole pickled network \(torch.nn.modules.container.Sequential\).*save its weights alone",
