@@ -87,7 +87,10 @@ class Calibration:
                 train_s = self._once(key, lambda: epoch_seconds(spec, data, device)) * spec.training.epochs
             eval_s = 0.0
             for attack in spec.evaluation.attacks:
-                cost = self._once((where, attack.overrides), partial(attack_cost, attack, spec, data, device))
+                cost = self._once(
+                    (where, attack.overrides, spec.evaluation.gradient_precision),
+                    partial(attack_cost, attack, spec, data, device),
+                )
                 images = min(attack.images or len(data.test), len(data.test))
                 times = len(attack.checkpoints) if isinstance(spec, TrainedSpec) else 1
                 eval_s += times * images * cost.seconds(self._share(spec, cost, attack.name))
@@ -222,7 +225,8 @@ def attack_cost(attack: AttackRequest, spec: TrialSpec, data: Data, device: torc
     """Measured on a few images, with next to no radius and the network's own answers as labels: no image breaks, and
     none is spared."""
     network = new_network(spec.student, data, 0).to(device).eval().requires_grad_(False)
-    forward = evaluation_forward(network, spec.engine)
+    forward, precision = evaluation_forward(network, spec.engine), spec.evaluation.gradient_precision
+    gradients = None if precision == "float32" else evaluation_forward(network, spec.engine, precision)
     images = min(attack.images or len(data.test), spec.evaluation.batch_size, spec.evaluation.chunk_size)
     x = _piece(forward, to_float(data.test.images[: int(ROBUST * images)]))
     labels = predict(forward, x, len(x))
@@ -232,7 +236,7 @@ def attack_cost(attack: AttackRequest, spec: TrialSpec, data: Data, device: torc
         short = replace(settings, steps=min(SHORT, settings.steps))
         work = partial(
             attack_chunk, forward, x, labels, labels, short, eps=NO_RADIUS,
-            noise=seeded_noise(x, short, "calibration"), batch_size=len(x),
+            noise=seeded_noise(x, short, "calibration"), batch_size=len(x), gradients=gradients,
         )  # fmt: skip
         work()
         return AttackCost(

@@ -299,6 +299,10 @@ class EvaluationSpec(Frozen):
         500, ge=1, description="images for which random starts are drawn together: another size is another trial"
     )
     batch_size: int = Field(500, ge=1, description="images that pass through the network together, a chunk at most")
+    gradient_precision: Annotated[Literal["float32", "bfloat16"], Introduced("float32")] = Field(
+        "float32",
+        description="of the gradients of PGD and its kin; AutoAttack, plugins and every verdict are float32",
+    )
 
     @property
     def checkpoints(self) -> set[Checkpoint]:
@@ -375,6 +379,11 @@ class TrialSpec(Frozen):
         if self.training is None:
             return 0.0
         return (self.dataset.train_images or 50_000) * self.training.epochs * (self.training.attack_steps + 2.0)
+
+    @property
+    def wants_bfloat16(self) -> bool:
+        """Whether anything of it is computed in bfloat16, for which a GPU needs units."""
+        return "bfloat16" in (self.precision, self.evaluation.gradient_precision)
 
     @cached_property
     def _canonical(self) -> dict[str, Any]:

@@ -104,8 +104,11 @@ def test_agreement_by_hand():
 @pytest.mark.slow
 def test_evaluate_rows(student):
     rows = evaluate.measure(1, student)
-    assert [row["attack"] for row in rows] == ["pgd20", "cw20"]
+    assert [(row["gradients"], row["attack"]) for row in rows] == [
+        (gradients, attack) for gradients in ("float32", "bfloat16") for attack in ("pgd20", "cw20")
+    ]
     assert all(row.keys() > PAIR | MEMORY | AGREEMENT | {"share_of_peak"} for row in rows)
+    assert all(row["verdicts_differ"] <= 1 / row["images"] for row in rows)
 
 
 @pytest.mark.slow
@@ -201,16 +204,14 @@ def rows_of_everything(ratio: float):
         for trials in (1000, 10_000)
         for name in ("report", "status")
     ]
-    return {
-        "evaluate": [{"attack": "pgd20", "ratio": ratio, "verdicts_differ": 0.001, "accuracy_difference": -0.003}],
-        "report": growth,
-    }
+    evaluated = {"attack": "pgd20", "ratio": ratio, "verdicts_differ": 0.001, "accuracy_difference": -0.003}
+    return {"evaluate": [evaluated | {"gradients": "float32"}], "report": growth}
 
 
 def test_the_page_of_results(tmp_path):
     path = results.write(rows_of_everything(1.8), threads=2, rounds=3, folder=tmp_path)
     page = path.read_text()
-    assert "| evaluate | pgd20 | ratio | >= 1.7 | 1.8 | yes |" in page
+    assert "| evaluate | pgd20, float32 | ratio | >= 1.7 | 1.8 | yes |" in page
     assert "| evaluate | all | accuracy_difference | <= 0.002 | 0.003 | no |" in page
     assert "| report | report | seconds | <= 6 | 2 | yes |" in page
     assert "## Evaluation" in page
@@ -220,9 +221,13 @@ def test_the_page_of_results(tmp_path):
 
 
 def test_a_missed_target_is_said():
-    rows = {(row["benchmark"], row["what"]): row for row in results.target_rows(rows_of_everything(1.2))}
-    assert rows["evaluate", "ratio"]["met"] == "no"
-    assert rows["autoattack", "ratio"]["met"] == rows["report", "report_over_trials"]["met"] == "not measured"
+    met = {
+        (row["benchmark"], row["rows"], row["what"]): row["met"] for row in results.target_rows(rows_of_everything(1.2))
+    }
+    assert met["evaluate", "pgd20, float32", "ratio"] == "no"
+    growth = ("report", "growth", "report_over_trials")
+    others = [("evaluate", "bfloat16", "ratio"), ("autoattack", "all", "ratio"), growth]
+    assert [met[row] for row in others] == ["not measured"] * 3
 
 
 def test_a_loss_is_not_a_gain():

@@ -16,6 +16,7 @@ class Conditions:
 
     attack: a request such as {"name": "pgd20", "steps": 50}; its `images` and `checkpoints` are the caller's affair.
     eps: in pixels of [0, 1]. model_key: names the network (its sha256, its engine); only the cache looks at it.
+    gradient_precision: of the gradients of PGD and its kin; what is robust is judged in float32.
     """
 
     attack: Mapping[str, Any]
@@ -24,6 +25,7 @@ class Conditions:
     batch_size: int
     num_classes: int
     model_key: str = ""
+    gradient_precision: str = "float32"
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -36,4 +38,7 @@ class Conditions:
             does = asdict(ascent_settings(self.attack))
         elif info.function:
             does = {"name": info.name, "code": code_of(info.function), **own_settings(self.attack)}
-        return {**asdict(self), "attack": does}
+        known = asdict(self)
+        if self.gradient_precision == "float32" or not info.ascent:  # as it was before there was another
+            del known["gradient_precision"]
+        return {**known, "attack": does}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pkgutil import resolve_name
 
 import torch
@@ -76,14 +77,53 @@ def start_point(x: Tensor, noise: Tensor, settings: AscentSettings, eps: float) 
     return normal_start(x, noise) if settings.start == "normal" else x
 
 
+@dataclass(frozen=True)
+class Approximation:
+    """A cheaper form of a network that an attack takes its gradients from, and how far it is to be believed.
+
+    gradients: as the network's forward, in another precision. bound: of a margin, a scalar; an image is looked at with
+    the network itself wherever its label's logit is not ahead by more, and always without a bound.
+    """
+
+    gradients: Forward
+    bound: Tensor | float = math.inf
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, forward: Forward, gradients: Forward, x: Tensor, labels: Tensor, batch_size: int) -> Approximation:
+        """The bound is twice the largest deviation of a margin on these images: of all that are attacked together, so
+        that no verdict depends on the batch."""
+        parts = zip(x.split(batch_size), labels.split(batch_size), strict=True)
+        deviations = [(margin(y)(gradients(few), few) - margin(y)(forward(few), few)).abs().max() for few, y in parts]
+        return cls(gradients, 2 * torch.stack(deviations).max())
+
+    def decide(self, forward: Forward, labels: Tensor, logits: Tensor, point: Tensor) -> Tensor:
+        """The predicted class (B,): the label where the margin leaves no doubt, else what `forward`, the network
+        itself, says. logits: the cheaper form's."""
+        doubtful = ~(margin(labels)(logits.detach(), point) < -self.bound)  # NaN is doubtful too
+        together = LEAVE_TOGETHER.get(point.device.type, 1)
+        size = math.ceil(int(doubtful.sum()) / together) * together
+        looked = doubtful.argsort(descending=True, stable=True)[:size]
+        if not len(looked):
+            return labels
+        return labels.index_copy(0, looked, predict(forward, point.detach()[looked], len(looked)))
+
+
 def attack_from(
-    forward: Forward, x: Tensor, labels: Tensor, start: Tensor, settings: AscentSettings, eps: float
+    forward: Forward,
+    x: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    settings: AscentSettings,
+    eps: float,
+    approximation: Approximation | None = None,
 ) -> Tensor:
-    """The decisive prediction (B,) of one run: on the first wrong iterate if every iterate counts, else on the last."""
+    """The decisive prediction (B,) of one run: on the first wrong iterate if every iterate counts, else on the last.
+    It is `forward`'s; gradients are those of the approximation, if there is one."""
     if settings.every_iterate:
-        return _first_wrong(forward, x, labels, start, settings, eps)
-    objective = resolve_name(settings.objective)(labels)
-    point = ascend(forward, x, objective, _steps(settings, eps), start=start).point
+        return _first_wrong(forward, x, labels, start, settings, eps, approximation)
+    objective, climbed = resolve_name(settings.objective)(labels), approximation.gradients if approximation else forward
+    point = ascend(climbed, x, objective, _steps(settings, eps), start=start).point
     return predict(forward, point, len(point))
 
 
@@ -97,33 +137,47 @@ def attack_chunk(
     eps: float,
     noise: Callable[[int], Tensor],
     batch_size: int,
+    gradients: Forward | None = None,
 ) -> Tensor:
     """`prediction` (N,) with the attack's in place where it was right: only images still classified right are attacked.
 
     noise: by number of restart, for the whole chunk (see `seeded_noise`). It goes with the image: neither batch size
-    nor who is still alive changes it.
+    nor who is still alive changes it. gradients: a cheaper form of the network to take them from (`Approximation`).
     """
+    approximation = Approximation(gradients) if gradients else None
+    right = prediction == labels
+    if gradients and settings.every_iterate and right.any():
+        approximation = Approximation.of(forward, gradients, x[right], labels[right], batch_size)
     prediction = prediction.clone()
     for restart in range(settings.restarts):
         drawn = noise(restart)
         for part in (prediction == labels).nonzero().flatten().split(batch_size):
             start = start_point(x[part], drawn[part], settings, eps)
-            prediction[part] = attack_from(forward, x[part], labels[part], start, settings, eps)
+            prediction[part] = attack_from(forward, x[part], labels[part], start, settings, eps, approximation)
     return prediction
 
 
 def _first_wrong(
-    forward: Forward, x: Tensor, labels: Tensor, start: Tensor, settings: AscentSettings, eps: float
+    forward: Forward,
+    x: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    settings: AscentSettings,
+    eps: float,
+    approximation: Approximation | None,
 ) -> Tensor:
     """One step at a time, so that broken images leave the batch in between, and what is remembered of them with them.
-    A step waits for a GPU once, for the number of those that are left."""
+    A step waits for a GPU once, for the number of those that are left; with an approximation also for the number of
+    those that are looked at."""
     prediction, one_step = labels.clone(), replace(_steps(settings, eps), number=1)
     place, alive = torch.arange(len(labels), device=labels.device), torch.ones_like(labels, dtype=torch.bool)
     together = LEAVE_TOGETHER.get(x.device.type, 1)
     point, memory = start, None
+    climbed = approximation.gradients if approximation else forward
     for step in range(settings.steps):
-        objective = _Looking(resolve_name(settings.objective)(labels))
-        moved = ascend(forward, x, objective, one_step, start=point, memory=memory)
+        look = partial(approximation.decide, forward, labels) if approximation else lambda logits, point: decide(logits)
+        objective = _Looking(resolve_name(settings.objective)(labels), look)
+        moved = ascend(climbed, x, objective, one_step, start=point, memory=memory)
         point, memory = moved.point, moved.memory
         if step == 0 and not settings.start_is_an_image:
             continue
@@ -146,11 +200,12 @@ class _Looking:
 
     guess: Tensor
 
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
+    def __init__(self, objective: Objective, look: Objective) -> None:
+        """look: from logits and points to predicted classes."""
+        self.objective, self.look = objective, look
 
     def __call__(self, logits: Tensor, point: Tensor) -> Tensor:
-        self.guess = decide(logits)
+        self.guess = self.look(logits, point)
         return self.objective(logits, point)
 
 

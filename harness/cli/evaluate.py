@@ -48,6 +48,9 @@ def evaluate(
     attacks: Annotated[str, typer.Option("--attacks", help="separated by commas")] = "clean,fgsm,pgd20,cw20,aa_short",
     eps: Annotated[str, typer.Option("--eps", help="L-infinity radius, such as 8/255")] = "8/255",
     images: Annotated[int | None, typer.Option("--images", help="a stratified subset of the test images")] = None,
+    gradient_precision: Annotated[
+        str, typer.Option("--gradient-precision", help="of PGD and its kin: float32 or bfloat16; verdicts are float32")
+    ] = "float32",
     name: Annotated[str | None, typer.Option("--name", help="what tables call it; the file's name by default")] = None,
     results: Annotated[Path, typer.Option("--results", parser=path_of, help="the result store")] = Path(
         "results/runs/evaluations"
@@ -83,7 +86,11 @@ def evaluate(
     check_results_folder(results)
     read_as = given_dataset(dataset)
     network = given_network(checkpoint, model, parameter or [], normalization, weights, read_as)
-    evaluation = {"attacks": read_names(attacks, "--attacks"), "images": images}
+    evaluation = {
+        "attacks": read_names(attacks, "--attacks"),
+        "images": images,
+        "gradient_precision": gradient_precision,
+    }
     resources = {"gpu": {"cpu": "0", "cuda": "1"}.get(gpu, gpu), "cpu": cpu}
     spec = evaluation_trial(
         network, read_as, evaluation, eps, name or checkpoint.stem, resources=resources, threads=threads

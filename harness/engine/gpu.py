@@ -158,7 +158,7 @@ def device_of(spec: TrialSpec) -> torch.device:
         if kind_of(error) == "gpu_memory":
             raise
         raise DeviceError(f"the GPU given on {host} cannot be used: {first_line(error)}") from error
-    if spec.precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if spec.wants_bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
         raise DeviceError(f"the GPU given on {host}, {name}, has no units for bfloat16")
     return device

@@ -58,12 +58,15 @@ def evaluate_chunk(
     cache_dir: Path | None = None,
     *,
     batch_size: int | None = None,
+    gradients: Forward | None = None,
 ) -> ChunkResult:
     """The outcomes of chunk number `chunk`, from its own images, labels and sample indices: nothing outside it matters.
 
     Each stage is stored as it finishes; work goes on after the last one that `cache_dir` has under the same conditions.
     What counts are the stages so far, not the attack that asks for them: aa_short is the beginning of aa_standard.
-    batch_size: of what is still to compute, where memory is too small for that of the conditions.
+    batch_size: of what is still to compute, where memory is too small for that of the conditions. gradients: the form
+    of the network that PGD and its kin take theirs from, where the conditions name another precision for them;
+    `forward` judges, and AutoAttack and plugins have nothing else.
     """
     stages = conditions.stages
     keys = _keys(conditions, chunk, indices, labels, images)
@@ -78,7 +81,7 @@ def evaluate_chunk(
         if result is None:
             result = _unattacked(forward, x, labels, indices, conditions)
         for stage, file in zip(stages[done:], files[done:], strict=True):
-            result = _attacked(stage, result, forward, x, labels, conditions, chunk)
+            result = _attacked(stage, result, forward, gradients, x, labels, conditions, chunk)
             file.write(result)
     remarks = few_classes(stages, conditions.num_classes) if stages[0] in AUTOATTACK_STAGES else []
     return replace(result, warnings=remarks + result.warnings)
@@ -105,7 +108,14 @@ def _unattacked(forward: Forward, x: Tensor, labels: Tensor, indices: Tensor, co
 
 
 def _attacked(
-    stage: str, before: ChunkResult, forward: Forward, x: Tensor, labels: Tensor, conditions: Conditions, chunk: int
+    stage: str,
+    before: ChunkResult,
+    forward: Forward,
+    gradients: Forward | None,
+    x: Tensor,
+    labels: Tensor,
+    conditions: Conditions,
+    chunk: int,
 ) -> ChunkResult:
     """The chunk's result after one more stage. What is random in it follows from the stage or the kind of start."""
     prediction = torch.tensor(before.outcomes["prediction"].to_numpy(), device=labels.device)
@@ -118,7 +128,7 @@ def _attacked(
         noise = seeded_noise(x, settings, conditions.seed, chunk)
         prediction = attack_chunk(
             forward, x, labels, prediction, settings,
-            eps=conditions.eps, noise=noise, batch_size=conditions.batch_size,
+            eps=conditions.eps, noise=noise, batch_size=conditions.batch_size, gradients=gradients,
         )  # fmt: skip
     elif attack_info(stage).function:
         prediction = attack_by_function(

@@ -193,17 +193,20 @@ class SharedEvaluation:
         rows = self._chosen(piece.attack)[span.start : span.stop]
         key, evaluation, test = self._key(piece.checkpoint), self.spec.evaluation, self.data.test
         conditions = Conditions(
-            piece.attack.overrides, self.spec.eps, EVALUATION_SEED, evaluation.batch_size, self.data.num_classes, key
-        )
+            piece.attack.overrides, self.spec.eps, EVALUATION_SEED, evaluation.batch_size, self.data.num_classes, key,
+            evaluation.gradient_precision,
+        )  # fmt: skip
+        cheaper = evaluation.gradient_precision != "float32"
         work = partial(
             evaluate_chunk,
-            lambda images: self._forward(piece.checkpoint)(images),  # a cached piece needs no network
+            lambda images: self._forwards(piece.checkpoint)[0](images),  # a cached piece needs no network
             test.images[rows],
             test.labels[rows],
             self.data.test_index[rows],
             conditions,
             piece.chunk,
             self.folder.chunks(key),
+            gradients=(lambda images: self._forwards(piece.checkpoint)[1](images)) if cheaper else None,
         )
         result = self.batch.run(lambda size: work(batch_size=size))
         seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - started_cpu}
@@ -242,19 +245,22 @@ class SharedEvaluation:
     def _ranges(self, attack: AttackRequest) -> list[range]:
         return chunk_ranges(len(self._chosen(attack)), self.spec.evaluation.chunk_size)
 
-    def _forward(self, checkpoint: str) -> Any:
-        """The network of a checkpoint as a function of images; one at a time is kept."""
+    def _forwards(self, checkpoint: str) -> Any:
+        """The network of a checkpoint as functions of images, one that judges and, in the precision of the gradients,
+        another; one network at a time is kept."""
         if self._loaded[0] != checkpoint:
             network = trained_network(self._source(checkpoint), self.data, self.store_root)
             network = network.to(self.device).eval().requires_grad_(False)
-            self._loaded = (checkpoint, evaluation_forward(network, self.spec.engine))
+            precisions = dict.fromkeys(("float32", self.spec.evaluation.gradient_precision))
+            forwards = [evaluation_forward(network, self.spec.engine, precision) for precision in precisions]
+            self._loaded = (checkpoint, forwards)
         return self._loaded[1]
 
     def _note_engine(self) -> None:
         """Of a network that was not trained here, whose training would have told it."""
         if not isinstance(self.spec, GivenSpec):
             return
-        forward = self._forward(GIVEN)
+        forward = self._forwards(GIVEN)[0]
         if isinstance(forward, FoldedTwin) and not forward.traceable:
             self.notes.append({"source": "engine", "text": f"fast, {forward.description}"})
 

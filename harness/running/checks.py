@@ -76,11 +76,12 @@ def check_gpus(specs: Iterable[TrialSpec], found: GPUs | None, where: str) -> No
     if found is None or not found.names:
         reason = "there is no NVIDIA GPU" if found is None else f"torch cannot use one: {found.problem}"
         raise InputError(f"trials ask for a GPU, and on {where} {reason}; {ON_CPU}")
-    if not found.bfloat16 and any(spec.precision == "bfloat16" for spec in wanting):
+    if not found.bfloat16 and any(spec.wants_bfloat16 for spec in wanting):
         raise InputError(
-            f"trials train in bfloat16, and on {where} there is a GPU without units for it "
-            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32, or keep the trials away from it with "
-            "resources.custom"
+            f"trials compute in bfloat16, and on {where} there is a GPU without units for it "
+            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32 "
+            "(for the gradients of attacks evaluation.gradient_precision=float32), or keep the trials away from it "
+            "with resources.custom"
         )
 
 

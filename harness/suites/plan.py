@@ -258,9 +258,12 @@ def _trial(suite: Suite, seed: int = 0, **own: Any) -> TrialSpec:
     """A trial with the suite's settings and its own: role, variant and student; method, training, teachers and init
     where it has them."""
     dataset, eps = dataset_spec(suite.dataset), _eps(suite)
+    evaluation = evaluation_spec(suite.evaluation, eps, dataset, seed, given="training" not in own)
+    if suite.engine == "plain" and evaluation.gradient_precision != "float32":
+        raise InputError("evaluation: gradient_precision: bfloat16 is of engine: fast; plain evaluates in float32")
     shared = {
         "dataset": dataset,
-        "evaluation": evaluation_spec(suite.evaluation, eps, dataset, seed, given="training" not in own),
+        "evaluation": evaluation,
         "eps": eps,
         "norm": suite.norm,
         "split_seed": suite.split_seed,

@@ -46,7 +46,9 @@ def problem(device: str) -> tuple[Tensor, Tensor]:
     return x.to(device), labels.to(device)
 
 
-def attacked(request: dict[str, Any], device: str, gpu: FakeCuda | None = None) -> tuple[Tensor, Network]:
+def attacked(
+    request: dict[str, Any], device: str, gpu: FakeCuda | None = None, gradients: Network | None = None
+) -> tuple[Tensor, Network]:
     x, labels = problem(device)
     network, settings = Network(device, gpu), ascent_settings(request)
     clean, noise = predict(network, x, COUNT), seeded_noise(x, settings, 0)
@@ -54,7 +56,9 @@ def attacked(request: dict[str, Any], device: str, gpu: FakeCuda | None = None) 
         gpu.forget()
     network.sizes.clear()
     network.waits.clear()
-    found = attack_chunk(network, x, labels, clean, settings, eps=EPS, noise=noise, batch_size=BATCH)
+    found = attack_chunk(
+        network, x, labels, clean, settings, eps=EPS, noise=noise, batch_size=BATCH, gradients=gradients
+    )
     return found, network
 
 
@@ -73,6 +77,17 @@ def test_evaluation_waits_once_a_step(request_: dict[str, Any]) -> None:
         assert len(set(plain.sizes)) > len(set(network.sizes)) > 2
         assert {64, 128} <= set(network.sizes)
         assert sum(between) <= len(network.sizes) + 1
+
+
+def test_gradients_of_another_form_cost_one_more_wait_a_step() -> None:
+    expected, _ = attacked({"name": "pgd20"}, "cpu")
+    with fake_cuda() as gpu:
+        cheaper = Network("cuda", gpu)
+        found, network = attacked({"name": "pgd20"}, "cuda", gpu, cheaper)
+        assert torch.equal(found.cpu(), expected)
+        waits, looked = cheaper.waits[2:], network.sizes[2:]  # after the margins of the chunk, of two batches
+        assert max(after - before for before, after in pairwise(waits)) == 2
+        assert {size % 64 for size in looked} == {0}
 
 
 def test_validation_waits_for_nothing_before_its_end() -> None:

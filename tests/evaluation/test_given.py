@@ -40,10 +40,10 @@ def written(folder: Path, **change: torch.Tensor) -> Path:
     return folder / "mine.pt"
 
 
-def spec_of(path: Path, parameters: list[str], normalization: str, weights: str | None = None):
+def spec_of(path: Path, parameters: list[str], normalization: str, weights: str | None = None, **evaluation: object):
     data = given_dataset("digits")
     source = given_network(path, "cnn", parameters, normalization, weights, data)
-    return evaluation_trial(source, data, {"attacks": ["clean"]}, "0.1", "mine")
+    return evaluation_trial(source, data, {"attacks": ["clean"], **evaluation}, "0.1", "mine")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,23 @@ def test_logits_that_are_not_finite_have_no_result(tmp_path: Path) -> None:
     assert bench("verify", str(root), cwd=tmp_path).returncode == 0
     shown = bench("show", store.trials()["trial_id"][0], "--results", str(root), cwd=tmp_path).stdout
     assert len(re.findall(r"^\S.* –\s*$", shown, re.M)) == 10
+
+
+def test_gradients_in_bfloat16_are_asked_for_in_words(tmp_path: Path) -> None:
+    """They are in the identity, and what is judged without them stays as it was."""
+    written(tmp_path)
+    words = ["evaluate", *FILE, "--attacks", "clean,pgd2", "--images", "40"]
+    for precision in ("float32", "bfloat16"):
+        bench(*words, "--gradient-precision", precision, "--results", precision, cwd=tmp_path)
+    exact, cheaper = (Store(tmp_path / precision) for precision in ("float32", "bfloat16"))
+    ids = [store.trials()["trial_id"][0] for store in (exact, cheaper)]
+    assert ids[0] == spec_of(tmp_path / "mine.pt", ["width=4"], "none", attacks=["clean", "pgd2"], images=40).trial_id
+    assert ids[1] != ids[0]
+    outcomes = [store.read("outcomes").query("attack == 'clean'")["prediction"].tolist() for store in (exact, cheaper)]
+    assert outcomes[0] == outcomes[1]
+    assert len(cheaper.read("outcomes")) == 80
+    said = refused(*words[:-4], "--attacks", "clean,square", "--gradient-precision", "bfloat16", cwd=tmp_path)
+    assert "none among clean, square, which stay float32" in said
 
 
 def test_one_seed_without_a_result_leaves_its_row_without_one() -> None:

@@ -240,6 +240,21 @@ def test_what_gpus_cannot_do_is_refused_before_a_run(found: GPUs | None, precisi
     check_gpus(wanting(gpu=0, precision=precision), found, "node a")
 
 
+def of_gradients(specs: list[TrialSpec]) -> list[TrialSpec]:
+    """The same with attacks in bfloat16."""
+    return [
+        spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"gradient_precision": "bfloat16"})})
+        for spec in specs
+    ]
+
+
+def test_gradients_want_the_same_of_a_gpu_as_training() -> None:
+    check_gpus(of_gradients(wanting()), NEW, "here")
+    check_gpus(of_gradients(wanting(gpu=0)), OLD, "here")
+    with pytest.raises(InputError, match=r"evaluation.gradient_precision=float32"):
+        check_gpus(of_gradients(wanting()), OLD, "here")
+
+
 def test_gpus_that_can_are_let_be() -> None:
     check_gpus(wanting(), OLD, "here")
     check_gpus(wanting(precision="bfloat16"), NEW, "here")
@@ -304,13 +319,14 @@ def test_why_a_given_gpu_cannot_be_used(error: Exception, kind: Kind, monkeypatc
     assert kind_of(caught.value) == kind
 
 
+@pytest.mark.parametrize("trains", [True, False])
 @pytest.mark.parametrize("units", [True, False])
-def test_bfloat16_is_not_emulated(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_not_emulated(units: bool, trains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.ones", lambda *size, **options: torch.zeros(1))
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: units and not including_emulation)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla V100")
     assert device_of(fake.make(gpu=1)).type == "cuda"
-    (_, spec) = wanting(precision="bfloat16")
+    (_, spec) = wanting(precision="bfloat16") if trains else of_gradients(wanting())
     if units:
         assert device_of(spec).type == "cuda"
     else:
