@@ -27,18 +27,18 @@ _NOT_OURS = {
 
 
 def open_plain(path: Path, what: str) -> BinaryIO:
-    """A file, opened to be read. InputError, which begins with `what`, where it cannot be or is no plain file: a pipe
-    can keep its reader waiting for ever, and a device need not end."""
+    """A file, opened to be read. InputError where it cannot be or is no plain file: a pipe can keep its reader waiting
+    for ever, and a device need not end. what: the kind of file, which messages put before its path."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{what} cannot be read: {path} is no plain file")
+            raise InputError(f"{what} {path} cannot be read: no plain file")
         return path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         if isinstance(error, InputError):
             raise
         kind = AbsentError if isinstance(error, FileNotFoundError) else InputError
         reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
-        raise kind(f"{what} cannot be read: {path}: {reason}") from error
+        raise kind(f"{what} {path} cannot be read: {reason}") from error
 
 
 def file_sha256(path: Path, what: str) -> str:

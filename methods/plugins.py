@@ -3,6 +3,7 @@ what they are."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import importlib.metadata
@@ -50,7 +51,9 @@ def load_plugin(path: str) -> None:
         importlib.import_module(name)
     except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
         sys.meta_path[:] = before
-        raise SettingsError(f"plugin {path}: {type(error).__name__}: {error}") from error
+        named = isinstance(error, OSError) and error.filename == path
+        reason = error.strerror if named else f"{type(error).__name__}: {error}"
+        raise SettingsError(f"plugin {path}: {reason}") from error
     _LOADED[name] = path
 
 
@@ -205,7 +208,7 @@ def _sources(folders: Sequence[Path]) -> dict[str, bytes]:
 def _read(path: Path) -> bytes:
     """The bytes of a plain file: a pipe or a device might never end."""
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no plain file")
+        raise OSError(errno.EINVAL, "no plain file", str(path))
     return path.read_bytes()
 
 

@@ -131,7 +131,7 @@ def _own_copy(value: Tensor) -> Tensor:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return open_plain(Path(path).expanduser(), f"checkpoint {path}")
+    return open_plain(Path(path).expanduser(), "checkpoint")
 
 
 def _read_safetensors(path: Path, file: BinaryIO) -> object:

@@ -157,6 +157,7 @@ def _declared(name: str, part: Any, description: str = "") -> ModelInfo:
     sized = "image_size" in inspect.signature(part).parameters
     given = ("in_channels", "num_classes", *(["image_size"] if sized else []))
     params = plugins.settings_of(part, given, where)
+    plugins.remember(part)  # a file may hand on what another defines
     return ModelInfo(
         name, description or plugins.summary(part), plugins.place_of(part), params, dict.fromkeys(params, ""), sized
     )

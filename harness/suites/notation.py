@@ -105,16 +105,17 @@ def written(values: Any) -> str:
     return yaml.dump(values, Dumper=_Writer, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
-def read_text(path: Path, where: str) -> str:
-    """The text of a file that `read_yaml` can be asked for. InputError where it cannot be read or is no plain file."""
-    with open_plain(path, where) as file:
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that `read_yaml` can be asked for. InputError where it cannot be read or is no plain file.
+    what: as `open_plain` has it."""
+    with open_plain(path, what) as file:
         content = file.read(4 * MOST_CHARACTERS + 1)  # a character has at most four bytes
     if len(content) > 4 * MOST_CHARACTERS:
-        raise InputError(f"{where} is longer than {MOST_CHARACTERS:,} characters")
+        raise InputError(f"{what} {path} is longer than {MOST_CHARACTERS:,} characters")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{where} cannot be read: {error}") from None
+        raise InputError(f"{what} {path} cannot be read: {error}") from None
 
 
 def number(value: Any, where: str) -> float:

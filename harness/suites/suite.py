@@ -168,7 +168,7 @@ def load_suite(name_or_path: str, overrides: Sequence[str] = (), absent: list[st
 def _suite_text(name_or_path: str) -> tuple[str, str]:
     path = Path(name_or_path).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        return str(path), read_text(path, f"suite '{path}'")
+        return str(path), read_text(path, "suite")
     if name_or_path not in suite_names():
         raise unknown("suite", name_or_path, suite_names())
     return f"suite {name_or_path}", (resources.files("harness.suites") / f"{name_or_path}.yaml").read_text()
@@ -180,7 +180,7 @@ def _read_methods(values: dict[str, Any], folder: Path) -> None:
     if not isinstance(name, str) or not name.endswith((".yaml", ".yml")):
         return
     where = f"methods '{name}'"
-    found = read_yaml(read_text(folder / Path(name).expanduser(), where), where)
+    found = read_yaml(read_text(folder / Path(name).expanduser(), "methods"), where)
     if not isinstance(found, dict) or "methods" not in found:
         raise InputError(f"{where} must be a file with a list 'methods'")
     values["methods"] = found["methods"]

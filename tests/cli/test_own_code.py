@@ -299,6 +299,16 @@ def test_a_network_in_a_file_and_of_torchvision_need_no_declaration(tmp_path: Pa
     assert "takes images of 3 channels, the data has 1" in told
 
 
+def test_a_network_that_a_file_only_hands_on_counts_with_the_code_that_defines_it(tmp_path: Path, monkeypatch) -> None:
+    defined = tmp_path / "elsewhere_defined.py"
+    defined.write_text(page_blocks()[0].replace('@network("shallow")\n', ""))
+    own(tmp_path, "from elsewhere_defined import shallow\n", "file.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_HASHES", {})
+    spec = specs(tmp_path, plugins=[], dataset="digits", student="file.py:shallow", evaluation={"attacks": ["clean"]})
+    assert spec["at"].code == {"network:file.py:shallow": hashlib.sha256(defined.read_bytes()).hexdigest()}
+
+
 def test_a_network_of_torchvision_is_built_and_tried() -> None:
     from harness.models.build import build
     from harness.models.outside import check_network

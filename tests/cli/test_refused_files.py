@@ -258,7 +258,7 @@ def test_what_is_no_plain_file_is_never_waited_for(refused, tmp_path, kind):  # 
         ("run", "given.yaml", "--dry-run"), ("evaluate", "odd", *network), ("quote", "odd"), ("verify", "odd"),
         ("evaluate", path, "--model", "cnn", "--dataset", "odd.npz", "--serial"), ("merge", "odd", "--into", "new"),
     ):  # fmt: skip
-        refused(*words)
+        assert refused(*words).count("odd") == 1, words
 
 
 # Checkpoints

@@ -250,9 +250,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, size: int, suffix: str):
 def test_missing_files_and_folders_are_refused(tmp_path: Path):
     for path in (tmp_path / "absent.pt", tmp_path):
         for read in (read_state, partial(file_sha256, what="checkpoint")):
-            with pytest.raises(InputError, match="cannot be read") as excinfo:
+            with pytest.raises(InputError, match=f"^checkpoint {path} cannot be read: [^/]*$") as excinfo:
                 read(path)
-            assert str(path) in one_line(excinfo)
+            one_line(excinfo)
 
 
 @pytest.mark.parametrize(
