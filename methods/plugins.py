@@ -51,8 +51,9 @@ def load_plugin(path: str) -> None:
         importlib.import_module(name)
     except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
         sys.meta_path[:] = before
-        named = isinstance(error, OSError) and error.filename == path
-        reason = error.strerror if named else f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.filename == path:
+            reason = f"cannot be read: {error.strerror}"
         raise SettingsError(f"plugin {path}: {reason}") from error
     _LOADED[name] = path
 
