@@ -1,5 +1,6 @@
-"""`python -m benchmarks NAME [--json] [--threads N] [--rounds N]`: train_step, compiled, teacher_logits, evaluate,
-autoattack, calibration, sweep, report; or `all`, which runs every one of them and writes benchmarks/RESULTS.md.
+"""`python -m benchmarks NAME [--write] [--json] [--threads N] [--rounds N]`: train_step, compiled, teacher_logits,
+evaluate, autoattack, calibration, sweep, report. With --write its rows are put into benchmarks/results.json, and
+benchmarks/RESULTS.md is drawn again; `all` runs every one of them and writes each as it ends.
 `python -m benchmarks gpu --help`: the acceptance of a GPU."""
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         return importlib.import_module("benchmarks.gpu.acceptance").main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all", "gpu"])
+    parser.add_argument("--write", action="store_true", help="put the rows into benchmarks/RESULTS.md")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch; all cores by default")
     parser.add_argument("--rounds", type=int, default=3, help="timed pairs, after a warm-up")
@@ -34,14 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # both as in every trial, in both forms
     exact_float32()
-    found = {}
     for name in NAMES if options.name == "all" else [options.name]:
-        found[name] = importlib.import_module(f"benchmarks.{name}").measure(options.rounds)
-        show(name, found[name], options.json)
-    if options.name == "all":
-        from benchmarks.results import write
-
-        write(found, options.threads, options.rounds)
+        rows = importlib.import_module(f"benchmarks.{name}").measure(options.rounds)
+        show(name, rows, options.json)
+        if options.write or options.name == "all":
+            importlib.import_module("benchmarks.results").record(name, rows, options.threads, options.rounds)
     return 0
 
 

@@ -1,20 +1,21 @@
-"""benchmarks/RESULTS.md and the growth plot beside it, from the rows of all benchmarks."""
+"""benchmarks/RESULTS.md and the growth plot beside it, from results.json: each benchmark's rows, and when and where
+they were measured. One can be measured again without the others."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.store.provenance import bfloat16_units, git_commit, processor, versions
 
 FOLDER = Path(__file__).parent
-PLOT = "growth.svg"
+PLOT, DATA, PAGE = "growth.svg", "results.json", "RESULTS.md"
 Rows = list[dict[str, Any]]
+Found = dict[str, dict[str, Any]]  # by benchmark its `rows`, and when and where they were `measured`
 
 SECTIONS = {
     "train_step": (
@@ -96,32 +97,49 @@ TARGETS: tuple[tuple[str, dict[str, Any], str, str, float], ...] = (
 _EITHER_WAY = ("accuracy_difference", "error")  # as bad below zero as above
 
 
-def write(found: dict[str, Rows], threads: int, rounds: int, folder: Path = FOLDER) -> Path:
-    """Write RESULTS.md and the plot into `folder`; returns the path of the former."""
-    plot = growth_plot(found.get("report", []), folder / PLOT)
-    path = folder / "RESULTS.md"
-    path.write_text(document(found, machine(threads, rounds), plot))
+def record(name: str, rows: Rows, threads: int, rounds: int, folder: Path = FOLDER) -> None:
+    """Put one benchmark's rows in the place of those that were there, and draw the page again."""
+    found = read(folder)
+    found[name] = {"measured": measured(rows, threads, rounds), "rows": rows}
+    (folder / DATA).write_text(json.dumps(found, indent=1) + "\n")
+    if name == "report":
+        growth_plot(rows, folder / PLOT)
+    write(folder)
+
+
+def read(folder: Path = FOLDER) -> Found:
+    """What has been measured so far."""
+    path = folder / DATA
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(folder: Path = FOLDER) -> Path:
+    """Write RESULTS.md from results.json; returns its path."""
+    path = folder / PAGE
+    path.write_text(document(read(folder), plot=(folder / PLOT).exists()))
     return path
 
 
-def document(found: dict[str, Rows], about: dict[str, str], plot: bool) -> str:
-    """The whole page as Markdown."""
+def document(found: Found, plot: bool) -> str:
+    """The whole page as Markdown, benchmarks in the order of `SECTIONS`."""
+    sections = {name: (*words, found[name]) for name, words in SECTIONS.items() if name in found}
     parts = [
         "# Speed, measured",
-        "Written by `python -m benchmarks all`. Both forms of everything ran in turn in one run; seconds are medians, "
-        "ratios are medians of pairs with the smallest and the largest, memory is the peak in MiB on top of what the "
-        "process held before (of whole processes for commands and suites). Float32 is exact. A row with a device ran "
-        "there, timed by that device; all else ran on the processor.",
-        "\n".join(f"- {name}: {value}" for name, value in about.items()),
+        "Written by `python -m benchmarks all`, one section by `python -m benchmarks NAME --write`. Both forms of "
+        "everything ran in turn in one run; seconds are medians, ratios are medians of pairs with the smallest and "
+        "the largest, memory is the peak in MiB on top of what the process held before (of whole processes for "
+        "commands and suites). Float32 is exact. A row with a device ran there, timed by that device; all else ran on "
+        "the processor.",
+        "## When and where",
+        pipe_table([{"section": title, **entry["measured"]} for title, _, entry in sections.values()]),
         "## Targets",
-        pipe_table(target_rows(found)),
+        pipe_table(target_rows({name: entry["rows"] for name, entry in found.items()})),
     ]
-    for name, rows in found.items():
-        title, words = SECTIONS[name]
+    for title, words, entry in sections.values():
         parts += [f"## {title}", words]
-        kinds = dict.fromkeys(tuple(row) for row in rows)
-        parts += [pipe_table([row for row in rows if tuple(row) == kind]) for kind in kinds]
-    if plot:
+        kinds = dict.fromkeys(tuple(row) for row in entry["rows"])
+        parts += [pipe_table([row for row in entry["rows"] if tuple(row) == kind]) for kind in kinds]
+    if plot and "report" in found:
         parts.append(f"![Seconds of report and status by number of trials]({PLOT})")
     return "\n\n".join(parts) + "\n"
 
@@ -169,22 +187,21 @@ def text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def machine(threads: int, rounds: int) -> dict[str, str]:
-    """What the figures were measured on."""
-    known = versions()
+def measured(rows: Rows, threads: int, rounds: int) -> dict[str, Any]:
+    """When, where and from which code rows were measured."""
+    known, commit = versions(), git_commit() or "unknown"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     units = bfloat16_units()
     matrix = f"bfloat16 units ({units})" if units else "no bfloat16 units"
-    about = {
-        "processor": f"{processor()}, {os.cpu_count()} cores, {matrix}, {memory:.0f} GiB",
-        "software": f"{platform.system()}, " + ", ".join(f"{name} {known[name]}" for name in known),
-        "threads": f"{threads} of torch; {rounds} rounds",
+    return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "commit": git_commit() or "unknown",
+        "commit": commit[:7] + commit[40:],  # with the mark of uncommitted changes
+        "devices": ", ".join(sorted({row["device"] for row in rows if "device" in row} | {processor()})),
+        "machine": f"{os.cpu_count()} cores, {matrix}, {memory:.0f} GiB",
+        "threads": threads,
+        "rounds": rounds,
+        "software": f"{platform.system()}, " + ", ".join(f"{name} {known[name]}" for name in known),
     }
-    if torch.cuda.is_available():
-        about["device"] = torch.cuda.get_device_name()
-    return about
 
 
 def growth_plot(rows: Rows, path: Path) -> bool:

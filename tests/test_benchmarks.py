@@ -209,15 +209,41 @@ def rows_of_everything(ratio: float):
 
 
 def test_the_page_of_results(tmp_path):
-    path = results.write(rows_of_everything(1.8), threads=2, rounds=3, folder=tmp_path)
-    page = path.read_text()
+    for name, rows in reversed(rows_of_everything(1.8).items()):
+        results.record(name, rows, threads=2, rounds=3, folder=tmp_path)
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert 0 < page.index("## Evaluation") < page.index("## Store and report")
     assert "| evaluate | pgd20, float32 | ratio | >= 1.7 | 1.8 | yes |" in page
     assert "| evaluate | all | accuracy_difference | <= 0.002 | 0.003 | no |" in page
     assert "| report | report | seconds | <= 6 | 2 | yes |" in page
-    assert "## Evaluation" in page
     assert "## Sweep" not in page
     assert (tmp_path / "growth.svg").read_text().startswith("<?xml")
     assert "(growth.svg)" in page
+
+
+def test_a_section_measured_again_leaves_the_others_when_and_where_they_were(tmp_path, monkeypatch):
+    for name, rows in rows_of_everything(1.8).items():
+        results.record(name, rows, threads=2, rounds=3, folder=tmp_path)
+    before = results.read(tmp_path)
+    monkeypatch.setattr(results, "git_commit", lambda: "5" * 40 + "+")
+    again = [row | {"ratio": 1.9, "device": "a GPU"} for row in before["evaluate"]["rows"]]
+    results.record("evaluate", again, threads=4, rounds=1, folder=tmp_path)
+    after = results.read(tmp_path)
+    assert after["report"] == before["report"]
+    told = after["evaluate"]["measured"]
+    assert (told["commit"], told["threads"], told["rounds"]) == ("5555555+", 4, 1)
+    assert set(told["devices"].split(", ")) == {"a GPU", processor()}
+    page = (tmp_path / "RESULTS.md").read_text()
+    lines = {line.split(" | ")[0]: line for line in page.splitlines() if " | 20" in line}
+    assert lines["| Evaluation"] != lines["| Store and report"].replace("Store and report", "Evaluation")
+    assert f"| {told['date']} | 5555555+ | " in lines["| Evaluation"]
+    assert "| evaluate | pgd20, float32 | ratio | >= 1.7 | 1.9 | yes |" in page
+
+
+def test_the_published_page_is_made_of_the_published_rows():
+    page = (results.FOLDER / results.PAGE).read_text()
+    assert page == results.document(results.read(), plot=True)
+    assert set(results.read()) == set(command.NAMES) == set(results.SECTIONS)
 
 
 def test_a_missed_target_is_said():
@@ -248,6 +274,20 @@ def test_the_command_prints_json(monkeypatch, capsys):
     command.main(["evaluate", "--json", "--rounds", "4", "--threads", str(before)])
     assert not torch.backends.cudnn.allow_tf32
     assert json.loads(capsys.readouterr().out) == [{"attack": "pgd20", "ratio": 4.0}]
+
+
+def test_the_command_writes_one_section_where_it_is_told_to_or_all_as_they_end(monkeypatch, capsys):
+    written = []
+    monkeypatch.setattr(results, "record", lambda name, *given: written.append((name, *given)))
+    for name in command.NAMES:
+        monkeypatch.setattr(f"benchmarks.{name}.measure", lambda rounds, name=name: [{"what": name}])
+    threads = torch.get_num_threads()
+    words = ["--threads", str(threads), "--rounds", "2"]
+    command.main(["sweep", *words])
+    assert written == []
+    command.main(["sweep", "--write", *words])
+    command.main(["all", *words])
+    assert written == [(name, [{"what": name}], threads, 2) for name in ("sweep", *command.NAMES)]
 
 
 def test_compiled_rows(monkeypatch):
