@@ -49,6 +49,7 @@ COMMANDS = {
     "report": ["store", "--figures", ""],
     "quote": ["page.md"],
     "show": ["0000"],
+    "export": ["0000", "--into", "exported"],
     "merge": ["store", "--into", "joined"],
     "verify": ["store"],
     "repair": ["store"],
@@ -158,9 +159,9 @@ def _option(numbers: random.Random) -> Input:
     if parameter.param_type_name == "argument":
         return Input(0, "", (command, value, *COMMANDS[command][1:]), _written(SUITE), names)
     words = (command, *COMMANDS[command], numbers.choice(parameter.opts))
-    if getattr(parameter, "is_flag", False):  # it may be the rest that is refused: there is no trial 0000 to `show`
-        return Input(0, "", words, _written(SUITE), (*names, "0000"))
-    return Input(0, "", (*words, value), _written(SUITE), names)
+    names += ("0000",)  # it may be the rest that is refused: there is no such trial to `show` or `export`
+    flag = getattr(parameter, "is_flag", False)
+    return Input(0, "", words if flag else (*words, value), _written(SUITE), names)
 
 
 def _words(numbers: random.Random) -> Input:

@@ -22,14 +22,14 @@ from harness.errors import InputError
 from harness.models.registry import MODELS
 from harness.report.captions import attack_title, eps_text
 from harness.report.scores.counts import attack_order
-from harness.spec import TrialSpec, read_spec
+from harness.spec import TrialSpec
 from harness.statistics.metrics import rates
 from harness.statistics.registry import ALIASES, METRICS
 from harness.store.fingerprint import code_fingerprint
 from harness.store.lock import holder
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
-from harness.suites.of_trial import suite_text
+from harness.suites.of_trial import stored_suite
 from harness.suites.suite import suite_names
 
 
@@ -98,7 +98,7 @@ def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) 
     return table
 
 
-def _found(beginning: str, stores: Sequence[Path]) -> tuple[Store, str]:
+def found_trial(beginning: str, stores: Sequence[Path]) -> tuple[Store, str]:
     """The store and the id of the trial whose id starts so. InputError where there is none, or more than one."""
     found = [
         (root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)
@@ -112,22 +112,13 @@ def _found(beginning: str, stores: Sequence[Path]) -> tuple[Store, str]:
     return Store(found[0][0]), found[0][1]
 
 
-def show_suite(beginning: str, stores: Sequence[Path], console: Console) -> None:
-    """Print a suite that makes the trial whose id starts so. InputError as `_found` and `suite_of`."""
-    store, trial_id = _found(beginning, stores)
-
-    def find(wanted: str) -> TrialSpec | None:
-        specs = store.read("trials", [wanted], columns=["spec"])["spec"]
-        return read_spec(json.loads(specs.iloc[0])) if len(specs) else None
-
-    trial = find(trial_id)
-    assert trial is not None  # it was found
-    console.out(suite_text(trial, trial_id, find).rstrip(), highlight=False)
+def show_suite(store: Store, trial_id: str, console: Console) -> None:
+    """Print a suite that makes a trial. InputError as `suite_of`."""
+    console.out(stored_suite(store, trial_id).rstrip(), highlight=False)
 
 
-def show_trial(beginning: str, stores: Sequence[Path], console: Console) -> None:
-    """Print the trial whose id starts so. InputError as `_found`."""
-    store, trial_id = _found(beginning, stores)
+def show_trial(store: Store, trial_id: str, console: Console) -> None:
+    """Print a trial."""
     row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
     spec = json.loads(row.pop("spec"))
     error = row.pop("error", None)

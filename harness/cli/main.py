@@ -19,7 +19,7 @@ from harness.cli.messages import (
 )
 from harness.cli.report import quote, report
 from harness.cli.run import run
-from harness.cli.show import list_names, show, status
+from harness.cli.show import export, list_names, show, status
 from harness.cli.stores import merge, repair, verify
 from harness.cli.tune import tune
 from harness.errors import ExitCode, InputError
@@ -47,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "report": report,
     "quote": quote,
     "show": show,
+    "export": export,
     "merge": merge,
     "verify": verify,
     "repair": repair,

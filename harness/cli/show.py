@@ -1,4 +1,4 @@
-"""`status`, `show`, `list`: what there is. They import neither torch nor Ray."""
+"""`status`, `show`, `list`: what there is, without torch and Ray; `export`: one network of it, to give away."""
 
 from __future__ import annotations
 
@@ -14,8 +14,21 @@ from harness.cli.messages import (
     print_trials,
     states_of,
 )
-from harness.cli.options import Methods, Plugins, Results, Seeds, Sets, SuiteName, load_plugins, planned_suite
+from harness.cli.options import (
+    DataRoot,
+    Methods,
+    Plugins,
+    Results,
+    Seeds,
+    Sets,
+    SuiteName,
+    load_plugins,
+    path_of,
+    planned_suite,
+)
 from harness.errors import unknown
+
+TrialBeginning = Annotated[str, typer.Argument(help="a trial id or its beginning")]
 
 _LOOK_S = 2.0  # between two looks at a run
 
@@ -57,18 +70,41 @@ def _follow(store_root: Path) -> None:
 
 
 def show(
-    trial: Annotated[str, typer.Argument(help="a trial id or its beginning")],
+    trial: TrialBeginning,
     results: Results = None,
     suite: Annotated[bool, typer.Option("--suite", help="only print a suite that makes this trial")] = False,
 ) -> int:
     """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
-    from harness.cli.listings import show_suite, show_trial
+    from harness.cli.listings import found_trial, show_suite, show_trial
 
-    stores = (
-        [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
-    )
-    (show_suite if suite else show_trial)(trial, stores, out)
+    (show_suite if suite else show_trial)(*found_trial(trial, _stores(results)), out)
     return 0
+
+
+def export(
+    trial: TrialBeginning,
+    into: Annotated[Path, typer.Option("--into", parser=path_of, help="a folder of its own")],
+    results: Results = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="best_validation or last; by default the first that is kept")
+    ] = None,
+    data: DataRoot = None,
+    plugin: Plugins = None,
+) -> int:
+    """Write a trial's network into a folder: weights (.safetensors) and a card with its results and how to load it."""
+    from harness.cli.listings import found_trial
+    from harness.evaluation.export import export as write_export
+
+    load_plugins(plugin)
+    store, trial_id = found_trial(trial, _stores(results))
+    write_export(store, trial_id, checkpoint, into, data)
+    out.print(f"{trial_id}: exported into {into}", soft_wrap=True)
+    return 0
+
+
+def _stores(results: Path | None) -> list[Path]:
+    """Where a trial is looked for."""
+    return [results] if results else sorted(path.parent for path in Path("results").glob("**/trials") if path.is_dir())
 
 
 def list_names(

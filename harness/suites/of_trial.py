@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,17 @@ import methods
 from harness.attacks.registry import attack_info, declared
 from harness.data.registry import DATASETS
 from harness.errors import InputError
-from harness.spec import CHECKPOINTS, DatasetSpec, EvaluationSpec, NetworkSpec, Source, TrainingSpec, TrialSpec
+from harness.spec import (
+    CHECKPOINTS,
+    DatasetSpec,
+    EvaluationSpec,
+    NetworkSpec,
+    Source,
+    TrainingSpec,
+    TrialSpec,
+    read_spec,
+)
+from harness.store.reading import Reader
 from harness.suites.keys import Entry
 from harness.suites.notation import written
 from harness.suites.suite import Suite
@@ -18,6 +29,19 @@ from methods.registry import KINDS
 Find = Callable[[str], TrialSpec | None]
 
 _LEARNS = "rslad"  # what learns from a teacher that is asked for: any method would do
+
+
+def stored_suite(store: Reader, trial_id: str) -> str:
+    """`suite_text` of a trial of a store."""
+
+    def find(wanted: str) -> TrialSpec | None:
+        specs = store.read("trials", [wanted], columns=["spec"])["spec"]
+        return read_spec(json.loads(specs.iloc[0])) if len(specs) else None
+
+    trial = find(trial_id)
+    if trial is None:
+        raise InputError(f"the store has no row of trial {trial_id}")
+    return suite_text(trial, trial_id, find)
 
 
 def suite_text(trial: TrialSpec, stored_as: str, find: Find) -> str:

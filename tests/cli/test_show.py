@@ -20,7 +20,7 @@ def test_classes_are_lines_and_attacks_columns_and_nothing_is_wider_than_the_ter
     spec = trial_spec("absld", 0, attacks=attacks, eps=8 / 255)
     store = fill_store(tmp_path, [spec], classes=classes, per_class=20)
     console = Console(width=80, record=True)
-    show_trial(spec.trial_id[:8], [store.root], console)
+    show_trial(store, spec.trial_id, console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     counts = store.read("class_accuracy", [spec.trial_id])
@@ -38,7 +38,7 @@ def test_the_specification_is_yaml_without_nulls(tmp_path):
     spec = trial_spec("absld", 0)
     store = fill_store(tmp_path, [spec], per_class=20)
     console = Console(width=80, record=True)
-    show_trial(spec.trial_id, [store.root], console)
+    show_trial(store, spec.trial_id, console)
     written = console.export_text().split("specification, without what is null:")[1]
     found = yaml.safe_load(written)
     assert found["training"]["epochs"] == 20

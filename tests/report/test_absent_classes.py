@@ -147,7 +147,7 @@ def test_the_page_names_every_class_and_has_no_number_for_the_absent_one(store: 
 
 def test_show_has_a_dash_for_the_absent_class(store: Store, tmp_path: Path):
     console = Console(record=True, width=120)
-    show_trial(store.trials()["trial_id"].iloc[0], [store.root], console)
+    show_trial(store, store.trials()["trial_id"].iloc[0], console)
     text = console.export_text()
     line = next(line for line in text.splitlines() if line.startswith(NAMES[3]))
     assert set(line.removeprefix(NAMES[3]).split()) == {"–"}
