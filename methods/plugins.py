@@ -40,7 +40,7 @@ def load_plugin(path: str) -> None:
     Every file is read once, and what is hashed (`code_of`) are the bytes that are executed.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    name = f"plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    name = f"plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
     if name in sys.modules:
         return
     before = list(sys.meta_path)

@@ -78,7 +78,7 @@ def plain(root: Path) -> Outcome:
 
 
 def real(root: Path) -> Outcome:
-    """Real trials on two logical CPUs of this machine; says with which epoch each begins."""
+    """Real trials on two logical CPUs of this machine, which can be held; says with which epoch each begins."""
     begun = set()
 
     def on_event(event: Event) -> None:
@@ -87,7 +87,7 @@ def real(root: Path) -> Outcome:
             print(event["trial_id"], event["epoch"], file=sys.stderr)
 
     with connected(num_cpus=2):
-        return execute(real_trials(), root, on_event, "harness.trial:run_trial")
+        return execute(real_trials(), root, on_event, "real_trials:held_in_training")
 
 
 def killer(root: Path) -> Outcome:

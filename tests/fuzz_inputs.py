@@ -155,8 +155,9 @@ def _option(numbers: random.Random) -> Input:
     parameter = numbers.choice(parameters(command))
     value = _one_word(numbers.choice([*WORDS, *ANY, *ANY, *NEVER]))
     begins = value[: 2 if value.startswith("-") else 20]
-    names = (parameter.name, *(option.lstrip("-") for option in parameter.opts), begins)
-    if parameter.param_type_name == "argument":
+    names = (parameter.name, *(option.lstrip("-") for option in parameter.opts), begins, value.partition("=")[0])
+    if parameter.param_type_name == "argument":  # the first of them, whichever was drawn
+        names += (command, *(each.name for each in parameters(command) if each.param_type_name == "argument"))
         return Input(0, "", (command, value, *COMMANDS[command][1:]), _written(SUITE), names)
     words = (command, *COMMANDS[command], numbers.choice(parameter.opts))
     names += ("0000",)  # it may be the rest that is refused: there is no such trial to `show` or `export`

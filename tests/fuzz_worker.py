@@ -158,14 +158,16 @@ def _judged(drawn: Input, ending: Ending, out: str, raised: bool, wrote: bool) -
         return f"exit code {ending.code}"
     if wrote:
         return "wrote"
-    if said.count("\n") != 1 or not said.startswith("error: "):
+    lines = said.split("\n")[:-1]  # of a plan that is right, one for each thing that is not there
+    one = len(lines) == 1 and said.startswith("error: ")
+    if not one and not (lines and all(line.startswith("missing: ") for line in lines)):
         return "not one line"
-    if len(said) > LONGEST:
+    if max(map(len, lines)) > LONGEST:
         return "a long line"
-    if not said[:-1].isprintable():
+    if not all(line.isprintable() for line in lines):
         return "characters that act"
-    names = ["".join(filter(str.isprintable, name)).lower().rstrip("s") for name in drawn.names]
-    if names and not any(name and name in said.lower() for name in names):
+    names = ["".join(filter(str.isprintable, name)).lower().rstrip("s") or "''" for name in drawn.names]
+    if names and not any(name in said.lower() for name in names):
         return "names nothing"
     return "refused"
 

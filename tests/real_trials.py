@@ -59,6 +59,20 @@ def killed_in_mid_epoch(
     yield from run_trial(spec, store_root, should_stop=count, **options)
 
 
+def held_in_training(
+    spec: TrialSpec, store_root: Path, *, should_stop: Callable[[], bool], **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Students wait after their first epoch for as long as there is a file `.hold`."""
+    from harness.trial import run_trial
+
+    for event in run_trial(spec, store_root, should_stop=should_stop, **options):
+        yield event
+        while event["event"] == "epoch" and spec.role == "student" and (store_root / ".hold").exists():
+            if should_stop():
+                break
+            time.sleep(0.05)
+
+
 def waits_for_helpers(spec: TrialSpec, store_root: Path, **options: Any) -> Iterator[dict[str, Any]]:
     """Goes on with its evaluation when so many helpers work on it as the file `.wanted` says."""
     from harness.trial import run_trial

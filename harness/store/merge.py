@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def merge(sources: Iterable[Path | str], into: Path | str, keep: str | None = No
         raise unknown("value of --keep", keep, KEEP)
     target = Store(into)
     stores = [existing_store(Path(source)) for source in sources]
-    stores = [store for store in stores if store.root.resolve() != target.root.resolve()]
+    stores = [store for store in stores if os.path.realpath(store.root) != os.path.realpath(target.root)]
     for store in stores:
         _check_training_ids(store)
     plan = _plan(target, stores, keep)  # refused or without a change, it leaves not even a lock behind

@@ -324,9 +324,9 @@ def read(kind: type[BaseModel], values: Any, where: str) -> Any:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ": ".join([where, *(str(part) for part in first["loc"])])
+        inside, place = (": ".join([where, *map(str, parts)]) for parts in (first["loc"][:-1], first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise unknown(f"key in {where}", first["loc"][-1], _keys(kind, first["loc"][:-1])) from None
+            raise unknown(f"key in {inside}", first["loc"][-1], _keys(kind, first["loc"][:-1])) from None
         raise InputError(
             f"{place}: {first['msg']}" + (f", not {first['input']!r}" if first["type"] != "missing" else "")
         ) from None

@@ -147,8 +147,7 @@ def _check_attack_seeds(suite: Suite, seeds: set[int]) -> None:
     """An attack for seeds that no method has would never run."""
     for entry in attack_entries(suite.evaluation):
         values = entry if isinstance(entry, Mapping) else {}
-        asked = values.get("seeds")
-        for seed in asked if isinstance(asked, list) else []:
+        for seed in seed_list(values["seeds"], f"evaluation: {values.get('name')}: seeds") if "seeds" in values else []:
             if seed not in seeds:
                 raise unknown(f"seed of attack {values.get('name')}", seed, {str(one) for one in seeds})
 

@@ -116,8 +116,8 @@ def _completed(block: Mapping[str, Any]) -> dict[str, Any]:
         values["methods"] = [name.strip() for name in values["methods"].split(",") if name.strip()]
     if isinstance(values.get("space"), (list, tuple)):
         values["space"] = split_entries([str(text) for text in values["space"]])
-    if values.get("metric") in ALIASES:
-        values["metric"] = ALIASES[values["metric"]]
+    if isinstance(values.get("metric"), str):
+        values["metric"] = ALIASES.get(values["metric"], values["metric"])
     if values.get("search") == "tpe":
         values.setdefault("scheduler", "asha")
     return values
