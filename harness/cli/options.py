@@ -90,6 +90,11 @@ TeachersFrom = Annotated[
 ]
 
 
+Tensorboard = Annotated[
+    Path | None, typer.Option("--tensorboard", parser=path_of, help="also write scalars for TensorBoard into a folder")
+]
+
+
 Serial = Annotated[bool, typer.Option("--serial", help="one trial after the other in this process, without Ray")]
 
 

@@ -29,6 +29,7 @@ from harness.cli.options import (
     Sets,
     SuiteName,
     TeachersFrom,
+    Tensorboard,
     Workers,
     check_plan,
     conclude_plan,
@@ -72,6 +73,7 @@ def run(
             "--redo", help="make these again: a variant, or the beginning of a trial's id; what there is, is set aside"
         ),
     ] = None,
+    tensorboard: Tensorboard = None,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
@@ -104,13 +106,16 @@ def run(
     from harness.cli.progress import Progress
     from harness.report.results import read_results
     from harness.running.run import Options
+    from harness.running.scalars import scalars_in
 
     options = Options(
         serial=serial, workers=workers, address=address, retry_failed=retry_failed, again=again, redo=tuple(redone),
         data_root=data, download=download,
     )  # fmt: skip
-    with Progress(planned.specs, err, store_root=planned.store.root) as progress:
-        outcome = run_planned(planned, options, progress, teachers)
+    shown = Progress(planned.specs, err, store_root=planned.store.root)
+    with scalars_in(tensorboard) as scalars, shown as progress:
+        on_event = scalars.of_trials(planned.specs, progress) if scalars else progress
+        outcome = run_planned(planned, options, on_event, teachers)
     try:
         if outcome.stop_reason is None:  # a report of thousands of trials takes longer than a stop may
             report_store(planned.store, read_results(planned.store, **coordinates(planned)))

@@ -20,6 +20,7 @@ from harness.cli.options import (
     Sets,
     SuiteName,
     TeachersFrom,
+    Tensorboard,
     Workers,
     check_plan,
     conclude_plan,
@@ -76,7 +77,7 @@ def tune(
     again: Annotated[
         bool, typer.Option("--again", help="make again what the store has from an older numerics version")
     ] = False,
-    tensorboard: Annotated[Path | None, typer.Option("--tensorboard", help="also write TensorBoard scalars")] = None,
+    tensorboard: Tensorboard = None,
     data: DataRoot = None,
     download: Download = False,
     plugin: Plugins = None,
@@ -99,14 +100,16 @@ def tune(
         return conclude_plan(absent)
     from harness.cli.progress import Progress
     from harness.running.run import Options
+    from harness.running.scalars import scalars_in
     from harness.tuning.run import run_tuning
 
     options = Options(
         workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
         download=download,
     )  # fmt: skip
-    tuned = run_tuning(
-        tuning, options, teachers=teachers, say=lambda text: err.print(text, soft_wrap=True),
-        follow=lambda specs: Progress(specs, err), tensorboard=tensorboard,
-    )  # fmt: skip
+    with scalars_in(tensorboard) as scalars:
+        tuned = run_tuning(
+            tuning, options, teachers=teachers, say=lambda text: err.print(text, soft_wrap=True),
+            follow=lambda specs: Progress(specs, err), scalars=scalars,
+        )  # fmt: skip
     return conclude_tuning(tuned, tuning, suite)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from harness.running.failures import disk_full, folder_gone, stopping
+from harness.running.scalars import Scalars
 from harness.running.stopping import GRACE_S, RunControl, StopRequest
 from harness.store.provenance import command
 from harness.store.work import WorkingFolder
@@ -34,16 +34,15 @@ class Listener:
     """What Ray Tune tells of a search, and what the search does about it."""
 
     def __init__(
-        self, tuning: TuningPlan, journal: Journal, lost: Callable[[], bool], say: Say, tensorboard: Path | None
+        self, tuning: TuningPlan, journal: Journal, lost: Callable[[], bool], say: Say, scalars: Scalars | None
     ) -> None:
         self.tuning, self.journal = tuning, journal
         self.until = tuning.epochs  # where the settings that run now end
         self.stop_reason: str | None = None
-        self._lost, self._say, self._tensorboard = lost, say, tensorboard
+        self._lost, self._say, self._scalars = lost, say, scalars
         self._live: dict[str, _Live] = {}  # by Ray's id
         self._awaited: set[str] = set()
         self._end_at = float("inf")
-        self._writers: dict[str, Any] = {}
 
     def heed(self, request: StopRequest, control: RunControl, trouble: Callable[[], str | None] = lambda: None) -> None:
         """From now on: where signals arrive, how workers are told, and who says why no setting can go on."""
@@ -80,7 +79,8 @@ class Listener:
         self.save()
         if report.get("kind") == "disk":
             self._begin_stop(disk_full(str(report["failed"])))
-        self._write_scalars(live.entry, report)
+        if self._scalars is not None:
+            self._write_scalars(self._scalars, live.entry, report)
 
     def ended(self, name: str, crash: str | None = None) -> None:
         """A setting is over: at its end, by the scheduler's decision, by an error, or because the search is."""
@@ -164,17 +164,8 @@ class Listener:
         count, metric = sum(self.tuning.tries.values()), self.tuning.options.metric
         self._say(line(entry, place, count, metric, self.tuning.epochs))
 
-    def _write_scalars(self, entry: Entry, report: Report) -> None:
-        """TensorBoard's curves, a run per setting."""
-        if self._tensorboard is None:
-            return
-        from tensorboardX import SummaryWriter
-
+    def _write_scalars(self, scalars: Scalars, entry: Entry, report: Report) -> None:
+        """A run per setting."""
         name = f"{self.tuning.tuning_id}-{self.journal.entries.index(entry):03d}"
-        if name not in self._writers:
-            self._writers[name] = SummaryWriter(str(self._tensorboard / name))
-            self._writers[name].add_text("setting", str(setting_of(entry)))
-        for key, value in {**report, **report.get("metrics", {}), **report.get("by_seed", {})}.items():
-            if isinstance(value, float):
-                self._writers[name].add_scalar(key, value, report["epoch"])
-        self._writers[name].flush()
+        values = {**report, **report.get("metrics", {}), **report.get("by_seed", {})}
+        scalars.add(name, report["epoch"], values, str(setting_of(entry)))

@@ -25,6 +25,7 @@ from harness.errors import MACHINE_FAULTS, InputError, kind_of
 from harness.running.checks import check_disk, request_of
 from harness.running.on_ray import Health, connected, preflight, search_path
 from harness.running.run import Options
+from harness.running.scalars import Scalars
 from harness.running.stopping import RunControl, StopRequest
 from harness.store.lock import StoreLock
 from harness.training.teacher_logits import sharing
@@ -49,7 +50,7 @@ _QUIET = {
 
 
 def run_search(
-    tuning: TuningPlan, options: Options, *, say: Say = lambda text: None, tensorboard: Path | None = None
+    tuning: TuningPlan, options: Options, *, say: Say = lambda text: None, scalars: Scalars | None = None
 ) -> str | None:
     """Run the settings that are still open; returns why it ended early (`SIGINT`, `SIGTERM`, a sentence), else None.
 
@@ -68,7 +69,7 @@ def run_search(
         journal.begin(tuning.facts, tuning.settings)
         # all settings of a seed ask the same
         with connected(options.address), sharing(store.root, tuning.bases * 2):
-            return _search(tuning, options, Listener(tuning, journal, lambda: lock.lost, say, tensorboard))
+            return _search(tuning, options, Listener(tuning, journal, lambda: lock.lost, say, scalars))
 
 
 def _search(tuning: TuningPlan, options: Options, listener: Listener) -> str | None:

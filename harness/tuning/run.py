@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from harness.events import OnEvent
 from harness.running.on_ray import connected
 from harness.running.run import Options, Outcome, check_inputs, run
+from harness.running.scalars import Scalars
 from harness.running.teachers import Trained, take_teachers, teachers_beside
 from harness.spec import TrialSpec
 from harness.store.folder import nothing_left_if_refused
@@ -33,7 +33,7 @@ def run_tuning(
     teachers: Sequence[Trained] = (),
     say: Say = lambda text: None,
     follow: Follow = lambda specs: nullcontext(lambda event: None),
-    tensorboard: Path | None = None,
+    scalars: Scalars | None = None,
 ) -> Tuned:
     """Search what is still open, write the report, and compare the best setting of each method with its own.
 
@@ -62,7 +62,7 @@ def run_tuning(
         outcome = _run(tuning.teachers, tuning.store, options, follow)
         if outcome.exit_code:
             return Tuned(trouble=_troubles(tuning.teachers, outcome), stop_reason=outcome.stop_reason)
-        stop_reason = run_search(tuning, options, say=say, tensorboard=tensorboard)
+        stop_reason = run_search(tuning, options, say=say, scalars=scalars)
         try:
             found = write_tuning(tuning)
         except OSError as error:
