@@ -9,6 +9,7 @@ import pytest
 
 from harness.cli.main import main
 from tests.small import suite_file
+from tests.synthetic_store import fill_store, trial_spec
 
 NINES = "9" * 5000
 
@@ -58,6 +59,9 @@ def refused_suite(refused, tmp_path):
         ("evaluation.attacks=[[clean]]", "attacks must be a list"),
         ("evaluation.attacks=[{name: [clean]}]", "unknown attack"),
         ("evaluation.attacks=[{name: pgd3, start: [uniform]}]", "start"),
+        ("evaluation.attacks=[{name: pgd3, seeds: [[]]}]", "pgd3: seeds must be a list of whole numbers"),
+        ("tune={metric: [x], methods: at, space: {training.lr: 'uniform(0.1, 1)'}}", "metric: Input should be a valid"),
+        ("resources={name: null}", "resources 'name'"),
         # blocks of another kind
         ("teacher.training=null", "teacher: training must be a mapping"),
         ("teacher.training=8/0", "teacher: training must be a mapping"),
@@ -128,6 +132,13 @@ def test_seeds_of_the_command(refused, tmp_path):
         ",".join(["1"] * 15_000): "10,000 are the most",
     }.items():
         assert says in refused("run", path, "--dry-run", "--seeds", seeds)
+
+
+def test_places_that_no_file_system_knows(refused, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    fill_store(tmp_path / "store", [trial_spec("at", 0)])
+    assert "loop" in refused("merge", "store", "--into", "loop")
+    assert "plugin" in refused("list", "methods", "--plugin", "\udc80")
 
 
 def test_what_stands_at_both_ends_of_a_long_message_is_told(refused):
