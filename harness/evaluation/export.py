@@ -21,11 +21,14 @@ from harness.inputs import read_data, weights_path
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.models.layers import Network
+from harness.report.captions import eps_text
 from harness.report.card import card
 from harness.spec import SELECTED, Source, TrialSpec, read_spec
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
+from harness.suites.blocks import radius
 from harness.suites.of_trial import stored_suite
+from methods.settings import YOURS
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 
@@ -89,7 +92,7 @@ def _loaded(spec: TrialSpec, checkpoint: str, root: Path, data_root: Path | None
 
 def _shape(spec: TrialSpec, data_root: Path | None) -> dict[str, int]:
     """Channels, classes and pixels a side of the images; of the user's own data once it is read."""
-    facts = DATASETS[spec.dataset.name]
+    facts = DATASETS[one_of("dataset", spec.dataset.name, DATASETS, YOURS)]
     known = {"in_channels": facts.channels, "num_classes": facts.num_classes, "image_size": facts.image_size}
     if None in known.values():
         data = read_data(
@@ -133,12 +136,13 @@ def _command(spec: TrialSpec, given: Mapping[str, Any]) -> str:
     dataset = spec.dataset.model_dump(include=asked, exclude_none=True)
     if spec.dataset.path:
         dataset["path"] = Path(spec.dataset.path).name
+    shown = eps_text(spec.eps)
     options: dict[str, str | Mapping[str, Any]] = {
         "--model": spec.student.name,
         "--param": spec.student.params,
         "--normalization": {name: given[name] for name in ("mean", "std") if name in given},
         "--dataset": dataset if len(dataset) > 1 else spec.dataset.name,
-        "--eps": f"{spec.eps:g}",
+        "--eps": shown if radius(shown, "eps") == spec.eps else repr(spec.eps),
         "--attacks": ",".join(attack.name for attack in plain),
         "--images": str(images.pop()) if len(images) == 1 else "",
     }

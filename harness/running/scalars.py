@@ -49,7 +49,10 @@ class Scalars:
 
         def follow(event: Event) -> None:
             if event["event"] == "epoch":
-                self.add(runs[event["trial_id"]], event["epoch"], event)
+                run = runs[event["trial_id"]]
+                self.add(run, event["epoch"], event)
+                if event["epoch"] == event["epochs"]:  # of thousands of trials not all files stay open
+                    self._writers.pop(run).close()
             on_event(event)
 
         return follow

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from harness.data.registry import DATASETS
 from harness.evaluation.export import CARD, WEIGHTS
 from harness.spec import TrialSpec
 from harness.store.store import Store
@@ -26,8 +27,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrialSpec]:
     folder = tmp_path_factory.mktemp("ran")
     attacks = ["clean", "pgd3", {"name": "pgd2", "step_size": 0.05}]
     spec = small_specs(
-        folder, dataset={"name": "digits", "train_images": 200, "test_images": 60}, methods=["at"], teacher=None,
-        student={"name": "cnn", "width": 4, "normalization": "dataset"}, evaluation={"attacks": attacks},
+        folder, dataset={"name": "digits", "train_images": 200, "test_images": 60}, eps="8/255", methods=["at"],
+        teacher=None, student={"name": "cnn", "width": 4, "normalization": "dataset"}, evaluation={"attacks": attacks},
     )["at"]  # fmt: skip
     run_to_end(spec, folder / "store")
     return folder, spec
@@ -87,7 +88,7 @@ def test_the_card_says_what_the_store_says(ran, tmp_path):
             "torch ",
             checkpoint,
             "cnn(width=4)",
-            "L-inf eps 0.1",
+            "L-inf eps 8/255",
         ):
             assert said in text(into)
     (tmp_path / "again.yaml").write_text(block(into, "yaml"))
@@ -113,7 +114,7 @@ def test_a_network_that_was_given_is_exported_with_the_normalisation_of_its_file
     assert accuracy[0] == accuracy[1], done.stdout
 
 
-def test_what_cannot_be_exported_is_one_line(ran, tmp_path):
+def test_what_cannot_be_exported_is_one_line(ran, tmp_path, monkeypatch):
     folder, spec = ran
     into, here = str(tmp_path / "out"), ("--results", "store")
     assert "no trial 'ffff' in store" in refused("export", "ffff", *here, "--into", into, cwd=folder)
@@ -126,6 +127,11 @@ def test_what_cannot_be_exported_is_one_line(ran, tmp_path):
     bench("export", spec.trial_id, *here, "--into", into, cwd=folder)  # the same again
     other = ("export", spec.trial_id, *here, "--into", into, "--checkpoint", "last")
     assert f"holds other files ({CARD}, {WEIGHTS})" in refused(*other, cwd=folder)
+    with monkeypatch.context() as without:
+        without.delitem(DATASETS, "digits")
+        told = refused("export", spec.trial_id, *here, "--into", str(tmp_path / "new"), cwd=folder)
+    assert "unknown dataset 'digits'" in told
+    assert "--plugin" in told
     path = folder / "store" / "work" / spec.training_id / "last.pt"
     content = path.read_bytes()
     path.unlink()
