@@ -7,6 +7,7 @@ gradients are float32, as all of the papers' form, or bfloat16.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain_forms
-from benchmarks.measure import forward_flops, in_turn, peak_flops, peak_memory_mb
+from benchmarks.measure import Pair, all_in_turn, forward_flops, peak_flops, peak_memory_mb
 from benchmarks.robust import Robust, robust_student
 from harness.attacks.conditions import Conditions
 from harness.attacks.registry import ascent_settings
@@ -29,20 +30,20 @@ BATCH = 500  # the default of a suite
 
 
 def measure(rounds: int, robust: Robust | None = None) -> list[dict[str, Any]]:
-    """One row per precision of gradients and attack: seconds, ratio, memory, and how far the two forms' verdicts
+    """One row per attack and precision of gradients: seconds, ratio, memory, and how far the two forms' verdicts
     agree."""
     robust = (robust or robust_student()).some(IMAGES)
-    return [_row(Verdicts(robust, attack, gradients), rounds) for gradients in GRADIENTS for attack in ATTACKS]
+    return [row for attack in ATTACKS for row in _rows(Verdicts(robust, attack), rounds)]
 
 
 class Verdicts:
-    """Which images survive an attack, in either form; the plain one may have another seed. gradients: the precision of
-    our form's."""
+    """Which images survive an attack, in either form; the plain one may have another seed, ours gradients in another
+    precision."""
 
-    def __init__(self, robust: Robust, attack: str, gradients: str = "float32") -> None:
-        self.robust, self.attack, self.gradients = robust, attack, gradients
+    def __init__(self, robust: Robust, attack: str) -> None:
+        self.robust, self.attack = robust, attack
         self.forward = Counted(evaluation_forward(robust.student, "fast"))
-        self.cheaper = evaluation_forward(robust.student, "fast", gradients) if gradients != "float32" else None
+        self.cheaper = {"bfloat16": evaluation_forward(robust.student, "fast", "bfloat16")}
         self.x = to_float(robust.images)
 
     def plain(self, seed: int = 0) -> np.ndarray:
@@ -52,13 +53,14 @@ class Verdicts:
         )
         return found.numpy()
 
-    def fast(self) -> np.ndarray:
+    def fast(self, gradients: str = "float32") -> np.ndarray:
         images, labels = self.robust.images, self.robust.labels
         conditions = Conditions({"name": self.attack}, self.robust.recipe.eps, 0, BATCH, self.robust.num_classes)
         with frozen(self.robust.student):
             result = evaluate_chunk(
-                self.forward, images, labels, torch.arange(len(labels)), conditions, chunk=0, gradients=self.cheaper
-            )
+                self.forward, images, labels, torch.arange(len(labels)), conditions, chunk=0,
+                gradients=self.cheaper.get(gradients),
+            )  # fmt: skip
         return result.outcomes["robust"].to_numpy()
 
 
@@ -73,26 +75,33 @@ class Counted:
         return self.forward(images)
 
 
-def _row(verdicts: Verdicts, rounds: int) -> dict[str, Any]:
-    robust = verdicts.robust
-    plain, fast, other_seed = verdicts.plain(), verdicts.fast(), verdicts.plain(seed=1)  # the warm-up too
-    passes = verdicts.forward.passes
-    plain_mb, fast_mb = peak_memory_mb(verdicts.plain), peak_memory_mb(verdicts.fast)
-    pair = in_turn(verdicts.plain, verdicts.fast, rounds, warm_up=0)
-    flops = passes * forward_flops(robust.student, verdicts.x[0])
-    share = flops / pair.fast_s / peak_flops(torch.float32)
-    return {
-        "model": f"cnn(width={robust.recipe.width})",
-        "dataset": robust.recipe.dataset,
-        "attack": verdicts.attack,
-        "gradients": verdicts.gradients,
-        "images": len(robust.labels),
-        **pair.columns,
-        "plain_mb": plain_mb,
-        "fast_mb": fast_mb,
-        "share_of_peak": None if verdicts.cheaper else share,  # work in two precisions is the share of no one peak
-        **agreement(plain, fast, other_seed),
-    }
+def _rows(verdicts: Verdicts, rounds: int) -> list[dict[str, Any]]:
+    """All forms of one attack, timed in turn."""
+    robust, ours = verdicts.robust, {name: partial(verdicts.fast, name) for name in GRADIENTS}
+    fast = {"float32": verdicts.fast()}
+    flops = verdicts.forward.passes * forward_flops(robust.student, verdicts.x[0])
+    fast["bfloat16"] = verdicts.fast("bfloat16")
+    plain, other_seed = verdicts.plain(), verdicts.plain(seed=1)  # the warm-up too
+    plain_mb, fast_mb = peak_memory_mb(verdicts.plain), {name: peak_memory_mb(form) for name, form in ours.items()}
+    plain_s, *fast_s = all_in_turn([verdicts.plain, *ours.values()], rounds)
+    pairs = {name: Pair(plain_s, times) for name, times in zip(GRADIENTS, fast_s, strict=True)}
+    # work in two precisions is the share of no one peak
+    share_of_peak = {"float32": flops / pairs["float32"].fast_s / peak_flops(torch.float32)}
+    return [
+        {
+            "model": f"cnn(width={robust.recipe.width})",
+            "dataset": robust.recipe.dataset,
+            "attack": verdicts.attack,
+            "gradients": gradients,
+            "images": len(robust.labels),
+            **pairs[gradients].columns,
+            "plain_mb": plain_mb,
+            "fast_mb": fast_mb[gradients],
+            "share_of_peak": share_of_peak.get(gradients),
+            **agreement(plain, fast[gradients], other_seed),
+        }
+        for gradients in GRADIENTS
+    ]
 
 
 def agreement(plain: np.ndarray, fast: np.ndarray, other_seed: np.ndarray) -> dict[str, float]:

@@ -65,11 +65,13 @@ def in_turn(
     for _ in range(warm_up):
         plain()
         fast()
-    pair = Pair([], [])
-    for _ in range(rounds):
-        pair.plain.append(seconds(plain, device))
-        pair.fast.append(seconds(fast, device))
-    return pair
+    return Pair(*all_in_turn((plain, fast), rounds, device))
+
+
+def all_in_turn(forms: Sequence[Callable[[], object]], rounds: int, device: torch.device = CPU) -> list[list[float]]:
+    """The seconds of each form in each round, timed one after the other."""
+    times = [[seconds(form, device) for form in forms] for _ in range(rounds)]
+    return [list(each) for each in zip(*times, strict=True)]
 
 
 def peak_memory_mb(work: Callable[[], object], device: torch.device = CPU) -> float | None:
