@@ -51,10 +51,10 @@ def load_plugin(path: str) -> None:
         importlib.import_module(name)
     except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
         sys.meta_path[:] = before
-        reason = f"{type(error).__name__}: {error}"
+        said = f": {type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.filename == path:
-            reason = f"cannot be read: {error.strerror}"
-        raise SettingsError(f"plugin {path}: {reason}") from error
+            said = f" cannot be read: {error.strerror}"
+        raise SettingsError(f"plugin {path}{said}") from error
     _LOADED[name] = path
 
 
