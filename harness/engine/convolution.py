@@ -245,7 +245,7 @@ def _turned(weight: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, prepared: Tensor, bias: Tensor | None) -> Tensor:
     rows = _FORMS[x.dtype][1](x, prepared, bias)
-    return rows.view(x.shape[0], x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
+    return rows.view(x.shape[0], x.shape[2], x.shape[3], rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def _product_weight(weight: Tensor) -> Tensor:
@@ -288,8 +288,8 @@ def _winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, (4, 4, batch, down, across), lambda image, row, pixel: (row, pixel, image, 2 * row, 2 * pixel)
     ).reshape(16, -1)
     products = torch.bmm((_INPUTS @ tiles).view(16, -1, channels), weight)
-    squares = (_OUTPUTS @ products.view(16, -1)).view(2, 2, batch, down, across, -1)
-    rows = squares.permute(2, 3, 0, 4, 1, 5).reshape(batch * height * width, -1)
+    squares = (_OUTPUTS @ products.view(16, -1)).view(2, 2, batch, down, across, weight.shape[2])
+    rows = squares.permute(2, 3, 0, 4, 1, 5).reshape(batch * height * width, weight.shape[2])
     return rows if bias is None else rows.add_(bias)
 
 

@@ -136,6 +136,16 @@ def test_small_maps_are_as_exact_as_the_convolution(dtype, channels, height, wid
         assert relative_error(ours, expected) <= max(relative_error(theirs, expected), rounding.of_sums(summed, dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [16, 256])
+def test_no_images_have_no_answers(dtype, channels):
+    """As an attack asks when none is right any more, of the library's convolution and of that of small maps."""
+    form, x = FusedConvolution(convolution(channels, 320, dtype), relu=False), maps(0, channels, 4, 4, dtype)
+    out, at_x = answers(form, x, maps(0, 320, 4, 4, dtype))
+    assert out.shape == (0, 320, 4, 4)
+    assert at_x.shape == x.shape
+
+
 @pytest.mark.parametrize("change", ["channels", "stride", "kernel", "odd map", "large map"])
 def test_other_convolutions_stay_with_the_library(change):
     channels = 128 if change == "channels" else 256
