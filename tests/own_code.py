@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import methods
@@ -14,8 +12,8 @@ from harness.attacks.registry import ATTACKS
 from harness.data.registry import DATASETS, OWN
 from harness.models.registry import MODELS
 from harness.statistics.registry import METRICS
+from tests.pages import blocks
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
 TABLES: list[dict[str, Any]] = [methods.METHODS, *methods.POLICIES.values(), MODELS, ATTACKS, METRICS, DATASETS, OWN]
 
 
@@ -36,7 +34,7 @@ def forgotten_afterwards() -> Iterator[None]:
 
 def page_blocks() -> list[str]:
     """The Python of docs/plugins.md: a network, an attack, a metric, a data set."""
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return blocks("docs/plugins.md", "python")
 
 
 def page_examples() -> str:

@@ -1,77 +1,162 @@
-"""The code of the README and the commands of docs/tuning.md run as printed, in order; only their budgets are made tiny.
-Code of the other pages runs where what it is about is tested."""
+"""Every code block of the documents runs as printed, with a tiny budget where it trains; what nobody runs is on one
+list, with the reason. A room's tests run the blocks about it: they read them with `blocks` or `commands`."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from typer.main import get_command
 
+from harness.cli.main import CommandLineError, app
 from harness.data.registry import DEBIAN_FASHION_MNIST
+from harness.models.build import build
+from harness.suites.suite import load_suite
+from harness.tuning.options import read_options
+from tests.command import bench
+from tests.own_code import forgotten_afterwards, page_examples
+from tests.pages import PAGES, ROOT, blocks, commands, languages, lines, mentioned
+from tests.small import SUITE
 
-ROOT = Path(__file__).resolve().parents[1]
+NOT_RUN = {  # the beginnings of lines that are not run here, and why
+    "pip install": "needs the network: .ci/run does it",
+    "pytest ": "the checks themselves: .ci/run does them",
+    "ruff ": "the checks themselves: .ci/run does them",
+    "python -m benchmarks gpu": "takes minutes, or a GPU: tests/test_gpu_acceptance.py",
+    "zip ": "needs wheels that were downloaded",
+    "ray ": "starts processes on all interfaces: tests/running/test_ray_faults.py has such a cluster",
+    "export RAY_AUTH_MODE": "belongs to a cluster",
+    "run-bench run cifar10_paper --address auto": "needs a cluster",
+}
+NO_CODE = {"": "a drawing of folders", "bibtex": "a reference"}
+
 TINY = [
     "training.epochs=1", "training.milestones=[]", "dataset.train_images=100", "dataset.test_images=40",
     "training.attack_steps=1", "evaluation={attacks: [clean, pgd20]}", "primary=[]",
 ]  # fmt: skip
 SETS = [word for each in TINY for word in ("--set", each)]
-BUDGETS = {"run": [*SETS, "--serial"], "status": SETS, "report": SETS, "tune": ["--dry-run"]}
-READERS_OWN = {"evaluate"}  # the network is the reader's, the data CIFAR-10
+BUDGETS = {
+    "run": [*SETS, "--serial"],
+    "status": SETS,
+    "report": SETS,
+    "tune": ["--dry-run"],
+    "evaluate": ["--dataset", "digits", "--images", "10"],
+}
+needs_fashion_mnist = pytest.mark.skipif(
+    not DEBIAN_FASHION_MNIST.exists(), reason="needs Debian's dataset-fashion-mnist"
+)
 
 
-def blocks(document: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
+def readers() -> set[tuple[str, str]]:
+    """Page and language of what tests read, which is what they run."""
+    texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    found = {pair for text in texts for pair in re.findall(r'\bblocks\("([\w/.-]+)", "(\w+)"\)', text)}
+    return found | {(page, "bash") for text in texts for page in re.findall(r'\bcommands\("([\w/.-]+)"\)', text)}
 
 
-def commands(document: str) -> list[list[str]]:
-    """The words of every run-bench command, as a shell reads them, but for those of readers' own networks."""
-    lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("run-bench ")]
-    return [words for words in found if words[0] not in READERS_OWN]
+def test_every_block_is_run_or_on_the_list():
+    run = readers() | {(page, "bash") for page in RUN_IN_ORDER}
+    typed = [(page, line) for page in PAGES for line in lines(page)]
+    for page in PAGES:
+        assert {language for language in languages(page) if (page, language) not in run} <= {"bash", *NO_CODE}, page
+    for page, line in typed:
+        listed = line.startswith(tuple(NOT_RUN))
+        assert listed or (page, "bash") in run, f"{page}: a test must run `{line}`, or NOT_RUN say why none does"
+        assert listed or line.startswith("run-bench ") or (page, "bash") in readers(), f"{page}: who runs `{line}`?"
+    for beginning in NOT_RUN:
+        assert any(line.startswith(beginning) for _, line in typed), f"no page has `{beginning}` any more"
 
 
-def run(words: list[str], folder: Path) -> None:
-    """One command, with a tiny budget: later options win over those that it is printed with."""
-    full = "--dry-run" in words or words[1].startswith("results/")  # what is published is reported as it is
-    short = words if full else [*words, *BUDGETS.get(words[0], [])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "run_bench.py"), *short]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=600)
-    assert ended.returncode == 0, f"{shlex.join(short)}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}"
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_is_one_with_options_that_it_takes(page):
+    known = get_command(app).commands
+    for name, *words in commands(page):
+        known[name].make_context(name, words)
+    for name, *words in mentioned(page):  # in a sentence, which may leave out what a command must have
+        try:
+            known[name].make_context(name, [word for word in words if word != "..."])
+        except CommandLineError as error:
+            if not error.format_message().startswith("Missing "):
+                raise
 
 
-@pytest.fixture
-def clone(tmp_path):
-    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("runs"))
-    return tmp_path
+def test_the_tune_block_of_the_page_is_one_of_a_suite(tmp_path):
+    (block,) = blocks("docs/tuning.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**SUITE, "training": {"epochs": 20}}) + block)
+    options = read_options(load_suite(str(tmp_path / "mine.yaml")), {})
+    assert (options.methods, options.trials, options.epochs) == (["at", "rslad", "absld"], 4, 10)
+
+
+# What runs in order, page by page
+
+
+def with_results(folder: Path) -> None:
+    shutil.copytree(ROOT / "results", folder / "results", ignore=shutil.ignore_patterns("runs"))
+
+
+def with_plugins(folder: Path) -> None:
+    (folder / "mine.py").write_text(page_examples())
+    (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE) + blocks("docs/plugins.md", "yaml")[0])
+
+
+def with_a_method(folder: Path) -> None:
+    (folder / "mine.py").write_text(blocks("docs/add-a-method.md", "python")[0])
+
+
+def with_a_network(folder: Path) -> None:
+    network = build("resnet18", {}, in_channels=1, num_classes=10, image_size=8)
+    for name in ("my_resnet18.pt", "net.pt"):
+        torch.save(network.state_dict(), folder / name)
+
+
+RUN_IN_ORDER: dict[str, list[Callable[[Path], None]]] = {
+    "README.md": [with_results, with_a_network],
+    "docs/add-a-method.md": [with_a_method],
+    "docs/gallery.md": [with_results],
+    "docs/plugins.md": [with_plugins],
+    "docs/published.md": [with_results, with_a_network],
+    "docs/tuning.md": [],
+}
+
+
+def with_a_tiny_budget(words: list[str]) -> list[str]:
+    """Later options win over those that a command is printed with; what is published is reported as it is."""
+    published = words[1].startswith("results/")
+    drawn = ["--figures", ""] if words[0] == "report" and published and "--figures" not in words else []
+    return [*words, *drawn] if published or "--dry-run" in words else [*words, *BUDGETS.get(words[0], [])]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.exists(), reason="needs Debian's dataset-fashion-mnist")
-@pytest.mark.parametrize("document", ["README.md", "docs/tuning.md"])
-def test_the_commands_run_in_order(document, clone):
-    found = commands(document)
-    assert len(found) >= 2
-    for words in found:
-        run(words, clone)
-    if document == "README.md":
-        assert (clone / "results" / "runs" / "fashion_mnist" / "report" / "index.html").is_file()
+@needs_fashion_mnist
+@pytest.mark.parametrize("page", RUN_IN_ORDER)
+def test_the_commands_run_in_order(page, tmp_path):
+    for prepare in RUN_IN_ORDER[page]:
+        prepare(tmp_path)
+    typed = [words for words in commands(page) if not " ".join(["run-bench", *words]).startswith(tuple(NOT_RUN))]
+    assert len(typed) >= 2
+    for words in typed:
+        given = ["results/fashion_mnist" if word == "STORE" else word for word in words]
+        with forgotten_afterwards():
+            bench(*with_a_tiny_budget(given), cwd=tmp_path)
+    if page == "README.md":
+        assert (tmp_path / "results" / "runs" / "fashion_mnist" / "report" / "index.html").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.exists(), reason="needs Debian's dataset-fashion-mnist")
+@needs_fashion_mnist
 def test_the_suite_and_the_python_of_the_readme_run(tmp_path):
     (suite,) = blocks("README.md", "yaml")
     assert len(yaml.safe_load(suite)["methods"]) >= 3
     (tmp_path / "mine.yaml").write_text(suite)
-    run(["run", "mine.yaml", "--seeds", "0"], tmp_path)
+    bench(*with_a_tiny_budget(["run", "mine.yaml", "--seeds", "0"]), cwd=tmp_path)
     (code,) = blocks("README.md", "python")
     short = code.replace('run_suite("quickstart",', f'run_suite("quickstart", overrides={TINY},')
     assert short != code

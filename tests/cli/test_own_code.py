@@ -25,9 +25,9 @@ from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from methods import SettingsError, plugins
-from tests.cli.test_cli import bench, refused
-from tests.methods.test_plugins import ROOT
+from tests.command import bench, refused
 from tests.own_code import forgotten_afterwards, page_blocks, page_examples
+from tests.pages import ROOT, blocks
 from tests.small import suite_file
 
 QUICK = {"epochs": 1, "batch_size": 100, "lr": 0.05, "attack_steps": 2, "validation_steps": 1}
@@ -361,11 +361,13 @@ def test_plugins_of_a_suite_run_on_ray_workers(tmp_path: Path) -> None:
 
 
 def test_entry_points_of_every_kind_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "offered.py").write_text(page_blocks()[0])
+    (package := tmp_path / "my_package").mkdir()
+    (package / "mine.py").write_text(page_blocks()[0])
     info = tmp_path / "offered-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[robust_fairness_bench.networks]\nmine = offered\n")
+    (declared,) = blocks("docs/plugins.md", "toml")
+    (info / "entry_points.txt").write_text(declared.replace("project.entry-points.", "").replace('"', ""))
     monkeypatch.syspath_prepend(str(tmp_path))
     plugins.load_entry_points()
     spec = specs(tmp_path, plugins=[], dataset="digits", evaluation={"attacks": ["clean"]})["at"]

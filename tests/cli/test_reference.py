@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.tuning.options import read_options
 from tests.own_code import forgotten_afterwards, page_examples
+from tests.pages import blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "suites.md"
 SUITE: dict[str, Any] = {
@@ -57,14 +57,15 @@ def test_the_page_is_what_the_declarations_say():
 
 
 def test_the_suite_on_the_page_is_complete(tmp_path):
-    (tmp_path / "mine.yaml").write_text(re.search("```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
+    (suite,) = blocks("docs/suites.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(suite)
     specs = plan(load_suite(str(tmp_path / "mine.yaml")))
     own = "absld-temperature_rate=0.3"
     assert [spec.variant for spec in specs] == ["teacher", "rslad", "rslad", own, own]
     assert specs[-1].method["labels"]["temperature_rate"] == 0.3
 
 
-def blocks() -> Iterator[Block]:
+def all_blocks() -> Iterator[Block]:
     yield from map(key_block, RECORDS)
     yield from map(method_block, methods.METHODS)
     yield from (block for table in methods.POLICIES.values() for name in table for block in policy_blocks(name))
@@ -72,7 +73,7 @@ def blocks() -> Iterator[Block]:
     yield from all_attacks()
 
 
-@pytest.mark.parametrize("block", [*blocks()], ids=lambda block: block.name)
+@pytest.mark.parametrize("block", [*all_blocks()], ids=lambda block: block.name)
 def test_every_key_says_all_of_itself(block):
     assert block.text
     for key in block.keys:

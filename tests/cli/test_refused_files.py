@@ -29,6 +29,7 @@ from harness.models.build import build
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from tests.cli.test_refused import refused, refused_suite  # noqa: F401
+from tests.command import bench
 from tests.small import suite_file
 
 
@@ -166,71 +167,47 @@ def test_what_the_data_do_not_allow_is_refused_by_the_plan(refused_suite, tmp_pa
     assert re.search(says, refused_suite(options=options, **{"dataset": DATA, **changes}))
 
 
-def test_a_plan_can_be_made_of_what_is_not_there(tmp_path, monkeypatch, capsys):
-    from harness.cli.main import main
-
-    monkeypatch.chdir(tmp_path)
+def test_a_plan_can_be_made_of_what_is_not_there(tmp_path):
     given = {"model": "cnn", "file": "absent.pt", "sha256": "ab" * 32}
     path = suite_file(tmp_path, dataset={"name": "npz", "path": "absent.npz", "sha256": "ab" * 32}, teacher=given)
-    monkeypatch.setattr("sys.argv", ["run-bench", "run", path, "--dry-run"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    out, err = capsys.readouterr()
-    assert (end.value.code, "4 trials: 4 missing" in out) == (2, True)
-    lines = err.strip().splitlines()
+    done = bench("run", path, "--dry-run", cwd=tmp_path, check=2)
+    assert "4 trials: 4 missing" in done.stdout
+    lines = done.stderr.strip().splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("missing: npz: there is no file")
     assert lines[1].startswith(f"missing: checkpoint {tmp_path / 'absent.pt'} cannot be read")
     assert "put the cnn(width=32) of sha256 abababababab there" in lines[1]
 
 
-def test_a_plan_is_shown_where_data_and_files_are_neither_here_nor_named_by_hash(tmp_path, monkeypatch, capsys):
-    from harness.cli.main import main
-
-    monkeypatch.chdir(tmp_path)
-    words = ["run-bench", "run", "cifar10_paper", "--dry-run", "--data", str(tmp_path), "--methods", "natural,rslad"]
-    monkeypatch.setattr("sys.argv", words)
-    with pytest.raises(SystemExit) as end:
-        main()
-    out, err = capsys.readouterr()
-    assert (end.value.code, "13 trials: 13 missing" in out) == (2, True)
-    assert all(spec.trial_id in out for spec in plan(load_suite("cifar10_paper"), only=["natural"]))
-    assert out.count("unknown ") == 7  # the teacher, and those that learn from it
-    lines = err.strip().splitlines()
+def test_a_plan_is_shown_where_data_and_files_are_neither_here_nor_named_by_hash(tmp_path):
+    words = ["run", "cifar10_paper", "--dry-run", "--data", str(tmp_path), "--methods", "natural,rslad"]
+    done = bench(*words, cwd=tmp_path, check=2)
+    assert "13 trials: 13 missing" in done.stdout
+    assert all(spec.trial_id in done.stdout for spec in plan(load_suite("cifar10_paper"), only=["natural"]))
+    assert done.stdout.count("unknown ") == 7  # the teacher, and those that learn from it
+    lines = done.stderr.strip().splitlines()
     assert len(lines) == 2
     assert "--set teacher.file=PATH --set teacher.sha256=$(sha256sum PATH | cut -d' ' -f1)" in lines[0]
     assert re.search("^missing: cifar10: not found in .*--download$", lines[1])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plan_is_shown_without_data_of_ones_own(tmp_path, monkeypatch, capsys):
-    from harness.cli.main import main
-
-    monkeypatch.chdir(tmp_path)
+def test_a_plan_is_shown_without_data_of_ones_own(tmp_path):
     path = suite_file(tmp_path, dataset={"name": "folder", "path": "absent"})
-    monkeypatch.setattr("sys.argv", ["run-bench", "run", path, "--dry-run"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    out, err = capsys.readouterr()
-    assert (end.value.code, out.count("unknown ")) == (2, 4)
-    assert err == f"missing: folder: there is no folder {tmp_path / 'absent'}\n"
+    done = bench("run", path, "--dry-run", cwd=tmp_path, check=2)
+    assert done.stdout.count("unknown ") == 4
+    assert done.stderr == f"missing: folder: there is no folder {tmp_path / 'absent'}\n"
 
 
-def test_a_plan_says_the_hash_that_a_suite_leaves_out(tmp_path, monkeypatch, capsys):
-    from harness.cli.main import main
-
-    monkeypatch.chdir(tmp_path)
+def test_a_plan_says_the_hash_that_a_suite_leaves_out(tmp_path):
     network = build("cnn", {"width": 4}, in_channels=1, num_classes=10, image_size=8)
     torch.save(network.state_dict(), tmp_path / "teacher.pt")
     digest = hashlib.sha256((tmp_path / "teacher.pt").read_bytes()).hexdigest()
     path = suite_file(tmp_path, teacher={"model": {"name": "cnn", "width": 4}, "file": "teacher.pt"}, methods=["rslad"])
     for more, code, says in (([], 2, f"--set teacher.sha256={digest}"), ([f"--set=teacher.sha256={digest}"], 0, "")):
-        monkeypatch.setattr("sys.argv", ["run-bench", "run", path, "--dry-run", *more])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert (end.value.code, says in err) == (code, True)
-        assert str(plan(load_suite(path, [f"teacher.sha256={digest}"]))[-1].trial_id) in out
+        done = bench("run", path, "--dry-run", *more, cwd=tmp_path, check=code)
+        assert says in done.stderr
+        assert str(plan(load_suite(path, [f"teacher.sha256={digest}"]))[-1].trial_id) in done.stdout
 
 
 # What is no plain file

@@ -38,6 +38,7 @@ from harness.running.run import Options, check_inputs
 from harness.spec import AugmentSpec
 from harness.store.store import Store
 from harness.suites.blocks import dataset_spec
+from tests.own_data import one_line
 from tests.small import run_to_end, small_specs
 
 needs_fashion_mnist = pytest.mark.skipif(
@@ -49,12 +50,6 @@ needs_fashion_mnist = pytest.mark.skipif(
 def _fresh_process():
     """Nothing loaded by another test is found again."""
     sources._load.cache_clear()
-
-
-def one_line(excinfo: pytest.ExceptionInfo[InputError]) -> str:
-    message = str(excinfo.value)
-    assert "\n" not in message
-    return message
 
 
 def test_the_registries_do_not_import_torch():

@@ -30,41 +30,11 @@ from harness.spec import AugmentSpec, TrialSpec
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.training.trainer import EpochBatches
+from tests.own_data import CLASSES, hub_file, one_line, picture, pictures_of, suite
+from tests.pages import blocks
 from tests.small import SUITE
 
-CLASSES = ("cat", "dog", "owl")
-
-
-@pytest.fixture(autouse=True)
-def data_directory(tmp_path: Path, monkeypatch) -> Path:
-    """A data directory of the test's own."""
-    monkeypatch.setenv("ROBUST_FAIRNESS_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-def picture(path: Path, value: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
-    """One image of random pixels."""
-    pixels = np.random.default_rng(value).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return path
-
-
-def pictures_of(folder: Path, train: int = 4, test: int = 2, suffix: str = ".png", mode: str = "RGB") -> Path:
-    """A folder with train/ and test/, three classes."""
-    for part, count in (("train", train), ("test", test)):
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                picture(folder / part / name / f"{number:03d}{suffix}", 100 * label + number + 50 * (part == "test"))
-                if mode != "RGB":
-                    picture(folder / part / name / f"{number:03d}{suffix}", 100 * label + number, mode=mode)
-    return folder
-
-
-def one_line(excinfo) -> str:
-    text = str(excinfo.value)
-    assert "\n" not in text
-    return text
+pytestmark = pytest.mark.usefixtures("data_directory")
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".png", "RGB"), (".png", "L"), (".JPEG", "RGB"), (".jpg", "L")])
@@ -84,7 +54,7 @@ def test_images_of_a_folder_are_those_that_pillow_decodes(tmp_path: Path, suffix
 
 def test_the_hash_is_the_one_that_sha256sum_gives(tmp_path: Path):
     folder = pictures_of(tmp_path / "pets")
-    command = "find train test -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
+    (command,) = blocks("docs/data.md", "bash")
     shown = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True).stdout
     assert folder_sha256(folder) == shown.split()[0]
 
@@ -298,11 +268,6 @@ def test_an_image_size_is_bounded_before_it_is_decoded(tmp_path: Path, monkeypat
 # In suites
 
 
-def suite(folder: Path, **dataset) -> str:
-    (folder / "own.yaml").write_text(yaml.safe_dump({**SUITE, "dataset": {"name": "folder", **dataset}}))
-    return str(folder / "own.yaml")
-
-
 def test_a_suite_names_a_folder_from_its_own_place_and_knows_it_by_its_hash(tmp_path: Path, monkeypatch):
     folder = pictures_of(tmp_path / "pets")
     monkeypatch.chdir("/")
@@ -505,3 +470,20 @@ def test_an_imbalance_is_part_of_the_identity_unless_it_is_none(tmp_path: Path):
     assert ids[0] == ids[1] != ids[2]
     with pytest.raises(InputError, match="dataset: imbalance"):
         plan(load_suite(suite(tmp_path, name="digits", imbalance=10)))
+
+
+def test_the_data_sets_of_the_page_are_read(tmp_path: Path, monkeypatch):
+    """From the reader's home and beside the suite; `train_images` asks for what a real set has."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pictures_of(tmp_path / "cifar10_jpeg", suffix=".jpg")
+    images, labels = np.zeros((12, 8, 8), np.uint8), np.arange(12) % 3
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    rows = [0, 1, 2] * 4
+    hub_file(tmp_path / "hub/cifar100/train.parquet", rows, column="fine_label", coarse_label=[0, 1] * 6)
+    hub_file(tmp_path / "hub/cifar100/test.parquet", rows, column="fine_label", coarse_label=[0, 1] * 6)
+    (block,) = blocks("docs/data.md", "yaml")
+    for line in block.splitlines():
+        dataset = {**yaml.safe_load(line)["dataset"], "train_images": 9}
+        spec = plan(load_suite(suite(tmp_path, **dataset)))[0]
+        assert class_counts(spec.dataset).train.tolist() == [4, 4, 4]
+        assert read(spec).test.labels.tolist()[:3] == ([0, 0, 1] if spec.dataset.name == "folder" else [0, 1, 2])

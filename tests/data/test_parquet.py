@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 
 from harness.data.counts import class_counts
@@ -27,63 +24,20 @@ from harness.store.store import Store
 from harness.suites.blocks import dataset_spec
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
-from tests.small import SUITE, run_to_end, small_specs
+from tests.own_data import CLASSES, encoded, hub_file, one_line, pets, suite
+from tests.small import run_to_end, small_specs
 
-NAMES = ("cat", "dog", "owl")
-
-
-@pytest.fixture(autouse=True)
-def data_directory(tmp_path: Path, monkeypatch) -> Path:
-    """A data directory of the test's own."""
-    monkeypatch.setenv("ROBUST_FAIRNESS_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-def encoded(value: int, size: int = 8, mode: str = "RGB", form: str = "PNG") -> bytes:
-    """One image of random pixels."""
-    pixels = np.random.default_rng(value).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, format=form)
-    return file.getvalue()
+pytestmark = pytest.mark.usefixtures("data_directory")
 
 
 def decoded_pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1)
 
 
-def hub_file(
-    path: Path, labels: Any, start: int = 0, names: tuple[str, ...] | None = NAMES, column: str = "label", **more: Any
-) -> Path:
-    """A file as `datasets` writes one: images as structs of bytes and path, class names in the metadata."""
-    images = [{"bytes": encoded(start + place), "path": None} for place in range(len(labels))]
-    columns = {"image": pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()})), column: labels}
-    table = pa.table({**columns, **more})
-    if names is not None:
-        features = {"image": {"_type": "Image"}, column: {"names": list(names), "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=5)
-    return path
-
-
-def pets(folder: Path, **options: Any) -> Path:
-    """Two files to train on and one to test, three classes."""
-    hub_file(folder / "data/train-00000-of-00002.parquet", [0, 1, 2] * 2, **options)
-    hub_file(folder / "data/train-00001-of-00002.parquet", [2, 1, 0] * 2, 10, **options)
-    hub_file(folder / "data/test-00000-of-00001.parquet", [2, 0, 1], 20, **options)
-    return folder
-
-
-def one_line(excinfo) -> str:
-    text = str(excinfo.value)
-    assert "\n" not in text
-    return text
-
-
 def test_images_and_labels_are_those_of_the_rows(tmp_path: Path):
     folder = pets(tmp_path / "pets")
     train, test = (load("parquet", split, path=folder) for split in ("train", "test"))
-    assert train.class_names == test.class_names == NAMES
+    assert train.class_names == test.class_names == CLASSES
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2, 2, 1, 0, 2, 1, 0]
     assert test.labels.tolist() == [2, 0, 1]
     for images, row, value in ((train, 0, 0), (train, 6, 10), (train, 11, 15), (test, 2, 22)):
@@ -97,7 +51,7 @@ def test_the_decoded_copy_is_enough(tmp_path: Path):
     folder.rename(tmp_path / "gone")
     again = load("parquet", "train", path=tmp_path / "nowhere", sha256=digest)
     assert np.array_equal(again.images.numpy(), first.images.numpy())
-    assert again.class_names == NAMES
+    assert again.class_names == CLASSES
 
 
 @pytest.mark.parametrize(
@@ -158,13 +112,13 @@ def test_labels_as_text_are_classes_in_the_order_of_their_characters(tmp_path: P
     texts = pa.array(["owl", "cat", "dog", "owl", "cat", "dog"] * 2)
     path = hub_file(tmp_path / "mine.parquet", texts.dictionary_encode() if coded else texts, names=None)
     rows = list_rows(path)
-    assert rows.class_names == NAMES
+    assert rows.class_names == CLASSES
     assert rows.labels.tolist() == [2, 0, 1, 2, 0, 1] * 2
     own = {"name": "parquet", "path": str(path)}
     spec = small_specs(tmp_path, "training.epochs=1", "training.batch_size=2", dataset=own, methods=["at"])["at"]
     run_to_end(spec, tmp_path / "store")
     rows = Store(tmp_path / "store").read("class_accuracy", [spec.trial_id])
-    assert set(zip(rows["class_index"], rows["class_name"], strict=True)) == set(enumerate(NAMES))
+    assert set(zip(rows["class_index"], rows["class_name"], strict=True)) == set(enumerate(CLASSES))
 
 
 def test_whole_numbers_without_names_are_called_by_themselves(tmp_path: Path):
@@ -187,7 +141,7 @@ def two_columns(tmp_path: Path) -> Path:
 
 def test_of_several_columns_of_labels_the_suite_names_one(tmp_path: Path):
     path = two_columns(tmp_path)
-    assert list_rows(path).class_names == NAMES  # the only column with names
+    assert list_rows(path).class_names == CLASSES  # the only column with names
     coarse = load("parquet", "train", path=path, label_column="coarse_label")
     assert coarse.class_names == ("0", "1")
     plain, named, other = (
@@ -299,9 +253,9 @@ def spoiled(folder: Path, fault: str) -> str:
 def test_faults_are_one_line_when_the_suite_is_planned(tmp_path: Path, fault: str):
     folder = pets(tmp_path / "pets")
     says = spoiled(folder, fault)
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**SUITE, "dataset": {"name": "parquet", "path": "pets"}}))
+    path = suite(tmp_path, name="parquet", path="pets")
     with pytest.raises(InputError, match=says) as excinfo:
-        plan(load_suite(str(tmp_path / "own.yaml")))
+        plan(load_suite(path))
     assert str(folder) in one_line(excinfo)
 
 
@@ -323,7 +277,7 @@ def test_faults_of_one_file_name_it(tmp_path: Path):
         (None, "row 3 has no image bytes"),
         (b"no image", "row 3 is damaged or neither PNG nor JPEG"),
         (encoded(1, mode="L"), r"row 3 is L and data/test-00000-of-00001.parquet, row 0 is RGB"),
-        (encoded(1, size=9), "row 3 is 9 x 9 pixels .* `resize: 32`"),
+        (encoded(1, size=(9, 9)), "row 3 is 9 x 9 pixels .* `resize: 32`"),
         (encoded(1, mode="P"), "row 3 is of mode P"),
     ],
 )
@@ -348,10 +302,10 @@ def test_files_that_change_between_plan_and_run_are_refused(tmp_path: Path):
 
 def test_planning_imports_neither_torch_nor_pillow(tmp_path: Path):
     pets(tmp_path / "pets")
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**SUITE, "dataset": {"name": "parquet", "path": "pets"}}))
+    path = suite(tmp_path, name="parquet", path="pets")
     code = (
         f"import sys; from harness.suites.suite import load_suite; from harness.suites.plan import plan\n"
-        f"plan(load_suite({str(tmp_path / 'own.yaml')!r})); print({{'torch', 'PIL', 'ray'}} & sys.modules.keys())"
+        f"plan(load_suite({path!r})); print({{'torch', 'PIL', 'ray'}} & sys.modules.keys())"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "set()"

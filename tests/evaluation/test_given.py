@@ -17,7 +17,7 @@ from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.store.store import Store
 from harness.suites.blocks import dataset_spec, network_spec
-from tests.cli.test_cli import bench, refused
+from tests.command import bench, refused
 from tests.small import small_specs
 from tests.synthetic_store import frames_of, trial_spec
 

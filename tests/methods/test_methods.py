@@ -30,12 +30,12 @@ from methods.policies.frl import limited
 from methods.settings import SettingsError
 from tests.golden.file import TinyConv
 from tests.golden.run import end_epoch, observe
+from tests.pages import ROOT, blocks
 
 CLASSES = 4
 LABELS = torch.tensor([0, 0, 1, 1, 1, 3])  # class 2 is absent, the others are of unequal size
 COUNTS = np.array([2, 3, 0, 1])
 ALL = sorted(methods.METHODS)
-ROOT = Path(__file__).parents[2]
 
 # Methods as cells of the matrix, and cells that no paper has.
 CELLS: list[dict[str, Any]] = [
@@ -350,9 +350,9 @@ def test_readers_meet_no_numbers_of_internal_notes() -> None:
 
 
 def test_every_example_of_the_document_resolves() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert len(blocks) > 10
-    for block in blocks:
+    examples = blocks("docs/methods.md", "yaml")
+    assert len(examples) > 10
+    for block in examples:
         content = yaml.safe_load(block)
         for entry in content.get("methods", [content]):
             methods.build(methods.resolve(entry, 100), 10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +20,10 @@ from harness.spec import TrialSpec
 from harness.store.store import Store
 from harness.store.work import WorkingFolder
 from methods import SettingsError, plugins
+from tests.command import bench
 from tests.own_code import forgotten_afterwards
+from tests.pages import ROOT, blocks
 from tests.small import assert_same_weights, run_to_end, small_specs, suite_file, weights
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +35,11 @@ def _registry_as_before():
 
 def documented_example(name: str = "trades_focus") -> str:
     """The Python file of docs/add-a-method.md that registers a method of this name."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-method.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if f'@register("{name}")' in block]
+    (block,) = [block for block in blocks("docs/add-a-method.md", "python") if f'@register("{name}")' in block]
     return block
 
 
 def test_the_documented_example_is_listed_runs_resumes_and_tabulates(tmp_path):
-    from tests.cli.test_cli import bench
-
     plugin = tmp_path / "mine.py"
     plugin.write_text(documented_example())
     assert len(plugin.read_text().splitlines()) <= 50
@@ -107,8 +103,6 @@ def test_a_plugin_that_cannot_be_used_is_named(tmp_path, code, says):
 
 
 def test_a_loss_of_the_wrong_shape_is_a_stored_failure_that_names_the_method_and_the_others_go_on(tmp_path):
-    from tests.cli.test_cli import bench
-
     (tmp_path / "flat.py").write_text(
         "from methods.registry import register\nfrom methods.at import AT\n@register('flat')\nclass Flat(AT):\n"
         "    def loss(self, step):\n        return super().loss(step).mean()\n"

@@ -22,16 +22,11 @@ from harness.files import file_sha256, remove_leftovers
 from harness.models import checkpoints
 from harness.models.build import build
 from harness.models.checkpoints import check_finite, load_into, read_state, write_state
+from tests.own_data import one_line
 
 
 def package_folder(name: str) -> Path:
     return Path(importlib.util.find_spec(name).submodule_search_locations[0])
-
-
-def one_line(excinfo: pytest.ExceptionInfo[InputError]) -> str:
-    message = str(excinfo.value)
-    assert "\n" not in message
-    return message
 
 
 def small_wrn(seed: int = 0) -> nn.Module:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.cli.main import main
 from harness.published.papers import published, read_paper
 from harness.report.figures.draw import draw
 from harness.report.published import NOTE, TITLE, lines
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.report.write import Form, write_report
+from tests.command import bench
 from tests.synthetic_store import fill_store, frames_of, trial_spec
 
 CLASSES = tuple(f"class {index}" for index in range(10))
@@ -187,12 +186,9 @@ def test_data_of_ones_own_have_nothing_beside_them(stated):
     assert alike(stated, {}, ["pgd20"]).empty
 
 
-def test_the_command_knows_them(tmp_path, monkeypatch, capsys):
+def test_the_command_knows_them(tmp_path):
     of = {"dataset": "cifar10", "student": "resnet18", "width": 64, "eps": 8 / 255, "attacks": ("aa_standard",)}
     fill_store(tmp_path / "store", [trial_spec("absld", 0, **of)], per_class=20)
-    monkeypatch.setattr(sys, "argv", ["run-bench", "report", str(tmp_path / "store"), "--published", "--figures", ""])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    assert "49.00 ± 0.24" in capsys.readouterr().out
+    done = bench("report", "store", "--published", "--figures", "", cwd=tmp_path)
+    assert "49.00 ± 0.24" in done.stdout
     assert "| AA | absld | 49.00 ± 0.24 | 31.22 ± 0.30 |" in (tmp_path / "store/report/leaderboard.md").read_text()

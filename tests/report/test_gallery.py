@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import typer.main
 
-from harness.cli.main import app
 from harness.report import gallery as module
 from harness.report.figures.draw import FIGURES
 from harness.report.figures.registry import Example
 from harness.report.gallery import command, gallery
 from harness.store.store import Store
+from tests.pages import ROOT, commands, lines
 from tests.synthetic_store import fill_store, trial_spec
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TEXT = (DOCS / "gallery.md").read_text("utf-8")
 EXAMPLES = {name: info.example for name, info in FIGURES.items() if info.example}
@@ -51,14 +48,10 @@ def test_every_picture_is_there_and_together_they_are_modest():
 
 
 def test_its_commands_are_commands():
-    options = {name for parameter in typer.main.get_command(app).commands["report"].params for name in parameter.opts}
-    commands = re.findall(r"^run-bench report .*$", TEXT, re.MULTILINE)
     names = {name: f"{name}:{example.quantity}" if example.quantity else name for name, example in EXAMPLES.items()}
-    assert commands == [command(names[name], example) for name, example in EXAMPLES.items()]
-    for line in commands:
-        words = shlex.split(line)
-        assert {word for word in words if word.startswith("--")} <= options
-        assert (ROOT / words[2] / "trials").is_dir() or f"{words[2]} is not published yet" in TEXT.replace("\\", "")
+    assert lines("docs/gallery.md") == [command(names[name], example) for name, example in EXAMPLES.items()]
+    for _, store, *_ in commands("docs/gallery.md"):
+        assert (ROOT / store / "trials").is_dir() or f"{store} is not published yet" in TEXT.replace("\\", "")
 
 
 def test_the_readme_begins_with_a_picture_of_the_gallery_its_caption_and_its_command():

@@ -18,6 +18,8 @@ from harness.report.scores.leaderboard import leaderboard
 from harness.report.tables.latex import Paper, latex
 from harness.store.several import Stores
 from harness.store.store import Store
+from tests.command import bench
+from tests.pages import commands
 from tests.synthetic_store import fill_store, frames_of, trial_spec
 
 
@@ -84,6 +86,14 @@ def test_two_eps_stand_side_by_side_in_one_table(stores, tmp_path):
     caption = re.search(r"\\caption\{(.*)\}", text)[1]
     assert caption.count("Mean over seeds 0, 1, 2.") == caption.count("Best student in bold") == 1
     assert "Trained for" not in caption
+
+
+def test_the_command_of_the_page_makes_one_table(stores, tmp_path):
+    ((name, _, _, *options),) = commands("docs/results.md")
+    bench(name, *map(str, stores), *options, "--figures", "", cwd=tmp_path)
+    text = (tmp_path / "paper" / "leaderboard.tex").read_text()
+    assert text.count("\\begin{table}[t]") == 1
+    assert [name for name in rows(text) if name not in ("", "Method")] == ["RSLAD", "ABSLD (ours)"]
 
 
 def test_a_full_caption_says_once_what_holds_for_both(stores, tmp_path):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import duckdb
 import pytest
 
 from harness.store.store import Store
 from harness.store.tables import TABLES
+from tests.pages import ROOT, blocks
 from tests.small import run_to_end, small_specs
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text()
+TEXT = (ROOT / "docs" / "results.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +24,9 @@ def store(tmp_path_factory):
     return Store(root)
 
 
-def blocks(language: str, store: Store) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-    assert found
-    return [code.replace("STORE", str(store.root)) for code in found]
-
-
 def test_the_sql_gives_what_pandas_gives(store):
-    (query,) = blocks("sql", store)
-    answer = duckdb.sql(query).df().set_index(["variant", "attack"])
+    (query,) = blocks("docs/results.md", "sql")
+    answer = duckdb.sql(query.replace("STORE", str(store.root))).df().set_index(["variant", "attack"])
     rows = store.read("class_accuracy")
     rows = rows[(rows.role == "student") & (rows.checkpoint == "best_validation")]
     groups = rows.groupby(["variant", "attack"], observed=True)["accuracy"]
@@ -46,8 +40,8 @@ def test_the_sql_gives_what_pandas_gives(store):
 def test_the_python_runs(store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    for code in blocks("python", store):
-        exec(compile(code, "docs/results.md", "exec"), {})
+    for code in blocks("docs/results.md", "python"):
+        exec(compile(code.replace("STORE", str(store.root)), "docs/results.md", "exec"), {})
     assert "absld_reweight" in capsys.readouterr().out
     for name in ("class_accuracy", "classes", "curves"):
         assert os.path.getsize(f"{name}.pdf") > 1000

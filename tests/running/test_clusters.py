@@ -5,16 +5,25 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
-from pathlib import Path
 
+import pytest
 import yaml
 from typer.main import get_command
 
 from harness.cli.main import app
+from harness.store.store import Store
+from tests.command import bench
+from tests.pages import ROOT, commands
 
-ROOT = Path(__file__).resolve().parents[2]
 SLURM = ROOT / "clusters" / "slurm.sh"
+DIGITS = [word for change in (
+    "dataset={name: digits, train_images: 100, test_images: 40}", "students=[{name: cnn, width: 4}]",
+    "teacher={model: {name: cnn, width: 4}, method: at}", "eps=0.1", "methods=[rslad]", "training.epochs=1",
+    "training.milestones=[]", "training.attack_steps=1", "evaluation.attacks=[clean]", "resources={cpu: 1}",
+    "precision=float32", "threads=1",
+) for word in ("--set", change)]  # fmt: skip
 RAYJOB = ROOT / "clusters" / "rayjob.yaml"
 
 
@@ -52,9 +61,20 @@ def test_the_rayjob_is_valid_and_calls_the_command():
         assert mounts == {volume["name"] for volume in pod["volumes"]} == {"shared"}
 
 
-def test_the_commands_in_the_documents_exist():
-    for name in ("README.md", "docs/clusters.md", "docs/add-a-method.md", "docs/plugins.md", "docs/results.md"):
-        for block in re.findall(r"```bash\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("run-bench"):
-                    check(line.split("#")[0])
+@pytest.mark.slow
+def test_two_machines_without_a_shared_folder(tmp_path):
+    """The page's three commands, each where it says, with digits in place of the paper's data and teacher."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    first, second, merged = (words for words in commands("docs/clusters.md") if "--address" not in words)
+    for folder, (command, *words) in ((here, first), (there, second)):
+        folder.mkdir()
+        if folder == there:
+            shutil.copytree(here / "results" / "a", there / "results" / "a")
+        bench(command, *words, *DIGITS, "--serial", cwd=folder)
+    shutil.copytree(there / "results" / "b", here / "results" / "b")
+    bench(*merged, cwd=here)
+    trials = Store(here / "results" / "all").trials()
+    students = trials[trials["role"] == "student"]
+    assert sorted(students["seed"]) == [0, 1, 2]
+    assert students["teacher_sha256"].nunique() == 1
+    assert (trials["role"] == "teacher").sum() == 1

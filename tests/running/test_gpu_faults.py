@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from harness.api import plan_suite
-from harness.cli.main import main
 from harness.engine.forwards import evaluation_forward
 from harness.engine.gpu import GPUs, device_of, gpus_here, look, share_problem
 from harness.errors import DeviceError, InputError, Kind, kind_of
@@ -32,6 +31,7 @@ from harness.store.store import Store
 from harness.suites.machine import for_this_machine
 from harness.suites.suite import load_suite
 from harness.trial import run_trial
+from tests.command import bench
 from tests.small import run_to_end, small_specs, suite_file
 
 NEW, OLD = GPUs(("NVIDIA H100",), bfloat16=True), GPUs(("Tesla V100", "Tesla V100"))
@@ -412,21 +412,16 @@ print(repr(gpu.gpus_here()), repr(gpu.gpus_here(hidden=True)))
 )
 def test_a_gpu_that_nobody_asks_for_is_told_in_a_line(
     options: tuple[str, ...], listed: bool, visible: str, told: bool, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (tmp_path / "gpus" / "0000:1a:00.0").mkdir(parents=True)
     if listed:
         facts = "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ:   \t\t 42\n"
         (tmp_path / "gpus" / "0000:1a:00.0" / "information").write_text(facts)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.engine.gpu._LISTED", tmp_path / "gpus")
     monkeypatch.setattr("harness.engine.gpu._DEVICE", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("sys.argv", ["run-bench", "run", "quickstart", "--dry-run", *options])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = bench("run", "quickstart", "--dry-run", *options, cwd=tmp_path).stderr.splitlines()
     assert len(lines) == told
     assert all(
         line.startswith("a GPU is here and unused (NVIDIA H100 80GB HBM3): --set resources.gpu=1") for line in lines

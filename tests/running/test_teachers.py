@@ -24,7 +24,7 @@ from harness.store.verify import verify
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.tuning.plan import plan_tuning
-from tests.cli.test_cli import bench, refused
+from tests.command import bench, refused
 from tests.small import suite_file, weights
 
 

@@ -17,7 +17,7 @@ from harness.store import compaction
 from harness.store.compaction import compact
 from harness.store.store import Store
 from harness.store.tables import TABLES
-from tests.cli.test_cli import bench
+from tests.command import bench
 from tests.report.test_page import embedded, row_of
 from tests.running.test_scheduler import SERIAL, ids
 from tests.small import small_specs, suite_file

@@ -25,7 +25,7 @@ from harness.store.merge import merge
 from harness.store.store import Store
 from harness.store.tables import TABLES, content_hash
 from harness.store.verify import verify
-from tests.cli.test_cli import bench
+from tests.command import bench
 from tests.running.test_scheduler import SERIAL
 from tests.synthetic_store import trial_spec, trial_tables
 

@@ -19,7 +19,7 @@ from harness.store.store import Store
 from harness.store.tables import TABLES
 from harness.store.verify import verify
 from tests import fake_trials as fake
-from tests.cli.test_cli import bench
+from tests.command import bench
 from tests.running.test_scheduler import SERIAL
 from tests.small import small_specs, suite_file
 from tests.synthetic_store import trial_spec, trial_tables

@@ -20,7 +20,7 @@ from harness.store.store import Store
 from harness.suites.earlier import describe, refuse_older, stored_otherwise
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
-from tests.cli.test_cli import bench
+from tests.command import bench
 
 SUITE = {
     "name": "small",

@@ -44,7 +44,7 @@ from harness.tuning.run import run_tuning
 from harness.tuning.setting import SettingJob, kept_row, setting_reports, stored_rows
 from harness.tuning.space import Setting, draw, grid, read_space, short, split_entries
 from methods.plugins import load_plugin
-from tests.cli.test_cli import bench, refused
+from tests.command import bench, refused
 from tests.own_code import forgotten_afterwards
 from tests.small import SUITE, suite_file
 from tests.suites.test_earlier import commit
