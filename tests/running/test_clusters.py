@@ -41,12 +41,44 @@ def check(line: str) -> None:
 
 def test_the_slurm_script_is_valid_shell_and_calls_the_command():
     subprocess.run(["bash", "-n", str(SLURM)], check=True)
-    text = SLURM.read_text().replace("\\\n", " ")
-    (line,) = re.findall(r"run-bench run .*", text)
+    (line,) = re.findall(r"run-bench run .*", SLURM.read_text().replace("\\\n", " "))
     check(line)
-    assert "ray symmetric-run" in text
-    assert "export RAY_AUTH_MODE=token\n" in text
-    assert "export RAY_AUTH_TOKEN\n" in text
+
+
+STAND_INS = {
+    "scontrol": "echo node-a; echo node-b",
+    "srun": 'while [ "${1#--}" != "$1" ]; do echo "srun $1"; shift; done; exec "$@"',
+    "ray": 'echo "ray $*"; echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN"',
+    "run-bench": "",
+}
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_slurm_script_hands_on_environment_cpus_and_a_free_port(installed, tmp_path):
+    """With stand-ins for SLURM and Ray that say what they are called with; the environment comes by its folder."""
+    folder = tmp_path / "venv" / "bin"
+    folder.mkdir(parents=True)
+    for name, text in STAND_INS.items():
+        if installed or name != "run-bench":
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).chmod(0o755)
+    (folder / "activate").write_text(f"PATH={folder}:$PATH")
+    job = {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "32"}
+    environment = {"PATH": "/usr/bin:/bin", "ENVIRONMENT": str(tmp_path / "venv"), **job}
+    words = ["bash", str(SLURM), "mine.yaml", "/shared/it is", "--seeds", "0,1"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    if not installed:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("run-bench is not installed here: ")
+        return
+    assert done.returncode == 0, done.stderr
+    *of_srun, ray, token = done.stdout.splitlines()
+    assert of_srun == [f"srun --{each}" for each in ("nodes=2", "ntasks=2", "cpus-per-task=32")]
+    began = re.fullmatch(r"ray symmetric-run --address node-a:(\d+) --min-nodes 2 --num-cpus 32 -- (.*)", ray)
+    assert began
+    assert 1024 <= int(began[1]) <= 65535
+    assert began[2] == "run-bench run mine.yaml --address auto --results /shared/it is --seeds 0,1"
+    assert re.fullmatch("token [0-9a-f]{64}", token)
 
 
 def test_the_rayjob_is_valid_and_calls_the_command():
@@ -65,7 +97,7 @@ def test_the_rayjob_is_valid_and_calls_the_command():
 def test_two_machines_without_a_shared_folder(tmp_path):
     """The page's three commands, each where it says, with digits in place of the paper's data and teacher."""
     here, there = tmp_path / "here", tmp_path / "there"
-    first, second, merged = (words for words in commands("docs/clusters.md") if "--address" not in words)
+    first, second, merged = (words for words in commands("docs/clusters.md") if "results/a" in words)
     for folder, (command, *words) in ((here, first), (there, second)):
         folder.mkdir()
         if folder == there:
