@@ -73,6 +73,11 @@ def trial_spec(variant: str, seed: int, *, role: str = "student", attacks: Seque
     )  # fmt: skip
 
 
+def teacher_spec(**options: Any) -> TrialSpec:
+    """That of the teacher that students of a store learnt from."""
+    return trial_spec("teacher", 0, role="teacher", peeked=False, width=32, **options)
+
+
 def identity(spec: TrialSpec) -> dict[str, Any]:
     """The columns of `trials` that follow from the spec."""
     assert spec.method

@@ -24,14 +24,14 @@ from harness.report.figures.style import canvas, looks, save, styled
 from harness.report.figures.variants import pareto_front
 from harness.report.results import read_results
 from tests.report.legibility import check_labels, texts
-from tests.synthetic_store import frames_of, trial_spec
+from tests.synthetic_store import frames_of, teacher_spec, trial_spec
 
 VARIANTS = ("natural", "at", "trades", "ard", "rslad", "absld", "absld_reweight")
 HUNDRED = [f"class {index}" for index in range(100)]
 
 
 def store(variants=VARIANTS, seeds=3, **options):
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
+    teacher = teacher_spec()
     return frames_of([teacher, *[trial_spec(v, s, epochs=12) for v in variants for s in range(seeds)]], **options)
 
 

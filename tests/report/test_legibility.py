@@ -15,7 +15,7 @@ from harness.report.figures.tuning import pareto, response
 from harness.report.results import read_results
 from harness.report.tuning import settings_table
 from tests.report.legibility import check_labels
-from tests.synthetic_store import Frames, frames_of, trial_spec
+from tests.synthetic_store import Frames, frames_of, teacher_spec, trial_spec
 
 NAMES = ("at", "absld", "rslad with a name that is a good deal longer than any column", "対抗的訓練 с длинным именем")
 CLASSES = (
@@ -34,7 +34,7 @@ def store(variants: int, classes: int, seeds: int = 2, epochs: int = 3) -> Frame
     """Variants that log temperatures and a test curve, and have a number of their own each."""
     names = [NAMES[place] if place < len(NAMES) else f"{NAMES[place % 4]} {place}" for place in range(variants)]
     labels = [f"{CLASSES[place % 6]} {place}" if place >= 6 else CLASSES[place] for place in range(classes)]
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32, epochs=epochs)
+    teacher = teacher_spec(epochs=epochs)
     students = [
         trial_spec(name, seed, epochs=epochs, settings={} if name == "at" else {"temperature_rate": 0.01 * (place + 1)})
         for place, name in enumerate(names)

@@ -25,7 +25,7 @@ from harness.report.tables.grid import grid
 from harness.report.write import Form, write_report
 from harness.statistics.comparison import compare
 from harness.store.store import Store
-from tests.synthetic_store import CLOTHES, failed_row, frames_of, trial_spec
+from tests.synthetic_store import CLOTHES, failed_row, frames_of, teacher_spec, trial_spec
 
 VARIANTS = ("at", "trades", "rslad", "absld")
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -41,7 +41,7 @@ def made(specs, **options):
 
 @pytest.fixture(scope="module")
 def small():
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
+    teacher = teacher_spec()
     students = [trial_spec(name, seed, epochs=8) for name in VARIANTS for seed in range(3)]
     other = [trial_spec("at", 0, eps=8 / 255), trial_spec(FORMULA, 0, eps=8 / 255, settings={"alpha": 1})]
     hostile = [trial_spec(HOSTILE, 0, settings={"alpha": 2}, epochs=8)]

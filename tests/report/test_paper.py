@@ -20,7 +20,7 @@ from harness.store.several import Stores
 from harness.store.store import Store
 from tests.command import bench
 from tests.pages import commands
-from tests.synthetic_store import fill_store, frames_of, trial_spec
+from tests.synthetic_store import fill_store, frames_of, teacher_spec, trial_spec
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def stores(tmp_path_factory) -> tuple[Path, Path]:
     """One store for each eps."""
     roots = (tmp_path_factory.mktemp("small") / "store", tmp_path_factory.mktemp("large") / "store")
     for root, eps in zip(roots, (4 / 255, 8 / 255), strict=True):
-        teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32, eps=eps)
+        teacher = teacher_spec(eps=eps)
         specs = [trial_spec(name, seed, eps=eps) for name in ("absld", "at", "rslad") for seed in range(3)]
         fill_store(root, [teacher, *specs], per_class=20, absent=["outcomes", "class_state"])
     return roots

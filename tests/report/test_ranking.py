@@ -20,10 +20,10 @@ from harness.report.tables.grid import grid
 from harness.statistics.comparison import compare
 from harness.statistics.metrics import gini, nsd, selection_score, worst
 from harness.statistics.multiple_comparisons import compare_family
-from tests.synthetic_store import fill_store, frames_of, trial_spec
+from tests.synthetic_store import fill_store, frames_of, teacher_spec, trial_spec
 
 VARIANTS = ("at", "natural", "rslad", "absld", "trades")
-TEACHER = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
+TEACHER = teacher_spec()
 
 
 @pytest.fixture(scope="module")

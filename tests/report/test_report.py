@@ -51,6 +51,7 @@ from tests.synthetic_store import (
     failed_row,
     fill_store,
     frames_of,
+    teacher_spec,
     trial_spec,
     trial_tables,
 )
@@ -60,7 +61,7 @@ VARIANTS = ("at", "rslad", "absld")
 
 @pytest.fixture(scope="module")
 def specs():
-    teacher = trial_spec("teacher", 0, role="teacher", peeked=False, width=32)
+    teacher = teacher_spec()
     return [teacher, *[trial_spec(name, seed) for name in VARIANTS for seed in range(3)]]
 
 
@@ -569,7 +570,7 @@ def test_a_teacher_of_another_network_stands_in_its_students_table(board):
     assert board.settings == [("fashion_mnist", "cnn(width=16)", 0.1)]
     lines = grid(board, board.settings[0], "best_validation").lines
     assert [line.title for line in lines] == ["absld", "rslad", "at", "teacher cnn(width=32)"]
-    alone = leaderboard(read_results(frames_of([trial_spec("teacher", 0, role="teacher", width=32)])))
+    alone = leaderboard(read_results(frames_of([teacher_spec()])))
     assert alone.settings == [("fashion_mnist", "cnn(width=32)", 0.1)]
 
 
@@ -624,6 +625,15 @@ def test_csv_holds_the_numbers(board):
     assert line["worst_difference"] == pytest.approx(score(board, "rslad", "cw20", "worst", "last")["difference"])
     assert len(frame) == 4 * 2 * 5
     assert list(wide(board)["attack"].unique()) == ["clean", "fgsm", "pgd20", "cw20", "aa_short"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_commits_that_nobody_knows_are_no_text(frames):
+    """Of a package without a repository: the column holds nothing at all."""
+    trials = frames.tables["trials"].assign(git_commit=np.nan, train_git_commit=np.nan)
+    rows = leaderboard(read_results(Frames({**frames.tables, "trials": trials}))).rows
+    assert set(rows["commits"]) == {""}
+    assert all(rows["trial_ids"])
 
 
 def test_a_row_names_its_trials_and_commits(specs, frames):

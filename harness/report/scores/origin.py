@@ -13,7 +13,8 @@ def made_by(results: Results) -> pd.DataFrame:
     done = results.done.sort_values(["seed", "teacher_seed"], kind="stable")
     commits = done.reindex(columns=["row", "train_git_commit", "git_commit"]).melt("row", value_name="commit").dropna()
     parts = {"trial_ids": done.groupby("row")["trial_id"], "commits": commits.groupby("row")["commit"]}
-    return pd.DataFrame({name: part.agg(_listed) for name, part in parts.items()}, results.rows.index).fillna("")
+    texts = {name: part.agg(_listed).astype(object) for name, part in parts.items()}
+    return pd.DataFrame({name: text.reindex(results.rows.index, fill_value="") for name, text in texts.items()})
 
 
 def _listed(texts: pd.Series) -> str:
