@@ -22,6 +22,7 @@ from harness.errors import InputError
 from harness.models.registry import MODELS
 from harness.report.captions import attack_title, eps_text
 from harness.report.scores.counts import attack_order
+from harness.report.tables.grid import duration
 from harness.spec import TrialSpec
 from harness.statistics.metrics import rates
 from harness.statistics.registry import ALIASES, METRICS
@@ -74,14 +75,6 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     plain = [["".join(char if char.isprintable() else " " for char in cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*plain, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in plain]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `12 s`, `3 min`, `2 h 10 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) -> Table:

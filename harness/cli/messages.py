@@ -158,7 +158,8 @@ def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | Non
     import torch
 
     from harness.calibration import Calibration
-    from harness.cli.listings import calibration_table, duration
+    from harness.cli.listings import calibration_table
+    from harness.report.tables.grid import duration
     from harness.store.provenance import processor
 
     calibration = Calibration(store, data_root=data, download=download)

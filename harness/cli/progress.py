@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import events
-from harness.cli.listings import duration
 from harness.cli.messages import Terminal
 from harness.files import write_bytes
+from harness.report.tables.grid import duration
 from harness.spec import TrialSpec
 from harness.store.work import progress_file
 

@@ -23,7 +23,7 @@ from harness.report.results import Results, read_results, records
 from harness.report.scores.counts import class_counts, mean_counts
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.tables.details import over_other_seeds
-from harness.report.tables.grid import MAIN, number
+from harness.report.tables.grid import MAIN, duration, number
 from harness.report.tables.tables import markdown_table
 from harness.statistics.registry import METRICS
 from harness.store.folder import is_store
@@ -129,10 +129,10 @@ def classes(root: Path, options: Options) -> str:
 
 
 def facts(root: Path, options: Options) -> str:
-    """What made the rows: trials, seeds, commits, processors, hours."""
+    """What made the rows: trials, seeds, commits, processors, time."""
     trials = _results(root).done
     students = trials[trials["role"] == "student"]
-    hours = trials[["train_s", "eval_s"]].sum() / 3600
+    seconds = trials[["train_s", "eval_s"]].sum()
     said = {
         "trials": f"{len(trials)}, of them {len(students)} students",
         "seeds": ", ".join(str(seed) for seed in sorted(set(students["seed"]))),
@@ -141,7 +141,8 @@ def facts(root: Path, options: Options) -> str:
         "precision": _listed(trials["precision"]),
         "processor": _listed(trials["device"]),
         "code": _listed(str(commit)[:7] for commit in trials["git_commit"].dropna()),
-        "hours": f"{hours['train_s']:.1f} of training and {hours['eval_s']:.1f} of evaluation, summed over trials",
+        "time": f"{duration(seconds['train_s'])} of training and {duration(seconds['eval_s'])} of evaluation, summed "
+        "over trials",
     }
     return "\n".join(f"- {name}: {escape.markdown(text)}" for name, text in said.items())
 

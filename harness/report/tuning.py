@@ -19,6 +19,7 @@ import pandas as pd
 
 from harness.report import escape
 from harness.report.figures.variants import pareto_front
+from harness.report.tables.grid import duration
 from harness.report.tables.tables import markdown_table
 from harness.statistics.registry import METRICS, is_metric
 
@@ -215,7 +216,7 @@ def _settings(part: Found, facts: Mapping[str, Any]) -> str:
     seeds = [name for name in part.table.columns if name.startswith("seed_")]
     scores = ["mean", *(["sd", *seeds] if len(seeds) > 1 else [])]
     titles = ["", *map(escape.markdown, part.keys), *(name.replace("_", " ") for name in scores)]
-    titles += ["score", "average", "worst", "NSD", "epochs", "status", "hours"]
+    titles += ["score", "average", "worst", "NSD", "epochs", "status", "time"]
     rows = []
     for line in part.table.to_dict("records"):
         marks = {"**best**": line["best"], "tied": line["tied"], "front": line["pareto"] and not line["best"]}
@@ -224,7 +225,7 @@ def _settings(part: Found, facts: Mapping[str, Any]) -> str:
         numbers += [number(line[name], name != "nsd") for name in MEASURES.values()]
         reached = f"{line['epochs']:.0f}/{facts['epochs']}"
         mark = ", ".join(text for text, holds in marks.items() if holds)
-        rows.append([mark, *values, *numbers, reached, line["status"], f"{line['hours']:.2f}"])
+        rows.append([mark, *values, *numbers, reached, line["status"], duration(3600 * line["hours"])])
     return markdown_table(titles, rows)
 
 
@@ -241,9 +242,9 @@ def _sentences(facts: Mapping[str, Any], spent: Mapping[str, Any]) -> str:
         "Best and front (validation average against worst class) are of settings that ran to their end; of settings "
         "that are equal by the metric the one with the higher average is best, then the one tried first.",
         f"Cost: {spent['settings']} settings, {spent['trials']} trials, {spent['epochs_run']} of "
-        f"{spent['epochs_possible']} epochs, {_processor(spent['cpu_s'])}{spent['hours']:.2f} hours of training, "
-        f"{spent['wall_hours']:.2f} hours of wall time; stopping saved {spent['epochs_saved']} epochs, about "
-        f"{spent['hours_saved']:.2f} hours.",
+        f"{spent['epochs_possible']} epochs, {_processor(spent['cpu_s'])}"
+        f"{duration(3600 * spent['hours'])} of training, {duration(3600 * spent['wall_hours'])} of wall time; stopping "
+        f"saved {spent['epochs_saved']} epochs, about {duration(3600 * spent['hours_saved'])}.",
     ]
     if spent["epochs_reused"]:
         parts.append(
@@ -262,7 +263,7 @@ def _stopping(facts: Mapping[str, Any]) -> str:
 
 
 def _processor(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.0f} processor seconds, "
+    return "" if seconds is None else f"{duration(seconds)} of a processor, "
 
 
 def number(value: float, percent: bool) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from anyascii import anyascii
 from rich.console import Console
 
 from harness.errors import InputError, unknown
@@ -173,9 +174,11 @@ def _write_figures(
 
     written, lines = [], []
     settings = settings_of(results.rows)
+    titles = file_names(map(setting_title, settings))
+    quantities = file_names(name_parts(name)[1] for name in names)
     for setting in settings:
         title, part = setting_title(setting), results.select(in_setting(results.rows, setting))
-        suffix = f"-{slug(title)}" if len(settings) > 1 else ""
+        suffix = f"-{titles[title]}" if len(settings) > 1 else ""
         drawn = draw(part, names, form.checkpoint, form.width, board.baselines.get(setting), published)
         for name, figure in drawn.items():
             if isinstance(figure, str):
@@ -183,7 +186,7 @@ def _write_figures(
                 left_out(lines[-1].removeprefix("- "))
                 continue
             shown, quantity = name_parts(name)
-            stem = f"{shown}-{slug(quantity)}" if quantity else shown
+            stem = f"{shown}-{quantities[quantity]}" if quantity else shown
             paths = [folder / f"{stem}{suffix}.{kind}" for kind in form.formats]
             for path in paths:
                 save(figure, path)
@@ -194,9 +197,17 @@ def _write_figures(
     return [*written, _write(folder / "figures.md", "# Figures\n\n" + "\n".join(lines or ["No results yet."]) + "\n")]
 
 
-def slug(text: str) -> str:
-    """A title as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
+def file_names(titles: Iterable[str]) -> dict[str, str]:
+    """Each title as part of a file name: Latin letters, digits and hyphens, since LaTeX takes what follows a dot for
+    the format. No two are alike, also where case does not count."""
+    found: dict[str, str] = {}
+    for title in dict.fromkeys(titles):
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", anyascii(title)).strip("-")[:60] or "unnamed"
+        taken, number = {name.lower() for name in found.values()}, 1
+        while (name := plain if number == 1 else f"{plain}-{number}").lower() in taken:
+            number += 1
+        found[title] = name
+    return found
 
 
 def _write(path: Path, text: str) -> Path:

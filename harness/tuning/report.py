@@ -15,7 +15,7 @@ from harness.files import write_bytes
 from harness.report import tuning as report
 from harness.report.results import read_results
 from harness.report.tuned import against_default
-from harness.report.write import slug, write_report
+from harness.report.write import file_names, write_report
 from harness.running.stopping import by_signal
 from harness.spec import TrialSpec
 from harness.tuning.journal import Entry, Journal, setting_of
@@ -77,7 +77,8 @@ def write_tuning(tuning: TuningPlan) -> Tuned:
         texts["best.yaml"] = snippet(tuning, best, [*sentences, _remark(tuning)])
     for name, text in texts.items():
         write_bytes(folder / name, text.encode())
-    figures = [path for part in parts for path in _draw(tuning, part, epochs)]
+    names = file_names(part.method for part in parts)
+    figures = [path for part in parts for path in _draw(tuning, part, epochs, names[part.method])]
     return Tuned(best, [*(folder / name for name in texts), *figures], sentences, trouble=trouble)
 
 
@@ -104,7 +105,7 @@ def _processor_seconds(tuning: TuningPlan, runs: pd.DataFrame) -> pd.Series:
     return (share * runs["trial_id"].map(spent)).mask(runs["epochs"] == 0, 0.0)
 
 
-def _draw(tuning: TuningPlan, part: report.Found, epochs: pd.DataFrame) -> list[Path]:
+def _draw(tuning: TuningPlan, part: report.Found, epochs: pd.DataFrame, name: str) -> list[Path]:
     from harness.report.figures import tuning as figures_tuning
     from harness.report.figures.style import save
 
@@ -116,7 +117,6 @@ def _draw(tuning: TuningPlan, part: report.Found, epochs: pd.DataFrame) -> list[
         ),
         "pareto": figures_tuning.pareto(part.table),
     }
-    name = slug(part.method)
     drawn = {tuning.folder / f"{kind}_{name}": figure for kind, figure in figures.items() if figure}
     paths = {path.with_name(f"{path.name}.{form}"): path for path in drawn for form in ("png", "pdf")}
     for path, stem in paths.items():

@@ -12,8 +12,8 @@ import fake_trials as fake
 import pytest
 from rich.console import Console
 
-from harness.cli.listings import duration
 from harness.cli.progress import Progress, shared_picture
+from harness.report.tables.grid import duration
 from harness.spec import TrialSpec
 from harness.store.lock import StoreLock
 from harness.store.store import Store
@@ -174,6 +174,9 @@ def test_a_run_is_followed_from_elsewhere_until_it_ends(tmp_path: Path) -> None:
     assert shared_picture(store.root) is None
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(4.4, "4 s"), (99, "99 s"), (150, "2 min"), (7900, "2 h 12 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4.4, "4 s"), (99, "99 s"), (150, "2 min"), (7900, "2.2 h"), (500_000, "139 h"), (float("nan"), "–")],
+)
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words

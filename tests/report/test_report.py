@@ -36,7 +36,7 @@ from harness.report.tables.details import intervals_table, origins_table, wide
 from harness.report.tables.grid import Cell, grid, number
 from harness.report.tables.latex import Paper, _cell, latex
 from harness.report.tables.power import power
-from harness.report.write import Form, print_leaderboard, write_report
+from harness.report.write import Form, file_names, print_leaderboard, write_report
 from harness.statistics import intervals
 from harness.statistics.multiple_comparisons import compare_family, detectable
 from harness.statistics.pairing import Paired
@@ -461,7 +461,7 @@ def test_what_nobody_recorded_has_no_column():
     accuracy = frames.tables["class_accuracy"]
     frames.tables["class_accuracy"] = accuracy[accuracy["checkpoint"] == "best_validation"]
     head = tables.markdown(leaderboard(read_results(frames))).split("### Selection and cost\n\n")[1].split("\n")[0]
-    assert head == "| variant | best\\_validation PGD-20 | seeds | train h | eval h | MiB | missing |"
+    assert head == "| variant | best\\_validation PGD-20 | seeds | training | evaluation | MiB | missing |"
 
 
 def test_tuning_trials_behind_a_row_are_counted_over_the_whole_store():
@@ -606,7 +606,7 @@ def test_a_table_of_given_networks_claims_no_seeds_and_no_selection():
 def test_markdown_columns_follow_the_papers(board):
     header = tables.markdown(board).split("\n")[4]
     assert header.startswith("| rank | variant | Score | Clean Avg. | Clean Worst | Clean NSD | FGSM Avg. |")
-    assert header.endswith("| AA (short) NSD | seeds | hours | MiB |")
+    assert header.endswith("| AA (short) NSD | seeds | time | MiB |")
 
 
 def test_markdown_marks_best_and_second(board):
@@ -876,6 +876,22 @@ def test_write_report_returns_what_it_wrote(frames, tmp_path):
             Form(**option)
     with pytest.raises(InputError, match="figures without a format: png, pdf, svg"):
         Form(formats=[])
+
+
+def test_names_of_files_are_latin_without_dots_and_never_alike():
+    titles = ["eps 0.1", "eps 0-1", "EPS 0.1", "猫", "マオ/1", "...", "x" * 80, "x" * 90, "eps 0.1"]
+    names = file_names(titles)
+    assert list(names) == titles[:-1]
+    assert [names[title] for title in titles[:3]] == ["eps-0-1", "eps-0-1-2", "EPS-0-1-3"]
+    assert all(re.fullmatch("[A-Za-z0-9-]+", name) for name in names.values())
+    assert len({name.lower() for name in names.values()}) == len(names)
+
+
+def test_figures_of_two_settings_have_names_that_latex_takes(tmp_path):
+    results = read_results(frames_of([trial_spec("at", 0, eps=eps) for eps in (0.1, 0.25)], per_class=20))
+    written = write_report(results, tmp_path, Form(figures=["nsd"], formats=["pdf"]))
+    figures = [path.name for path in written if path.suffix == ".pdf"]
+    assert figures == [f"nsd-fashion-mnist-cnn-width-16-L-inf-eps-0-{digits}.pdf" for digits in ("1", "25")]
 
 
 def test_the_command_s_options_reach_figures_and_table(frames, board, tmp_path):

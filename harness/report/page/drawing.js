@@ -51,6 +51,12 @@ const shown = (value, one, digits = 2) => {
 };
 const bounds = (low, high, one) => (low === null || low === undefined ? "" : `[${shown(low, one)}, ${shown(high, one)}]`);
 const hours = (row) => (row.train_hours === null ? null : row.train_hours + (row.eval_hours || 0));
+const duration = (hours) => { // as the tables have it
+  if (hours === null || hours === undefined) return missing;
+  const minutes = Math.round(60 * hours);
+  if (3600 * hours < 100) return `${Math.round(3600 * hours)} s`;
+  return minutes < 100 ? `${minutes} min` : hours < 100 ? `${hours.toFixed(1)} h` : `${count(hours)} h`;
+};
 const count = (value) => Math.round(value).toLocaleString("en");
 const signed = (value, one) => (value > 0 ? "+" : "") + shown(value, one);
 

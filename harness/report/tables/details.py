@@ -11,7 +11,7 @@ from harness.report.captions import attack_title
 from harness.report.results import records
 from harness.report.scores.differences import BOUNDS
 from harness.report.scores.leaderboard import Leaderboard
-from harness.report.tables.grid import MAIN, Cell, change_text, costs, grid, number, or_dash
+from harness.report.tables.grid import MAIN, Cell, change_text, costs, duration, grid, number, or_dash
 from harness.statistics.registry import METRICS, in_order
 
 
@@ -106,9 +106,9 @@ def selection_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.D
             pairs[f"{checkpoint} {title}"] = " / ".join(texts)
         peeked = {name: number(facts[column], METRICS["average"]) for name, column in peeks.items()}
         seeds, _, memory = costs(facts)
-        hours = {f"{part} h": or_dash(facts[f"{part}_hours"], ".3f") for part in ("train", "eval")}
+        times = {title: duration(3600 * facts[f"{part}_hours"]) for part, title in _TIMES.items()}
         tuning = {"tuning trials": or_dash(facts["tuning_trials"], ".0f")} if was_tuned else {}
-        cost = {"seeds": seeds, **hours, "MiB": memory, **tuning}
+        cost = {"seeds": seeds, **times, "MiB": memory, **tuning}
         found.append({"variant": facts["variant"], **pairs, **peeked, **cost, "missing": facts["missing"] or "nothing"})
     return pd.DataFrame(found)
 
@@ -129,6 +129,7 @@ def origins_table(board: Leaderboard, setting: tuple) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+_TIMES = {"train": "training", "eval": "evaluation"}
 _PEEKED = {
     "test score": "honest_score",
     "last test score": "last_score",

@@ -181,9 +181,19 @@ def _pair(score: dict[str, Any], source: str) -> tuple[float, float] | None:
 
 
 def costs(facts: dict[str, Any]) -> tuple[str, str, str]:
-    """Seeds, hours of training and evaluation of one trial, and peak memory in MiB, of a row of the leaderboard."""
+    """Seeds, time of training and evaluation of one trial, and peak memory in MiB, of a row of the leaderboard."""
     hours = facts["train_hours"] + facts["eval_hours"]
-    return str(facts["seeds"]), or_dash(hours, ".2f"), or_dash(facts["peak_memory_mb"], ",.0f")
+    return str(facts["seeds"]), duration(3600 * hours), or_dash(facts["peak_memory_mb"], ",.0f")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `12 s`, `3 min`, `2.2 h`, `140 h`; a dash for null."""
+    if pd.isna(seconds):
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, hours = round(seconds / 60), seconds / 3600
+    return f"{minutes} min" if minutes < 100 else f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def or_dash(value: float, form: str) -> str:

@@ -114,7 +114,7 @@ def _attacks(table: Grid) -> Iterator[_Columns]:
 def _costs(table: Grid) -> _Columns:
     """What the table is ordered by, where no column has it, and what a row cost."""
     own = [table.ordered_by.title] if table.scored and table.ordered_by else []
-    titles = [*own, "seeds", "hours", "MiB"]
+    titles = [*own, "seeds", "time", "MiB"]
 
     def cells(line: Line) -> list[Text]:
         texts = [*([table.score(line, 1)] if table.scored else []), *costs(line.facts)]
@@ -188,7 +188,7 @@ INTERVALS_NOTE = (
     "low; Val.-worst is the test accuracy of the class that validation found worst, which is not."
 )
 SELECTION_NOTE = (
-    "In percent. Checkpoints: average / worst class of each under the attack named. Hours and memory: of one trial, "
+    "In percent. Checkpoints: average / worst class of each under the attack named. Times and memory: of one trial, "
     "mean and maximum over seeds."
 )
 ORIGINS_NOTE = (
@@ -218,7 +218,7 @@ def _markdown_main(table: Grid) -> str:
             for metric in table.metrics
         ]
         rows.append([*first, *cells, *costs(line.facts)])
-    return markdown_table([*titles, "seeds", "hours", "MiB"], rows)
+    return markdown_table([*titles, "seeds", "time", "MiB"], rows)
 
 
 def _markdown_cell(cell: Cell | None) -> str:
