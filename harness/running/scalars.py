@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.events import Event, OnEvent
-from harness.report.write import slug
+from harness.report.write import file_names
 from harness.spec import TrialSpec
 
 
@@ -45,7 +45,8 @@ class Scalars:
 
     def of_trials(self, specs: Sequence[TrialSpec], on_event: OnEvent) -> OnEvent:
         """What is told of every epoch of these trials becomes curves; all events go on to `on_event`."""
-        runs = {spec.trial_id: f"{slug(spec.variant)}-seed{spec.seed}-{spec.trial_id[:8]}" for spec in specs}
+        names = file_names(spec.variant for spec in specs)
+        runs = {spec.trial_id: f"{names[spec.variant]}-seed{spec.seed}-{spec.trial_id[:8]}" for spec in specs}
 
         def follow(event: Event) -> None:
             if event["event"] == "epoch":

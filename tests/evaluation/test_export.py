@@ -17,7 +17,7 @@ from harness.spec import TrialSpec
 from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
-from tests.cli.test_cli import bench, refused
+from tests.command import bench, refused
 from tests.small import run_to_end, small_specs, weights
 
 

@@ -28,7 +28,7 @@ from harness.spec import NetworkSpec
 from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
-from tests.cli.test_cli import bench
+from tests.command import bench
 
 PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
 WRITER = runpy.run_path(str(PAGE.with_name("write_networks.py")))

@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from harness.store.store import Store
-from tests.cli.test_cli import bench, refused
+from tests.command import bench, refused
 from tests.small import suite_file
 
 
