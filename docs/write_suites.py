@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import methods
@@ -19,6 +20,11 @@ from harness.models.registry import MODELS
 
 PAGE = Path(__file__).with_name("suites.md")
 BEGIN, END = "<!-- what can be set -->\n", "<!-- /what can be set -->\n"
+METHODS = """## Methods
+
+The settings of each. Those of the policies that it comes with stand [below](#policies), and here where the method has
+another default for them; `run-bench list methods NAME` shows all of one together.
+"""
 OWN_ROWS = ("name", "images", "seeds")  # of an attack, the same for all
 
 
@@ -29,17 +35,27 @@ def written(page: str) -> str:
 
 def sections() -> Iterator[str]:
     """What can be set, from the suite itself to its methods, policies, networks and attacks."""
-    policies = dict.fromkeys(name for table in methods.POLICIES.values() for name in table)
+    names = dict.fromkeys(name for table in methods.POLICIES.values() for name in table)
+    policies = [block for name in names for block in policy_blocks(name)]
     yield "## Keys\n"
     yield from map(section, map(key_block, RECORDS))
-    yield "## Methods\n\nThe settings of each, with those of the policies that it comes with.\n"
-    yield from (section(method_block(name)) for name in sorted(methods.METHODS))
+    yield METHODS
+    yield from (section(apart(method_block(name), policies)) for name in sorted(methods.METHODS))
     yield "## Policies\n\nSettings of those that stand in place of a method's own: `weights: {name: kappa, beta: 3}`.\n"
-    yield from (section(block) for name in policies for block in policy_blocks(name))
+    yield from map(section, policies)
     yield "## Networks\n"
     yield from (section(network_block(name)) for name in MODELS)
     yield "## Attacks\n\nWhat each does where a suite does not say otherwise; a name may have other steps, `pgd50`.\n"
     yield attacks(all_attacks())
+
+
+def apart(method: Block, policies: list[Block]) -> Block:
+    """The method without what stands in the sections of its policies."""
+    known = {(policy.name, key) for policy in policies for key in policy.keys}
+    keys = [key for key in method.keys if (key.owner, replace(key, owner="")) not in known]
+    if all(key.owner == method.name for key in keys):
+        keys = [replace(key, owner="") for key in keys]
+    return replace(method, keys=tuple(keys))
 
 
 def section(block: Block) -> str:

@@ -54,7 +54,8 @@ def report(
         str | None, typer.Option("--columns", help="only these attacks, in this order: clean,pgd20,aa_short")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="the variant that others are compared with; at, or else rslad")
+        str | None,
+        typer.Option("--baseline", help="the variant that others are compared with; at, else rslad, else the first"),
     ] = None,
     rank: Annotated[
         str | None,
@@ -138,6 +139,8 @@ def _chosen(
     if all(is_store(Path(suite), begun=False) for suite in suites):
         found = [Store(suite) for suite in suites]
         store: Any = Stores(found) if len(found) > 1 else found[0]
+        if results is not None:
+            raise InputError("--results is where a suite's results are; what is named here are stores")
         return store, _part_of(store, sets, names, seeds)
     if len(suites) > 1:
         raise InputError(f"{' '.join(suites)}: several at once must be directories of result stores")

@@ -29,6 +29,10 @@ from harness.cli.options import (
 from harness.errors import unknown
 
 TrialBeginning = Annotated[str, typer.Argument(help="a trial id or its beginning")]
+Searched = Annotated[
+    Path | None,
+    typer.Option("--results", parser=path_of, help="the result store it is in; all below results/ by default"),
+]
 
 _LOOK_S = 2.0  # between two looks at a run
 
@@ -71,7 +75,7 @@ def _follow(store_root: Path) -> None:
 
 def show(
     trial: TrialBeginning,
-    results: Results = None,
+    results: Searched = None,
     suite: Annotated[bool, typer.Option("--suite", help="only print a suite that makes this trial")] = False,
 ) -> int:
     """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
@@ -84,7 +88,7 @@ def show(
 def export(
     trial: TrialBeginning,
     into: Annotated[Path, typer.Option("--into", parser=path_of, help="a folder of its own")],
-    results: Results = None,
+    results: Searched = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", help="best_validation or last; by default the first that is kept")
     ] = None,

@@ -25,6 +25,7 @@ from harness.cli.options import (
     check_plan,
     conclude_plan,
     load_plugins,
+    path_of,
     trained_teachers,
 )
 
@@ -68,7 +69,8 @@ def tune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list every setting; start nothing")] = False,
     sets: Sets = None,
     results: Annotated[
-        Path | None, typer.Option("--results", help="the result store; results/runs/SUITE/tuning by default")
+        Path | None,
+        typer.Option("--results", parser=path_of, help="the result store; results/runs/SUITE/tuning by default"),
     ] = None,
     workers: Workers = None,
     address: Address = None,

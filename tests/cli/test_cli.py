@@ -69,6 +69,10 @@ def test_a_finished_suite_is_only_reported_and_without_torch(finished):
     assert Store(finished / "store").trials()["finished"].tolist() == attempts
 
 
+def test_where_a_suite_has_its_results_says_nothing_of_a_store(finished):
+    assert "what is named here are stores" in refused("report", "store", "--results", "elsewhere", cwd=finished)
+
+
 def test_status_counts_and_marks(finished):
     assert "4 trials: 4 done" in bench("status", "small.yaml", "--results", "store", cwd=finished).stdout
     other = bench("status", "small.yaml", "--results", "elsewhere", cwd=finished)
@@ -299,6 +303,7 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path):
     ("words", "says"),
     [
         (["run", "quikstart"], "did you mean quickstart"),
+        (["tune", "quickstart", "--method", "at", "--space", "training.lr=choice(0.1, 0.2)", "--results", ""], "empty"),
         (["run", "quickstart", "--methods", "abslt"], "did you mean absld"),
         (["run", "quickstart", "--seeds", "one"], "whole numbers"),
         (["run", "quickstart", "--set", "norm=l2"], "linf"),

@@ -18,6 +18,7 @@ from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from tests.command import bench, refused
+from tests.pages import commands
 from tests.small import run_to_end, small_specs, weights
 
 
@@ -45,8 +46,9 @@ def block(folder: Path, language: str) -> str:
 
 def test_an_exported_network_loads_and_computes_what_it_did(ran, tmp_path, monkeypatch):
     folder, spec = ran
-    bench("export", spec.trial_id[:6], "--results", "store", "--into", str(tmp_path / "out"), cwd=folder)
-    out = tmp_path / "out"
+    printed = next(words for words in commands("docs/results.md") if words[0] == "export")
+    out, places = tmp_path / "out", {"TRIAL": spec.trial_id[:6], "FOLDER": str(tmp_path / "out")}
+    bench(*[places.get(word, word) for word in printed], "--results", "store", cwd=folder)
     assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]
     kept, found = weights(folder / "store", spec, "best_validation"), load_file(out / WEIGHTS)
     assert found.keys() == kept.keys()
