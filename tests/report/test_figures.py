@@ -83,9 +83,9 @@ def test_what_never_changes_has_no_curve_to_show():
 def test_attacks_on_fewer_images_say_so(frames):
     frame = frames.tables["class_accuracy"]
     fewer = np.where(frame["attack"] == "aa_short", 4, 1)
-    few = frame.assign(n=frame["n"] // fewer, correct=frame["correct"] // fewer)
+    few = frame.assign(n=10 * frame["n"] // fewer, correct=10 * frame["correct"] // fewer)
     labels = [label.get_text() for label in classes.attack_ladder(few).axes[0].get_xticklabels()]
-    assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA\n(short)\nn=500"]
+    assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA\n(short)\nn=5,000"]
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def attack_labels(frame: pd.DataFrame, attacks: Sequence[str]) -> list[str]:
     """Titles of attacks, with the number of images of those that were run on fewer than the others."""
     images = frame.groupby(["trial_id", "attack"], observed=True)["n"].sum().groupby("attack", observed=True).max()
     titles = {name: attack_title(name) for name in attacks}
-    return [titles[name] + (f" n={images[name]}" if images[name] < images.max() else "") for name in attacks]
+    return [titles[name] + (f" n={images[name]:,}" if images[name] < images.max() else "") for name in attacks]
 
 
 def ladder(frame: pd.DataFrame) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.captions import attack_title, caption, setting_title
+from harness.report.captions import attack_title, caption, eps_text, setting_title
 from harness.report.data_names import read_spec
 from harness.report.escape import visible
 from harness.report.figures.data import class_names
@@ -79,6 +79,7 @@ def _setting(results: Results, board: Leaderboard, setting: tuple) -> dict[str, 
     return {
         **dict(zip(SETTING, setting, strict=True)),
         "title": setting_title(setting),
+        "eps_text": eps_text(setting[2]),
         "classes": class_names(accuracy[accuracy["row"].isin(rows.index)]),
         "baseline": board.baselines.get(setting),
         "marked": {name: board.marked[setting, name].attack for name in CHECKPOINTS if (setting, name) in board.marked},

@@ -344,8 +344,8 @@ function options(id, pairs, chosen) {
 }
 
 for (const name of ["dataset", "student", "eps"]) {
-  const values = [...new Set(data.settings.map((one) => String(one[name])))];
-  options(name, values.length > 1 ? [["", "all"], ...values.map((value) => [value, value])] : values.map((value) => [value, value]), "");
+  const values = [...new Map(data.settings.map((one) => [String(one[name]), name === "eps" ? one.eps_text : one[name]]))];
+  options(name, values.length > 1 ? [["", "all"], ...values] : values, "");
 }
 options("checkpoint", data.checkpoints.map((name) => [name, name]), data.checkpoint);
 const narrow = window.innerWidth < 640 && data.settings.length ? rankingOf(0).attack : ""; // what rows are ordered by
