@@ -32,7 +32,7 @@ from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.scores.selection import RULES, class_scores, rule, selection_gap
 from harness.report.tables import tables
-from harness.report.tables.details import intervals_table, origins_table, wide
+from harness.report.tables.details import intervals_table, origins_table, selection_table, wide
 from harness.report.tables.grid import Cell, grid, number
 from harness.report.tables.latex import Paper, _cell, latex
 from harness.report.tables.power import power
@@ -453,6 +453,14 @@ def test_leaderboard_shows_what_peeking_would_have_given(board):
     assert np.isnan(rows.loc["teacher", "peeked_score"])
     text = tables.markdown(board)
     assert "| best\\_validation PGD-20 | last PGD-20 | test score | last test score | peeked test score |" in text
+
+
+def test_a_network_that_was_not_trained_here_took_no_time_to_train():
+    frames = frames_of([trial_spec("at", 0)])
+    frames.tables["trials"] = frames.tables["trials"].assign(train_s=0.0, eval_s=200.0)
+    board = leaderboard(read_results(frames))
+    (line,) = selection_table(board, board.settings[0], "best_validation").to_dict("records")
+    assert (line["training"], line["evaluation"]) == ("–", "3 min")
 
 
 def test_what_nobody_recorded_has_no_column():

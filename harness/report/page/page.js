@@ -313,7 +313,7 @@ function factPanel(row) {
   const trial = (row.trials || [])[0] || {};
   const versions = Object.entries(trial.versions || {}).map(([name, version]) => `${name} ${version}`).join(", ");
   const rows = [
-    ["method", methodFact(row)], ["network", row.student], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, a trial", row.train_hours === null ? null : duration(row.train_hours)], ["evaluation, a trial", row.eval_hours === null ? null : duration(row.eval_hours)],
+    ["method", methodFact(row)], ["network", row.student], ["teacher", row.teacher], ["seeds", row.seed_list], ["training, a trial", row.train_hours ? duration(row.train_hours) : null], ["evaluation, a trial", row.eval_hours ? duration(row.eval_hours) : null],
     ["peak memory, MiB", row.peak_memory_mb], ["tuning trials", row.tuning_trials],
     ["robust test score at the honest epoch", row.honest_score], ["at the last epoch", row.last_score], ["peeked: at the epoch best on the test set", row.peeked_score],
     ["trained on", trial.train_device], ["evaluated on", trial.device], ["sha256 of its teacher's weights", trial.teacher_sha256], ["sha256 of the weights it started from", trial.init_sha256], ["versions", versions], ["git commit", trial.git_commit], ["code fingerprint", trial.code_fingerprint],

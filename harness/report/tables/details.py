@@ -106,7 +106,8 @@ def selection_table(board: Leaderboard, setting: tuple, checkpoint: str) -> pd.D
             pairs[f"{checkpoint} {title}"] = " / ".join(texts)
         peeked = {name: number(facts[column], METRICS["average"]) for name, column in peeks.items()}
         seeds, _, memory = costs(facts)
-        times = {title: duration(3600 * facts[f"{part}_hours"]) for part, title in _TIMES.items()}
+        hours = {title: facts[f"{part}_hours"] for part, title in _TIMES.items()}
+        times = {title: duration(3600 * time) if time else "–" for title, time in hours.items()}
         tuning = {"tuning trials": or_dash(facts["tuning_trials"], ".0f")} if was_tuned else {}
         cost = {"seeds": seeds, **times, "MiB": memory, **tuning}
         found.append({"variant": facts["variant"], **pairs, **peeked, **cost, "missing": facts["missing"] or "nothing"})
