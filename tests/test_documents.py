@@ -1,5 +1,5 @@
 """Every code block of the documents runs as printed, with a tiny budget where it trains; what nobody runs is on one
-list, with the reason. A room's tests run the blocks about it: they read them with `blocks` or `commands`."""
+list, with the reason. A room's tests run the blocks about it: they read them with `blocks` or `runnable`."""
 
 from __future__ import annotations
 
@@ -23,33 +23,15 @@ from harness.suites.suite import load_suite
 from harness.tuning.options import read_options
 from tests.command import bench
 from tests.own_code import forgotten_afterwards, page_examples
-from tests.pages import PAGES, ROOT, blocks, commands, languages, lines, mentioned
+from tests.pages import NOT_RUN, PAGES, ROOT, blocks, commands, languages, lines, mentioned, runnable
 from tests.small import SUITE
 
-NOT_RUN = {  # the beginnings of lines that are not run here, and why
-    "pip install": "needs the network: .ci/run does it",
-    "pytest ": "the checks themselves: .ci/run does them",
-    "ruff ": "the checks themselves: .ci/run does them",
-    "python -m benchmarks gpu": "takes minutes, or a GPU: tests/test_gpu_acceptance.py",
-    "zip ": "needs wheels that were downloaded",
-    "ray ": "starts processes on all interfaces: tests/running/test_ray_faults.py has such a cluster",
-    "export RAY_AUTH_MODE": "belongs to a cluster",
-    "sbatch ": "needs SLURM: tests/running/test_clusters.py runs the script with stand-ins",
-    "ENVIRONMENT=~/venv sbatch ": "the same",
-    "CUDA_VISIBLE_DEVICES=": "needs GPUs",
-    "run-bench run cifar10_paper --results": "needs GPUs",
-    "run-bench run cifar10_paper --set resources": "needs GPUs",
-    "run-bench run cifar10_paper --dry-run": "ends with what is missing: tests/cli/test_refused_files.py",
-    "run-bench run cifar10_paper --address auto": "needs a cluster",
-    "run-bench evaluate model_cifar_wrn.pt": "needs a file and images of others",
-    "run-bench report results/runs/evaluations": "of what those two lines leave",
-}
 NOT_READ = {("docs/networks.md", "python"): "needs RobustBench"}
 NO_CODE = {"": "a drawing of folders", "bibtex": "a reference"}
 
 TINY = [
     "training.epochs=1", "training.milestones=[]", "dataset.train_images=100", "dataset.test_images=40",
-    "training.attack_steps=1", "evaluation={attacks: [clean, pgd20]}", "primary=[]",
+    "training.attack_steps=1", "training.validation_steps=1", "evaluation={attacks: [clean, pgd20]}", "primary=[]",
 ]  # fmt: skip
 SETS = [word for each in TINY for word in ("--set", each)]
 BUDGETS = {
@@ -57,35 +39,32 @@ BUDGETS = {
     "status": SETS,
     "report": SETS,
     "tune": ["--dry-run"],
-    "evaluate": ["--dataset", "digits", "--images", "10"],
+    "evaluate": ["--dataset", "digits", "--images", "10", "--param", "width=4", "--serial"],
 }
 needs_fashion_mnist = pytest.mark.skipif(
     not DEBIAN_FASHION_MNIST.exists(), reason="needs Debian's dataset-fashion-mnist"
 )
 
 
-def readers() -> set[tuple[str, str]]:
-    """Page and language of what tests read, which is what they run."""
+def read_in_tests(call: str) -> set[tuple[str, ...]]:
+    """What the tests hand to a function of `tests.pages`."""
     texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")]
-    found = {pair for text in texts for pair in re.findall(r'\bblocks\("([\w/.-]+)", "(\w+)"\)', text)}
-    return found | {(page, "bash") for text in texts for page in re.findall(r'\bcommands\("([\w/.-]+)"\)', text)}
+    return {tuple(re.findall(r'"([^"]+)"', given)) for text in texts for given in re.findall(call, text)}
 
 
 def test_every_block_is_run_or_on_the_list():
-    run = readers() | {(page, "bash") for page in RUN_IN_ORDER}
-    assert not run & NOT_READ.keys()
-    typed = [(page, line) for page in PAGES for line in lines(page)]
+    whole = read_in_tests(r'\bblocks\(("[\w/.-]+", "\w+")\)')
+    run = {*RUN_IN_ORDER, *(page for (page,) in read_in_tests(r'\brunnable\(("[\w/.-]+")\)'))}
+    assert not whole & NOT_READ.keys()
     for page in PAGES:
-        assert {language for language in languages(page) if (page, language) not in {*run, *NOT_READ}} <= {
-            "bash",
-            *NO_CODE,
-        }, page
-    for page, line in typed:
-        listed = line.startswith(tuple(NOT_RUN))
-        assert listed or (page, "bash") in run, f"{page}: a test must run `{line}`, or NOT_RUN say why none does"
-        assert listed or line.startswith("run-bench ") or (page, "bash") in readers(), f"{page}: who runs `{line}`?"
+        unread = {language for language in languages(page) if (page, language) not in {*whole, *NOT_READ}}
+        assert unread <= {"bash", *NO_CODE}, f"{page}: no test reads its blocks in {unread}"
+        for line in lines(page):
+            known = line.startswith("run-bench ") and page in run
+            listed = line.startswith(tuple(NOT_RUN))
+            assert known or listed or (page, "bash") in whole, f"{page}: who runs `{line}`, or why does nobody?"
     for beginning in NOT_RUN:
-        assert any(line.startswith(beginning) for _, line in typed), f"no page has `{beginning}` any more"
+        assert any(line.startswith(beginning) for page in PAGES for line in lines(page)), f"`{beginning}` has gone"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -116,8 +95,9 @@ def with_results(folder: Path) -> None:
 
 
 def with_plugins(folder: Path) -> None:
+    (suite,) = blocks("docs/plugins.md", "yaml")
     (folder / "mine.py").write_text(page_examples())
-    (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE) + blocks("docs/plugins.md", "yaml")[0])
+    (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE) + suite)
 
 
 def with_a_method(folder: Path) -> None:
@@ -125,7 +105,7 @@ def with_a_method(folder: Path) -> None:
 
 
 def with_a_network(folder: Path) -> None:
-    network = build("resnet18", {}, in_channels=1, num_classes=10, image_size=8)
+    network = build("resnet18", {"width": 4}, in_channels=1, num_classes=10, image_size=8)
     for name in ("my_resnet18.pt", "net.pt"):
         torch.save(network.state_dict(), folder / name)
 
@@ -153,7 +133,7 @@ def with_a_tiny_budget(words: list[str]) -> list[str]:
 def test_the_commands_run_in_order(page, tmp_path):
     for prepare in RUN_IN_ORDER[page]:
         prepare(tmp_path)
-    typed = [words for words in commands(page) if not " ".join(["run-bench", *words]).startswith(tuple(NOT_RUN))]
+    typed = runnable(page)
     assert len(typed) >= 2
     for words in typed:
         given = ["results/fashion_mnist" if word == "STORE" else word for word in words]

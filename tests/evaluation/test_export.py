@@ -18,7 +18,7 @@ from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from tests.command import bench, refused
-from tests.pages import commands
+from tests.pages import runnable
 from tests.small import run_to_end, small_specs, weights
 
 
@@ -46,7 +46,7 @@ def block(folder: Path, language: str) -> str:
 
 def test_an_exported_network_loads_and_computes_what_it_did(ran, tmp_path, monkeypatch):
     folder, spec = ran
-    printed = next(words for words in commands("docs/results.md") if words[0] == "export")
+    _, printed = runnable("docs/results.md")
     out, places = tmp_path / "out", {"TRIAL": spec.trial_id[:6], "FOLDER": str(tmp_path / "out")}
     bench(*[places.get(word, word) for word in printed], "--results", "store", cwd=folder)
     assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]

@@ -19,7 +19,7 @@ from harness.report.tables.latex import Paper, latex
 from harness.store.several import Stores
 from harness.store.store import Store
 from tests.command import bench
-from tests.pages import commands
+from tests.pages import runnable
 from tests.synthetic_store import fill_store, frames_of, teacher_spec, trial_spec
 
 
@@ -89,8 +89,8 @@ def test_two_eps_stand_side_by_side_in_one_table(stores, tmp_path):
 
 
 def test_the_command_of_the_page_makes_one_table(stores, tmp_path):
-    options = next(words for words in commands("docs/results.md") if words[0] == "report")[3:]
-    bench("report", *map(str, stores), *options, "--figures", "", cwd=tmp_path)
+    (report, _, _, *options), _ = runnable("docs/results.md")
+    bench(report, *map(str, stores), *options, "--figures", "", cwd=tmp_path)
     text = (tmp_path / "paper" / "leaderboard.tex").read_text()
     assert text.count("\\begin{table}[t]") == 1
     assert [name for name in rows(text) if name not in ("", "Method")] == ["RSLAD", "ABSLD (ours)"]
