@@ -23,6 +23,7 @@ from harness.models.registry import MODELS
 from harness.report.captions import attack_title, eps_text
 from harness.report.scores.counts import attack_order
 from harness.report.tables.grid import duration
+from harness.report.trained import as_told
 from harness.spec import TrialSpec
 from harness.statistics.metrics import rates
 from harness.statistics.registry import ALIASES, METRICS
@@ -120,16 +121,9 @@ def show_trial(store: Store, trial_id: str, console: Console) -> None:
     for note in store.read("notes", [trial_id]).itertuples():
         console.print(f"note ({note.source}): {note.text}", soft_wrap=True)
     console.print("specification, without what is null:")
-    console.print(yaml.safe_dump(_known(spec), sort_keys=False, allow_unicode=True), soft_wrap=True, end="")
+    console.print(yaml.safe_dump(as_told(spec), sort_keys=False, allow_unicode=True), soft_wrap=True, end="")
     if error:
         console.print(error, soft_wrap=True)
-
-
-def _known(values: Any) -> Any:
-    """A specification without keys that are null."""
-    if isinstance(values, dict):
-        return {key: _known(value) for key, value in values.items() if value is not None}
-    return [_known(value) for value in values] if isinstance(values, list) else values
 
 
 def _print_accuracies(rows: pd.DataFrame, console: Console) -> None:

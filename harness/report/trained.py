@@ -16,6 +16,24 @@ from harness.spec import AugmentSpec, canonical
 MOST_NAMED = 8  # rows that a caption lists by name
 
 
+def as_told(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored specification for people: without what is null, and of a given network without checkpoints, of which it
+    has one."""
+    told = _without_nulls(spec)
+    if spec.get("training") is None:
+        told.pop("keep", None)
+        told.get("init", {}).pop("checkpoint", None)
+        for attack in told.get("evaluation", {}).get("attacks", []):
+            attack.pop("checkpoints", None)
+    return told
+
+
+def _without_nulls(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _without_nulls(value) for key, value in values.items() if value is not None}
+    return [_without_nulls(value) for value in values] if isinstance(values, list) else values
+
+
 def trained(board: Leaderboard) -> list[str]:
     """A sentence on each thing that a caption always says, and on each other key of a specification in which rows
     differ: computed from the specifications, so that no key can be forgotten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -120,6 +121,22 @@ def test_clean_accuracy_comes_first_and_is_held_to_what_is_expected(tmp_path: Pa
         for cause in ("normalization", "scales", "branches", "pre-activation"):
             assert cause in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_given_network_has_one_checkpoint_and_no_command_names_another(tmp_path: Path) -> None:
+    """Nor the page, whose data have a specification too; those of trained networks keep their checkpoints."""
+    written(tmp_path)
+    done = bench("evaluate", *FILE, "--attacks", "clean", "--images", "20", "--results", "store", cwd=tmp_path)
+    (trial,) = Store(tmp_path / "store").trials()["trial_id"]
+    shown = bench("show", trial, "--results", "store", cwd=tmp_path).stdout
+    bench("report", "store", "--html", "--figures", "", cwd=tmp_path)
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "store/report/index.html").read_text(), re.DOTALL)
+    assert data
+    rows = json.loads(data[1])["rows"]
+    for text in (done.stdout, shown, json.dumps([row["spec"] for row in rows])):
+        assert "best_validation" not in text
+    assert "sha256" in shown
+    assert [attack["name"] for attack in rows[0]["spec"]["evaluation"]["attacks"]] == ["clean"]
 
 
 def test_averaged_weights_are_chosen_and_recorded(tmp_path: Path) -> None:

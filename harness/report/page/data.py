@@ -36,6 +36,7 @@ from harness.report.scores.leaderboard import Leaderboard, by_dataset
 from harness.report.scores.ranking import Ranking
 from harness.report.scores.selection import RULES
 from harness.report.tables.grid import MAIN, mark
+from harness.report.trained import as_told
 from harness.spec import CHECKPOINTS
 from harness.statistics.registry import METRICS
 
@@ -115,7 +116,7 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
         shown = [*numbers, score["rank"], mark(score, METRICS[score["metric"]]), small(score["teacher_spread"])]
         cell[names.index(score["metric"])] = _trimmed(shown)
     for place, row in enumerate(rows):
-        row["spec"] = read_spec(board.specs.get(place))
+        row["spec"] = as_told(read_spec(board.specs.get(place)))
     return rows
 
 
