@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from harness.models.checkpoints import check_finite, load_into, read_state
 from harness.models.layers import Network
 from harness.models.outside import check_network
 from harness.models.registry import model_info
-from harness.spec import UNKNOWN_SHA256, AugmentSpec, DatasetSpec, NetworkSpec, Source, TrialSpec
+from harness.spec import UNKNOWN_SHA256, AugmentSpec, DatasetSpec, GivenSpec, NetworkSpec, Source, TrialSpec
 from harness.store.work import WorkingFolder
 
 
@@ -129,7 +129,15 @@ def _augmentation(spec: DatasetSpec, side: int) -> AugmentSpec:
     return augment
 
 
-def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
+class Shape(NamedTuple):
+    """What a network needs to know of the images: channels, classes, pixels of the shorter side."""
+
+    channels: int
+    num_classes: int
+    image_size: int
+
+
+def new_network(network: NetworkSpec, data: Data | Shape, seed: int) -> nn.Module:
     """A network with initial weights from `seed`, for the channels and classes of a data set."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -144,7 +152,7 @@ def new_network(network: NetworkSpec, data: Data, seed: int) -> nn.Module:
         )
 
 
-def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
+def trained_network(source: Source, data: Data | Shape, store_root: Path) -> nn.Module:
     """The network a source names, with its trained weights. Raises InputError where the file is missing, foreign or
     of another shape."""
     path, sha256 = weights_path(source, store_root), source.sha256
@@ -161,6 +169,13 @@ def trained_network(source: Source, data: Data, store_root: Path) -> nn.Module:
     if source.file is not None:
         check_finite(network.state_dict(), source=str(path))
     return network
+
+
+def network_of(spec: TrialSpec, checkpoint: str) -> Source:
+    """A trial's network at a checkpoint, to be read: the one that it trained, or was given."""
+    if isinstance(spec, GivenSpec):
+        return spec.init
+    return Source(network=spec.student, training=spec.training_id, checkpoint=checkpoint)
 
 
 def weights_path(source: Source, store_root: Path) -> Path:

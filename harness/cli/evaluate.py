@@ -51,6 +51,9 @@ def evaluate(
     gradient_precision: Annotated[
         str, typer.Option("--gradient-precision", help="of PGD and its kin: float32 or bfloat16; verdicts are float32")
     ] = "float32",
+    split_seed: Annotated[
+        int, typer.Option("--split-seed", min=0, help="of the test images of a folder of classes that has none apart")
+    ] = 0,
     name: Annotated[str | None, typer.Option("--name", help="what tables call it; the file's name by default")] = None,
     results: Annotated[Path, typer.Option("--results", parser=path_of, help="the result store")] = Path(
         "results/runs/evaluations"
@@ -93,8 +96,9 @@ def evaluate(
     }
     resources = {"gpu": {"cpu": "0", "cuda": "1"}.get(gpu, gpu), "cpu": cpu}
     spec = evaluation_trial(
-        network, read_as, evaluation, eps, name or checkpoint.stem, resources=resources, threads=threads
-    )
+        network, read_as, evaluation, eps, name or checkpoint.stem,
+        resources=resources, threads=threads, split_seed=split_seed,
+    )  # fmt: skip
     claims = read_claims(claim or [], [attack.name for attack in spec.evaluation.attacks])
     if gpu == "0":
         say_unused_gpu("--gpu 1 computes on it")

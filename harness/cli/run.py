@@ -16,6 +16,7 @@ from harness.cli.messages import (
     report_store,
     say_unused_gpu,
     states_of,
+    tell,
 )
 from harness.cli.options import (
     Address,
@@ -113,7 +114,7 @@ def run(
         data_root=data, download=download,
     )  # fmt: skip
     shown = Progress(planned.specs, err, store_root=planned.store.root)
-    with scalars_in(tensorboard) as scalars, shown as progress:
+    with scalars_in(tensorboard, tell) as scalars, shown as progress:
         on_event = scalars.of_trials(planned.specs, progress) if scalars else progress
         outcome = run_planned(planned, options, on_event, teachers)
     try:

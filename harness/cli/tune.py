@@ -11,6 +11,7 @@ from harness.cli.messages import (
     conclude_tuning,
     err,
     print_tuning,
+    tell,
 )
 from harness.cli.options import (
     Address,
@@ -109,7 +110,7 @@ def tune(
         workers=workers, address=address, retry_failed=retry_failed, again=again, data_root=data,
         download=download,
     )  # fmt: skip
-    with scalars_in(tensorboard) as scalars:
+    with scalars_in(tensorboard, tell) as scalars:
         tuned = run_tuning(
             tuning, options, teachers=teachers, say=lambda text: err.print(text, soft_wrap=True),
             follow=lambda specs: Progress(specs, err), scalars=scalars,

@@ -33,8 +33,8 @@ from harness.engine.memory import Fitting
 from harness.evaluation.chunk import ChunkResult, chunk_ranges, evaluate_chunk, gather
 from harness.events import TaskEvent
 from harness.files import file_sha256, from_checked_json, make_folder, to_checked_json, write_bytes
-from harness.inputs import Data, trained_network
-from harness.spec import AttackRequest, GivenSpec, Source, TrialSpec
+from harness.inputs import Data, network_of, trained_network
+from harness.spec import AttackRequest, GivenSpec, TrialSpec
 from harness.store.provenance import cpu_seconds, origin
 from harness.store.work import WorkingFolder
 
@@ -249,7 +249,7 @@ class SharedEvaluation:
         """The network of a checkpoint as functions of images, one that judges and, in the precision of the gradients,
         another; one network at a time is kept."""
         if self._loaded[0] != checkpoint:
-            network = trained_network(self._source(checkpoint), self.data, self.store_root)
+            network = trained_network(network_of(self.spec, checkpoint), self.data, self.store_root)
             network = network.to(self.device).eval().requires_grad_(False)
             precisions = dict.fromkeys(("float32", self.spec.evaluation.gradient_precision))
             forwards = [evaluation_forward(network, self.spec.engine, precision) for precision in precisions]
@@ -271,8 +271,3 @@ class SharedEvaluation:
         if checkpoint not in self._keys:
             self._keys[checkpoint] = file_sha256(self.folder.weights(checkpoint), "weights")
         return self._keys[checkpoint]
-
-    def _source(self, checkpoint: str) -> Source:
-        if isinstance(self.spec, GivenSpec):
-            return self.spec.init
-        return Source(network=self.spec.student, training=self.spec.training_id, checkpoint=checkpoint)

@@ -12,20 +12,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from harness.data.registry import DATASETS
 from harness.errors import InputError, one_of
 from harness.evaluation.evaluate import GIVEN
 from harness.files import make_folder, write_bytes
-from harness.inputs import read_data, weights_path
-from harness.models.build import build
-from harness.models.checkpoints import check_finite, load_into, read_state
-from harness.models.layers import Network
+from harness.inputs import Shape, network_of, read_data, trained_network
 from harness.report.captions import eps_text
 from harness.report.card import card
-from harness.spec import SELECTED, Source, TrialSpec, read_spec
+from harness.spec import SELECTED, TrialSpec, read_spec
 from harness.store.store import Store
-from harness.store.work import WorkingFolder
 from harness.suites.blocks import radius
 from harness.suites.of_trial import stored_suite
 from methods.settings import YOURS
@@ -72,42 +69,39 @@ def _check_folder(folder: Path, mark: str) -> None:
         raise InputError(f"{folder} holds other files ({', '.join(foreign[:3])}): give the export a folder of its own")
 
 
-def _loaded(spec: TrialSpec, checkpoint: str, root: Path, data_root: Path | None) -> tuple[Network, dict[str, Any]]:
-    """The network with its weights, and what `build` was given."""
-    source = spec.init if spec.training is None else Source(network=spec.student, training=spec.training_id)
-    assert source is not None  # a network that is not trained is given
-    path, sha256 = weights_path(source, root), source.sha256
-    if spec.training is not None:
-        own = WorkingFolder(root, spec.training_id)
-        path, sha256 = own.weights(checkpoint), own.noted_sha256(checkpoint)
-    given: dict[str, Any] = {**_shape(spec, data_root), "mean": spec.student.mean, "std": spec.student.std}
-    network = build(spec.student.name, spec.student.params, **given)
-    load_into(network, read_state(path, sha256, source.weights), source=str(path))
-    check_finite(network.state_dict(), source=str(path))
+def _loaded(spec: TrialSpec, checkpoint: str, root: Path, data_root: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network with its weights, and what `build` is given."""
+    shape = _shape(spec, data_root)
+    network = trained_network(network_of(spec, checkpoint), shape, root)
+    given: dict[str, Any] = {
+        "in_channels": shape.channels, "num_classes": shape.num_classes, "image_size": shape.image_size
+    }  # fmt: skip
     for name in ("mean", "std"):  # a file may have brought its own
         value = getattr(network, name)
-        given[name] = None if value is None else [float(str(each)) for each in value.flatten().numpy()]
-    return network, {name: value for name, value in given.items() if value is not None}
+        if value is not None:
+            given[name] = [float(str(each)) for each in value.flatten().numpy()]
+    return network, given
 
 
-def _shape(spec: TrialSpec, data_root: Path | None) -> dict[str, int]:
-    """Channels, classes and pixels a side of the images; of the user's own data once it is read."""
+def _shape(spec: TrialSpec, data_root: Path | None) -> Shape:
+    """Of the user's own data once it is read."""
     facts = DATASETS[one_of("dataset", spec.dataset.name, DATASETS, YOURS)]
-    known = {"in_channels": facts.channels, "num_classes": facts.num_classes, "image_size": facts.image_size}
-    if None in known.values():
-        data = read_data(
-            spec.dataset, spec.split_seed, torch.device("cpu"), second=False, root=data_root, download=False
-        )
-        known = {"in_channels": data.channels, "num_classes": data.num_classes, "image_size": data.image_size}
-    return {name: value for name, value in known.items() if value is not None}
+    if facts.channels and facts.num_classes and facts.image_size:
+        return Shape(facts.channels, facts.num_classes, facts.image_size)
+    data = read_data(spec.dataset, spec.split_seed, torch.device("cpu"), second=False, root=data_root, download=False)
+    return Shape(data.channels, data.num_classes, data.image_size)
 
 
 def _loading(spec: TrialSpec, given: Mapping[str, Any]) -> str:
     """The lines that load the network, and the command that evaluates it again."""
     asked = "".join(f", {name}={value}" for name, value in given.items())
-    code, size = spec.code.get(f"network:{spec.student.name}"), given.get("image_size", "size")
+    size = given["image_size"]
+    code = [
+        f"{role.replace(':', ' ')}, sha256 {sha256}" for role, sha256 in spec.code.items()
+        if role.startswith(("network:", "attack:", "dataset:"))
+    ]  # fmt: skip
     needs = (
-        f"Code of others, of sha256 {code}: `--plugin FILE`, or `methods.load_plugin(FILE)` first.\n\n" if code else ""
+        f"Code of others: {'; '.join(code)}. `--plugin FILE`, or `methods.load_plugin(FILE)` first.\n\n" if code else ""
     )
     takes = f"from images (B, {given['in_channels']}, {size}, {size}) in [0, 1] to logits (B, {given['num_classes']})"
     return f"""
@@ -129,8 +123,10 @@ network.eval()  # {takes}
 
 
 def _command(spec: TrialSpec, given: Mapping[str, Any]) -> str:
-    """Evaluates the network under those attacks of the trial that are as their names say."""
+    """Evaluates the network under those attacks of the trial that are as their names say, on the images of the
+    first of them."""
     plain = [attack for attack in spec.evaluation.attacks if attack.overrides.keys() == {"name"}]
+    plain = [attack for attack in plain if attack.images == plain[0].images]  # the command has one number for all
     images = {attack.images for attack in plain} - {None}
     asked = {"name", "test_images", "path", "sha256", "resize", "label_column"}
     dataset = spec.dataset.model_dump(include=asked, exclude_none=True)
@@ -144,7 +140,9 @@ def _command(spec: TrialSpec, given: Mapping[str, Any]) -> str:
         "--dataset": dataset if len(dataset) > 1 else spec.dataset.name,
         "--eps": shown if radius(shown, "eps") == spec.eps else repr(spec.eps),
         "--attacks": ",".join(attack.name for attack in plain),
-        "--images": str(images.pop()) if len(images) == 1 else "",
+        "--images": str(images.pop()) if images else "",
+        "--gradient-precision": precision if (precision := spec.evaluation.gradient_precision) != "float32" else "",
+        "--split-seed": str(spec.split_seed or "") if spec.dataset.path else "",
     }
     words = [word for name, value in options.items() if value for word in (name, _word(value))]
     return shlex.join(["run-bench", "evaluate", WEIGHTS, *words])

@@ -73,9 +73,10 @@ def evaluation_trial(
     *,
     resources: Mapping[str, Any] | None = None,
     threads: int = 1,
+    split_seed: int = 0,
 ) -> GivenSpec:
-    """The trial that evaluates a network, without training. evaluation, resources: a suite's blocks. Raises
-    InputError."""
+    """The trial that evaluates a network, without training. evaluation, resources: a suite's blocks. split_seed: of
+    the test images of a folder that has none apart. Raises InputError."""
     size = radius(eps, "--eps")
     taken = with_gpu(read(ResourceKeys, resources or {}, "evaluate"))
     values = {
@@ -86,6 +87,7 @@ def evaluation_trial(
         "init": network,
         "evaluation": evaluation_spec(evaluation, size, data, given=True),
         "eps": size,
+        "split_seed": split_seed,
         "threads": threads,
         "resources": with_cores(taken, threads).model_dump(),
     }

@@ -50,7 +50,7 @@ def _what(spec: TrialSpec, checkpoint: str) -> str:
     """Network, method, data and training, in a sentence each."""
     network = f"`{spec.student.label}`"
     if spec.method is None or spec.training is None:
-        return f"{network}, trained elsewhere and given to `run-bench evaluate`."
+        return f"{network}, trained elsewhere and given as a file."
     name = str(spec.method["name"])
     known = methods.METHODS.get(name)
     policies = ", ".join(f"{kind} {spec.method[kind]['name']}" for kind in methods.POLICIES)

@@ -12,8 +12,10 @@ import yaml
 from safetensors.torch import load_file
 
 from harness.data.registry import DATASETS
-from harness.evaluation.export import CARD, WEIGHTS
-from harness.spec import TrialSpec
+from harness.evaluation.export import CARD, WEIGHTS, _command, _loading
+from harness.evaluation.given import evaluation_trial
+from harness.inputs import network_of
+from harness.spec import DatasetSpec, TrialSpec
 from harness.store.store import Store
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
@@ -26,10 +28,11 @@ from tests.small import run_to_end, small_specs, weights
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrialSpec]:
     """A folder with a store, and a trial of it."""
     folder = tmp_path_factory.mktemp("ran")
-    attacks = ["clean", "pgd3", {"name": "pgd2", "step_size": 0.05}]
+    attacks = ["clean", "pgd3", {"name": "pgd2", "step_size": 0.05}, {"name": "fgsm", "images": 30}]
     spec = small_specs(
         folder, dataset={"name": "digits", "train_images": 200, "test_images": 60}, eps="8/255", methods=["at"],
-        teacher=None, student={"name": "cnn", "width": 4, "normalization": "dataset"}, evaluation={"attacks": attacks},
+        teacher=None, student={"name": "cnn", "width": 4, "normalization": "dataset"},
+        evaluation={"attacks": attacks, "gradient_precision": "bfloat16"},
     )["at"]  # fmt: skip
     run_to_end(spec, folder / "store")
     return folder, spec
@@ -61,7 +64,8 @@ def test_an_exported_network_loads_and_computes_what_it_did(ran, tmp_path, monke
     bench(*shlex.split(block(out, "bash"))[1:], "--serial", "--results", "again", cwd=out)
     before, after = (Store(root).read("class_accuracy") for root in (folder / "store", out / "again"))
     before = before[(before["checkpoint"] == "best_validation") & before["attack"].isin(["clean", "pgd3"])]
-    assert set(after["attack"]) == {"clean", "pgd3"}  # those that are as their names say
+    assert set(after["attack"]) == {"clean", "pgd3"}  # as their names say, on the same images
+    assert "--gradient-precision bfloat16" in block(out, "bash")
     columns = ["attack", "class_index", "n", "correct"]
     same = [
         each[columns].astype({"attack": str}).sort_values(columns[:2]).to_numpy().tolist() for each in (before, after)
@@ -79,11 +83,11 @@ def test_the_card_says_what_the_store_says(ran, tmp_path):
         rows = Store(folder / "store").read("class_accuracy")
         rows = rows[(rows["checkpoint"] == checkpoint) & (rows["attack"] == "pgd3")].sort_values("class_index")
         lines = [line.split(" | ") for line in text(into).splitlines() if line.startswith("| ")]
-        assert [word.strip(" |") for word in lines[0]] == ["class", "Clean", "PGD-2", "PGD-3"]
-        shown = [float(line[3].strip(" |")) for line in lines[2:13]]
+        assert [word.strip(" |") for word in lines[0]] == ["class", "Clean", "FGSM", "PGD-2", "PGD-3"]
+        shown = [float(line[4].strip(" |")) for line in lines[2:13]]
         accuracy = 100 * rows["accuracy"].to_numpy()
         assert shown == pytest.approx([*accuracy, accuracy.mean()], abs=0.051)
-        assert float(lines[13][3].strip(" |")) == pytest.approx(accuracy.min(), abs=0.051)
+        assert float(lines[13][4].strip(" |")) == pytest.approx(accuracy.min(), abs=0.051)
         for said in (
             f"trial: {spec.trial_id}",
             "# at on digits, seed 0",
@@ -114,6 +118,17 @@ def test_a_network_that_was_given_is_exported_with_the_normalisation_of_its_file
     )
     accuracy = [Store(tmp_path / root).read("class_accuracy")["correct"].tolist() for root in ("store", "again")]
     assert accuracy[0] == accuracy[1], done.stdout
+
+
+def test_the_command_of_a_card_splits_and_names_what_the_trial_did(ran):
+    spec = ran[1].model_copy(update={"dataset": DatasetSpec(name="folder", path="/data/pets"), "split_seed": 3})
+    assert "--split-seed 3" in _command(spec, {})
+    coded = spec.model_copy(update={"code": {"attack:mine": "ab12", "method:mine": "cd34"}})
+    loading = _loading(coded, {"in_channels": 1, "num_classes": 10, "image_size": 8})
+    assert "Code of others: attack mine, sha256 ab12. `--plugin FILE`" in loading
+    trial = evaluation_trial(network_of(spec, "last"), spec.dataset,
+                             {"attacks": ["clean"]}, "8/255", "pets", split_seed=3)  # fmt: skip
+    assert trial.split_seed == 3
 
 
 def test_what_cannot_be_exported_is_one_line(ran, tmp_path, monkeypatch):

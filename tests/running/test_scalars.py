@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from harness.running.scalars import Scalars
 from harness.store.store import Store
 from tests.command import bench, refused
 from tests.small import suite_file
@@ -48,6 +50,21 @@ def test_a_run_writes_a_curve_per_trial(tmp_path):
         for row in epochs.itertuples():
             for tag in ("val_robust_avg", "val_robust_worst", "selection_score"):
                 assert found[tag, row.epoch] == pytest.approx(getattr(row, tag), abs=1e-6)
+
+
+def test_a_folder_that_is_lost_in_mid_run_is_told_once_and_ends_nothing(tmp_path):
+    said: list[str] = []
+    curves = Scalars(tmp_path / "curves", said.append)
+    curves.add("at", 1, {"val_robust_avg": 0.5})
+    assert [*scalars(tmp_path / "curves" / "at")] == [("val_robust_avg", 1, 0.5)]
+    shutil.rmtree(tmp_path / "curves")
+    (tmp_path / "curves").write_text("")
+    for step in (1, 2):
+        curves.add("rslad", step, {"val_robust_avg": 0.5})
+    curves.close()
+    (line,) = said
+    assert line.startswith("warning: no more curves: ")
+    assert "curves/rslad" in line
 
 
 def test_curves_that_cannot_be_written_are_told_before_anything_is_trained(tmp_path):
