@@ -277,6 +277,7 @@ def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
     """InputError for a network that cannot be built for the data, and for one from outside this package that is none
     for it; of others no weights are made."""
     networks = [network for spec in specs for network in spec.networks]
+    bfloat16 = any(spec.wants_bfloat16 for spec in specs)
     height, width = data.test.images.shape[2:]
     for network in {each.model_dump_json(): each for each in networks}.values():
         info = model_info(network.name)
@@ -284,7 +285,7 @@ def _check_networks(specs: Sequence[TrialSpec], data: Data) -> None:
             raise InputError(f"model {network.label} takes square images, the data's are {height} x {width}")
         if info.foreign:
             made, shape = new_network(network, data, 0), tuple(data.test.images.shape[1:])
-            check_network(made, info.where, shape, data.num_classes, specs[0].engine)
+            check_network(made, info.where, shape, data.num_classes, specs[0].engine, bfloat16=bfloat16)
             continue
         with torch.device("meta"):
             new_network(network, data, 0)

@@ -82,11 +82,11 @@ class Approximation:
     """A cheaper form of a network that an attack takes its gradients from, and how far it is to be believed.
 
     gradients: as the network's forward, in another precision. bound: of a margin, a scalar; an image is looked at with
-    the network itself wherever its label's logit is not ahead by more, and always without a bound.
+    the network itself wherever its label's logit is not ahead by more.
     """
 
     gradients: Forward
-    bound: Tensor | float = math.inf
+    bound: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -116,14 +116,15 @@ def attack_from(
     start: Tensor,
     settings: AscentSettings,
     eps: float,
+    gradients: Forward | None = None,
     approximation: Approximation | None = None,
 ) -> Tensor:
     """The decisive prediction (B,) of one run: on the first wrong iterate if every iterate counts, else on the last.
-    It is `forward`'s; gradients are those of the approximation, if there is one."""
+    It is `forward`'s; gradients are, where given, `approximation`'s in the first case and `gradients`' in the other."""
     if settings.every_iterate:
         return _first_wrong(forward, x, labels, start, settings, eps, approximation)
-    objective, climbed = resolve_name(settings.objective)(labels), approximation.gradients if approximation else forward
-    point = ascend(climbed, x, objective, _steps(settings, eps), start=start).point
+    objective = resolve_name(settings.objective)(labels)
+    point = ascend(gradients or forward, x, objective, _steps(settings, eps), start=start).point
     return predict(forward, point, len(point))
 
 
@@ -144,16 +145,15 @@ def attack_chunk(
     noise: by number of restart, for the whole chunk (see `seeded_noise`). It goes with the image: neither batch size
     nor who is still alive changes it. gradients: a cheaper form of the network to take them from (`Approximation`).
     """
-    approximation = Approximation(gradients) if gradients else None
-    right = prediction == labels
+    right, bounded = prediction == labels, None
     if gradients and settings.every_iterate and right.any():
-        approximation = Approximation.of(forward, gradients, x[right], labels[right], batch_size)
+        bounded = Approximation.of(forward, gradients, x[right], labels[right], batch_size)
     prediction = prediction.clone()
     for restart in range(settings.restarts):
         drawn = noise(restart)
         for part in (prediction == labels).nonzero().flatten().split(batch_size):
             start = start_point(x[part], drawn[part], settings, eps)
-            prediction[part] = attack_from(forward, x[part], labels[part], start, settings, eps, approximation)
+            prediction[part] = attack_from(forward, x[part], labels[part], start, settings, eps, gradients, bounded)
     return prediction
 
 

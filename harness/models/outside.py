@@ -49,20 +49,22 @@ def of_torchvision(in_channels: int, num_classes: int, *, name: str) -> nn.Modul
     return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
 
 
-def check_network(network: nn.Module, where: str, shape: tuple[int, ...], num_classes: int, engine: str) -> None:
+def check_network(
+    network: nn.Module, where: str, shape: tuple[int, ...], num_classes: int, engine: str, *, bfloat16: bool = False
+) -> None:
     """Try a network on random images of a shape (C, H, W). InputError, `where` in it, where it raises, where its logits
     are of another shape or not finite, where no gradient reaches the images, and where the engine's form of it answers
-    otherwise than the network itself."""
+    otherwise than the network itself. bfloat16: the fast form is asked for in that too."""
     try:
         with globally_seeded("network check"):
-            _try(copy.deepcopy(network), where, torch.rand(_IMAGES, *shape), num_classes, engine)
+            images = torch.rand(_IMAGES, *shape)
+            _try(copy.deepcopy(network), where, images, num_classes, engine)
+            if engine == "fast" and bfloat16:
+                _try_bfloat16(network, where, images, num_classes)
     except InputError:
         raise
     except Exception as error:  # a user's network may fail in any way
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"{where} fails on {_IMAGES} images of {tuple(shape)}: {type(error).__name__}: {reason}"
-        ) from error
+        raise InputError(f"{where} fails on {_IMAGES} images of {tuple(shape)}: {_said(error)}") from error
 
 
 def _try(network: nn.Module, where: str, images: Tensor, num_classes: int, engine: str) -> None:
@@ -90,6 +92,23 @@ def _try(network: nn.Module, where: str, images: Tensor, num_classes: int, engin
         own = _drawn_alike(network, images)
         _check_logits(own, where, num_classes)
         _check_same(fast, own, where, "training")
+
+
+def _try_bfloat16(network: nn.Module, where: str, images: Tensor, num_classes: int) -> None:
+    point = images.requires_grad_()
+    try:
+        logits = FoldedTwin(network, torch.bfloat16)(point)
+        torch.autograd.grad(logits.sum(), point)
+    except Exception as error:
+        raise InputError(
+            f"{where} fails in bfloat16: {_said(error)}; a tensor of its own is cast with it where it is a buffer "
+            "(register_buffer) or a parameter; or ask for float32: precision, gradient_precision"
+        ) from error
+    _check_logits(logits, f"{where}, in bfloat16,", num_classes)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _drawn_alike(form: nn.Module, images: Tensor) -> Tensor:

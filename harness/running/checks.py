@@ -64,7 +64,7 @@ def check_threads(spec: TrialSpec, cores: int, where: str) -> None:
     if spec.threads > cores:
         raise InputError(
             f"trial {spec.trial_id} ({spec.variant}) computes with {spec.threads} threads, and {where} has "
-            f"{cores} core{'s' * (cores > 1)}: --set threads={cores}, or less"
+            f"{cores} core{'s' * (cores > 1)}: --set threads={cores} (evaluate: --threads {cores}), or less"
         )
 
 
@@ -79,9 +79,9 @@ def check_gpus(specs: Iterable[TrialSpec], found: GPUs | None, where: str) -> No
     if not found.bfloat16 and any(spec.wants_bfloat16 for spec in wanting):
         raise InputError(
             f"trials compute in bfloat16, and on {where} there is a GPU without units for it "
-            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32 "
-            "(for the gradients of attacks evaluation.gradient_precision=float32), or keep the trials away from it "
-            "with resources.custom"
+            f"({', '.join(dict.fromkeys(found.names))}): --set precision=float32, for the "
+            "gradients of attacks evaluation.gradient_precision=float32 (evaluate: --gradient-precision float32), or "
+            "keep the trials away from it with resources.custom"
         )
 
 

@@ -137,7 +137,7 @@ def evaluation_spec(
     However they are written, and in whichever order: the same attacks at this eps, on these images, make the same
     specification.
     """
-    block, values = values, dict(values)
+    values = dict(values)
     images = values.pop("images", None)
     entries = [_of_seed(entry, seed) for entry in attack_entries(values)]
     values.pop("attacks", None)
@@ -151,8 +151,6 @@ def evaluation_spec(
         if first.name == second.name:
             raise InputError(f"evaluation: attacks: {_twice(first, second)}; each attack can be listed once")
     spec = read(EvaluationSpec, {"attacks": attacks, **values}, "evaluation")
-    if spec.gradient_precision != "float32":
-        _check_gradients(attack_names(block, eps, dataset))
     return spec.model_copy(update={"batch_size": min(spec.batch_size, spec.chunk_size)})  # a batch is within a chunk
 
 
@@ -167,16 +165,6 @@ def attack_entries(values: Mapping[str, Any]) -> list[Entry]:
     if not isinstance(entries, list) or not all(isinstance(entry, (str, Mapping)) for entry in entries):
         raise InputError(f"evaluation: attacks must be a list such as [clean, pgd20], not {entries!r}")
     return entries
-
-
-def _check_gradients(attacks: set[str]) -> None:
-    """One of the attacks of some seed takes its gradients in another precision."""
-    if not any(attack_info(name).ascent for name in attacks):
-        named = ", ".join(sorted(attacks, key=attack_place))
-        raise InputError(
-            f"evaluation: gradient_precision is of FGSM, PGD and their kin, and there is none among {named}, "
-            "which stay float32"
-        )
 
 
 def _of_seed(entry: Entry, seed: int) -> Entry | None:

@@ -214,6 +214,28 @@ def test_a_network_that_is_none_is_refused_before_anything_is_written(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    "asked", [{"precision": "bfloat16"}, {"evaluation": {"attacks": ["pgd2"], "gradient_precision": "bfloat16"}}]
+)
+def test_a_network_that_breaks_in_bfloat16_is_refused_where_that_is_asked_for(tmp_path: Path, asked: dict) -> None:
+    """A tensor that is neither buffer nor parameter stays float32, which the layers behind it do not take."""
+    from harness.inputs import check_readable
+
+    def network(mean: str) -> str:
+        text = network_that("return self.fc(self.conv(x - self.mean).mean((2, 3)))")
+        return text.replace("super().__init__()", f"super().__init__(); {mean}")
+
+    path = own(tmp_path, network("self.mean = torch.full((1, 1, 1), 0.5)"))
+    kept = network("self.register_buffer('mean', torch.full((1, 1, 1), 0.5))").replace("'bad'", "'kept'")
+    own(tmp_path, kept, "kept.py")
+    plain = {"plugins": ["mine.py"], "student": "bad", "teacher": None, "methods": ["at"]}
+    told = refused("run", suite_file(tmp_path, **plain, **asked), "--serial", "--results", "store", cwd=tmp_path)
+    assert f"{path}: model bad fails in bfloat16: RuntimeError: " in told
+    assert "a buffer (register_buffer)" in told
+    for cured in (plain, {**plain, "plugins": ["kept.py"], "student": "kept", **asked}):
+        check_readable(plan(load_suite(suite_file(tmp_path, **cured))), None, False)
+
+
+@pytest.mark.parametrize(
     ("does", "says"),
     [
         ("raise ValueError('no such width')", "model bad: ValueError: no such width"),

@@ -251,7 +251,9 @@ def of_gradients(specs: list[TrialSpec]) -> list[TrialSpec]:
 def test_gradients_want_the_same_of_a_gpu_as_training() -> None:
     check_gpus(of_gradients(wanting()), NEW, "here")
     check_gpus(of_gradients(wanting(gpu=0)), OLD, "here")
-    with pytest.raises(InputError, match=r"evaluation.gradient_precision=float32"):
+    with pytest.raises(
+        InputError, match=r"evaluation.gradient_precision=float32 \(evaluate: --gradient-precision float32\)"
+    ):
         check_gpus(of_gradients(wanting()), OLD, "here")
 
 

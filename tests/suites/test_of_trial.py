@@ -40,6 +40,11 @@ ODD: list[dict[str, Any]] = [
     },
     {"teacher": {"model": "cnn", "file": "teacher.pt", "sha256": "ab" * 32, "weights": "ema"}, "methods": ["rslad"]},
     {"teacher": {"model": "cnn", "seeds": [0, 1]}, "methods": ["ard"]},
+    {
+        "methods": ["at"],
+        "seeds": [0, 1],
+        "evaluation": {"attacks": ["clean", {"name": "pgd20", "seeds": [1]}], "gradient_precision": "bfloat16"},
+    },
 ]
 
 
