@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Before any import of Ray: a local session would otherwise write an authentication token into the user's home.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
+# Before any import of torch: test processes side by side, each with a thread for every core, wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

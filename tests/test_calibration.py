@@ -139,7 +139,7 @@ def test_hours_are_told_by_variant(tmp_path):
     columns = [list(column.cells) for column in calibration_table(specs, estimates).columns]
     assert columns[0] == ["teacher", "rslad", "other", "total"]
     assert columns[1] == ["1", "2", "2", "5"]
-    assert columns[4] == ["2 h 30 min", "5 h 0 min", "19 h 0 min", "26 h 30 min"]
+    assert columns[4] == ["2.5 h", "5.0 h", "19.0 h", "26.5 h"]
 
 
 def test_the_store_knows_how_many_images_survive(tmp_path):
