@@ -18,6 +18,8 @@ from harness.errors import ExitCode, InputError
 def path_of(text: str | Path) -> Path:
     if not str(text).strip():  # a default comes as a path
         raise typer.BadParameter("an empty path")
+    if any("\ud800" <= sign <= "\udfff" for sign in str(text)):
+        raise typer.BadParameter(f"{str(text)!a} is not UTF-8, which Parquet's paths have to be")
     return Path(text)
 
 

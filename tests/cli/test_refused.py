@@ -130,6 +130,7 @@ def test_places_that_no_file_system_knows(refused, tmp_path):
     fill_store(tmp_path / "store", [trial_spec("at", 0)])
     assert "loop" in refused("merge", "store", "--into", "loop")
     assert "plugin" in refused("list", "methods", "--plugin", "\udc80")
+    assert "'joined\\udc80' is not UTF-8" in refused("merge", "store", "--into", "joined\udc80")
 
 
 def test_what_stands_at_both_ends_of_a_long_message_is_told(refused):
