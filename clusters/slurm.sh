@@ -23,7 +23,7 @@ command -v run-bench >/dev/null || {
 }
 
 # this script runs on the first node, where Ray's head will be: a port that is free there
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r head <<< "$(scontrol show hostnames "$SLURM_JOB_NODELIST")"  # the first line of several
 port=$(python3 -c "import socket; free = socket.socket(); free.bind(('', 0)); print(free.getsockname()[1])")
 
 # whoever reaches a Ray cluster's ports can run code on it, unless it asks for a token; srun hands these to every node
