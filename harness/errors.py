@@ -70,6 +70,17 @@ class DeviceError(RuntimeError):
     """The GPU that a trial was given cannot be used; another one may do."""
 
 
+def first_line(text: object) -> str:
+    """Of a message, such as an error's; the type of an error that says nothing."""
+    nothing = type(text).__name__ if isinstance(text, BaseException) else ""
+    return (str(text).strip().splitlines() or [nothing])[0]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can write it: bytes that it cannot read come from a system as lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def unknown(what: str, name: object, allowed: Iterable[str], also: str = "") -> InputError:
     """An InputError for a name that is not in a list: the nearest valid names, or all of them where few are or none
     is near. also: what else it could be."""

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from harness.errors import is_utf8
+
 # Raised by hand when a change alters results on purpose: old rows then belong to other trials and are never mixed
 # with new ones.
 NUMERICS_VERSION = 2
@@ -65,7 +67,7 @@ STEP = InSuites("a number or a fraction, above 0 and below 1", "eps / 4")
 def plain(value: Any, annotation: Any) -> Any:
     """The value of a field as it came, for pydantic to go on with; refused are text that UTF-8 cannot write, and true
     or false for a number, which pydantic would take for 1 and 0."""
-    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+    if isinstance(value, str) and not is_utf8(value):
         raise PydanticCustomError("text", "must be text in UTF-8")
     kinds = {annotation, *get_args(annotation)}
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.attacks.ascent import Forward, check_points
 from harness.attacks.pgd import predict
 from harness.attacks.registry import attack_info, own_settings
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.seeds import globally_seeded, seeded
 from methods.plugins import file_of
 
@@ -44,7 +44,7 @@ def check_function(request: Mapping[str, Any], shape: tuple[int, ...], num_class
     except Exception as error:  # a user's function may fail in any way
         reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
         where = file_of(attack_info(request["name"]).function)
-        raise InputError(f"{where}: {(reason.splitlines() or [type(error).__name__])[0]}") from error
+        raise InputError(f"{where}: {first_line(reason) or type(error).__name__}") from error
 
 
 def _points(

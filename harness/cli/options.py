@@ -12,13 +12,13 @@ import typer
 from harness.cli.messages import (
     err,
 )
-from harness.errors import ExitCode, InputError
+from harness.errors import ExitCode, InputError, is_utf8
 
 
 def path_of(text: str | Path) -> Path:
     if not str(text).strip():  # a default comes as a path
         raise typer.BadParameter("an empty path")
-    if any("\ud800" <= sign <= "\udfff" for sign in str(text)):
+    if not is_utf8(str(text)):
         raise typer.BadParameter(f"{str(text)!a} is not UTF-8, which Parquet's paths have to be")
     return Path(text)
 

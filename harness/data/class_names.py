@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from harness.errors import is_utf8
+
 LONGEST_CLASS = 255  # characters of a name, as of a folder's
 
 
 def is_class_name(text: str) -> bool:
     """Whether a class can be called so: of a length, and UTF-8 can write it."""
-    return 0 < len(text) <= LONGEST_CLASS and not any("\ud800" <= char <= "\udfff" for char in text)
+    return 0 < len(text) <= LONGEST_CLASS and is_utf8(text)
 
 
 DIGITS = tuple("0123456789")

@@ -37,6 +37,6 @@ def class_counts(spec: DatasetSpec) -> ClassCounts | None:
 @lru_cache(maxsize=8)
 def _own_counts(name: str, content: Content) -> ClassCounts | None:
     """Read once per content: a plan asks for every trial."""
-    return (
-        pkgutil.resolve_name(OWN[name].counts)(content) if os.path.exists(content.path) else None
-    )  # Path.exists raises for too long a name
+    if not os.path.exists(content.path):  # Path.exists raises for too long a name
+        return None
+    return pkgutil.resolve_name(OWN[name].counts)(content)

@@ -300,8 +300,7 @@ def _classes(
         raise InputError(f"parquet: {files.path} has no rows")
     if kinds == {"U"}:
         names, labels = np.unique(found, return_inverse=True)
-        lengths = [len(name) for name in names]
-        if not min(lengths) or max(lengths) > LONGEST_CLASS:
+        if not all(map(is_class_name, names.tolist())):
             raise InputError(f"parquet: {files.path}: a class in `{column}` has 1 to {LONGEST_CLASS} characters")
         return labels.astype(np.int64), tuple(names.tolist())
     most = len(declared) or len(found)

@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.data import decoded
 from harness.data.decoded import Arrays, data_root
 from harness.data.registry import DATASETS, Content, DatasetInfo, Files
-from harness.errors import AbsentError, InputError, one_of
+from harness.errors import AbsentError, InputError, first_line, one_of
 from methods.plugins import file_of
 
 Split = Literal["train", "test"]
@@ -109,8 +109,10 @@ def _read_source(facts: DatasetInfo, root: Path, split: Split) -> Arrays | None:
         arrays = pkgutil.resolve_name(facts.reader)(root, split)
     except Exception as error:  # a damaged file makes readers and decompressors raise almost anything
         if facts.foreign:
-            raise InputError(f"{_reader(facts)}: {type(error).__name__}: {_line(error)}") from error
-        raise InputError(f"{facts.name}: the files for {root} are damaged or incomplete ({_line(error)})") from error
+            raise InputError(f"{_reader(facts)}: {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(
+            f"{facts.name}: the files for {root} are damaged or incomplete ({first_line(error)})"
+        ) from error
     if facts.foreign:
         _check_arrays(facts, split, arrays)
     return arrays and (np.ascontiguousarray(arrays[0]), np.asarray(arrays[1], dtype=np.int64))
@@ -152,7 +154,7 @@ def _download(facts: DatasetInfo, files: Files, root: Path) -> None:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{facts.name}: the download into {root} failed ({_line(error)})") from error
+        raise InputError(f"{facts.name}: the download into {root} failed ({first_line(error)})") from error
 
 
 def _missing(name: str, files: Files, root: Path) -> str:
@@ -161,7 +163,3 @@ def _missing(name: str, files: Files, root: Path) -> str:
         f"{name}: not found in {root}; put {files.content} there, name another data directory (by option or in "
         f"ROBUST_FAIRNESS_DATA), {hint}or have it fetched: --download"
     )
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import DeviceError, kind_of
+from harness.errors import DeviceError, first_line, kind_of
 from harness.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -125,11 +125,6 @@ def look(environment: dict[str, str] | None = None) -> GPUs:
         return GPUs(problem=f"{last} (exit code {done.returncode})")
     names = tuple(found["names"])
     return GPUs(names, bool(names) and found["bfloat16"], first_line(found["problem"]))
-
-
-def first_line(text: object) -> str:
-    """Of what torch says about a GPU: the rest is advice, or a web page."""
-    return (str(text).strip().splitlines() or [""])[0]
 
 
 def lost_context() -> str | None:

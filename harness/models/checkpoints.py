@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import open_plain, sha256_of, temporary_path
 from harness.models.foreign import SCALARS, other_format, refusal
 from harness.models.layers import Network
@@ -154,7 +154,7 @@ def _read_torch(path: Path, file: BinaryIO) -> object:
     except pickle.UnpicklingError as error:
         raise InputError(f"checkpoint {path} is refused: it {refusal(file, error)}") from error
     except Exception as error:  # a damaged file makes the zip and pickle parsers raise almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"checkpoint {path} is damaged or not a checkpoint ({reason})") from error
 
 
