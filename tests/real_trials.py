@@ -53,6 +53,7 @@ def killed_in_mid_epoch(
         steps += 1
         if steps == 6 and spec.role == "student" and not mark.exists():
             mark.touch()
+            (store_root / ".killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return should_stop()
 
@@ -89,7 +90,8 @@ def waits_for_helpers(spec: TrialSpec, store_root: Path, **options: Any) -> Iter
 def helps_slowly(
     spec: TrialSpec, store_root: Path, *, should_stop: Callable[[], bool], **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Rests after each piece; one is killed with a piece half done where the file `.kill` asks for it."""
+    """Waits after its first piece until all that are wanted have done one, else the first of them may leave nothing for
+    the last, and rests after each. One is killed with a piece half done where the file `.kill` asks for it."""
     from harness.trial import help_trial
 
     def rest() -> bool:
@@ -101,11 +103,16 @@ def helps_slowly(
         (store_root / ".kill").unlink()  # one of them can
         import harness.evaluation.evaluate as shared
 
-        def die(*arguments: Any) -> None:
+        def die(*arguments: Any, **options: Any) -> None:
             mark.touch()
+            (store_root / ".killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
         shared.evaluate_chunk = die  # type: ignore[assignment]
-    for event in help_trial(spec, store_root, should_stop=rest, **options):
+    wanted = int((store_root / ".wanted").read_text())
+    for done, event in enumerate(help_trial(spec, store_root, should_stop=rest, **options)):
         yield event
-        mark.touch()
+        if done == 1:
+            mark.touch()  # the driver has been told of the piece
+        while done and len(list(store_root.glob(".helper-*"))) < wanted and not should_stop():
+            time.sleep(0.05)

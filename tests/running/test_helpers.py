@@ -266,6 +266,8 @@ def test_rows_do_not_depend_on_helpers(ray_session: None, tmp_path: Path) -> Non
         outcome = run([spec], Store(root), options=options, on_event=events.append)
         assert outcome.done == [spec.trial_id], (outcome, events)
         helped = [event for event in events if event["event"] == "helper"]
+        assert "error" not in {event["what"] for event in helped}
+        assert (root / ".killed").exists() == (helpers == 3)
         pieces = sum(event["what"] == "helped" for event in helped) - len({event["helper"] for event in helped})
         assert pieces > 0
         assert len(list(root.glob(".helper-*"))) >= helpers
