@@ -22,6 +22,7 @@ from harness.report.captions import attack_title
 from harness.report.results import Results, read_results, records
 from harness.report.scores.counts import class_counts, mean_counts
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
+from harness.report.scores.selection import rule
 from harness.report.tables.details import over_other_seeds
 from harness.report.tables.grid import MAIN, duration, number
 from harness.report.tables.tables import markdown_table
@@ -128,6 +129,30 @@ def classes(root: Path, options: Options) -> str:
     return f"{said}:\n\n{markdown_table(titles, lines)}"
 
 
+def validation(root: Path, options: Options) -> str:
+    """Robust accuracy of the held-out training images at the epoch that `best_validation` chose, mean over seeds; with
+    `against`, the average's difference from that variant's over the seeds that both have."""
+    results, board = _results(root), _board(root)
+    chosen = rule("best_validation").choose(results.epochs).rename("epoch").reset_index()
+    at_choice = results.epochs.merge(chosen, on=["trial_id", "epoch"]).groupby(["row", "seed"])[[*_VALIDATED]].mean()
+    epochs = results.done.groupby("row")["epochs"].first().dropna().astype(int)
+    titles = ["variant", "epochs", *[METRICS[name].title for name in MAIN], "seeds"]
+    lines = []
+    for row in _rows(board, options):
+        own = at_choice.loc[row]
+        numbers = [_number(own[column].mean(), name) for column, name in zip(_VALIDATED, MAIN, strict=True)]
+        lines.append([escape.markdown(board.rows.loc[row, "variant"]), str(epochs[row]), *numbers, _listed(own.index)])
+    if against := options.get("against"):
+        titles.append(f"Avg. minus {against}")
+        average = at_choice["val_robust_avg"]
+        (other,) = _rows(board, {"variants": against})
+        for row, line in zip(_rows(board, options), lines, strict=True):
+            change = (average[row] - average[other]).dropna()
+            over = "" if len(change) == len(average[row]) else f" (over seeds {_listed(change.index)})"
+            line.append("–" if row == other else _signed(change.mean(), "average") + over)
+    return f"Robust validation accuracy at the chosen epoch, in percent:\n\n{markdown_table(titles, lines)}"
+
+
 def facts(root: Path, options: Options) -> str:
     """What made the rows: trials, seeds, commits, processors, time."""
     trials = _results(root).done
@@ -152,8 +177,10 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path, Options], str]]] = {
     "scores": (("attack", "variants"), scores),
     "differences": (("attack", "variants", "against", "metrics"), differences),
     "classes": (("attack", "variants"), classes),
+    "validation": (("variants", "against"), validation),
     "facts": ((), facts),
 }
+_VALIDATED = ("val_robust_avg", "val_robust_worst", "val_robust_nsd")  # columns of `epochs`, as MAIN has them
 _CHECKPOINTS = ("best_validation", "given")
 
 

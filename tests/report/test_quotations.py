@@ -13,7 +13,7 @@ from harness.store.store import Store
 from tests.synthetic_store import fill_store, trial_spec
 
 ROOT = Path(__file__).resolve().parents[2]
-SET = ROOT / "results" / "fast_against_plain"
+SET = ROOT / "results" / "fashion_mnist_small"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("**/*.md"))]
 QUOTING = [path for path in DOCUMENTS if "<!-- from " in path.read_text()]
 
@@ -30,8 +30,12 @@ def passage(words: str) -> str:
 
 
 def cells(text: str) -> dict[str, list[str]]:
-    """The lines of a table by their first cell."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    """The lines of a table by their first cell, without the marks of Markdown."""
+    lines = [
+        [cell.strip().replace("\\", "") for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if "|" in line
+    ]
     return {line[0]: line[1:] for line in lines[2:]}
 
 
@@ -53,13 +57,14 @@ def test_scores(by_seed):
         assert float(average.split()[0]) == pytest.approx(100 * values["average"].mean(), abs=0.051)
         assert float(worst.split()[0]) == pytest.approx(100 * values["worst"].mean(), abs=0.051)
         assert float(nsd.split()[0]) == pytest.approx(values["nsd"].mean(), abs=0.00051)
-        assert (seeds, images) == ("0, 1, 2", "5,000")
+        own = values.index.get_level_values("seed")
+        assert (seeds, images) == (", ".join(map(str, sorted(own))), "10,000")
 
 
 def test_differences(by_seed):
-    words = 'differences attack=pgd20 against="rslad plain" variants="absld plain" metrics=nsd'
+    words = "differences attack=pgd20 against=rslad variants=at metrics=nsd"
     (line,) = cells(passage(words)).values()
-    wanted = (by_seed.loc["absld plain"] - by_seed.loc["rslad plain"])["nsd"]
+    wanted = (by_seed.loc["at"] - by_seed.loc["rslad"])["nsd"]
     assert float(line[1]) == pytest.approx(wanted.mean(), abs=0.00051)
     low, high = (float(number) for number in re.findall(r"-?\d\.\d+", line[2]))
     assert low < wanted.mean() < high
@@ -134,3 +139,26 @@ def test_a_quoted_difference_over_other_seeds_than_its_row_says_which(tmp_path):
     lines = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT))
     assert lines["rslad"][1].endswith(" (over seeds 0)")
     assert "seeds" not in lines["absld"][1]
+
+
+def test_validation_is_that_of_the_chosen_epoch():
+    """Against the rows themselves: of equal selection scores the later epoch."""
+    trials, epochs = Store(SET).trials().astype({"variant": str}), Store(SET).read("epochs").astype({"trial_id": str})
+    chosen = epochs.sort_values(["selection_score", "epoch"]).groupby("trial_id").tail(1)
+    chosen = chosen.merge(trials[trials["role"] == "student"], on="trial_id").set_index(["variant", "seed"])
+    table = cells(passage("validation against=rslad"))
+    assert set(table) == set(chosen.index.get_level_values(0))
+    for variant in table:
+        length, average, worst, nsd, seeds, change = table[variant]
+        own = chosen.loc[variant].sort_index()
+        assert (length, seeds) == (str(own["epochs"].iloc[0]), ", ".join(map(str, own.index)))
+        for text, column in ((average, "val_robust_avg"), (worst, "val_robust_worst")):
+            assert float(text) == pytest.approx(100 * own[column].mean(), abs=0.051)
+        assert float(nsd) == pytest.approx(own["val_robust_nsd"].mean(), abs=0.00051)
+        if variant == "rslad":
+            assert change == "–"
+        else:
+            both = (100 * (own["val_robust_avg"] - chosen.loc["rslad"]["val_robust_avg"])).dropna()
+            number, _, over = change.partition(" (over seeds ")
+            assert float(number) == pytest.approx(both.mean(), abs=0.051)
+            assert over.rstrip(")") == ("" if len(both) == len(own) else ", ".join(map(str, both.index)))

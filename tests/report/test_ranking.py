@@ -143,6 +143,14 @@ def test_the_strongest_attack_is_one_that_all_rows_have():
     assert len(ranking(board).ranks) == 3
 
 
+def test_an_attack_on_one_seed_orders_no_table_of_three():
+    attacks = {0: ("clean", "pgd20", "aa_short", "aa_standard"), 1: (few := ("clean", "pgd20", "aa_short")), 2: few}
+    specs = [trial_spec(name, seed, attacks=own) for name in ("at", "rslad", "absld") for seed, own in attacks.items()]
+    found = ranking(leaderboard(read_results(frames_of(specs))))
+    assert (found.attack, found.seeds, len(found.ranks)) == ("aa_short", (0, 1, 2), 3)
+    assert ranking(leaderboard(read_results(frames_of(specs[::3])))).attack == "aa_standard", "there is one seed only"
+
+
 def test_a_row_over_other_seeds_has_a_place_and_no_rank():
     specs = [trial_spec(name, seed) for name in ("at", "rslad", "trades") for seed in (0, 1, 2)]
     board = leaderboard(read_results(frames_of([*specs, trial_spec("absld", 7)])))

@@ -30,7 +30,7 @@ PLACES = ("student", "evaluation", "teacher")  # students are ranked; given netw
 @dataclass(frozen=True)
 class Column:
     """What rows are ranked by, and, but `as_listed`, ordered. attack: None for the strongest that all rows of a table
-    have."""
+    have on all their seeds."""
 
     metric: Metric = SCORE
     attack: str | None = None
@@ -138,10 +138,12 @@ def _numbers(counts: ClassCounts, rows: pd.DataFrame, metric: Metric) -> pd.Data
 
 
 def _strongest_of_all(numbers: pd.DataFrame) -> str:
-    """The strongest attack that all rows with results have; where they have none in common, of any."""
-    rows = numbers.groupby("attack")["row"].nunique()
-    common = rows.index[rows == numbers["row"].nunique()]
-    return strongest(numbers[numbers["attack"].isin(common)] if len(common) else numbers)
+    """The strongest attack that all rows with results have, on all their seeds where there is one; where they have none
+    in common, of any."""
+    seeds: Any = numbers.groupby(["attack", "row"])["seed"].nunique().unstack("row")
+    common, whole = seeds.notna().all(axis=1), (seeds == seeds.max()).all(axis=1)
+    kept = seeds.index[whole if whole.any() else common]
+    return strongest(numbers[numbers["attack"].isin(kept)] if len(kept) else numbers)
 
 
 def _over_the_same_seeds(students: pd.DataFrame) -> tuple[list[int], tuple[int, ...]]:
