@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.attacks.function import check_function
 from harness.attacks.registry import attack_info, stage_names
 from harness.data.registry import DATASETS
-from harness.data.remarks import remarks
+from harness.data.remarks import remarks, short_last_batch
 from harness.data.sources import load
 from harness.data.splits import check_attacked, split, stratified_subset, wants_second_split
 from harness.errors import AbsentError, InputError
@@ -215,6 +215,8 @@ def check_readable(
         _check_functions(concerned, data)
         counts = torch.bincount(data.test.labels).numpy()
         for spec in concerned:
+            if spec.training and (text := short_last_batch(len(data.train), spec.training.batch_size)):
+                found[f"{dataset.label}: {text}"] = None
             check_attacked(spec, counts)
             for attack in spec.evaluation.attacks:
                 stage_names(attack.name, data.num_classes)

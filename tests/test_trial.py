@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.data.remarks import short_last_batch
 from harness.engine.process import deterministic_algorithms
 from harness.errors import InputError
-from harness.inputs import Images, new_network, read_data
+from harness.inputs import Images, check_readable, new_network, read_data
 from harness.models.checkpoints import write_state
 from harness.running.run import Options, run
 from harness.spec import CHECKPOINTS, AugmentSpec
@@ -209,6 +211,31 @@ def test_one_image_too_many_is_noted_and_trains_with_maps_of_one_pixel(tmp_path,
     run_to_end(spec, tmp_path)
     notes = Store(tmp_path).read("notes", [spec.trial_id])
     text = "a last batch of one image is left out of each epoch, which has 101 images"
+    assert list(notes[notes.source == "batches"].text) == [text]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "left"),
+    [(10_000, 64, 16), (52, 50, 2), (101, 50, 0), (100, 50, 0), (50_000, 128, 0), (16, 64, 0), (5, 4, 0), (113, 50, 0)],
+)
+def test_a_last_batch_of_a_quarter_or_less_is_warned_of(images, batch_size, left):
+    text = short_last_batch(images, batch_size)
+    assert (text or "").startswith(f"the last batch of an epoch has {left} of {batch_size} images" if left else "")
+    assert (text is not None) == (left > 0)
+    if text:
+        (other,) = re.findall(r"with (\d+) or another number", text)
+        assert int(other) % batch_size == 0
+
+
+def test_a_short_last_batch_is_told_before_training_and_noted(tmp_path):
+    training = {"epochs": 1, "batch_size": 50, "attack_steps": 1, "validation_steps": 1}
+    dataset = {"name": "digits", "train_images": 110, "test_images": 10}
+    given = {"training": training, "dataset": dataset, "evaluation": {"attacks": ["clean"]}}
+    spec = small_specs(tmp_path, methods=["natural"], teacher=None, **given)["natural"]
+    text = short_last_batch(110, 50)
+    assert check_readable([spec], None, False) == [f"digits: {text}"]
+    run_to_end(spec, tmp_path)
+    notes = Store(tmp_path).read("notes", [spec.trial_id])
     assert list(notes[notes.source == "batches"].text) == [text]
 
 

@@ -1,4 +1,4 @@
-"""What is odd about a data set of the user's own, and read all the same: told once, and beside every table."""
+"""What is odd about a data set, and read all the same: told once, and beside every table."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def remarks(train: ImageSet, test: ImageSet) -> list[str]:
     if missing := (classes & trained) - tested:
         found.append(f"no test image of {_named(train, missing)}: not in any average, worst class or NSD")
     return found
+
+
+def short_last_batch(images: int, batch_size: int) -> str | None:
+    """A warning where each epoch ends on a batch of a quarter of the others or less. Batch norms' running statistics
+    are then those of a few images, and a network's robust accuracy can hang on which
+    (`results/fashion_mnist_small/plan.md` has a measurement); the last batch is trained on all the same, as papers do.
+    """
+    left = images % batch_size
+    if images <= batch_size or not 1 < left <= batch_size / 4:  # a single image is left out
+        return None
+    return (
+        f"the last batch of an epoch has {left} of {batch_size} images, which moves the running statistics of batch "
+        f"norms: epochs and seeds scatter more than with {images - left} or another number of training images that "
+        "leaves none"
+    )
 
 
 def _named(part: ImageSet, classes: set[int]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import methods
+from harness.data.remarks import short_last_batch
 from harness.data.splits import held_out_wanted
 from harness.engine.forwards import evaluation_forward
 from harness.engine.memory import Fitting, Peak, larger, peak_memory
@@ -372,6 +373,8 @@ class _Run:
         if self._batches(0).dropped:
             text = f"a last batch of one image is left out of each epoch, which has {len(self.data.train)} images"
             notes.append({"source": "batches", "text": text})
+        elif short := short_last_batch(len(self.data.train), self.training.batch_size):
+            notes.append({"source": "batches", "text": short})
         for name, aside in self.folder.damaged().items():
             text = f"{name} was damaged and is set aside as {aside}; the training started over from what was whole"
             notes.append({"source": "damage", "text": text})
