@@ -212,7 +212,11 @@ def quote(
     """Write the passages of Markdown files anew that quote result stores: `<!-- from STORE: scores attack=pgd20 -->`
     to `<!-- end -->`."""
     from harness.report.quotations import quote as quote_file
+    from harness.suites.comparisons import registered_comparisons
 
     for path in files:
-        out.print(f"{path}: {'written anew' if quote_file(path) else 'as the stores have it'}", soft_wrap=True)
+        out.print(
+            f"{path}: {'written anew' if quote_file(path, registered_comparisons) else 'as the stores have it'}",
+            soft_wrap=True,
+        )
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from harness.errors import InputError, unknown
 from harness.files import open_plain, write_bytes
 from harness.report import escape
 from harness.report.captions import attack_title
-from harness.report.results import Results, read_results, records
+from harness.report.results import read_results, records
 from harness.report.scores.counts import class_counts, mean_counts
+from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.scores.selection import rule
 from harness.report.tables.details import over_other_seeds
@@ -34,31 +35,46 @@ _PASSAGE = re.compile(r"(<!-- from (?P<store>\S+): (?P<words>.*?) -->\n)(?P<text
 Options = dict[str, str]
 
 
-def quote(path: Path) -> bool:
-    """Write the passages of a Markdown file anew; whether that changed the file. Raises InputError for a passage that
-    cannot be computed."""
+class Source:
+    """A store that is quoted. primary: the comparisons that were registered in it before their results."""
+
+    def __init__(self, root: Path, primary: Sequence[Registered]) -> None:
+        self.results = read_results(Store(root))
+        self._primary = primary
+
+    @cache  # noqa: B019  # sources live as long as the process, see `_source`
+    def board(self, baseline: str | None = None) -> Leaderboard:
+        return leaderboard(self.results, baseline=baseline, primary=self._primary)
+
+
+PrimaryOf = Callable[[Path], Sequence[Registered]]
+
+
+def quote(path: Path, primary_of: PrimaryOf) -> bool:
+    """Write the passages of a Markdown file anew; whether that changed the file. primary_of: what was registered in the
+    store at a path. Raises InputError for a passage that cannot be computed."""
     with open_plain(path, "the page") as file:
         content = file.read()
     try:
         before = content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    after = quoted(before, path.parent)
+    after = quoted(before, path.parent, primary_of)
     if after != before:
         write_bytes(path, after.encode())
     return after != before
 
 
-def quoted(text: str, folder: Path) -> str:
+def quoted(text: str, folder: Path, primary_of: PrimaryOf) -> str:
     """The text with every passage as its store has it now. folder: what the stores' paths are relative to."""
 
     def passage(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{_passage(folder / match['store'], match['words'])}\n\n{match[5]}"
+        return f"{match[1]}\n{_passage(folder / match['store'], match['words'], primary_of)}\n\n{match[5]}"
 
     return _PASSAGE.sub(passage, text)
 
 
-def _passage(root: Path, words: str) -> str:
+def _passage(root: Path, words: str, primary_of: PrimaryOf) -> str:
     kind, *pairs = shlex.split(words)
     where = f"quotation '{words}' from {root}"
     if kind not in KINDS:
@@ -71,14 +87,14 @@ def _passage(root: Path, words: str) -> str:
         if name not in needed:
             raise unknown(f"option of {where}", name, needed)
     try:
-        return write(root, options)
+        return write(_source(root, primary_of), options)
     except KeyError as error:
         raise InputError(f"{where}: {error.args[0]} is missing or not in the store") from error
 
 
-def scores(root: Path, options: Options) -> str:
+def scores(source: Source, options: Options) -> str:
     """A line per row of the leaderboard: average, worst class and NSD under one attack, 95 % over seeds in brackets."""
-    board, attack = _board(root), options["attack"]
+    board, attack = source.board(), options["attack"]
     titles = ["variant", *[METRICS[name].title for name in MAIN], "seeds", "images"]
     by_cell = _cells(board, attack)
     lines = []
@@ -90,9 +106,9 @@ def scores(root: Path, options: Options) -> str:
     return f"{attack_title(attack)}, in percent:\n\n{markdown_table(titles, lines)}"
 
 
-def differences(root: Path, options: Options) -> str:
+def differences(source: Source, options: Options) -> str:
     """Variants against one other under an attack: difference, 95 % over seeds and over test samples, verdict."""
-    board, attack, against = _board(root, options["against"]), options["attack"], options["against"]
+    board, attack, against = source.board(options["against"]), options["attack"], options["against"]
     by_cell = _cells(board, attack)
     titles = ["variant", "", f"minus {against}", "95% over seeds", "95% over test samples", "verdict"]
     lines = []
@@ -102,17 +118,34 @@ def differences(root: Path, options: Options) -> str:
         for name in options.get("metrics", ",".join(MAIN)).split(","):
             score, metric = by_cell[row, name], METRICS[name]
             spans = [_span(score, source, name) for source in ("seed", "sample")]
-            stands = "not compared" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
             over = over_other_seeds(score, str(board.rows.loc[row, "seed_list"]))
             variant = escape.markdown(board.rows.loc[row, "variant"])
-            lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, stands])
+            lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, _verdict(score)])
     return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"
 
 
-def classes(root: Path, options: Options) -> str:
+def primary(source: Source, options: Options) -> str:
+    """The comparisons that were registered before their results, corrected together: difference, 95 % over seeds and
+    over test samples, p and verdict."""
+    titles = ["variant", "against", "", "difference", "95% over seeds", "95% over test samples", "p", "verdict"]
+    found = source.board().registered
+    lines = []
+    for line in records(found[found["checkpoint"].isin(_CHECKPOINTS)]):
+        name = line["metric"]
+        said = [escape.markdown(line["variant"]), escape.markdown(line["against"]),
+                f"{METRICS[name].title}, {attack_title(line['attack'])}"]  # fmt: skip
+        if line["reason"]:
+            lines.append([*said, "–", "–", "–", "–", escape.markdown(f"not available: {line['reason']}")])
+            continue
+        p = "–" if pd.isna(line["p"]) else f"{line['p']:.4f}"
+        spans = [_span(line, where, name) for where in ("seed", "sample")]
+        lines.append([*said, _signed(line["difference"], name), *spans, p, _verdict(line)])
+    return f"Points and NSD, p corrected for all {len(lines)} (Holm):\n\n{markdown_table(titles, lines)}"
+
+
+def classes(source: Source, options: Options) -> str:
     """Class-wise accuracy under an attack, mean over seeds, the classes in the order of their mean over the rows."""
-    results = _results(root)
-    board, attack = _board(root), options["attack"]
+    results, board, attack = source.results, source.board(), options["attack"]
     part = results.class_accuracy
     part = part[(part["attack"] == attack) & part["checkpoint"].isin(_CHECKPOINTS)]
     means = mean_counts(class_counts(part, ["trial_id", "row", "seed"]), ["row"])
@@ -129,19 +162,24 @@ def classes(root: Path, options: Options) -> str:
     return f"{said}:\n\n{markdown_table(titles, lines)}"
 
 
-def validation(root: Path, options: Options) -> str:
-    """Robust accuracy of the held-out training images at the epoch that `best_validation` chose, mean over seeds; with
-    `against`, the average's difference from that variant's over the seeds that both have."""
-    results, board = _results(root), _board(root)
+def validation(source: Source, options: Options) -> str:
+    """Robust accuracy of the held-out training images at the epoch that `best_validation` chose, mean over seeds, and
+    between which averages the last quarter of the epochs lies, over all seeds; with `against`, the chosen average's
+    difference from that variant's over the seeds that both have."""
+    results, board = source.results, source.board()
     chosen = rule("best_validation").choose(results.epochs).rename("epoch").reset_index()
     at_choice = results.epochs.merge(chosen, on=["trial_id", "epoch"]).groupby(["row", "seed"])[[*_VALIDATED]].mean()
     epochs = results.done.groupby("row")["epochs"].first().dropna().astype(int)
-    titles = ["variant", "epochs", *[METRICS[name].title for name in MAIN], "seeds"]
+    last = results.epochs[results.epochs["epoch"] > 3 / 4 * results.epochs["row"].map(epochs)]
+    spans = last.groupby("row")["val_robust_avg"].agg(["min", "max"])
+    titles = ["variant", "epochs", *[METRICS[name].title for name in MAIN], "Avg. of the last quarter", "seeds"]
     lines = []
     for row in _rows(board, options):
         own = at_choice.loc[row]
+        low, high = (_number(spans[end][row], "average") for end in ("min", "max"))
         numbers = [_number(own[column].mean(), name) for column, name in zip(_VALIDATED, MAIN, strict=True)]
-        lines.append([escape.markdown(board.rows.loc[row, "variant"]), str(epochs[row]), *numbers, _listed(own.index)])
+        variant, seeds = escape.markdown(board.rows.loc[row, "variant"]), _listed(own.index)
+        lines.append([variant, str(epochs[row]), *numbers, f"{low} to {high}", seeds])
     if against := options.get("against"):
         titles.append(f"Avg. minus {against}")
         average = at_choice["val_robust_avg"]
@@ -153,9 +191,9 @@ def validation(root: Path, options: Options) -> str:
     return f"Robust validation accuracy at the chosen epoch, in percent:\n\n{markdown_table(titles, lines)}"
 
 
-def facts(root: Path, options: Options) -> str:
+def facts(source: Source, options: Options) -> str:
     """What made the rows: trials, seeds, commits, processors, time."""
-    trials = _results(root).done
+    trials = source.results.done
     students = trials[trials["role"] == "student"]
     seconds = trials[["train_s", "eval_s"]].sum()
     said = {
@@ -173,9 +211,10 @@ def facts(root: Path, options: Options) -> str:
 
 
 # A kind's options and what writes it.
-KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path, Options], str]]] = {
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[Source, Options], str]]] = {
     "scores": (("attack", "variants"), scores),
     "differences": (("attack", "variants", "against", "metrics"), differences),
+    "primary": ((), primary),
     "classes": (("attack", "variants"), classes),
     "validation": (("variants", "against"), validation),
     "facts": ((), facts),
@@ -185,13 +224,8 @@ _CHECKPOINTS = ("best_validation", "given")
 
 
 @cache
-def _results(root: Path) -> Results:
-    return read_results(Store(root))
-
-
-@cache
-def _board(root: Path, baseline: str | None = None) -> Leaderboard:
-    return leaderboard(_results(root), baseline=baseline)
+def _source(root: Path, primary_of: PrimaryOf) -> Source:
+    return Source(root, primary_of(root))
 
 
 def _cells(board: Leaderboard, attack: str) -> dict[tuple[int, str], dict[str, Any]]:
@@ -207,6 +241,10 @@ def _rows(board: Leaderboard, options: Options) -> list[int]:
         return list(students.index)
     by_name = dict(zip(students["variant"], students.index, strict=True))
     return [by_name[name] for name in options["variants"].split(",")]
+
+
+def _verdict(score: dict[str, Any]) -> str:
+    return "not compared" if pd.isna(score["stands"]) else "stands" if score["stands"] else "inside the noise"
 
 
 def _with_seeds(score: dict[str, Any]) -> str:

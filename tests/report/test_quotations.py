@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.errors import InputError
 from harness.report.quotations import KINDS, quote, quoted
+from harness.report.results import read_results
+from harness.report.scores.leaderboard import leaderboard
 from harness.store.store import Store
+from harness.suites.comparisons import registered_comparisons
 from tests.synthetic_store import fill_store, trial_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,12 +25,12 @@ QUOTING = [path for path in DOCUMENTS if "<!-- from " in path.read_text()]
 @pytest.mark.parametrize("path", QUOTING, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_quoted_is_in_the_store(path):
     text = path.read_text()
-    assert quoted(text, path.parent) == text, f"run-bench quote {path.relative_to(ROOT)}"
+    assert quoted(text, path.parent, registered_comparisons) == text, f"run-bench quote {path.relative_to(ROOT)}"
 
 
 def passage(words: str) -> str:
     """What a passage about the set says."""
-    return quoted(f"<!-- from {SET}: {words} -->\n<!-- end -->", ROOT)
+    return quoted(f"<!-- from {SET}: {words} -->\n<!-- end -->", ROOT, registered_comparisons)
 
 
 def cells(text: str) -> dict[str, list[str]]:
@@ -70,6 +74,31 @@ def test_differences(by_seed):
     assert low < wanted.mean() < high
 
 
+def test_what_was_registered_is_told_in_its_order_with_its_verdict():
+    """The lines of the store's own primary.json, beside what the leaderboard says of them."""
+    text = passage("primary")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][2:]
+    wanted = [
+        (each.variant, each.against, metric)
+        for each in registered_comparisons(SET) for metric in each.metrics
+    ]  # fmt: skip
+    assert f"p corrected for all {len(wanted)} (Holm)" in text
+    assert [(line[0].replace("\\", ""), line[1].replace("\\", "")) for line in lines] == [pair[:2] for pair in wanted]
+    board = leaderboard(read_results(Store(SET)), primary=registered_comparisons(SET))
+    for line, (variant, against, metric) in zip(lines, wanted, strict=True):
+        (found,) = board.registered.query(
+            f"variant == '{variant}' and against == '{against}' and metric == '{metric}'"
+        ).to_dict("records")
+        if found["reason"]:
+            assert line[3:] == ["–", "–", "–", "–", f"not available: {found['reason']}"]
+            continue
+        digits = 3 if metric == "nsd" else 1
+        scale = 1 if metric == "nsd" else 100
+        assert float(line[3]) == pytest.approx(scale * found["difference"], abs=0.51 * 10**-digits)
+        assert line[6] == ("–" if pd.isna(found["p"]) else f"{found['p']:.4f}")
+        assert line[7] == {True: "stands", False: "inside the noise"}.get(found["stands"], "not compared")
+
+
 def test_classes_hardest_first():
     table = cells(passage("classes attack=pgd20 variants=rslad"))
     rows = Store(SET).read("class_accuracy").astype({"variant": str})
@@ -89,11 +118,11 @@ def test_facts():
 def test_a_file_is_written_only_where_it_differs(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(f"Before.\n<!-- from {SET}: facts -->\nby hand\n<!-- end -->\nAfter.\n")
-    assert quote(path)
+    assert quote(path, registered_comparisons)
     assert "by hand" not in path.read_text()
     assert path.read_text().startswith("Before.\n")
     assert path.read_text().endswith("After.\n")
-    assert not quote(path)
+    assert not quote(path, registered_comparisons)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +142,7 @@ def test_a_passage_that_cannot_be_computed_is_refused(words, says):
 
 def test_a_store_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="no result store"):
-        quoted("<!-- from nowhere: facts -->\n<!-- end -->", ROOT)
+        quoted("<!-- from nowhere: facts -->\n<!-- end -->", ROOT, registered_comparisons)
 
 
 def test_every_kind_is_explained():
@@ -127,7 +156,7 @@ def test_the_seeds_of_a_quoted_number_are_its_attack_s(tmp_path):
         tmp_path, [trial_spec("at", seed, attacks=("pgd20", "aa_short")[: 1 + (seed == 0)]) for seed in range(3)]
     )
     for attack, seeds in (("pgd20", "0, 1, 2"), ("aa_short", "0")):
-        text = quoted(f"<!-- from {tmp_path}: scores attack={attack} -->\n<!-- end -->", ROOT)
+        text = quoted(f"<!-- from {tmp_path}: scores attack={attack} -->\n<!-- end -->", ROOT, registered_comparisons)
         assert cells(text)["at"][3:] == [seeds, "2,000"]
 
 
@@ -136,7 +165,7 @@ def test_a_quoted_difference_over_other_seeds_than_its_row_says_which(tmp_path):
     specs = [trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]
     fill_store(tmp_path, [*specs, trial_spec("rslad", 0), trial_spec("rslad", 4)])
     words = "differences attack=pgd20 against=at metrics=average"
-    lines = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT))
+    lines = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT, registered_comparisons))
     assert lines["rslad"][1].endswith(" (over seeds 0)")
     assert "seeds" not in lines["absld"][1]
 
@@ -149,12 +178,15 @@ def test_validation_is_that_of_the_chosen_epoch():
     table = cells(passage("validation against=rslad"))
     assert set(table) == set(chosen.index.get_level_values(0))
     for variant in table:
-        length, average, worst, nsd, seeds, change = table[variant]
+        length, average, worst, nsd, span, seeds, change = table[variant]
         own = chosen.loc[variant].sort_index()
         assert (length, seeds) == (str(own["epochs"].iloc[0]), ", ".join(map(str, own.index)))
         for text, column in ((average, "val_robust_avg"), (worst, "val_robust_worst")):
             assert float(text) == pytest.approx(100 * own[column].mean(), abs=0.051)
         assert float(nsd) == pytest.approx(own["val_robust_nsd"].mean(), abs=0.00051)
+        late = epochs[epochs["trial_id"].isin(own["trial_id"]) & (epochs["epoch"] / own["epochs"].iloc[0] > 0.75)]
+        found = 100 * late["val_robust_avg"].to_numpy()
+        assert [float(number) for number in span.split(" to ")] == pytest.approx([found.min(), found.max()], abs=0.051)
         if variant == "rslad":
             assert change == "–"
         else:
