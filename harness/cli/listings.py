@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,26 @@ def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[st
     stored = rows.to_dict("index")
     left = [spec for spec in specs if stored.get(spec.trial_id, {}).get("status") != "done"]
     growing = {(spec.dataset.name, spec.eps) for spec in left}  # the tables of a report
-    driven = holder(store.root) is not None
+    driver = holder(store.root)
     states = {}
     for spec in specs:
-        if spec.trial_id in stored:
+        folder = WorkingFolder(store.root, spec.training_id).path
+        was_interrupted = stored.get(spec.trial_id, {}).get("status") == "interrupted"
+        if was_interrupted and driver and folder.exists() and folder.stat().st_mtime >= _since(driver):
+            states[spec.trial_id] = ("running", "")
+        elif spec.trial_id in stored:
             states[spec.trial_id] = _stored_state(stored[spec.trial_id], (spec.dataset.name, spec.eps) in growing)
-        elif WorkingFolder(store.root, spec.training_id).path.exists():
+        elif folder.exists():
             states[spec.trial_id] = (
-                ("running", "") if driven else ("resumable", "a run was cut off; running the suite again goes on")
+                ("running", "") if driver else ("resumable", "a run was cut off; running the suite again goes on")
             )
         else:
             states[spec.trial_id] = ("missing", "")
     return states
+
+
+def _since(driver: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(driver["since"]).timestamp()
 
 
 _CODES = ("train_code_fingerprint", "code_fingerprint")

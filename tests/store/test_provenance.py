@@ -6,9 +6,11 @@ import ast
 import hashlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from harness.spec import TrialSpec
 from harness.store import fingerprint, provenance, tables
 from harness.store.compaction import compact
 from harness.store.fingerprint import NUMERIC
+from harness.store.lock import StoreLock
 from harness.store.provenance import gpu_versions, joined, origin, training_columns
 from harness.store.store import Store
 from harness.store.tables import TABLES
@@ -368,3 +371,23 @@ def test_status_names_other_numeric_code_where_a_run_would_add_to_it(tmp_path, m
     assert remarks(same, trained) == ["", ""]  # nothing would be added
     assert remarks(same, trained, elsewhere) == ["", ""]
     assert remarks(same, trained, missing) == ["", "made by other numeric code than the rest would be"]
+
+
+def test_status_says_that_an_interrupted_trial_is_under_way_again(tmp_path):
+    spec = trial_spec("rslad", 0)
+    store, folder = Store(tmp_path), WorkingFolder(tmp_path, spec.training_id).path
+    trial, _ = trial_tables(spec, per_class=10)
+    store.commit(trial | {"status": "interrupted"}, {})
+    folder.mkdir(parents=True)
+    long_ago = time.time() - 3600
+    os.utime(folder, (long_ago, long_ago))
+
+    def state() -> str:
+        return trial_states(store, [spec])[spec.trial_id][0]
+
+    assert state() == "interrupted"
+    with StoreLock(tmp_path):
+        assert state() == "interrupted", "it waits, or this run is about others"
+        (folder / "state.pt").touch()
+        assert state() == "running"
+    assert state() == "interrupted"
