@@ -136,7 +136,7 @@ def test_the_commands_run_in_order(page, tmp_path):
     typed = runnable(page)
     assert len(typed) >= 2
     for words in typed:
-        given = ["results/fashion_mnist" if word == "STORE" else word for word in words]
+        given = ["results/fashion_mnist_small" if word == "STORE" else word for word in words]
         with forgotten_afterwards():
             bench(*with_a_tiny_budget(given), cwd=tmp_path)
     if page == "README.md":

@@ -117,7 +117,7 @@ def differences(source: Source, options: Options) -> str:
             continue
         for name in options.get("metrics", ",".join(MAIN)).split(","):
             score, metric = by_cell[row, name], METRICS[name]
-            spans = [_span(score, source, name) for source in ("seed", "sample")]
+            spans = [_span(score, where, name) for where in ("seed", "sample")]
             over = over_other_seeds(score, str(board.rows.loc[row, "seed_list"]))
             variant = escape.markdown(board.rows.loc[row, "variant"])
             lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, _verdict(score)])
@@ -140,7 +140,7 @@ def primary(source: Source, options: Options) -> str:
         p = "–" if pd.isna(line["p"]) else f"{line['p']:.4f}"
         spans = [_span(line, where, name) for where in ("seed", "sample")]
         lines.append([*said, _signed(line["difference"], name), *spans, p, _verdict(line)])
-    return f"Points and NSD, p corrected for all {len(lines)} (Holm):\n\n{markdown_table(titles, lines)}"
+    return f"Points and NSD, p corrected together (Holm):\n\n{markdown_table(titles, lines)}"
 
 
 def classes(source: Source, options: Options) -> str:
@@ -168,21 +168,22 @@ def validation(source: Source, options: Options) -> str:
     difference from that variant's over the seeds that both have."""
     results, board = source.results, source.board()
     chosen = rule("best_validation").choose(results.epochs).rename("epoch").reset_index()
-    at_choice = results.epochs.merge(chosen, on=["trial_id", "epoch"]).groupby(["row", "seed"])[[*_VALIDATED]].mean()
+    at_choice = results.epochs.merge(chosen, on=["trial_id", "epoch"]).sort_values(["row", "seed"])
+    means = at_choice.groupby(["row", "seed"])[[*_VALIDATED]].mean()
     epochs = results.done.groupby("row")["epochs"].first().dropna().astype(int)
     last = results.epochs[results.epochs["epoch"] > 3 / 4 * results.epochs["row"].map(epochs)]
     spans = last.groupby("row")["val_robust_avg"].agg(["min", "max"])
-    titles = ["variant", "epochs", *[METRICS[name].title for name in MAIN], "Avg. of the last quarter", "seeds"]
+    titles = ["variant", "seeds", "chosen epoch", *[METRICS[name].title for name in MAIN], "Avg. of the last quarter"]
     lines = []
     for row in _rows(board, options):
-        own = at_choice.loc[row]
+        own, picked = means.loc[row], at_choice.loc[at_choice["row"] == row, "epoch"]
         low, high = (_number(spans[end][row], "average") for end in ("min", "max"))
         numbers = [_number(own[column].mean(), name) for column, name in zip(_VALIDATED, MAIN, strict=True)]
-        variant, seeds = escape.markdown(board.rows.loc[row, "variant"]), _listed(own.index)
-        lines.append([variant, str(epochs[row]), *numbers, f"{low} to {high}", seeds])
+        variant, which = escape.markdown(board.rows.loc[row, "variant"]), ", ".join(map(str, picked))
+        lines.append([variant, _listed(own.index), f"{which} of {epochs[row]}", *numbers, f"{low} to {high}"])
     if against := options.get("against"):
         titles.append(f"Avg. minus {against}")
-        average = at_choice["val_robust_avg"]
+        average = means["val_robust_avg"]
         (other,) = _rows(board, {"variants": against})
         for row, line in zip(_rows(board, options), lines, strict=True):
             change = (average[row] - average[other]).dropna()

@@ -15,7 +15,7 @@ from harness.store.store import Store
 from harness.suites.comparisons import registered_comparisons
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/report/leaderboard.csv"))
-BASELINES = {"absld_ablation": "temperature 1", "fast_against_plain": "rslad plain"}  # as results/README.md says
+BASELINES = {"absld_ablation": "temperature 1"}  # as results/README.md says
 PARTS = {"absld_temperature_rate": ["absld-default", "absld-tuned"]}  # of a tuning store: the comparison alone
 
 

@@ -60,7 +60,7 @@ BARS = 3  # up to so many variants as bars, more as points
 @register(
     "accuracy of every class under attack, per variant",
     "Which classes does a method help, and which does it give up?",
-    example=Example("fashion_mnist_matrix", ("at", "dafa", "absld_reweight")),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld_reweight")),
 )
 def class_accuracy(
     class_accuracy: pd.DataFrame,
@@ -172,7 +172,7 @@ def _profiles(view: ClassView, styles: Mapping[str, Look], width: str) -> Drawin
     "accuracy of every class from clean to the strongest attack",
     "Which classes fall, and at which attack?",
     absent="fewer than two attacks were run",
-    example=Example("fashion_mnist"),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def attack_ladder(
     class_accuracy: pd.DataFrame,
@@ -242,7 +242,7 @@ _STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
 @register(
     "where the images of each class end up under attack",
     "What are the images of a class taken for under attack?",
-    example=Example("fashion_mnist_matrix"),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def confusion(
     outcomes: pd.DataFrame,

@@ -51,7 +51,7 @@ class ClassChange:
     "a method against the baseline, class by class, with 95 % intervals",
     "Which classes does a method gain, and which does it pay with?",
     absent="no second variant shares a seed and a teacher with the baseline",
-    example=Example("fast_against_plain", ("rslad plain", "absld plain")),
+    example=Example("fashion_mnist_small", ("absld", "absld_reweight")),
 )
 def class_difference(
     class_accuracy: pd.DataFrame,

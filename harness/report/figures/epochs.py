@@ -27,7 +27,7 @@ DIFFICULTY = "val_robust"  # the quantity that orders the classes
     "How does a method treat each class, and when?",
     quantities=(DIFFICULTY,),
     absent="no variant logged it",
-    example=Example("fashion_mnist_matrix", ("absld_reweight",), "weight"),
+    example=Example("fashion_mnist_small", ("absld_reweight",), "weight"),
 )
 def class_quantity(
     class_state: pd.DataFrame,
@@ -81,7 +81,7 @@ def class_quantity(
     "Which classes get sharper labels, and when?",
     quantities=(*group("temperature"), DIFFICULTY),
     absent="no variant logged class temperatures",
-    example=Example("fashion_mnist", ("absld",)),
+    example=Example("fashion_mnist_small", ("absld_reweight",)),
 )
 def temperatures(
     class_state: pd.DataFrame,
@@ -135,7 +135,7 @@ def class_difficulty(class_state: pd.DataFrame) -> np.ndarray:
 @register(
     "robust validation accuracy over epochs: average, worst, gap",
     "When does the worst class learn, and does it overfit?",
-    example=Example("fashion_mnist_matrix", ("at", "trades", "dafa", "rslad", "absld_reweight")),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def training_curves(
     epochs: pd.DataFrame,

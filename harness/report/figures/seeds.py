@@ -38,7 +38,7 @@ RUNGS = {"average": metrics.average, "worst class": metrics.worst}  # a panel ea
     "each variant's value for every seed, with a line through each seed",
     "How much is it worth to compare seed by seed?",
     absent="no variant was trained with two seeds",
-    example=Example("fast_against_plain"),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def seed_ladder(
     class_accuracy: pd.DataFrame,

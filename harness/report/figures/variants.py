@@ -43,7 +43,7 @@ FAR = 3.0  # times the median: an NSD beyond is drawn at the edge, or the others
 @register(
     "average against worst class, with the Pareto front",
     "What does a better worst class cost on average?",
-    example=Example("fashion_mnist_matrix"),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def average_worst(
     class_accuracy: pd.DataFrame,
@@ -192,7 +192,7 @@ def _name(figure: Drawing, axis: Axes, numbers: Mapping[str, np.ndarray], others
 @register(
     "NSD under every attack, per variant",
     "How unevenly are the classes protected, under each attack?",
-    example=Example("fashion_mnist"),
+    example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def nsd(
     class_accuracy: pd.DataFrame,
