@@ -6,9 +6,10 @@ file. `quote` writes every passage anew; what stands there by hand is lost, so t
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from harness.report.scores.selection import rule
 from harness.report.tables.details import over_other_seeds
 from harness.report.tables.grid import MAIN, duration, number
 from harness.report.tables.tables import markdown_table
+from harness.report.tuning import in_percent
 from harness.statistics.registry import METRICS
 from harness.store.folder import is_store
 from harness.store.store import Store
@@ -39,7 +41,7 @@ class Source:
     """A store that is quoted. primary: the comparisons that were registered in it before their results."""
 
     def __init__(self, root: Path, primary: Sequence[Registered]) -> None:
-        self.results = read_results(Store(root))
+        self.root, self.results = root, read_results(Store(root))
         self._primary = primary
 
     @cache  # noqa: B019  # sources live as long as the process, see `_source`
@@ -192,6 +194,33 @@ def validation(source: Source, options: Options) -> str:
     return f"Robust validation accuracy at the chosen epoch, in percent:\n\n{markdown_table(titles, lines)}"
 
 
+def searches(source: Source, options: Options) -> str:
+    """What each search of `run-bench tune` in the store cost, the longest first, and the setting that it chose."""
+    folders = [path.parent for path in sorted(source.root.glob("tuning/*/journal.json"))]
+    if not folders:
+        raise KeyError("tuning")
+    titles = ["scheduler", "settings", "to the end", "epochs", "processor", "wall", "best", "its metric on validation"]
+    found = []
+    for folder in folders:
+        asked, cost = (json.loads((folder / name).read_text()) for name in ("journal.json", "cost.json"))
+        tried = pd.read_csv(folder / "settings.csv")
+        best = tried[tried["best"]]
+        chosen = [_setting(asked["settings"][number]["values"]) for number in best["setting"]]
+        scale = 100 if in_percent(asked["metric"]) else 1
+        means = [f"{scale * mean:.2f} ± {scale * sd:.2f}" for mean, sd in zip(best["mean"], best["sd"], strict=True)]
+        epochs = f"{cost['epochs_run']} of {cost['epochs_possible']}"
+        wall = "from stored rows" if cost["epochs_reused"] else duration(3600 * cost["wall_hours"])
+        line = [asked["scheduler"], str(cost["settings"]), str(cost["done"]), epochs, duration(cost["cpu_s"]), wall]
+        found.append((-cost["epochs_run"], [*line, escape.markdown("; ".join(chosen)), "; ".join(means)]))
+    return markdown_table(titles, [line for _, line in sorted(found)])
+
+
+def _setting(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
+    )
+
+
 def facts(source: Source, options: Options) -> str:
     """What made the rows: trials, seeds, commits, processors, time."""
     trials = source.results.done
@@ -218,6 +247,7 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[Source, Options], str]]] = {
     "primary": ((), primary),
     "classes": (("attack", "variants"), classes),
     "validation": (("variants", "against"), validation),
+    "searches": ((), searches),
     "facts": ((), facts),
 }
 _VALIDATED = ("val_robust_avg", "val_robust_worst", "val_robust_nsd")  # columns of `epochs`, as MAIN has them

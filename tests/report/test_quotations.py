@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -105,6 +106,29 @@ def test_classes_hardest_first():
     wanted = (100 * rows["correct"] / rows["n"]).groupby(rows["class_name"].astype(str)).mean().sort_values()
     assert list(table) == list(wanted.index)
     assert [float(line[0]) for line in table.values()] == pytest.approx(list(wanted), abs=0.051)
+
+
+def test_searches_are_told_by_their_own_files():
+    root = ROOT / "results" / "absld_temperature_rate"
+    table = cells(quoted(f"<!-- from {root}: searches -->\n<!-- end -->", ROOT, registered_comparisons))
+    assert list(table) == ["none", "asha", "halving"]
+    for path in root.glob("tuning/*/journal.json"):
+        asked, cost = json.loads(path.read_text()), json.loads((path.parent / "cost.json").read_text())
+        settings, ended, epochs, _, wall, best, metric = table[asked["scheduler"]]
+        states = [each["status"] for each in asked["settings"]]
+        assert (settings, ended) == (str(len(states)), str(states.count("done")))
+        run = sum(each["epochs"] for each in asked["settings"]) * len(asked["seeds"])
+        assert epochs == f"{run} of {len(states) * asked['epochs'] * len(asked['seeds'])}"
+        assert (wall == "from stored rows") == (cost["epochs_reused"] > 0)
+        finished = [each for each in asked["settings"] if each["status"] == "done"]
+        winner = max(finished, key=lambda each: each["curve"][-1][0])
+        assert best == f"temperature_rate={winner['values']['temperature_rate']:g}"
+        assert float(metric.split()[0]) == pytest.approx(100 * winner["curve"][-1][0], abs=0.0051)
+
+
+def test_a_store_without_a_search_has_none_to_tell():
+    with pytest.raises(InputError, match="tuning is missing"):
+        passage("searches")
 
 
 def test_facts():
