@@ -223,7 +223,7 @@ def test_a_last_batch_of_a_quarter_or_less_is_warned_of(images, batch_size, left
     assert (text or "").startswith(f"the last batch of an epoch has {left} of {batch_size} images" if left else "")
     assert (text is not None) == (left > 0)
     if text:
-        (other,) = re.findall(r"with (\d+) or another number", text)
+        (other,) = re.findall(r"(\d+) training images, or another", text)
         assert int(other) % batch_size == 0
 
 

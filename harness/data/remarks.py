@@ -27,17 +27,16 @@ def remarks(train: ImageSet, test: ImageSet) -> list[str]:
 
 
 def short_last_batch(images: int, batch_size: int) -> str | None:
-    """A warning where each epoch ends on a batch of a quarter of the others or less. Batch norms' running statistics
-    are then those of a few images, and a network's robust accuracy can hang on which
-    (`results/fashion_mnist_small/plan.md` has a measurement); the last batch is trained on all the same, as papers do.
+    """A warning where each epoch ends on a batch of a quarter of the others or less: the running statistics of batch
+    norms, with which a network is validated and tested, take their last share from its few images (a tenth of them by
+    PyTorch's default). It is trained on all the same, as in papers' code.
     """
     left = images % batch_size
     if images <= batch_size or not 1 < left <= batch_size / 4:  # a single image is left out
         return None
     return (
-        f"the last batch of an epoch has {left} of {batch_size} images, which moves the running statistics of batch "
-        f"norms: epochs and seeds scatter more than with {images - left} or another number of training images that "
-        "leaves none"
+        f"the last batch of an epoch has {left} of {batch_size} images, and the running statistics of batch norms take "
+        f"their last share from it: {images - left} training images, or another batch size, leave none"
     )
 
 
