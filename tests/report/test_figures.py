@@ -40,14 +40,16 @@ def frames():
     return store()
 
 
+def tuned_specs():
+    return [
+        trial_spec(f"absld-{rate}", 0, settings={"temperature_rate": rate, "temperature_init": 1.0}, epochs=8)
+        for rate in (0.05, 0.1, 0.3, 1.0, 3.0)
+    ]
+
+
 @pytest.fixture(scope="module")
 def tuned():
-    rates = (0.05, 0.1, 0.3, 1.0, 3.0)
-    specs = [
-        trial_spec(f"absld-{rate}", 0, settings={"temperature_rate": rate, "temperature_init": 1.0}, epochs=8)
-        for rate in rates
-    ]
-    return frames_of(specs)
+    return frames_of(tuned_specs())
 
 
 def fixed_temperatures(frames):
@@ -249,6 +251,17 @@ def test_hyperparameter_response_finds_what_was_varied(tuned):
     assert sorted(table["temperature_rate"]) == [0.05, 0.1, 0.3, 1.0, 3.0]
     best = tuned.tables["epochs"].groupby("trial_id", observed=True)["selection_score"].max()
     assert table["best"].to_dict() == pytest.approx(best.to_dict())
+
+
+def test_a_response_is_of_trainings_of_one_length(tuned):
+    """The comparison of a search's winner is trained longer than the search, and would stand above it."""
+    longer = [
+        trial_spec(f"absld-{rate}", 1, settings={"temperature_rate": rate, "temperature_init": 1.0}, epochs=20)
+        for rate in (0.1, 0.3)
+    ]
+    both, alone = read_results(frames_of([*tuned_specs(), *longer])), read_results(tuned)
+    table = varied_settings(both.trials, both.epochs, "selection_score")
+    pd.testing.assert_frame_equal(table, varied_settings(alone.trials, alone.epochs, "selection_score"))
 
 
 def test_figures_without_data_are_left_out_with_a_reason():

@@ -128,10 +128,14 @@ def hyperparameter_response(
 def varied_settings(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A line per trial: method, best value of `metric`, and every number of the spec that differs between its trials.
 
-    Columns are short names (`temperature_rate`); only those with three or more values within one method.
+    Columns are short names (`temperature_rate`); only those with three or more values within one method. Of trials of
+    one or two lengths those of the length that most of a method's have: longer ones beside a search compare its winner.
     """
     best = epochs.groupby("trial_id", observed=True)[metric].max()
     students = trials[(trials["role"] == "student") & trials["trial_id"].isin(best.index)]
+    lengths = students.groupby("method", observed=True)["epochs"]
+    usual = lengths.transform(lambda found: found.mode().min())
+    students = students[(students["epochs"] == usual) | (lengths.transform("nunique") > 2)]
     specs = [flat({key: read_spec(text).get(key) for key in ("method", "training")}) for text in students["spec"]]
     settings = pd.DataFrame(specs, index=students["trial_id"])
     found: dict[str, Any] = {"method": students.set_index("trial_id")["method"], "best": best.reindex(settings.index)}
