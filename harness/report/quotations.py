@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import pandas as pd
 
 from harness.errors import InputError, unknown
 from harness.files import open_plain, write_bytes
-from harness.report import escape
+from harness.report import escape, tuning
 from harness.report.captions import attack_title
-from harness.report.results import read_results, records
+from harness.report.results import Results, read_results, records
 from harness.report.scores.counts import class_counts, mean_counts
 from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
@@ -28,7 +29,6 @@ from harness.report.scores.selection import rule
 from harness.report.tables.details import over_other_seeds
 from harness.report.tables.grid import MAIN, duration, number
 from harness.report.tables.tables import markdown_table
-from harness.report.tuning import in_percent
 from harness.statistics.registry import METRICS
 from harness.store.folder import is_store
 from harness.store.store import Store
@@ -37,16 +37,13 @@ _PASSAGE = re.compile(r"(<!-- from (?P<store>\S+): (?P<words>.*?) -->\n)(?P<text
 Options = dict[str, str]
 
 
+@dataclass(frozen=True, eq=False)
 class Source:
     """A store that is quoted. primary: the comparisons that were registered in it before their results."""
 
-    def __init__(self, root: Path, primary: Sequence[Registered]) -> None:
-        self.root, self.results = root, read_results(Store(root))
-        self._primary = primary
-
-    @cache  # noqa: B019  # sources live as long as the process, see `_source`
-    def board(self, baseline: str | None = None) -> Leaderboard:
-        return leaderboard(self.results, baseline=baseline, primary=self._primary)
+    root: Path
+    results: Results
+    primary: Sequence[Registered]
 
 
 PrimaryOf = Callable[[Path], Sequence[Registered]]
@@ -96,7 +93,7 @@ def _passage(root: Path, words: str, primary_of: PrimaryOf) -> str:
 
 def scores(source: Source, options: Options) -> str:
     """A line per row of the leaderboard: average, worst class and NSD under one attack, 95 % over seeds in brackets."""
-    board, attack = source.board(), options["attack"]
+    board, attack = _board(source), options["attack"]
     titles = ["variant", *[METRICS[name].title for name in MAIN], "seeds", "images"]
     by_cell = _cells(board, attack)
     lines = []
@@ -110,7 +107,7 @@ def scores(source: Source, options: Options) -> str:
 
 def differences(source: Source, options: Options) -> str:
     """Variants against one other under an attack: difference, 95 % over seeds and over test samples, verdict."""
-    board, attack, against = source.board(options["against"]), options["attack"], options["against"]
+    board, attack, against = _board(source, options["against"]), options["attack"], options["against"]
     by_cell = _cells(board, attack)
     titles = ["variant", "", f"minus {against}", "95% over seeds", "95% over test samples", "verdict"]
     lines = []
@@ -130,7 +127,7 @@ def primary(source: Source, options: Options) -> str:
     """The comparisons that were registered before their results, corrected together: difference, 95 % over seeds and
     over test samples, p and verdict."""
     titles = ["variant", "against", "", "difference", "95% over seeds", "95% over test samples", "p", "verdict"]
-    found = source.board().registered
+    found = _board(source).registered
     lines = []
     for line in records(found[found["checkpoint"].isin(_CHECKPOINTS)]):
         name = line["metric"]
@@ -147,7 +144,7 @@ def primary(source: Source, options: Options) -> str:
 
 def classes(source: Source, options: Options) -> str:
     """Class-wise accuracy under an attack, mean over seeds, the classes in the order of their mean over the rows."""
-    results, board, attack = source.results, source.board(), options["attack"]
+    results, board, attack = source.results, _board(source), options["attack"]
     part = results.class_accuracy
     part = part[(part["attack"] == attack) & part["checkpoint"].isin(_CHECKPOINTS)]
     means = mean_counts(class_counts(part, ["trial_id", "row", "seed"]), ["row"])
@@ -168,7 +165,7 @@ def validation(source: Source, options: Options) -> str:
     """Robust accuracy of the held-out training images at the epoch that `best_validation` chose, mean over seeds, and
     between which averages the last quarter of the epochs lies, over all seeds; with `against`, the chosen average's
     difference from that variant's over the seeds that both have."""
-    results, board = source.results, source.board()
+    results, board = source.results, _board(source)
     chosen = rule("best_validation").choose(results.epochs).rename("epoch").reset_index()
     at_choice = results.epochs.merge(chosen, on=["trial_id", "epoch"]).sort_values(["row", "seed"])
     means = at_choice.groupby(["row", "seed"])[[*_VALIDATED]].mean()
@@ -205,20 +202,16 @@ def searches(source: Source, options: Options) -> str:
         asked, cost = (json.loads((folder / name).read_text()) for name in ("journal.json", "cost.json"))
         tried = pd.read_csv(folder / "settings.csv")
         best = tried[tried["best"]]
-        chosen = [_setting(asked["settings"][number]["values"]) for number in best["setting"]]
-        scale = 100 if in_percent(asked["metric"]) else 1
-        means = [f"{scale * mean:.2f} ± {scale * sd:.2f}" for mean, sd in zip(best["mean"], best["sd"], strict=True)]
+        values = [asked["settings"][place]["values"] for place in best["setting"]]
+        chosen = [tuning.setting_text(each, each) for each in values]
+        measure = partial(tuning.number, percent=tuning.in_percent(asked["metric"]))
+        means = [f"{measure(mean)} ± {measure(sd)}" for mean, sd in zip(best["mean"], best["sd"], strict=True)]
         epochs = f"{cost['epochs_run']} of {cost['epochs_possible']}"
         wall = "from stored rows" if cost["epochs_reused"] else duration(3600 * cost["wall_hours"])
-        line = [asked["scheduler"], str(cost["settings"]), str(cost["done"]), epochs, duration(cost["cpu_s"]), wall]
+        processor = "–" if cost["cpu_s"] is None else duration(cost["cpu_s"])  # rows of earlier versions have none
+        line = [asked["scheduler"], str(cost["settings"]), str(cost["done"]), epochs, processor, wall]
         found.append((-cost["epochs_run"], [*line, escape.markdown("; ".join(chosen)), "; ".join(means)]))
     return markdown_table(titles, [line for _, line in sorted(found)])
-
-
-def _setting(values: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
-    )
 
 
 def facts(source: Source, options: Options) -> str:
@@ -256,7 +249,12 @@ _CHECKPOINTS = ("best_validation", "given")
 
 @cache
 def _source(root: Path, primary_of: PrimaryOf) -> Source:
-    return Source(root, primary_of(root))
+    return Source(root, read_results(Store(root)), primary_of(root))
+
+
+@cache
+def _board(source: Source, baseline: str | None = None) -> Leaderboard:
+    return leaderboard(source.results, baseline=baseline, primary=source.primary)
 
 
 def _cells(board: Leaderboard, attack: str) -> dict[tuple[int, str], dict[str, Any]]:

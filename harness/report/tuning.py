@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,12 +137,13 @@ def winner(found: Found) -> str:
     tried = f"{len(table)} settings tried, {finished} of them to the end"
     if best is None:
         return f"{found.method}: {tried}: none is best."
-    tied = [_setting(line, found.keys) for line in table[table["tied"]].to_dict("records")]
+    tied = [setting_text(line, found.keys) for line in table[table["tied"]].to_dict("records")]
     equal = f", tied by the metric with {'; '.join(tied)}" if tied else ""
-    return f"{found.method}: {tried}; best: {_setting(best, found.keys)}{equal}."
+    return f"{found.method}: {tried}; best: {setting_text(best, found.keys)}{equal}."
 
 
-def _setting(line: Mapping[Any, Any], keys: Sequence[str]) -> str:
+def setting_text(line: Mapping[Any, Any], keys: Iterable[str]) -> str:
+    """A setting in one line: `temperature_rate=0.3`."""
     return ", ".join(f"{key}={text_of(line[key])}" for key in keys) or "its defaults"
 
 
