@@ -235,6 +235,11 @@ class TrainingSpec(Frozen):
     batch_norm_pass: bool = Field(
         False, description="pass the clean batch once more after the step, as the released CFA code does"
     )
+    running_statistics: Annotated[Literal["all", "adversarial"], Introduced("all")] = Field(
+        "all",
+        description="what batch norms' running statistics are of: `all` forwards of a step, as in the released codes, "
+        "or, for methods that pass clean images too, those of the `adversarial` ones alone",
+    )
     weight_average: Annotated[WeightAverageSpec | None, InSuites(default="none, or the method's own")] = Field(
         None, description="an average of the weights, evaluated in place of them", examples=[{"kind": "ema"}]
     )
@@ -407,14 +412,18 @@ class GivenSpec(TrialSpec):
 
 def read_spec(values: Mapping[str, Any]) -> TrialSpec:
     """A specification from its values, such as a stored one."""
-    kind = GivenSpec if values.get("training") is None else TrainedSpec
-    return kind.model_validate(values)
+    return _kind(values).model_validate(values)
 
 
-def canonical(values: Mapping[str, Any], kind: type[Frozen] = TrialSpec) -> dict[str, Any]:
+def _kind(values: Mapping[str, Any]) -> type[TrialSpec]:
+    return GivenSpec if values.get("training") is None else TrainedSpec
+
+
+def canonical(values: Mapping[str, Any], kind: type[Frozen] | None = None) -> dict[str, Any]:
     """What decides the numbers in a record written as JSON values, such as the `spec` column of a stored trial: without
     its `ASIDE` fields, and without `Introduced` ones that are absent or as they were introduced. Specifications are
-    compared in this form."""
+    compared in this form. kind: of the record, by default that of a trial."""
+    kind = kind or _kind(values)
     markers = _markers(kind)
     return {
         name: _inner(value, kind.model_fields[name].annotation) if name in kind.model_fields else value

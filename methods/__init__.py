@@ -6,7 +6,17 @@ import pkgutil
 
 from methods import policies
 from methods.plugins import load_entry_points, load_plugin
-from methods.registry import METHODS, POLICIES, build, code_of, completed, held_out_of, resolve, teachers_of
+from methods.registry import (
+    METHODS,
+    POLICIES,
+    build,
+    clean_passes_of,
+    code_of,
+    completed,
+    held_out_of,
+    resolve,
+    teachers_of,
+)
 from methods.settings import SettingsError, resolve_epoch
 
 __all__ = [
@@ -14,6 +24,7 @@ __all__ = [
     "POLICIES",
     "SettingsError",
     "build",
+    "clean_passes_of",
     "code_of",
     "completed",
     "held_out_of",

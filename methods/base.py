@@ -276,12 +276,25 @@ class Method(Part):
         self.parts: tuple[Part, ...] = (self, labels, weights, margins)
         self.weight_sums = {ADVERSARIAL: ClassSums(num_classes), CLEAN: ClassSums(num_classes)}
         super().__init__(settings, num_classes)
+        self.forwards = self.forwards_of(self.settings)
 
     @classmethod
     def coefficients(cls, settings: Any) -> tuple[float, float]:
         """The factors of the adversarial and the clean term. Known from the settings (one of `Settings`) alone, so
         that a combination can be refused before anything runs."""
         return 1.0, 0.0
+
+    @classmethod
+    def forwards_of(cls, settings: Any) -> tuple[str, ...]:
+        """`forwards`, where they depend on the settings (one of `Settings`)."""
+        return cls.forwards
+
+    @classmethod
+    def clean_passes(cls, settings: Any) -> frozenset[str]:
+        """The forwards of clean images of a method that passes adversarial ones too."""
+        forwards = frozenset(cls.forwards_of(settings))
+        clean = forwards & {CLEAN, CLEAN_AGAIN}
+        return clean if clean != forwards else frozenset()
 
     @property
     def teacher_forwards(self) -> tuple[tuple[str, str], ...]:

@@ -74,8 +74,10 @@ class CSR(TRADES):
     def setup(self) -> None:
         self.state["csr_weight"] = torch.full((self.num_classes, self.num_classes), LEAST, dtype=torch.float64)
         self.state["singular_value"] = self.class_vector(torch.nan).double()
-        if not self.settings.repeated_forwards:
-            self.forwards = (CLEAN, ADVERSARIAL)
+
+    @classmethod
+    def forwards_of(cls, settings: CsrSettings) -> tuple[str, ...]:
+        return cls.forwards if settings.repeated_forwards else (CLEAN, ADVERSARIAL)
 
     @classmethod
     def coefficients(cls, settings: Any) -> tuple[float, float]:

@@ -64,8 +64,10 @@ class FairTAT(AT):
     def setup(self) -> None:
         self.state["target_score"] = self.class_vector(0.0).double()
         self.sums["false_positives"] = ClassSums(self.num_classes)
-        if self.settings.unused_forward:
-            self.forwards = (ADVERSARIAL, CLEAN)
+
+    @classmethod
+    def forwards_of(cls, settings: FairTatSettings) -> tuple[str, ...]:
+        return (ADVERSARIAL, CLEAN) if settings.unused_forward else (ADVERSARIAL,)
 
     def adversary(self, view: View) -> Adversary:
         target_class = self.target_class(view)

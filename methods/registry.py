@@ -88,6 +88,12 @@ def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (name != TEACHER, name)))
 
 
+def clean_passes_of(resolved: Mapping[str, Any]) -> frozenset[str]:
+    """The forwards of clean images that a resolved method has beside adversarial ones (`Method.clean_passes`)."""
+    cls = METHODS[resolved["name"]]
+    return cls.clean_passes(cls.Settings(**completed(resolved)["settings"]))
+
+
 def code_of(resolved: Mapping[str, Any]) -> dict[str, str]:
     """The hash of the code from outside this package that defines a resolved method and its policies, by role such as
     `method:mine` (`plugins.code_of`); empty where all of it is this package's own. KeyError for a name that is not

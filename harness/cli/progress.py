@@ -185,7 +185,10 @@ class Progress:
     def _on_done(self, event: events.Done) -> None:
         trial = self._end(event["trial_id"])
         self.done.add(event["trial_id"])
-        self._worked += self._cost(event["trial_id"]) * (1 - trial.fraction(trial.first_epoch))
+        taken = trial.fraction(trial.first_epoch)
+        if not trial.epochs and self._specs[event["trial_id"]].training is not None:
+            taken = _TRAINING_SHARE  # trained in another run or store, and evaluated here
+        self._worked += self._cost(event["trial_id"]) * (1 - taken)
         seconds = f"done in {duration(self._clock() - trial.began)}"
         self._say(event["trial_id"], seconds + (f", validation {_percent(trial)}" if trial.average is not None else ""))
 

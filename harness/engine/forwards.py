@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.engine.convolution import FusedConvolution, fuse, trained
 
@@ -174,6 +175,20 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
                 module.training = value
     else:
         yield
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """In training mode, batch norms standardise by the batch as ever, and their running statistics stay as they are."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    tracking = [norm for norm in norms if norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
 
 
 @contextmanager

@@ -149,10 +149,16 @@ def _nearest(spec: TrialSpec, origin: Store) -> str:
     rows = origin.arrow("trials", columns=["role", "status", "spec", "numerics_version"]).to_pylist()
     teachers = [_facts(json.loads(row["spec"]), row["numerics_version"]) for row in rows
                 if (row["role"], row["status"]) == ("teacher", "done")]  # fmt: skip
-    apart = [{key: other.get(key) for key in wanted | other if wanted.get(key) != other.get(key)} for other in teachers]
+    missing = object()
+    apart = [
+        [key for key in wanted | other if wanted.get(key, missing) != other.get(key, missing)] for other in teachers
+    ]
     if not apart:
         return "; it holds no teacher"
-    return "; the nearest there has " + ", ".join(f"{key}={value}" for key, value in min(apart, key=len).items())
+    keys, other = min(zip(apart, teachers, strict=True), key=lambda pair: len(pair[0]))
+    return "; the nearest there has " + ", ".join(
+        f"{key}={other[key]}" if key in other else f"no {key}" for key in keys
+    )
 
 
 def _facts(spec: dict[str, Any], numerics_version: int) -> dict[str, Any]:

@@ -242,6 +242,8 @@ def training_spec(values: Mapping[str, Any], eps: float, where: str = "training"
     spec = read(TrainingSpec, values, where)
     if spec.nesterov and not spec.momentum:
         raise InputError(f"{where}: nesterov needs a momentum above 0")
+    if spec.running_statistics == "adversarial" and spec.batch_norm_pass:
+        raise InputError(f"{where}: batch_norm_pass counts clean images, and running_statistics: adversarial does not")
     return spec.model_copy(update={**_schedule(spec), **_options(spec), **_own_step(spec, eps)})
 
 

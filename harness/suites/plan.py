@@ -99,11 +99,19 @@ def read_entry(entry: Entry, suite: Suite) -> MethodEntry:
     where = f"methods: training of {name}" if own else "training"
     given = {**suite.training, **training_block(own, where)}
     resolved = _resolved(values, epochs_of(given, where), "methods", suite)
-    training = training_spec({**methods.METHODS[resolved["name"]].training, **given}, _eps(suite), where)
+    training = _training(given, resolved, suite, where)
     if variant is None:
         differs = [f"{key}={_short(value)}" for key, value in {**values, **own}.items() if key != "method"]
         variant = "-".join([resolved["name"], *differs])
     return MethodEntry(_variant(variant, f"methods: variant of {name}"), resolved, training, seeds)
+
+
+def _training(given: Mapping[str, Any], resolved: Mapping[str, Any], suite: Suite, where: str) -> TrainingSpec:
+    """What is given over what the method brings."""
+    spec = training_spec({**methods.METHODS[resolved["name"]].training, **given}, _eps(suite), where)
+    if spec.running_statistics != "all" and not methods.clean_passes_of(resolved):
+        return spec.model_copy(update={"running_statistics": "all"})  # the same training makes the same specification
+    return spec
 
 
 def _resolved(entry: Entry, epochs: int, where: str, suite: Suite) -> dict[str, Any]:
@@ -235,8 +243,7 @@ def _source(suite: Suite, block: Mapping[str, Any], where: str) -> tuple[Source,
             f"{where}: method {resolved['name']} needs another network first; choose one that trains alone, "
             f"such as at, trades or natural"
         )
-    training = {**methods.METHODS[resolved["name"]].training, **training}
-    read_training = training_spec(training, _eps(suite), f"{where}: training")
+    read_training = _training(training, resolved, suite, f"{where}: training")
     trial = _trial(
         suite, seed, role="teacher", variant=variant, student=network, method=resolved, training=read_training
     )

@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from harness.attacks.ascent import Ascent, Forward, Steps, Watch, ascend, gradient_sign, normal_start, uniform_start
 from harness.attacks.pgd import cross_entropy
 from harness.data.augment import augmented
-from harness.engine.forwards import evaluation_forward, frozen, training_forward, update_precision
+from harness.engine.forwards import evaluation_forward, frozen, statistics_kept, training_forward, update_precision
 from harness.seeds import globally_seeded, seeded
 from harness.spec import AugmentSpec, TrainingSpec
 from harness.training.weight_average import WeightAverage
@@ -186,10 +186,15 @@ class Trainer:
             if point != CLEAN:
                 answers[name, point] = self._teach(name, points[point])
         self.student.train()
+        counts_all = self.training.running_statistics == "all"
+        uncounted = frozenset() if counts_all else method.clean_passes(method.settings)
 
         def record() -> Step:
+            logits = {}
             with update_precision(self.device, self.precision):
-                logits = {name: self.updated(points[name]).float() for name in method.forwards}
+                for name in method.forwards:
+                    with statistics_kept(self.student) if name in uncounted else nullcontext():
+                        logits[name] = self.updated(points[name]).float()
             return Step(labels, self.epoch, logits, answers, ascent.correct_iterates, self._generators())
 
         self.optimizer.zero_grad(set_to_none=True)

@@ -77,6 +77,16 @@ def test_progress_counts_what_this_run_did_of_a_resumed_trial() -> None:
     assert progress.seconds_left() == pytest.approx(0.28 / 0.01)
 
 
+def test_a_trial_that_was_trained_elsewhere_counts_as_its_evaluation() -> None:
+    specs = [fake.make(seed, steps=10) for seed in range(2)]
+    progress, _, clock = screen(specs, terminal=False)
+    progress({"event": "launch", "trial_id": specs[0].trial_id})
+    clock.now = 10.0
+    progress({"event": "done", "trial_id": specs[0].trial_id})
+    # 0.2 of a trial in 10 s; one is left
+    assert progress.seconds_left() == pytest.approx(1.0 / 0.02)
+
+
 def test_progress_table() -> None:
     specs = [fake.make(seed, "absld") for seed in range(2)]
     progress, file, _ = screen(specs, terminal=True)

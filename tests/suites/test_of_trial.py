@@ -45,6 +45,7 @@ ODD: list[dict[str, Any]] = [
         "seeds": [0, 1],
         "evaluation": {"attacks": ["clean", {"name": "pgd20", "seeds": [1]}], "gradient_precision": "bfloat16"},
     },
+    {"training": {**SUITE["training"], "running_statistics": "adversarial"}, "methods": ["at", "rslad"]},
 ]
 
 

@@ -45,6 +45,8 @@ SAME = [
     ("training.milestones=[] training.decay=0.5 training.decay_rule=restart", "training.milestones=[]"),
     ("training.decay=1", "training.milestones=[]"),
     ("training.lr=1", "training.lr=1.0"),
+    ("training.running_statistics=all", "training.lr=0.1"),
+    ("training.running_statistics=adversarial", "training.lr=0.1"),  # at passes no clean images
     ("training.weight_average={kind: ema, threshold: 0.5}", "training.weight_average={kind: ema}"),
     ("training.weight_average={kind: ema, start_epoch: 10}", "training.weight_average=null"),
     ("training.weight_perturbation={start_epoch: 10}", "training.weight_perturbation=null"),
@@ -77,6 +79,8 @@ OTHER = [
     "training.milestones=[4, 9]",
     "training.weight_average={kind: fawa, start_epoch: 10}",
     "training.weight_average={kind: ema}",
+    "methods=[trades]",
+    "methods=[trades] training.running_statistics=adversarial",
     "dataset.train_images=1206",
     "dataset.test_images=449",
     "evaluation.images=449",
@@ -92,7 +96,11 @@ def test_what_computes_otherwise_is_another_trial(tmp_path):
 
 def _sets(text: str) -> list[str]:
     """Overrides that stand in one line, each beginning with its key."""
-    starts = [place for place in range(len(text)) if text.startswith(("training.", "dataset.", "eval", "stud"), place)]
+    starts = [
+        place
+        for place in range(len(text))
+        if text.startswith(("training.", "dataset.", "eval", "stud", "methods"), place)
+    ]
     return [text[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
 
@@ -112,6 +120,11 @@ def test_what_is_stored_stands_in_the_form_that_is_planned(folder):
 def test_nesterov_without_momentum_is_refused(tmp_path):
     with pytest.raises(InputError, match="training: nesterov needs a momentum above 0"):
         planned(tmp_path, "training.nesterov=true", "training.momentum=0")
+
+
+def test_a_clean_pass_is_not_counted_and_left_out(tmp_path):
+    with pytest.raises(InputError, match="training: batch_norm_pass counts clean images, and running_statistics"):
+        planned(tmp_path, "training.batch_norm_pass=true", "training.running_statistics=adversarial")
 
 
 @pytest.fixture
