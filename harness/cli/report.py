@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +99,7 @@ def report(
     titles = _titles(variants, methods)
     names = list(titles) or read_names(methods, "--methods")
     only = listed(attacks) or []
-    store, which = _chosen(suites, sets, names, seeds, results)
+    store, which, whole = _chosen(suites, sets, names, seeds, results)
     form = Form(
         checkpoint, listed(figures), listed(formats) or [], width, intervals, "brackets" if brackets else "pm", html,
         published, listed(metrics), rank, as_listed=bool(titles), captions=captions, side_by_side=side_by_side,
@@ -107,6 +108,8 @@ def report(
     _check_something_to_report(store, suites, which.get("trial_ids"))
     _check_evaluated(checkpoint, only, store, which.get("trial_ids"))
     found = read_results(store, **which, titles=titles, attacks=only)
+    if which != whole or only:
+        found = replace(found, whole=read_results(store, **whole))
     called = titles.get(baseline, baseline) if baseline else None
     if power:
         print_power(found, checkpoint, called)
@@ -127,8 +130,9 @@ def _titles(variants: str | None, methods: str | None) -> dict[str, str]:
 
 def _chosen(
     suites: list[str], sets: list[str] | None, names: list[str], seeds: str | None, results: Path | None
-) -> tuple[Any, dict[str, Any]]:
-    """The store that a report reads, and which of its trials, called how."""
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The store that a report reads, which of its trials, called how, and the same without the choice of methods and
+    seeds."""
     from harness.store.folder import is_store
     from harness.store.several import Stores
     from harness.store.store import Store
@@ -141,15 +145,18 @@ def _chosen(
         store: Any = Stores(found) if len(found) > 1 else found[0]
         if results is not None:
             raise InputError("--results is where a suite's results are; what is named here are stores")
-        return store, _part_of(store, sets, names, seeds)
+        return store, _part_of(store, sets, names, seeds), {}
     if len(suites) > 1:
         raise InputError(f"{' '.join(suites)}: several at once must be directories of result stores")
-    planned = planned_suite(suites[0], sets, None, seeds, results)
-    teachers = {spec.variant for spec in planned.specs if spec.role == "teacher"}
-    if students := [name for name in names if name not in teachers]:
-        planned = planned_suite(suites[0], sets, ",".join(students), seeds, results)
+    from harness.suites.earlier import stored_otherwise
+
+    whole = planned_suite(suites[0], sets, None, None, results)
+    teachers = {spec.variant for spec in whole.specs if spec.role == "teacher"}
+    students = [name for name in names if name not in teachers]
+    planned = planned_suite(suites[0], sets, ",".join(students) or None, seeds, results)
     _check_seeds(planned, read_seeds(seeds))
-    return planned.store, _with_older(coordinates(planned), say_otherwise(planned, err))
+    which = _with_older(coordinates(planned), say_otherwise(planned, err))
+    return planned.store, which, _with_older(coordinates(whole), stored_otherwise(whole.specs, whole.store))
 
 
 def _asks_for_teachers(store: Any, titles: dict[str, str]) -> bool:

@@ -192,7 +192,10 @@ def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]
     texts = [_registered_text(line) for line in records(found)]
     if not texts:
         return []
-    count = "1 comparison" if len(texts) == 1 else f"{len(texts)} comparisons"
+    family = int(found["family"].iloc[0])
+    count = "1 comparison" if family == 1 else f"{family} comparisons"
+    if len(texts) < family:
+        count = f"{len(texts)} of {count}"
     return [f"Registered before the results, {count}, {_verdicts(found)}: {'; '.join(texts)}."]
 
 

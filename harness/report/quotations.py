@@ -161,10 +161,28 @@ def classes(source: Source, options: Options) -> str:
     return f"{said}:\n\n{markdown_table(titles, lines)}"
 
 
+def ladder(source: Source, options: Options) -> str:
+    """Average accuracy under several attacks on the images and seeds that a row has of all of them: what is between two
+    columns is the attacks' doing."""
+    board, attacks = _board(source), options["attacks"].split(",")
+    outcomes = source.results.outcomes(source.results.done["trial_id"])
+    outcomes = outcomes[outcomes["checkpoint"].isin(_CHECKPOINTS)].astype({"attack": str, "trial_id": str})
+    sample = ["row", "seed", "trial_id", "label", "sample_index"]
+    common = outcomes.pivot(index=sample, columns="attack", values="robust")[attacks].dropna().astype(float)
+    averages = common.groupby(sample[:4]).mean().groupby(sample[:2]).mean()
+    lines = []
+    for row in _rows(board, options):
+        own, images = averages.loc[row], common.loc[row].index.unique("sample_index")
+        means = [_number(own[name].mean(), "average") for name in attacks]
+        lines.append([escape.markdown(board.rows.loc[row, "variant"]), *means, _listed(own.index), f"{len(images):,}"])
+    titles = ["variant", *map(attack_title, attacks), "seeds", "images"]
+    return f"Average on the same images, in percent:\n\n{markdown_table(titles, lines)}"
+
+
 def validation(source: Source, options: Options) -> str:
     """Robust accuracy of the held-out training images at the epoch that `best_validation` chose, mean over seeds, and
     between which averages the last quarter of the epochs lies, over all seeds; with `against`, the chosen average's
-    difference from that variant's over the seeds that both have."""
+    difference from that variant's over the seeds that both have, which are named where one has more."""
     results, board = source.results, _board(source)
     chosen = rule("best_validation").choose(results.epochs).rename("epoch").reset_index()
     at_choice = results.epochs.merge(chosen, on=["trial_id", "epoch"]).sort_values(["row", "seed"])
@@ -186,7 +204,8 @@ def validation(source: Source, options: Options) -> str:
         (other,) = _rows(board, {"variants": against})
         for row, line in zip(_rows(board, options), lines, strict=True):
             change = (average[row] - average[other]).dropna()
-            over = "" if len(change) == len(average[row]) else f" (over seeds {_listed(change.index)})"
+            everywhere = len(change) == len(average[row]) == len(average[other])
+            over = "" if everywhere else f" (seed{'s' * (len(change) > 1)} {_listed(change.index)} of both)"
             line.append("–" if row == other else _signed(change.mean(), "average") + over)
     return f"Robust validation accuracy at the chosen epoch, in percent:\n\n{markdown_table(titles, lines)}"
 
@@ -218,7 +237,6 @@ def facts(source: Source, options: Options) -> str:
     """What made the rows: trials, seeds, commits, processors, time."""
     trials = source.results.done
     students = trials[trials["role"] == "student"]
-    seconds = trials[["train_s", "eval_s"]].sum()
     said = {
         "trials": f"{len(trials)}, of them {len(students)} students",
         "seeds": ", ".join(str(seed) for seed in sorted(set(students["seed"]))),
@@ -226,11 +244,22 @@ def facts(source: Source, options: Options) -> str:
         "training images": _listed(f"{count:,.0f}" for count in students["train_images"].dropna()),
         "precision": _listed(trials["precision"]),
         "processor": _listed(trials["device"]),
-        "code": _listed(str(commit)[:7] for commit in trials["git_commit"].dropna()),
-        "time": f"{duration(seconds['train_s'])} of training and {duration(seconds['eval_s'])} of evaluation, summed "
-        "over trials",
+        "code": _listed(_commit(each) for text in trials["git_commit"].dropna() for each in text.split(", ")),
+        "time": f"{_time(trials, 'train')} of training and {_time(trials, 'eval')} of evaluation, summed over trials",
     }
     return "\n".join(f"- {name}: {escape.markdown(text)}" for name, text in said.items())
+
+
+def _commit(commit: str) -> str:
+    """Short, and marked as `git_commit` is where the code had changes that were not committed."""
+    return commit[:7] + "+" * commit.endswith("+")
+
+
+def _time(trials: pd.DataFrame, part: str) -> str:
+    """By the clock, which also counts what ran beside; of the processor too where every row has it."""
+    wall, cpu = duration(trials[f"{part}_s"].sum()), trials[f"{part}_cpu_s"]
+    trained = trials[f"{part}_s"] > 0
+    return wall if cpu[trained].isna().any() else f"{wall} ({duration(cpu.sum())} of the processor)"
 
 
 # A kind's options and what writes it.
@@ -239,6 +268,7 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[Source, Options], str]]] = {
     "differences": (("attack", "variants", "against", "metrics"), differences),
     "primary": ((), primary),
     "classes": (("attack", "variants"), classes),
+    "ladder": (("attacks", "variants"), ladder),
     "validation": (("variants", "against"), validation),
     "searches": ((), searches),
     "facts": ((), facts),

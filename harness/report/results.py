@@ -43,6 +43,7 @@ class Results:
     left_out: by row, finished seeds that are not in `trials`, because other rows of their table lack them.
     taught: `NETWORK` of every finished student whose row has several teachers, also of those that are not in `trials`.
     attacks: those that the report is about, in this order; empty for all.
+    whole: what these are a part of, by a reader's choice; registered comparisons do not depend on that choice.
     """
 
     store: Readable
@@ -52,6 +53,7 @@ class Results:
     left_out: dict[int, list[int]] = field(default_factory=dict)
     taught: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=NETWORK))
     attacks: tuple[str, ...] = ()
+    whole: Results | None = None
 
     @property
     def done(self) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -153,6 +154,23 @@ def test_students_of_two_teachers_and_of_unlike_devices_are_told():
     trials["init_sha256"] = ["c" * 64, None, "d" * 64, None]
     (note,) = [note for note in leaderboard(read_results(frames)).notes if "teachers" in note]
     assert "learned from 2 different teachers and started from 2 different networks and were" in note
+
+
+def test_what_autoattack_warned_of_is_told_with_the_networks():
+    frames = frames_of([trial_spec(name, seed) for name in ("rslad", "at") for seed in (0, 1)])
+    ids = frames.tables["trials"].set_index(["variant", "seed"])["trial_id"]
+    lines = [
+        (ids["rslad", 0], "autoattack", "Square."),
+        (ids["at", 1], "autoattack", "Random. See flags_doc.md for details."),
+        (ids["rslad", 1], "autoattack", "Square."),
+        (ids["at", 0], "engine", "Square."),
+    ]
+    frames.tables["notes"] = pd.DataFrame(lines, columns=["trial_id", "source", "text"])
+    notes = [note for note in leaderboard(read_results(frames)).notes if "AutoAttack" in note]
+    assert [note.partition(": ")[2] for note in notes] == [
+        "AutoAttack warned of rslad 0, 1: Square.",
+        "AutoAttack warned of at 1: Random.",
+    ]
 
 
 @pytest.fixture(scope="module")

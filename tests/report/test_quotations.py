@@ -108,6 +108,27 @@ def test_classes_hardest_first():
     assert [float(line[0]) for line in table.values()] == pytest.approx(list(wanted), abs=0.051)
 
 
+def test_a_ladder_is_of_the_same_images_and_seeds():
+    """aa_standard has 500 images of seed 0, pgd20 all of three seeds: both columns are of the former."""
+    table = cells(passage("ladder attacks=pgd20,aa_standard variants=at,rslad"))
+    store = Store(SET)
+    trials = store.trials().astype({"variant": str}).set_index("trial_id")
+    for variant, (*means, seeds, images) in table.items():
+        (trial,) = trials.index[(trials["variant"] == variant) & (trials["seed"] == 0)]
+        outcomes = store.read("outcomes", [trial]).astype({"attack": str})
+        strong = outcomes[outcomes["attack"] == "aa_standard"].set_index("sample_index")
+        weak = outcomes[outcomes["attack"] == "pgd20"].set_index("sample_index").loc[strong.index]
+        wanted = [part.groupby("label")["robust"].mean().mean() for part in (weak, strong)]
+        assert [float(mean) for mean in means] == pytest.approx([100 * each for each in wanted], abs=0.051)
+        assert (seeds, images) == ("0", str(len(strong)))
+
+
+def test_a_difference_over_some_seeds_names_them():
+    chosen = cells(passage("validation variants=at,at-45 against=at"))
+    assert chosen["at-45"][-1].endswith(" (seed 0 of both)")
+    assert "seed" not in cells(passage("validation variants=at,rslad against=at"))["rslad"][-1]
+
+
 def test_searches_are_told_by_their_own_files():
     root = ROOT / "results" / "absld_temperature_rate"
     table = cells(quoted(f"<!-- from {root}: searches -->\n<!-- end -->", ROOT, registered_comparisons))
@@ -136,6 +157,14 @@ def test_facts():
     text = passage("facts")
     assert f"- trials: {len(trials)}, of them {(trials['role'] == 'student').sum()} students" in text
     assert trials["git_commit"].iloc[0][:7] in text
+    hours = trials[["train_cpu_s", "eval_cpu_s"]].sum() / 3600
+    told = re.search(r"\(([\d.]+) h of the processor\) of training and \S+ h \(([\d.]+) h of the processor\)", text)
+    assert [float(each) for each in told.groups()] == pytest.approx(list(hours), abs=0.051)
+    older = quoted(
+        f"<!-- from {ROOT / 'results' / 'absld_ablation'}: facts -->\n<!-- end -->", ROOT, registered_comparisons
+    )
+    assert re.search(r"- code: [0-9a-f]{7}\+\n", older)
+    assert "of the processor" not in older
 
 
 def test_a_file_is_written_only_where_it_differs(tmp_path):
@@ -215,6 +244,9 @@ def test_validation_is_that_of_the_chosen_epoch():
             assert change == "–"
         else:
             both = (100 * (own["val_robust_avg"] - chosen.loc["rslad"]["val_robust_avg"])).dropna()
-            number, _, over = change.partition(" (over seeds ")
+            number, _, over = change.partition(" (")
             assert float(number) == pytest.approx(both.mean(), abs=0.051)
-            assert over.rstrip(")") == ("" if len(both) == len(own) else ", ".join(map(str, both.index)))
+            everywhere = len(both) == len(own) == len(chosen.loc["rslad"])
+            assert over == (
+                "" if everywhere else f"seed{'s' * (len(both) > 1)} {', '.join(map(str, both.index))} of both)"
+            )

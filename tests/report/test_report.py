@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import effort
@@ -252,6 +253,26 @@ def test_registered_comparisons_are_a_family_of_their_own(frames):
     one_seed = frames_of([trial_spec(name, 0) for name in ("rslad", "absld")])
     text = " ".join(caption(leaderboard(read_results(one_seed), primary=primary), board.settings[0], "best_validation"))
     assert "no verdict below 3 common seeds" in text
+
+
+def test_registered_comparisons_do_not_depend_on_what_is_shown(frames):
+    """Neither the spread, which is pooled over the rows that are compared, nor the correction."""
+    primary = [
+        PrimaryComparison(variant=name, against="rslad", metrics=("average", "nsd"), attack="pgd20")
+        for name in ("absld", "at")
+    ]
+    whole = read_results(frames)
+    all_of_it = leaderboard(whole, primary=primary).registered
+    trials = whole.trials[whole.trials["variant"].isin(["rslad", "absld"]) & (whole.trials["seed"] < 2)]
+    part = read_results(frames, trial_ids=list(trials["trial_id"]), titles={"absld": "ABSLD (ours)"}, attacks=["clean"])
+    alone = leaderboard(part, primary=primary).registered
+    assert alone.loc[alone["variant"] == "absld", "p"].isna().all(), "two seeds have no p"
+    board = leaderboard(replace(part, whole=whole), primary=primary)
+    expected = all_of_it[all_of_it["variant"] == "absld"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(board.registered.reset_index(drop=True), expected)
+    assert expected["p"].notna().all()
+    text = " ".join(caption(board, board.settings[0], "best_validation"))
+    assert "Registered before the results, 2 of 4 comparisons, corrected together" in text
 
 
 def test_registered_comparisons_that_cannot_be_made_are_named_and_counted():

@@ -20,8 +20,8 @@ from harness.report.escape import visible
 from harness.report.figures.data import class_names
 from harness.report.page.methods import method_notes
 from harness.report.results import Results, records
-from harness.report.rows import CELL, NETWORK, SETTING
-from harness.report.scores.counts import ClassCounts, class_counts, mean_counts
+from harness.report.rows import CELL, SETTING
+from harness.report.scores.counts import BY_TRIAL, ClassCounts, class_counts, mean_counts
 from harness.report.scores.differences import (
     BOUNDS,
     MOST_PAIRED,
@@ -50,7 +50,7 @@ MOST_NUMBERS = 120_000  # in all temperature curves together; beyond, they are t
 def page_data(results: Results, board: Leaderboard, checkpoint: str) -> dict[str, Any]:
     """Everything on the page. Settings have tables; rows refer to them by place, as pairs refer to rows."""
     settings = board.settings
-    counts = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
+    counts = class_counts(results.class_accuracy, BY_TRIAL)
     rows = _rows(results, board, settings)
     _add_classes(rows, results, counts)
     _add_seeds(rows, results, counts)

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from harness.attacks.registry import attack_place
+from harness.report.rows import NETWORK
 
+BY_TRIAL = [*NETWORK, "checkpoint", "attack"]  # a line for every trained network, as it was kept and attacked
 CHECKPOINT_ORDER = ("best_validation", "last", "given")
 
 

@@ -12,7 +12,7 @@ from scipy import special
 from harness.errors import unknown
 from harness.report.results import Results
 from harness.report.rows import CELL, SETTING
-from harness.report.scores.counts import ClassCounts
+from harness.report.scores.counts import BY_TRIAL, ClassCounts, class_counts
 from harness.report.scores.families import Registered, registered
 from harness.report.scores.intervals import MOST_NSD_COUNTS, mean_bounds, nsd_quantiles, seed_intervals, worst_bounds
 from harness.report.scores.seeds import listed
@@ -76,7 +76,18 @@ def registered_differences(
     results: Results, counts: ClassCounts, primary: Sequence[Registered], *, paired: bool | None = None
 ) -> pd.DataFrame:
     """The comparisons registered before their results (`families.registered`) with the columns of `differences`, null
-    where one could not be made."""
+    where one could not be made; `family` is the number of those of its table.
+
+    All are computed, from all that the results are a part of: neither a spread that is pooled over rows nor a
+    correction may depend on which rows a reader wants to see. There are lines for those with both variants among these.
+    """
+    if results.whole is not None:
+        counts = class_counts(results.whole.class_accuracy, BY_TRIAL)
+        found = registered_differences(results.whole, counts, primary, paired=paired)
+        settings = results.trials[SETTING].itertuples(index=False, name=None)
+        shown = set(zip(settings, results.trials["called"], strict=True))
+        sides = [list(zip(found["setting"], found[name], strict=True)) for name in ("variant", "against")]
+        return found[[one in shown and other in shown for one, other in zip(*sides, strict=True)]]
     called = results.trials.drop_duplicates("row").set_index("row")["called"]
     rows = results.rows.assign(called=called.reindex(results.rows.index).fillna(results.rows["variant"]))
     found = registered(rows, counts, primary)
@@ -91,7 +102,8 @@ def registered_differences(
     found = found.merge(changes, on=["pair", *CELL[1:], "metric"], how="left")
     uncommon = found["difference"].isna() & (found["reason"] == "")
     found.loc[uncommon, "reason"] = "no results of a common seed and teacher"
-    return found.assign(stands=stands(found))
+    family = found.groupby(["setting", "checkpoint"], sort=False)["metric"].transform("size")
+    return found.assign(stands=stands(found), family=family)
 
 
 def stands(found: pd.DataFrame) -> pd.Series:

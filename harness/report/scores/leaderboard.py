@@ -10,8 +10,15 @@ import numpy as np
 import pandas as pd
 
 from harness.report.results import Results, records
-from harness.report.rows import CELL, NETWORK, SETTING, in_setting, settings_of
-from harness.report.scores.counts import ClassCounts, attack_order, checkpoint_order, class_counts, mean_counts
+from harness.report.rows import CELL, SETTING, in_setting, settings_of
+from harness.report.scores.counts import (
+    BY_TRIAL,
+    ClassCounts,
+    attack_order,
+    checkpoint_order,
+    class_counts,
+    mean_counts,
+)
 from harness.report.scores.differences import differences, pick_baselines, registered_differences, stands
 from harness.report.scores.families import MarkedColumns, Registered, marked_columns, unmarked
 from harness.report.scores.intervals import sample_intervals, seed_intervals
@@ -104,7 +111,7 @@ def leaderboard(
     metrics that tables show under each attack; see `main_metrics` for the default. rank, as_listed: what tables are
     ordered by, see `ranking.Column`.
     """
-    by_trial = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
+    by_trial = class_counts(results.class_accuracy, BY_TRIAL)
     column = Column.of(rank, [str(name) for name in by_trial.keys["attack"].unique()], as_listed)
     worst_class = validation_worst(results)
     of_datasets = by_dataset(results, by_trial)

@@ -21,7 +21,7 @@ def notes_of(results: Results, scores: pd.DataFrame) -> list[str]:
         names = pd.Series(list(results.absent.values())).value_counts(sort=False)
         texts = ", ".join(f"{name} ({count})" for name, count in names.items())
         notes.append(f"Not in the store yet, {len(results.absent)} trials: {texts}.")
-    notes += _codes(results) + _origins(results) + _data(results)
+    notes += _codes(results) + _origins(results) + _data(results) + _autoattack(results)
     if results.left_out:
         variants = results.rows["variant"]
         extra = "; ".join(f"{variants[row]} {', '.join(map(str, seeds))}" for row, seeds in results.left_out.items())
@@ -96,6 +96,22 @@ def _data(results: Results) -> list[str]:
     names = dict(zip(last["trial_id"], last["dataset"], strict=True))
     odd = notes[notes["source"].isin(["data", "validation"])]
     return [f"{names[note['trial_id']]}: {note['text']}." for note in records(odd)]
+
+
+def _autoattack(results: Results) -> list[str]:
+    """What AutoAttack warned of, and of which networks: robust accuracies may be too high there."""
+    trials = results.done.assign(trial_id=results.done["trial_id"].astype(str))
+    notes = results.store.read("notes", list(trials["trial_id"])).astype({"trial_id": str, "source": str, "text": str})
+    warned = notes[notes["source"] == "autoattack"].merge(trials, on="trial_id")
+    found = []
+    for (dataset, student, text), part in warned.groupby(["dataset", "student", "text"], sort=False, observed=True):
+        seeds = part.groupby("variant", sort=False, observed=True)["seed"]
+        who = _some([f"{variant} {', '.join(map(str, sorted(set(own))))}" for variant, own in seeds])
+        found.append(f"{dataset}, {student}: AutoAttack warned of {who}: {str(text).removesuffix(_SEE)}")
+    return found
+
+
+_SEE = " See flags_doc.md for details."  # a file of the package
 
 
 def _codes(results: Results) -> list[str]:

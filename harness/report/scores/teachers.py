@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from harness.report.results import Results
-from harness.report.rows import CELL, NETWORK, SETTING
-from harness.report.scores.counts import class_counts
+from harness.report.rows import CELL, SETTING
+from harness.report.scores.counts import BY_TRIAL, class_counts
 from harness.report.scores.seeds import listed
 from harness.statistics.registry import scored
 
@@ -27,7 +27,7 @@ def teacher_spread(results: Results, more: Sequence[str] = ()) -> pd.DataFrame:
     frame = results.store.read("class_accuracy", list(taught["trial_id"]), columns).astype({"trial_id": str})
     frame = frame.merge(taught, on="trial_id")
     undefined: Any = frame["correct"].isna().groupby([frame[name] for name in CELL], observed=True).transform("any")
-    counts = class_counts(frame[~undefined], [*NETWORK, "checkpoint", "attack"])
+    counts = class_counts(frame[~undefined], BY_TRIAL)
     if counts.keys.empty:
         return pd.DataFrame(columns=SPREAD)
     numbers = {metric.name: metric.values(counts.accuracy, counts.images) for metric in scored(more)}

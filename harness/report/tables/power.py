@@ -13,8 +13,7 @@ from rich.text import Text
 from harness.report import escape
 from harness.report.captions import attack_title, setting_title
 from harness.report.results import Results, records
-from harness.report.rows import NETWORK
-from harness.report.scores.counts import class_counts
+from harness.report.scores.counts import BY_TRIAL, class_counts
 from harness.report.scores.differences import pick_baselines
 from harness.report.scores.families import MARKED, layouts
 from harness.report.tables.grid import number
@@ -32,7 +31,7 @@ def power(results: Results, checkpoint: str, baseline: str | None = None) -> pd.
     with a chance of 80 % or more, corrected for all comparisons of the table; NaN without a spread. Empty below two
     common seeds.
     """
-    counts = class_counts(results.class_accuracy, [*NETWORK, "checkpoint", "attack"])
+    counts = class_counts(results.class_accuracy, BY_TRIAL)
     baselines = pick_baselines(results.rows, baseline)
     lines = []
     for setting, found_at, layout, attack in layouts(results.rows, counts, baselines, FEWEST):

@@ -188,8 +188,8 @@ INTERVALS_NOTE = (
     "low; Val.-worst is the test accuracy of the class that validation found worst, which is not."
 )
 SELECTION_NOTE = (
-    "In percent. Checkpoints: average / worst class of each under the attack named. Times and memory: of one trial, "
-    "mean and maximum over seeds."
+    "In percent. Checkpoints: average / worst class of each under the attack named. Times, by the clock and beside "
+    "whatever else ran, and memory: of one trial, mean and maximum over seeds."
 )
 ORIGINS_NOTE = (
     "Commits of the code that trained and evaluated them, + with changes that were not committed. `show TRIAL` has a "
