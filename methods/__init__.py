@@ -14,6 +14,7 @@ from methods.registry import (
     code_of,
     completed,
     held_out_of,
+    points_of,
     resolve,
     teachers_of,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "held_out_of",
     "load_entry_points",
     "load_plugin",
+    "points_of",
     "resolve",
     "resolve_epoch",
     "teachers_of",

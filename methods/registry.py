@@ -109,11 +109,22 @@ def held_out_of(resolved: Mapping[str, Any]) -> frozenset[str]:
     return frozenset().union(*(part.held_out for part in parts))
 
 
+def points_of(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The settings of a resolved method that are points in training, by part: "settings" or a kind of policy."""
+    return {
+        part: [field.name for field in dataclasses.fields(kind) if field.metadata.get("epoch")]
+        for part, kind in _settings(resolved).items()
+    }
+
+
 def _introduced(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a specification of these parts leaves out (`settings.introduced`), by part."""
+    return {part: introduced(kind) for part, kind in _settings(resolved).items()}
+
+
+def _settings(resolved: Mapping[str, Any]) -> dict[str, type]:
     policies = {kind: POLICIES[kind][resolved[kind]["name"]].Settings for kind in KINDS}
-    kinds: dict[str, type] = {"settings": METHODS[resolved["name"]].Settings, **policies}
-    return {part: introduced(kind) for part, kind in kinds.items()}
+    return {"settings": METHODS[resolved["name"]].Settings, **policies}
 
 
 def _policy_entry(kind: str, entry: Any, preset: str | Mapping[str, Any]) -> dict[str, Any]:

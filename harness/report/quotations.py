@@ -74,8 +74,11 @@ def quoted(text: str, folder: Path, primary_of: PrimaryOf) -> str:
 
 
 def _passage(root: Path, words: str, primary_of: PrimaryOf) -> str:
-    kind, *pairs = shlex.split(words)
     where = f"quotation '{words}' from {root}"
+    try:
+        kind, *pairs = shlex.split(words)
+    except ValueError as error:
+        raise InputError(f"{where}: KIND key=value ... is not what stands there") from error
     if kind not in KINDS:
         raise unknown(f"kind of {where}", kind, KINDS)
     if not is_store(root, begun=False):
@@ -211,8 +214,9 @@ def validation(source: Source, options: Options) -> str:
 
 
 def searches(source: Source, options: Options) -> str:
-    """What each search of `run-bench tune` in the store cost, the longest first, and the setting that it chose."""
-    folders = [path.parent for path in sorted(source.root.glob("tuning/*/journal.json"))]
+    """What each search of `run-bench tune` in the store that has been written up cost, the longest first, and the
+    setting that it chose of each method."""
+    folders = [path.parent for path in sorted(source.root.glob("tuning/*/cost.json"))]
     if not folders:
         raise KeyError("tuning")
     titles = ["scheduler", "settings", "to the end", "epochs", "processor", "wall", "best", "its metric on validation"]
@@ -221,10 +225,15 @@ def searches(source: Source, options: Options) -> str:
         asked, cost = (json.loads((folder / name).read_text()) for name in ("journal.json", "cost.json"))
         tried = pd.read_csv(folder / "settings.csv")
         best = tried[tried["best"]]
-        values = [asked["settings"][place]["values"] for place in best["setting"]]
+        columns = list(tried.columns)
+        keys = columns[columns.index("setting") + 1 : columns.index("status")]
+        values = [{key: line[key] for key in keys if pd.notna(line[key])} for line in records(best)]
         chosen = [tuning.setting_text(each, each) for each in values]
+        if tried["method"].nunique() > 1:
+            chosen = [f"{method}: {text}" for method, text in zip(best["method"], chosen, strict=True)]
         measure = partial(tuning.number, percent=tuning.in_percent(asked["metric"]))
-        means = [f"{measure(mean)} ± {measure(sd)}" for mean, sd in zip(best["mean"], best["sd"], strict=True)]
+        spread = ["" if pd.isna(sd) else f" ± {measure(sd)}" for sd in best["sd"]]  # none of one seed
+        means = [measure(mean) + sd for mean, sd in zip(best["mean"], spread, strict=True)]
         epochs = f"{cost['epochs_run']} of {cost['epochs_possible']}"
         wall = "from stored rows" if cost["epochs_reused"] else duration(3600 * cost["wall_hours"])
         processor = "–" if cost["cpu_s"] is None else duration(cost["cpu_s"])  # rows of earlier versions have none

@@ -43,9 +43,10 @@ def against_default(results: Results, method: str, metric: str, mode: str) -> st
     seeds = sides["tuned"].index.intersection(sides["default"].index)
     tuned, default = (sides[side].loc[seeds] for side in ("tuned", "default"))
     gain = (tuned - default)[own] * (1 if mode == "max" else -1)
-    verdict = "beats" if gain.mean() > 0 else "equals" if gain.mean() == 0 else "does not beat"
+    mean = gain.mean(skipna=False)  # of a seed without a value it is no mean of the others
+    verdict = "beats" if mean > 0 else "equals" if mean == 0 else "does not beat" if mean < 0 else "has no mean beside"
     mine, theirs = (
-        {key: number(side[key].mean(), METRICS[key].percent) for key in titles} for side in (tuned, default)
+        {key: number(side[key].mean(skipna=False), METRICS[key].percent) for key in titles} for side in (tuned, default)
     )
     means = ", ".join(f"{title} {mine[key]} against {theirs[key]}" for key, title in titles.items())
     return (

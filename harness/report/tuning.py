@@ -109,7 +109,9 @@ def settings_table(runs: pd.DataFrame, epochs: pd.DataFrame, metric: str, mode: 
     groups = kept.groupby("setting", sort=True)
     keys = keys_of(runs)
     table = groups[[*keys, "status", "epochs"]].first()
-    table["mean"], table["sd"] = groups[metric].mean(), groups[metric].std(ddof=1)
+    # a seed whose metric is not defined, as the NSD of all classes at 0, must not make the mean that of the others
+    table["mean"] = groups[metric].agg(lambda values: values.mean(skipna=False))
+    table["sd"] = groups[metric].std(ddof=1)
     for seed, part in kept.groupby("seed"):
         table[f"seed_{seed}"] = part.set_index("setting")[metric]
     for column, name in MEASURES.items():

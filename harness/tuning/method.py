@@ -18,7 +18,7 @@ from harness.suites.code import with_code
 from harness.suites.plan import read_entry
 from harness.suites.suite import Suite
 from harness.tuning.space import Space, Values, short
-from methods import completed, teachers_of
+from methods import completed, points_of, teachers_of
 from methods.registry import KINDS
 
 
@@ -51,7 +51,7 @@ class SearchedMethod:
     def at(self, values: Values) -> dict[str, Any]:
         """The suite's entry at a setting. A key such as `training.lr` or `labels.temperature_rate` names a part."""
         entry = json.loads(json.dumps(self.entry))
-        for path, value in values.items():
+        for path, value in sorted(values.items(), key=lambda each: "." in each[0]):  # a policy, then its settings
             if path == "training.epochs":
                 raise InputError(f"space {path}: every setting is trained for the same number of epochs: --epochs")
             part, dot, key = path.partition(".")
@@ -104,6 +104,32 @@ class SearchedMethod:
             "variant": variant,
         }
         return [with_code(TrainedSpec.model_validate({**spec.model_dump(), **change})) for spec in self.bases]
+
+    def whole_epochs(self, values: Values) -> int:
+        """How long a setting is trained outside of the search."""
+        return int(self._training_at(self.at(values))["epochs"])
+
+    def points(self, values: Values) -> list[float]:
+        """The points in training that the suite or a setting names: milestones, and where something starts."""
+        entry = self.at(values)
+        training = self._training_at(entry)
+        options = [training.get(key) for key in ("weight_average", "weight_perturbation")]
+        found = [*training.get("milestones", []), *(each.get("start_epoch") for each in options if each)]
+        for part, names in points_of(read_entry(entry, self.suite).resolved).items():
+            own = entry.get(part) if part in KINDS else None
+            found += [given.get(name) for name in names for given in (entry, own) if isinstance(given, Mapping)]
+        return [point for point in found if point is not None]
+
+    def _training_at(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.suite.training, **entry.get("training", {})}
+
+    def training_of(self, values: Values) -> str:
+        """The id of a setting's training with the first seed: two settings may be the same training."""
+        return self.specs(values)[0].training_id
+
+    def is_own(self, values: Values) -> bool:
+        """Whether a setting trains what the entry itself does."""
+        return self.training_of(values) == self.bases[0].training_id
 
     @property
     def _method(self) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class TuningPlan:
         entries: list[Any] = []
         for name, values in best.items():
             method = self.searched[name]
-            if method.specs(values)[0].training_id != method.bases[0].training_id:
+            if not method.is_own(values):
                 entries.append({**method.entry, "variant": f"{name}-default"})
                 entries.append({**method.at(values), "variant": f"{name}-tuned"})
         if not entries:
@@ -233,6 +233,7 @@ def _searched(suite: Suite, options: TuneOptions) -> tuple[dict[str, SearchedMet
     spaces = _spaces(options, found)
     for name, method in found.items():
         searched = replace(method, space=spaces[name])
+        _check_schedule(searched, {})
         _check_corners(searched)
         found[name] = replace(searched, settings=tuple(_settings(searched, options)))
     return found, tuple(teachers.values())
@@ -250,7 +251,6 @@ def _searched_method(
     entry = _entry(suite, name)
     tried = entry
     if epochs is not None:
-        _check_schedule({**suite.training, **entry.get("training", {})}, epochs)
         tried = {**entry, "training": {**entry.get("training", {}), "epochs": epochs}}
     specs = plan(suite.model_copy(update={"methods": [{**tried, "variant": name}], "primary": []}), seeds=seeds)
     students = [spec for spec in specs if spec.role == "student" and isinstance(spec, TrainedSpec)]
@@ -274,18 +274,6 @@ def _entry(suite: Suite, name: str) -> dict[str, Any]:
     if name not in methods.METHODS:
         raise unknown("method", name, {*methods.METHODS, *variants})
     return {"method": name}
-
-
-def _check_schedule(training: Mapping[str, Any], epochs: int) -> None:
-    """A schedule in numbers of epochs would lose its shape in a shorter training."""
-    options = [training.get(key) for key in ("weight_average", "weight_perturbation")]
-    points = [
-        *training.get("milestones", []),
-        *(each["start_epoch"] for each in options if each and "start_epoch" in each),
-    ]
-    if training["epochs"] != epochs and any(point >= 1 for point in points):
-        raise InputError(f"epochs: {epochs} instead of {training['epochs']} needs milestones and start epochs as "
-                         f"fractions of training, such as 0.5, not {points}")  # fmt: skip
 
 
 def _spaces(options: TuneOptions, searched: Mapping[str, SearchedMethod]) -> dict[str, Space]:
@@ -319,6 +307,16 @@ def _check_corners(method: SearchedMethod) -> None:
         first = {other: each.corners[0] for other, each in method.space.items()}
         for value in domain.corners:
             method.specs({**first, key: value})
+            _check_schedule(method, {**first, key: value})
+
+
+def _check_schedule(method: SearchedMethod, values: Values) -> None:
+    """A schedule in numbers of epochs would lose its shape in a shorter training."""
+    whole = method.whole_epochs(values)
+    points = method.points(values)
+    if whole != method.epochs and any(point >= 1 for point in points):
+        raise InputError(f"epochs: {method.epochs} instead of {whole} needs milestones and start epochs as "
+                         f"fractions of training, such as 0.5, not {points}")  # fmt: skip
 
 
 def _settings(method: SearchedMethod, options: TuneOptions) -> list[Values]:
@@ -327,17 +325,16 @@ def _settings(method: SearchedMethod, options: TuneOptions) -> list[Values]:
     count, seed = options.trials or _TRIALS, f"{options.search_seed} {method.name}"
     if options.search == "tpe":
         return []
+    if options.search == "random":
+        first = [method.defaults] if options.with_default else []
+        return draw(method.space, count, seed, first=first, by=method.training_of)
     if options.search == "list":
         found, count = options.settings[method.name], len(options.settings[method.name])
-    elif options.search == "grid":
-        found = grid(method.space, count, seed)
     else:
-        found = draw(method.space, count, seed)
-    if options.with_default:
-        found = [method.defaults, *found]
+        found = grid(method.space, count, seed)
     distinct: dict[str, Values] = {}
     for values in found:
-        distinct.setdefault(method.specs(values)[0].training_id, values)
+        distinct.setdefault(method.training_of(values), values)
     if options.search == "list" and len(distinct) < len(found):
         raise InputError(f"tune: settings: two of {method.name} are the same training")
     return list(distinct.values())[:count]
@@ -358,6 +355,10 @@ def proposed(config: Mapping[str, Any], searched: Mapping[str, SearchedMethod]) 
 def snippet(tuning: TuningPlan, best: Mapping[str, Values], remarks: Sequence[str]) -> str:
     """The best setting of every method as YAML: a `methods:` list for a suite, in which each is called as it was
     before, with remarks above."""
-    entries = [{**tuning.searched[name].at(values), "variant": name} for name, values in best.items()]
+    searched = tuning.searched
+    entries = [
+        {**searched[name].at({} if searched[name].is_own(values) else values), "variant": name}
+        for name, values in best.items()
+    ]
     text = yaml.safe_dump({"methods": entries}, sort_keys=False, default_flow_style=None)
     return "".join(f"# {line}\n" for line in remarks) + text

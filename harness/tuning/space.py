@@ -12,7 +12,7 @@ import math
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -215,18 +215,28 @@ class Setting(NamedTuple):
         return f"{self.method}: {short(self.values)}"
 
 
-def draw(space: Space, count: int, seed: int | str) -> list[Values]:
-    """`count` different settings at random, or all of a space that has not so many; the same for the same seed, and
-    more of them begin with fewer."""
+def written(values: Values) -> str:
+    """A text that two settings share if and only if their values are the same."""
+    return json.dumps(values, sort_keys=True)
+
+
+def draw(
+    space: Space, count: int, seed: int | str, *, first: Sequence[Values] = (), by: Callable[[Values], str] = written
+) -> list[Values]:
+    """`count` settings at random, after `first`, that differ by what `by` says of them, or all of a space that has not
+    so many; the same for the same seed, and more of them begin with fewer."""
     numbers = random.Random(seed)
-    found: dict[str, Values] = {}
+    found = {by(values): values for values in first}
+    known = set(map(written, first))
     fruitless = 0
     while len(found) < count and fruitless <= _FRUITLESS:
         values = {key: domain.draw(numbers) for key, domain in space.items()}
-        key = json.dumps(values, sort_keys=True)
-        fruitless = fruitless + 1 if key in found else 0
-        found.setdefault(key, values)
-    return list(found.values())
+        before = len(found)
+        if written(values) not in known:
+            known.add(written(values))
+            found.setdefault(by(values), values)
+        fruitless = 0 if len(found) > before else fruitless + 1
+    return list(found.values())[:count]
 
 
 def grid(space: Space, count: int, seed: int | str) -> list[Values]:

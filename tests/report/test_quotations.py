@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -147,6 +148,35 @@ def test_searches_are_told_by_their_own_files():
         assert float(metric.split()[0]) == pytest.approx(100 * winner["curve"][-1][0], abs=0.0051)
 
 
+def test_a_search_over_methods_tells_the_best_of_each():
+    root = ROOT / "results" / "fashion_mnist_small" / "tuning"
+    (line,) = cells(quoted(f"<!-- from {root}: searches -->\n<!-- end -->", ROOT, registered_comparisons)).values()
+    (journal,) = root.glob("tuning/*/journal.json")
+    settings = json.loads(journal.read_text())["settings"]
+    best, metric = line[-2].split("; "), line[-1].split("; ")
+    assert len(best) == len(metric) == 4
+    for text, value in zip(best, metric, strict=True):
+        method, _, said = text.partition(": ")
+        winner = max(
+            (each for each in settings if each["method"] == method),
+            key=lambda each: max(score for score, *_ in each["curve"]),
+        )
+        assert said == ", ".join(f"{key}={_short(each)}" for key, each in winner["values"].items())
+        assert float(value) == pytest.approx(100 * max(score for score, *_ in winner["curve"]), abs=0.0051)
+
+
+def _short(value):
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def test_a_search_that_is_not_written_up_stops_no_other(tmp_path):
+    shutil.copytree(ROOT / "results" / "absld_temperature_rate", tmp_path / "store")
+    first = sorted((tmp_path / "store").glob("tuning/*/cost.json"))[0]
+    first.unlink()
+    found = cells(quoted(f"<!-- from {tmp_path / 'store'}: searches -->\n<!-- end -->", ROOT, registered_comparisons))
+    assert len(found) == 2
+
+
 def test_a_store_without_a_search_has_none_to_tell():
     with pytest.raises(InputError, match="tuning is missing"):
         passage("searches")
@@ -185,6 +215,8 @@ def test_a_file_is_written_only_where_it_differs(tmp_path):
         ("scores attack=pgd20 variants=rslat", "rslat is missing"),
         ("scores attack=pgd21", "missing"),
         ("facts attack=pgd20", "unknown option"),
+        ('scores attack="pgd20', "is not what stands there"),
+        ("", "is not what stands there"),
     ],
 )
 def test_a_passage_that_cannot_be_computed_is_refused(words, says):

@@ -37,7 +37,7 @@ from harness.tuning.halving import rungs, survivors
 from harness.tuning.journal import Journal, setting_of
 from harness.tuning.listener import Listener
 from harness.tuning.method import validation_counts
-from harness.tuning.plan import TuningPlan, plan_tuning
+from harness.tuning.plan import TuningPlan, plan_tuning, snippet
 from harness.tuning.ray_tune import _watch
 from harness.tuning.report import write_comparison
 from harness.tuning.run import run_tuning
@@ -351,6 +351,55 @@ def test_shorter_trainings_keep_their_shape_teacher_and_comparison_their_length(
     compared = tuning.comparison({"absld": tuning.settings[0].values})
     assert {each.training.epochs for each in compared if each.training} == {12}
     assert tuning.teachers[0].trial_id in {each.trial_id for each in compared}
+
+
+def test_the_default_is_written_as_the_suite_has_it(tmp_path: Path) -> None:
+    """Its milestones are fractions there, and were epochs of the shorter search here."""
+    overrides = ("training.epochs=12", "training.milestones=[0.5, 0.75]")
+    tuning = tuning_of(
+        tmp_path,
+        "training.milestones=choice([0.5], [0.75])",
+        trials=3,
+        epochs=4,
+        with_default=True,
+        overrides=overrides,
+    )
+    best = tuning.searched["absld"].settings[0]
+    assert best == {"training.milestones": [2, 3]}
+    (entry,) = yaml.safe_load(snippet(tuning, {"absld": best}, []))["methods"]
+    assert "training" not in entry
+    again = load_suite(suite_file(tmp_path), [*overrides, f"methods={json.dumps([entry])}"])
+    assert {spec.training.milestones for spec in plan(again) if spec.training} == {(6, 9)}
+
+
+@pytest.mark.parametrize(
+    "space",
+    ["training.milestones=choice([1], [0.5])", "labels.start_epoch=choice(0, 1)", "weights.start_epoch=choice(1, 0.5)"],
+)
+def test_a_space_of_epochs_does_not_go_with_shorter_trainings(space: str, tmp_path: Path) -> None:
+    spaces, whole = (space, "weights=choice([kappa])"), ("training.epochs=12",)
+    with pytest.raises(InputError, match="needs milestones and start epochs as fractions of training"):
+        tuning_of(tmp_path, *spaces, epochs=4, trials=2, overrides=whole)
+    assert tuning_of(tmp_path, *spaces, trials=2, overrides=whole).tries == {"absld": 2}
+
+
+def test_a_policy_comes_before_its_settings_in_whatever_order_they_are_asked_for(tmp_path: Path) -> None:
+    texts = ("weights.beta=uniform(1, 5)", "weights=choice([kappa])")
+    for spaces in (texts, texts[::-1]):
+        method = tuning_of(tmp_path, *spaces, search="grid", trials=4).searched["absld"]
+        betas = {spec.method["weights"]["beta"] for values in method.settings for spec in method.specs(values)}
+        assert len(betas) == len(method.settings) == 4
+
+
+def test_tries_are_drawn_until_so_many_trainings_differ(tmp_path: Path) -> None:
+    """Without a milestone the decay decides nothing."""
+    spaces = ("training.milestones=choice([], [0.5])", "training.decay=uniform(0.05, 0.5)")
+    tuning = tuning_of(tmp_path, *spaces, trials=10, methods="absld,rslad", overrides=("training.epochs=4",))
+    assert tuning.tries == {"absld": 10, "rslad": 10}
+    for method in tuning.searched.values():
+        assert len({method.training_of(values) for values in method.settings}) == 10
+    fewer = tuning_of(tmp_path, *spaces, trials=4, methods="absld", overrides=("training.epochs=4",))
+    assert fewer.searched["absld"].settings == tuning.searched["absld"].settings[:4]
 
 
 def test_a_default_that_is_best_is_said_and_compared_with_nothing(tmp_path: Path) -> None:
@@ -865,6 +914,17 @@ def test_the_table_has_the_kept_epoch_of_each_run() -> None:
 def test_the_best_is_of_settings_that_ran_to_their_end(metric: str, mode: str, best: int) -> None:
     table = report.settings_table(*example(), metric, mode)
     assert list(table.loc[table["best"], "setting"]) == [best]
+
+
+def test_a_setting_without_a_value_in_one_seed_is_not_the_mean_of_the_others() -> None:
+    runs, epochs = example()
+    collapsed = epochs["trial_id"] == "21"  # of the setting that would be best
+    epochs = epochs.assign(val_robust_nsd=epochs["val_robust_nsd"].where(~collapsed))
+    assert report.settings_table(*example(), "val_robust_nsd", "min")["mean"].notna().all()
+    table = report.settings_table(runs, epochs, "val_robust_nsd", "min").set_index("setting")
+    assert math.isnan(table.loc[2, "mean"])
+    assert table.loc[2, "seed_0"] == pytest.approx(0.47)
+    assert list(table.index[table["best"]]) == [0]
 
 
 def test_nothing_is_best_where_nothing_is_whole() -> None:
