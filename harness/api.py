@@ -55,13 +55,15 @@ def plan_suite(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     absent: list[str] | None = None,
+    data_root: Path | None = None,
+    download: bool = False,
 ) -> Planned:
     """The trials of a suite, given by name, file or object. Writes nothing. results: the store,
     `results/runs/<suite>` by default. absent: of a suite that is only looked at; notes what is not here, a line each.
     Raises InputError.
 
     Only `threads: auto` in a new store computes anything: a batch with one thread and with more, see
-    `harness.calibration`.
+    `harness.calibration`, on the data in `data_root`, which are fetched where `download` says so.
     """
     if isinstance(suite, str):
         suite = load_suite(suite, overrides, absent)
@@ -74,7 +76,8 @@ def plan_suite(
         from harness.calibration import batch_seconds, best_threads
 
         try:
-            measured.update(batch_seconds(plan(single, only=only, seeds=seeds)))
+            specs = plan(single, only=only, seeds=seeds)
+            measured.update(batch_seconds(specs, data_root=data_root, download=download))
         except AbsentError:
             if absent is None:
                 raise
@@ -102,9 +105,13 @@ def run_suite(
 ) -> Outcome:
     """Run what the store does not have yet; see `harness.running.run.run`. only: variants or methods; teachers_from: a
     store whose trained teachers are taken; options: serial, workers, address, ..."""
-    planned = plan_suite(suite, results=results, overrides=overrides, only=only, seeds=seeds)
+    options = options or Options()
+    planned = plan_suite(
+        suite, results=results, overrides=overrides, only=only, seeds=seeds, data_root=options.data_root,
+        download=options.download,
+    )  # fmt: skip
     teachers = find_teachers(planned.specs, teachers_from, planned.store) if teachers_from else []
-    return run_planned(planned, options or Options(), on_event, teachers)
+    return run_planned(planned, options, on_event, teachers)
 
 
 def run_planned(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -43,6 +43,7 @@ from harness.inputs import Data, data_of, new_network
 from harness.seeds import seeded
 from harness.spec import AttackRequest, TrainedSpec, TrialSpec
 from harness.store.store import Store
+from harness.store.work import WorkingFolder
 from harness.training.train import trainer_of
 from harness.training.trainer import EpochBatches, Noise, Trainer
 from harness.training.validation import correct_under_pgd, held_out_statistics
@@ -69,20 +70,25 @@ class Estimate:
 
 class Calibration:
     """Estimates trials; those of one configuration (data, networks, method, batch, precision, threads, device) are
-    measured once. store: where shares of surviving images are looked up."""
+    measured once. store: where shares of surviving images are looked up, and which networks are trained already; those
+    of the trials `redone` will be trained again."""
 
-    def __init__(self, store: Store, *, data_root: Path | None = None, download: bool = False) -> None:
-        self.data_root, self.download = data_root, download
-        self.shares = stored_shares(store)
+    def __init__(
+        self, store: Store, *, data_root: Path | None = None, download: bool = False, redone: Collection[str] = ()
+    ) -> None:
+        self.data_root, self.download, self.redone = data_root, download, redone
+        self.store, self.shares = store, stored_shares(store)
         self.measured: dict[str, Any] = {}
 
     def estimate(self, spec: TrialSpec) -> Estimate:
-        """The trial's estimate. InputError where data are missing, or it wants a GPU and there is none here."""
+        """The trial's estimate, of its evaluation alone where the store has its network. InputError where data are
+        missing, or it wants a GPU and there is none here."""
         device, data = _device(spec), self._data(spec)
         where = (_device_facts(spec), spec.dataset, spec.student)
         with torch_threads(spec.threads):
             train_s = 0.0
-            if isinstance(spec, TrainedSpec):
+            trained = not WorkingFolder(self.store.root, spec.training_id).lacks(spec.evaluation.checkpoints)
+            if isinstance(spec, TrainedSpec) and (not trained or spec.trial_id in self.redone):
                 key = (where, _training_facts(spec, data.num_classes))
                 train_s = self._once(key, lambda: epoch_seconds(spec, data, device)) * spec.training.epochs
             eval_s = 0.0
@@ -282,7 +288,9 @@ def _stage_seconds(stage: str, forward: Forward, x: Tensor, labels: Tensor, cond
 # Threads
 
 
-def batch_seconds(specs: Sequence[TrialSpec], *, data_root: Path | None = None) -> dict[int, float]:
+def batch_seconds(
+    specs: Sequence[TrialSpec], *, data_root: Path | None = None, download: bool = False
+) -> dict[int, float]:
     """Seconds of a training batch of the plan's longest training by number of threads: one, twice as many up to all
     cores. {1: 0.0} where nothing trains."""
     training = [spec for spec in specs if isinstance(spec, TrainedSpec)]
@@ -290,7 +298,7 @@ def batch_seconds(specs: Sequence[TrialSpec], *, data_root: Path | None = None) 
         return {1: 0.0}
     spec = max(training, key=lambda spec: spec.cost_hint)
     device = _device(spec)
-    data = data_of(spec, device, root=data_root, download=False)
+    data = data_of(spec, device, root=data_root, download=download)
     found = {}
     for threads in _thread_counts(os.cpu_count() or 1):
         with torch_threads(threads):

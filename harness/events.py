@@ -155,11 +155,13 @@ class Blocked(_OfTrial):
 
 
 class Plan(TypedDict):
-    """What is ahead. skipped: ids of trials that the store has. shared_bytes: of teachers' logits on disk, at most."""
+    """What is ahead. skipped: ids of trials that the store has. trained: of those whose networks it has, so that only
+    an evaluation is left. shared_bytes: of teachers' logits on disk, at most."""
 
     event: Literal["plan"]
     trials: int
     skipped: list[str]
+    trained: list[str]
     shared_bytes: int
 
 

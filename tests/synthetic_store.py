@@ -128,7 +128,7 @@ def trial_tables(spec: TrialSpec, *, classes: Sequence[str] = CLOTHES, per_class
         "peak_memory_mb": 900.0, "started": 1.7e9, "finished": 1.7e9 + 800,
     }  # fmt: skip
     tables = {"class_accuracy": counts, "outcomes": outcomes, "epochs": epochs, "class_state": state}
-    tables["notes"] = pd.DataFrame({"source": ["autoattack"], "text": ["a warning"]})
+    tables["notes"] = pd.DataFrame({"source": ["engine"], "text": ["fast"]})
     return trial, {name: frame for name, frame in tables.items() if name not in absent}
 
 

@@ -14,11 +14,15 @@ from harness.api import plan_suite, run_planned
 from harness.attacks.autoattack import STANDARD
 from harness.attacks.conditions import Conditions
 from harness.calibration import AttackCost, Calibration, Estimate, batch_seconds, best_threads
-from harness.cli.listings import calibration_table
+from harness.cli.listings import calibration_table, trial_states
+from harness.cli.messages import print_calibration
 from harness.data.splits import held_out_wanted
-from harness.errors import InputError
+from harness.errors import AbsentError, InputError
+from harness.report.tables.grid import duration
 from harness.running.run import Options
+from harness.store.lock import StoreLock
 from harness.store.store import Store
+from harness.store.work import WorkingFolder
 from harness.suites.suite import load_suite
 from harness.training import train
 from harness.training.validation import held_out_statistics
@@ -131,6 +135,41 @@ def test_held_out_statistics_are_measured_as_training_asks(tmp_path, monkeypatch
     assert asked[train] == ([wanted] * epochs if wanted else [])
 
 
+@pytest.mark.usefixtures("clock")
+def test_of_a_network_that_the_store_has_only_the_evaluation_is_left(tmp_path):
+    spec = small_specs(tmp_path)["at"]
+    store = Store(tmp_path / "store").prepare()
+    run_to_end(spec, store.root)
+    other = small_specs(tmp_path, "evaluation.attacks=[clean]")["at"]
+    assert (other.training_id, other.trial_id != spec.trial_id) == (spec.training_id, True)
+    left, again = (Calibration(store, redone=redone).estimate(other) for redone in ((), (other.trial_id,)))
+    assert (left.train_s, again.train_s > 0) == (0.0, True)
+    assert left.eval_s == again.eval_s > 0
+    assert trial_states(store, [other])[other.trial_id] == ("missing", "trained; this evaluation is missing")
+    with StoreLock(store.root):
+        assert trial_states(store, [other])[other.trial_id][0] == "missing", "it waits"
+        WorkingFolder(store.root, other.training_id).claims(other.trial_id).mkdir(parents=True)
+        assert trial_states(store, [other])[other.trial_id][0] == "running"
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_single_trial_is_not_shared_by_the_cores(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    specs = small_specs(tmp_path)
+    one = Calibration(Store(tmp_path / "store")).estimate(specs["at"]).total_s
+    print_calibration([specs["at"]], Store(tmp_path / "store"), None, False)
+    assert f"on this machine, 1 at a time: about {duration(one)}" in capsys.readouterr().out
+    longest = max(Calibration(Store(tmp_path / "store")).estimate(spec).total_s for spec in specs.values())
+    print_calibration(list(specs.values()), Store(tmp_path / "store"), None, False)
+    assert f"on this machine, {len(specs)} at a time: about {duration(longest)}" in capsys.readouterr().out
+
+
+def test_threads_are_measured_on_the_data_that_a_run_is_given(tmp_path):
+    suite = load_suite(suite_file(tmp_path, dataset="cifar10"), ["threads=auto"])
+    with pytest.raises(AbsentError, match=f"not found in {tmp_path / 'mine'}"):
+        plan_suite(suite, results=tmp_path / "store", data_root=tmp_path / "mine")
+
+
 def test_hours_are_told_by_variant(tmp_path):
     methods = ["rslad", {"method": "rslad", "variant": "other", "training": {"epochs": 9}}]
     specs = plan_suite(suite_file(tmp_path, methods=methods, seeds=[0, 1])).specs
@@ -190,7 +229,7 @@ def test_batches_are_timed_with_one_thread_and_with_more(tmp_path, monkeypatch):
 
 def test_threads_left_open_are_measured_once_for_a_store(tmp_path, monkeypatch):
     measured = {1: 1.0, 2: 0.4}
-    monkeypatch.setattr(calibration, "batch_seconds", lambda specs: dict(measured))
+    monkeypatch.setattr(calibration, "batch_seconds", lambda specs, **options: dict(measured))
     suite = load_suite(suite_file(tmp_path), ["threads=auto"])
     planned = plan_suite(suite, results=tmp_path / "store")
     assert {spec.threads for spec in planned.specs} == {2}
@@ -207,7 +246,7 @@ def test_threads_left_open_are_measured_once_for_a_store(tmp_path, monkeypatch):
 
 
 def test_threads_of_a_suite_that_says_so_measure_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "batch_seconds", lambda specs: pytest.fail("measured"))
+    monkeypatch.setattr(calibration, "batch_seconds", lambda specs, **options: pytest.fail("measured"))
     assert {spec.threads for spec in plan_suite(suite_file(tmp_path), results=tmp_path / "store").specs} == {1}
 
 

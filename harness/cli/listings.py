@@ -48,16 +48,19 @@ def trial_states(store: Store, specs: Sequence[TrialSpec]) -> dict[str, tuple[st
     driver = holder(store.root)
     states = {}
     for spec in specs:
-        folder = WorkingFolder(store.root, spec.training_id).path
+        work = WorkingFolder(store.root, spec.training_id)
+        folder = work.path
         was_interrupted = stored.get(spec.trial_id, {}).get("status") == "interrupted"
         if was_interrupted and driver and folder.exists() and folder.stat().st_mtime >= _since(driver):
             states[spec.trial_id] = ("running", "")
         elif spec.trial_id in stored:
             states[spec.trial_id] = _stored_state(stored[spec.trial_id], (spec.dataset.name, spec.eps) in growing)
+        elif driver and (work.claims(spec.trial_id).exists() or (folder.exists() and not work.record.exists())):
+            states[spec.trial_id] = ("running", "")
+        elif spec.training is not None and not work.lacks(spec.evaluation.checkpoints):
+            states[spec.trial_id] = ("missing", "trained; this evaluation is missing")
         elif folder.exists():
-            states[spec.trial_id] = (
-                ("running", "") if driver else ("resumable", "a run was cut off; running the suite again goes on")
-            )
+            states[spec.trial_id] = ("resumable", "a run was cut off; running the suite again goes on")
         else:
             states[spec.trial_id] = ("missing", "")
     return states

@@ -7,7 +7,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -153,7 +153,9 @@ def say_otherwise(planned: Planned, console: Console) -> list[Otherwise]:
     return found
 
 
-def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | None, download: bool) -> None:
+def print_calibration(
+    specs: Sequence[TrialSpec], store: Store, data: Path | None, download: bool, redone: Collection[str] = ()
+) -> None:
     """Measure a batch of every distinct configuration; the time by variant and device."""
     import torch
 
@@ -162,7 +164,7 @@ def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | Non
     from harness.report.tables.grid import duration
     from harness.store.provenance import processor
 
-    calibration = Calibration(store, data_root=data, download=download)
+    calibration = Calibration(store, data_root=data, download=download, redone=redone)
     with err.status("measuring"):
         estimates = {spec.trial_id: calibration.estimate(spec) for spec in specs}
     out.print(calibration_table(specs, estimates))
@@ -174,8 +176,10 @@ def print_calibration(specs: Sequence[TrialSpec], store: Store, data: Path | Non
         out.print(f"{duration(part)} on {where}", soft_wrap=True)
     here = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count()}
     wanted = {kind: max((getattr(spec.resources, kind) for spec in specs), default=0) for kind in here}
-    at_once = max(1, int(min((here[kind] / amount for kind, amount in wanted.items() if amount), default=1)))
-    out.print(f"on this machine, {at_once} at a time: about {duration(total / at_once)}", soft_wrap=True)
+    room = max(1, int(min((here[kind] / amount for kind, amount in wanted.items() if amount), default=1)))
+    at_once = max(1, min(room, len(specs)))
+    longest = max((each.total_s for each in estimates.values()), default=0.0)
+    out.print(f"on this machine, {at_once} at a time: about {duration(max(total / at_once, longest))}", soft_wrap=True)
 
 
 def report_store(

@@ -108,12 +108,17 @@ def planned_suite(
     results: Path | None,
     plugins: list[str] | None = None,
     absent: list[str] | None = None,
+    data: Path | None = None,
+    download: bool = False,
 ) -> Any:
     from harness.api import plan_suite
 
     load_plugins(plugins)
     only, numbers = read_names(methods, "--methods"), read_seeds(seeds)
-    return plan_suite(suite, results=results, overrides=sets or (), only=only, seeds=numbers, absent=absent)
+    return plan_suite(
+        suite, results=results, overrides=sets or (), only=only, seeds=numbers, absent=absent, data_root=data,
+        download=download,
+    )  # fmt: skip
 
 
 def check_plan(

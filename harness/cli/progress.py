@@ -101,6 +101,7 @@ class Progress:
         self.running: dict[str, Running] = {}
         self.done: set[str] = set()
         self.skipped: set[str] = set()
+        self.trained: set[str] = set()
         self.failed: set[str] = set()
         self.blocked: set[str] = set()
         self._worked = 0.0  # in units of cost_hint, by trials that ended in this run
@@ -138,7 +139,7 @@ class Progress:
     # Events
 
     def _on_plan(self, event: events.Plan) -> None:
-        self.skipped = set(event["skipped"])
+        self.skipped, self.trained = set(event["skipped"]), set(event["trained"])
         if event.get("shared_bytes"):
             self._print(
                 f"teachers' logits, shared by the trials of a seed: up to {event['shared_bytes'] / 2**20:,.1f} MB of "
@@ -185,10 +186,7 @@ class Progress:
     def _on_done(self, event: events.Done) -> None:
         trial = self._end(event["trial_id"])
         self.done.add(event["trial_id"])
-        taken = trial.fraction(trial.first_epoch)
-        if not trial.epochs and self._specs[event["trial_id"]].training is not None:
-            taken = _TRAINING_SHARE  # trained in another run or store, and evaluated here
-        self._worked += self._cost(event["trial_id"]) * (1 - taken)
+        self._worked += self._cost(event["trial_id"]) * (1 - trial.fraction(trial.first_epoch))
         seconds = f"done in {duration(self._clock() - trial.began)}"
         self._say(event["trial_id"], seconds + (f", validation {_percent(trial)}" if trial.average is not None else ""))
 
@@ -266,7 +264,8 @@ class Progress:
         return self.done | self.skipped | self.failed | self.blocked
 
     def _cost(self, name: str) -> float:
-        return max(1.0, self._specs[name].cost_hint)
+        left = 1 - _TRAINING_SHARE if name in self.trained else 1.0
+        return max(1.0, self._specs[name].cost_hint) * left
 
     def _say(self, name: str, text: str) -> None:
         self._print(f"[{len(self._ended)}/{len(self._specs)}] {title(self._specs[name])}: {text}")

@@ -88,7 +88,7 @@ def run(
 
     results, teachers_from = into or results, into or teachers_from
     absent: list[str] | None = [] if dry_run else None
-    planned = planned_suite(suite, sets, methods, seeds, results, plugin, absent)
+    planned = planned_suite(suite, sets, methods, seeds, results, plugin, absent, data, download)
     if "gpu" not in planned.suite.resources.model_fields_set:
         say_unused_gpu("--set resources.gpu=1, or 0.5 for two trials on it; in a suite also `resources: {gpu: auto}`")
     teachers = trained_teachers(planned.specs, planned.store, teachers_from)
@@ -101,7 +101,7 @@ def run(
         if calibrate:
             left = [spec for spec in planned.specs if states[spec.trial_id][0] != "done"]
             with suppress(AbsentError):  # which is told next
-                print_calibration(left, planned.store, data, download)
+                print_calibration(left, planned.store, data, download, redone)
         return conclude_plan(absent)
     from harness.api import run_planned
     from harness.cli.progress import Progress

@@ -116,7 +116,7 @@ def check_expected(percent: float | None) -> None:
 @torch.no_grad()
 def _clean_accuracy(spec: GivenSpec, root: Path | None, every: bool) -> tuple[float, int]:
     """In percent, and on how many test images."""
-    data = read_data(spec.dataset, 0, torch.device("cpu"), second=False, root=root, download=False)
+    data = read_data(spec.dataset, spec.split_seed, torch.device("cpu"), second=False, root=root, download=False)
     network = trained_network(spec.init, data, Path()).eval().requires_grad_(False)
     images = None if every else spec.evaluation.attacks[0].images
     chosen = stratified_order(data.test.labels, 0)[:images]

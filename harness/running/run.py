@@ -117,7 +117,11 @@ def run(
         queue = TrialQueue(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
         waiting = [queue.specs[name] for name in queue.waiting]
         shared = shared_bytes(waiting)
-        on_event({"event": "plan", "trials": len(queue.specs), "skipped": list(queue.skipped), "shared_bytes": shared})
+        trained = [spec.trial_id for spec in waiting if spec.training and _is_trained(store, spec)]
+        on_event({
+            "event": "plan", "trials": len(queue.specs), "skipped": list(queue.skipped), "trained": trained,
+            "shared_bytes": shared,
+        })  # fmt: skip
         for name, reason in queue.failed.items():
             on_event({"event": "failed", "trial_id": name, "error": reason})
         for name, reason in queue.blocked.items():
@@ -152,6 +156,10 @@ def run(
         if stop_reason is None and not lock.lost:
             _compact(store)
     return Outcome(queue.done, queue.skipped, queue.failed, queue.blocked, queue.interrupted, stop_reason)
+
+
+def _is_trained(store: Store, spec: TrialSpec) -> bool:
+    return not WorkingFolder(store.root, spec.training_id).lacks(spec.evaluation.checkpoints)
 
 
 def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_event: OnEvent) -> None:

@@ -99,7 +99,7 @@ def _trained(spec: TrialSpec, origin: Store) -> Trained:
     if found != recorded:
         raise InputError(f"{path} is damaged or was exchanged: sha256 {found[:12]}, recorded {recorded[:12]}")
     evaluated = origin.has(spec.trial_id)
-    if not evaluated and (lacks := _lacking(origin, spec)):
+    if not evaluated and (lacks := folder.lacks(spec.evaluation.checkpoints)):
         raise InputError(
             f"{origin.root} has no rows of '{spec.variant}' under this evaluation, and to evaluate it here "
             f"{folder.path} lacks {', '.join(lacks)}"
@@ -174,14 +174,8 @@ def _is_trained(store: Store, spec: TrialSpec) -> bool:
 
 
 def _is_usable(store: Store, spec: TrialSpec) -> bool:
-    return _is_trained(store, spec) and (store.has(spec.trial_id) or not _lacking(store, spec))
-
-
-def _lacking(store: Store, spec: TrialSpec) -> list[str]:
-    """What is missing to evaluate a trained network again."""
-    folder = _folder(store, spec)
-    asked = {folder.record, *map(folder.weights, spec.evaluation.checkpoints)}
-    return sorted(path.name for path in asked if not path.exists())
+    lacks = [] if store.has(spec.trial_id) else _folder(store, spec).lacks(spec.evaluation.checkpoints)
+    return _is_trained(store, spec) and not lacks
 
 
 def _has(target: Store, network: Trained) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,12 @@ class WorkingFolder:
     def kept(self) -> list[Path]:
         """What is of use elsewhere, of a training that has ended."""
         return [*self.kept_weights(), *([self.record] if self.record.exists() else [])]
+
+    def lacks(self, checkpoints: Iterable[str]) -> list[str]:
+        """Which files of a training that has ended, with the weights of these checkpoints, are not there: none if only
+        an evaluation is left to do."""
+        asked = {self.record, *map(self.weights, checkpoints)}
+        return sorted(path.name for path in asked if not path.exists())
 
     def history(self) -> dict[str, Any] | None:
         """What a finished training recorded; None while it is not finished, or where the record is damaged, which is

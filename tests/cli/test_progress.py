@@ -50,7 +50,7 @@ def test_progress_counts_and_estimates() -> None:
     specs = [fake.make(seed, steps=10) for seed in range(4)]
     one, two, three, four = (spec.trial_id for spec in specs)
     progress, _, clock = screen(specs, terminal=False)
-    progress({"event": "plan", "skipped": [four]})
+    progress({"event": "plan", "skipped": [four], "trained": []})
     assert progress.headline() == "4 trials: 1 done, 0 running, 3 waiting"
     progress({"event": "launch", "trial_id": one})
     progress({"event": "launch", "trial_id": two})
@@ -78,13 +78,15 @@ def test_progress_counts_what_this_run_did_of_a_resumed_trial() -> None:
 
 
 def test_a_trial_that_was_trained_elsewhere_counts_as_its_evaluation() -> None:
-    specs = [fake.make(seed, steps=10) for seed in range(2)]
+    specs = [fake.make(seed, steps=10) for seed in range(3)]
     progress, _, clock = screen(specs, terminal=False)
+    trained = [specs[0].trial_id, specs[1].trial_id]
+    progress({"event": "plan", "skipped": [], "trained": trained})
     progress({"event": "launch", "trial_id": specs[0].trial_id})
     clock.now = 10.0
     progress({"event": "done", "trial_id": specs[0].trial_id})
-    # 0.2 of a trial in 10 s; one is left
-    assert progress.seconds_left() == pytest.approx(1.0 / 0.02)
+    # 0.2 of a trial in 10 s; another such and a whole one are left
+    assert progress.seconds_left() == pytest.approx(1.2 / 0.02)
 
 
 def test_progress_table() -> None:
@@ -153,7 +155,7 @@ def test_without_a_terminal_a_long_trial_is_a_line_a_minute_with_the_time_left()
 def test_the_bar_is_the_part_of_the_whole_run_that_is_done() -> None:
     specs = [fake.make(seed, steps=10) for seed in range(4)]
     progress, _, _ = screen(specs, terminal=True)
-    progress({"event": "plan", "skipped": [specs[3].trial_id]})
+    progress({"event": "plan", "skipped": [specs[3].trial_id], "trained": []})
     progress({"event": "launch", "trial_id": specs[0].trial_id})
     progress({"event": "epoch", "trial_id": specs[0].trial_id, "epoch": 5, "epochs": 10})
     assert progress.picture().done == pytest.approx((1 + 0.4) / 4)
@@ -172,7 +174,7 @@ def test_a_run_is_followed_from_elsewhere_until_it_ends(tmp_path: Path) -> None:
         progress_file(store.root).parent.mkdir()
         progress({"event": "warning", "text": "before the plan nothing is shown"})
         assert shared_picture(store.root) is None
-        progress({"event": "plan", "skipped": []})
+        progress({"event": "plan", "skipped": [], "trained": []})
         assert shared_picture(store.root) == progress.picture()
         watching = subprocess.Popen([*command, "--watch"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         assert watching.stdout is not None

@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.errors import InputError
 from harness.evaluation.given import evaluation_trial, given_dataset, given_network
@@ -269,3 +271,35 @@ def test_an_accuracy_over_all_images_is_claimed_of_unequal_classes() -> None:
     kept = table[~tail & (table["checkpoint"] == "last")]
     assert over_all[3] == f"{100 * kept['correct'].sum() / (kept['n'].sum() + 20):.2f}"
     assert of_classes[3] == f"{100 * kept['accuracy'].sum() / 10:.2f}"
+
+
+def test_clean_accuracy_is_of_the_split_that_is_evaluated(tmp_path: Path) -> None:
+    """A folder without a test part: which of its images are test images is a matter of the seed."""
+    pixels = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(60):
+            image = Image.fromarray(pixels.integers(256, size=(8, 8, 3), dtype=np.uint8))
+            image.save(tmp_path / "pets" / name / f"{number:02d}.png")
+    torch.manual_seed(1)
+    write_state(tmp_path / "mine.pt", build("cnn", {"width": 4}, in_channels=3, num_classes=2).state_dict(), {})
+    told = []
+    for seed in ("0", "3", "5"):
+        words = [
+            *FILE[:5],
+            "--dataset",
+            "pets",
+            "--eps",
+            "0.02",
+            "--attacks",
+            "clean",
+            "--serial",
+            "--split-seed",
+            seed,
+        ]
+        done = bench("evaluate", *words, "--results", seed, cwd=tmp_path)
+        (line,) = re.findall(r"clean accuracy: (.*) % on", done.stdout)
+        rows = Store(tmp_path / seed).read("class_accuracy")
+        assert float(line) == pytest.approx(100 * rows["correct"].sum() / rows["n"].sum(), abs=0.005)
+        told.append(line)
+    assert len(set(told)) > 1
