@@ -6,7 +6,7 @@ The result store is the truth: what it holds is skipped at every start, so runni
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +98,14 @@ def run(
     *,
     options: Options | None = None,
     on_event: OnEvent = lambda event: None,
+    wanted: Collection[str] = (),
 ) -> Outcome:
     """Runs what the store does not have yet and returns when every trial is settled.
 
     A failing trial is a row in the store, and the others go on. on_event: told of everything that happens, see
     `harness.events`. SIGINT, SIGTERM and SIGHUP let trials save their state and end the run within half a
-    minute; a second one ends it at once. Raises InputError for what cannot be run here.
+    minute; a second one ends it at once. wanted: ids of trials whose networks somebody else will learn from. Raises
+    InputError for what cannot be run here.
     """
     options = options or Options()
     with nothing_left_if_refused(store.root), StoreLock(store.prepare().root) as lock:
@@ -112,7 +114,7 @@ def run(
         if options.redo:
             where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
             on_event({"event": "set_aside", "where": str(where or "")})
-        _set_damaged_teachers_aside(specs, store, on_event)
+        _set_damaged_teachers_aside(specs, store, wanted, on_event)
         statuses = store.statuses()
         queue = TrialQueue(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
         waiting = [queue.specs[name] for name in queue.waiting]
@@ -162,14 +164,21 @@ def _is_trained(store: Store, spec: TrialSpec) -> bool:
     return not WorkingFolder(store.root, spec.training_id).lacks(spec.evaluation.checkpoints)
 
 
-def _set_damaged_teachers_aside(specs: Sequence[TrialSpec], store: Store, on_event: OnEvent) -> None:
-    """Finished teachers (and networks to start from) whose weights are damaged or gone, and that trials still to run
-    need, are trained again by this run. InputError where finished students learnt from them."""
+def has_network(store: Store, spec: TrialSpec) -> bool:
+    """Whether others can learn from the network of a finished trial: its weights are there, and whole."""
+    return WorkingFolder(store.root, spec.training_id).has_as_noted(SELECTED)
+
+
+def _set_damaged_teachers_aside(
+    specs: Sequence[TrialSpec], store: Store, wanted: Collection[str], on_event: OnEvent
+) -> None:
+    """Finished teachers (and networks to start from) whose weights are damaged or gone, and that are `wanted` or needed
+    by trials still to run, are trained again by this run. InputError where finished students learnt from them."""
     statuses = store.statuses()
-    needed = {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
+    needed = set(wanted) | {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
     finished = [spec for spec in specs if spec.trial_id in needed and statuses.get(spec.trial_id) == "done"]
     for spec in finished:
-        if WorkingFolder(store.root, spec.training_id).has_as_noted(SELECTED):
+        if has_network(store, spec):
             continue
         try:
             where = set_aside(store, [spec])

@@ -3,13 +3,13 @@ images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from harness.events import OnEvent
 from harness.running.on_ray import connected
-from harness.running.run import Options, Outcome, check_inputs, run
+from harness.running.run import Options, Outcome, check_inputs, has_network, run
 from harness.running.scalars import Scalars
 from harness.running.teachers import Trained, take_teachers, teachers_beside
 from harness.spec import TrialSpec
@@ -59,7 +59,8 @@ def run_tuning(
             remember_machine(tuning.suite, tuning.store.root)
         take_teachers(teachers, tuning.store)
         take_teachers(teachers_beside(tuning.teachers, tuning.parents, tuning.store), tuning.store)
-        outcome = _run(tuning.teachers, tuning.store, options, follow)
+        wanted = {spec.trial_id for spec in tuning.teachers} if is_open else set()
+        outcome = _run(tuning.teachers, tuning.store, options, follow, wanted)
         if outcome.exit_code:
             return Tuned(trouble=_troubles(tuning.teachers, outcome), stop_reason=outcome.stop_reason)
         stop_reason = run_search(tuning, options, say=say, scalars=scalars)
@@ -80,11 +81,14 @@ def run_tuning(
         )  # fmt: skip
 
 
-def _run(specs: Sequence[TrialSpec], store: Store, options: Options, follow: Follow) -> Outcome:
-    if all(store.has(spec.trial_id) for spec in specs):
+def _run(
+    specs: Sequence[TrialSpec], store: Store, options: Options, follow: Follow, wanted: Collection[str] = ()
+) -> Outcome:
+    whole = all(has_network(store, spec) for spec in specs if spec.trial_id in wanted)
+    if whole and all(store.has(spec.trial_id) for spec in specs):
         return Outcome([], [spec.trial_id for spec in specs], {}, {}, [])
     with follow(specs) as on_event:
-        return run(specs, store, options=options, on_event=on_event)
+        return run(specs, store, options=options, on_event=on_event, wanted=wanted)
 
 
 def _troubles(specs: Sequence[TrialSpec], outcome: Outcome) -> list[str]:

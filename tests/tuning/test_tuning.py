@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,10 @@ from harness.spec import NUMERICS_VERSION, TrialSpec
 from harness.statistics.registry import metric_info
 from harness.store.store import Store
 from harness.store.verify import verify
+from harness.store.work import WorkingFolder
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
+from harness.tuning import run as tuning_run
 from harness.tuning.halving import rungs, survivors
 from harness.tuning.journal import Journal, setting_of
 from harness.tuning.listener import Listener
@@ -712,6 +715,33 @@ def test_tries_of_an_older_numerics_version_are_not_made_again_unasked(
     (tuning.store.root / "trials" / f"{stored[0]}.parquet").unlink()  # the tries alone are left
     with pytest.raises(InputError, match="has 2 finished trials of these variants from an older numerics version"):
         run_tuning(tuning)
+
+
+def test_a_teacher_whose_weights_are_gone_is_trained_again_before_a_search_goes_on(tmp_path: Path) -> None:
+    tuning = tuning_of(tmp_path)
+    [teacher] = tuning.teachers
+    options, told = Options(serial=True, minimum_free_bytes=0), list[str]()
+
+    @contextmanager
+    def follow(specs: Any) -> Any:
+        yield lambda event: told.append(event.get("text", event["event"]))
+
+    def teach(wanted: set[str]) -> None:
+        told.clear()
+        assert tuning_run._run(tuning.teachers, tuning.store, options, follow, wanted).exit_code == 0
+
+    teach({teacher.trial_id})
+    weights = WorkingFolder(tuning.store.root, teacher.training_id).weights("best_validation")
+    before = weights.read_bytes()
+    for damage in (weights.unlink, lambda: weights.write_bytes(b"no weights")):
+        damage()
+        teach(set())
+        assert told == [], "a search that is over needs none"
+        teach({teacher.trial_id})
+        assert any("its weights are damaged; it is trained again" in text for text in told)
+        assert weights.read_bytes() == before
+        teach({teacher.trial_id})
+        assert told == []
 
 
 # With Ray Tune
