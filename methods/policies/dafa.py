@@ -94,5 +94,8 @@ class DAFAMargins(_Similarity, MarginPolicy):
         weight = self.state["dafa_weight"].float()[labels]
         return weight * eps, weight * step_size
 
+    def quantities(self) -> dict[str, torch.Tensor]:
+        return {"eps_factor": self.state["dafa_weight"]}  # the weights beside it may have other ones
+
     def second_step(self, eps: float, step_size: float) -> tuple[float, float] | None:
         return (eps, step_size) if self.settings.double_step else None

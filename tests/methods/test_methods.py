@@ -552,6 +552,18 @@ def test_policies_wait_for_their_start_epoch() -> None:
     assert not torch.equal(method.margin_policy.state["eps_factor"], torch.ones(CLASSES))
 
 
+def test_no_two_parts_log_one_name_for_different_numbers() -> None:
+    """A logged quantity is drawn by its name; of a pair of policies neither may hide the other's."""
+    names = {
+        kind: {name: set(policy({}, CLASSES).quantities()) for name, policy in table.items()}
+        for kind, table in methods.POLICIES.items()
+    }
+    same = {"train_robust_accuracy"}  # which the weights and the margins of CFA measure alike
+    for (first, one), (second, other) in itertools.combinations(names.items(), 2):
+        for pair in itertools.product(one, other):
+            assert one[pair[0]] & other[pair[1]] <= same, (first, second, pair)
+
+
 def test_dafa_weights() -> None:
     similarity = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [np.nan] * 4, [0.2, 0.2, 0.1, 0.5]])
     expected = np.ones(4)

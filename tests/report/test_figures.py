@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 
 import matplotlib
 import numpy as np
@@ -88,6 +89,100 @@ def test_attacks_on_fewer_images_say_so(frames):
     few = frame.assign(n=10 * frame["n"] // fewer, correct=10 * frame["correct"] // fewer)
     labels = [label.get_text() for label in classes.attack_ladder(few).axes[0].get_xticklabels()]
     assert labels == ["Clean", "FGSM", "PGD-20", "CW-20", "AA\n(short)\nn=5,000"]
+
+
+def test_attacks_on_fewer_seeds_say_so():
+    few = ("clean", "pgd20")
+    attacks = {0: (*few, "aa_short", "aa_standard"), 1: (*few, "aa_short"), 2: few}
+    specs = [trial_spec(name, seed, attacks=attacks[seed]) for name in ("at", "absld") for seed in attacks]
+    found = draw(read_results(frames_of(specs)), ["attack_ladder", "average_worst"], baseline="at")
+    assert found["attack_ladder"].says.startswith("Mean over seeds 0, 1, 2 (AA (short) seeds 0, 1, AA seed 0); ")
+    assert "AA" not in found["average_worst"].says
+    attacked = {("at", 0), ("absld", 1)}
+    pairs = itertools.product(("at", "absld"), range(3))
+    specs = [trial_spec(*pair, attacks=(*few, "aa_short") if pair in attacked else few) for pair in pairs]
+    found = draw(read_results(frames_of(specs)), ["nsd"], baseline="at")
+    assert found["nsd"].says.startswith("Mean over seeds 0, 1, 2 (AA (short) fewer seeds); ")
+
+
+def test_a_ladder_is_drawn_of_a_variant_without_its_last_attack():
+    specs = [trial_spec("at", seed, attacks=("clean", "pgd20")) for seed in range(2)]
+    specs += [trial_spec("absld", seed, attacks=("clean", "pgd20", "aa_short")) for seed in range(2)]
+    for width in ("column", "text"):
+        figure = draw(read_results(frames_of(specs)), ["attack_ladder"], baseline="at", width=width)["attack_ladder"]
+        lines = {axis.get_title(loc="left"): [line.get_ydata() for line in axis.lines] for axis in figure.axes}
+        assert all(np.isfinite(line).tolist() == [True, True, False] for line in lines["at"])
+        assert all(np.isfinite(line).all() for line in lines["absld"])
+
+
+def test_teachers_are_marked_each_by_itself_and_apart_from_students_of_their_name():
+    students = [trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]
+    teachers = [teacher_spec(), trial_spec("teacher", 0, role="teacher", width=64, peeked=False)]
+    frames = frames_of([*students, *teachers])
+    rows = frames.tables["class_accuracy"]
+    lower = rows["trial_id"].astype(str) == teachers[1].trial_id
+    rows.loc[lower, "correct"] //= 2
+    named_at = trial_spec("at", 0, role="teacher", width=64, peeked=False)
+
+    def marked(frames) -> dict[str, tuple[float, float]]:
+        axis = draw(read_results(frames), ["average_worst"], baseline="at")["average_worst"].axes[0]
+        stars = [line for line in axis.lines if line.get_marker() == "*"]
+        points = [*stars, *(container.lines[0] for container in axis.containers)]
+        names = [*(star.get_label() for star in stars), *(container.get_label() for container in axis.containers)]
+        return {
+            name: (float(point.get_xdata()[0]), float(point.get_ydata()[0]))
+            for name, point in zip(names, points, strict=True)
+        }
+
+    def expected(frames, *trials) -> tuple[float, float]:
+        rows = frames.tables["class_accuracy"]
+        rows = rows[rows["trial_id"].astype(str).isin([each.trial_id for each in trials])]
+        rows = rows[(rows["attack"] == "pgd20") & (rows["checkpoint"] == "best_validation")]
+        rates = (100 * rows["correct"] / rows["n"]).groupby(rows["trial_id"].astype(str)).agg(["mean", "min"])
+        return tuple(rates.mean())
+
+    found = marked(frames)
+    assert set(found) == {"at", "absld", "teacher cnn(width=32)", "teacher cnn(width=64)"}
+    for name, trial in zip(("teacher cnn(width=32)", "teacher cnn(width=64)"), teachers, strict=True):
+        assert found[name] == pytest.approx(expected(frames, trial))
+    frames = frames_of([*students, named_at])
+    found = marked(frames)
+    assert set(found) == {"at", "absld", "at (teacher)"}
+    assert found["at"] == pytest.approx(expected(frames, *students[:3]))
+    assert found["at (teacher)"] == pytest.approx(expected(frames, named_at))
+
+
+def test_the_dark_lines_are_those_of_the_trainings_that_are_drawn():
+    """Of another length than a training beside them, which logs no temperature."""
+    specs = [trial_spec(name, seed, epochs=count) for name, count in (("at", 20), ("absld", 3)) for seed in range(2)]
+    frames = frames_of(specs)
+    state, trials = frames.tables["class_state"], frames.tables["trials"].set_index("trial_id")
+    ids = trials.index[trials["variant"] == "absld"]
+    own = state["trial_id"].isin(ids)
+    learnt = own & (state["quantity"] == "val_robust")
+    state.loc[learnt, "value"] = np.where(state.loc[learnt, "class_index"] == 6, 0.0, 0.9)
+    last = own & (state["epoch"] == 3) & (state["class_index"] == 6)
+    hardest = state.loc[last & (state["quantity"] == "temperature_adversarial"), "value"].mean()
+    whole = read_results(frames)
+    alone = read_results(frames, trial_ids=list(ids))
+    for results in (whole, alone):
+        axis = draw(results, ["temperatures"])["temperatures"].axes[0]
+        assert axis.lines[0].get_ydata()[-1] == pytest.approx(hardest)
+
+
+def test_two_settings_of_one_name_have_a_panel_each():
+    trials, rows = [], []
+    for number, (first, second) in enumerate(itertools.product((0, 1, 2, 3), (0, 4, 8))):
+        method = {"name": "absld", "labels": {"start_epoch": first}, "weights": {"start_epoch": second}}
+        spec = json.dumps({"method": method, "training": {"lr": 0.1}})
+        trials.append(
+            {"trial_id": f"t{number}", "role": "student", "method": "absld", "epochs": 10, "seed": 0, "spec": spec}
+        )
+        rows.append({"trial_id": f"t{number}", "epoch": 1, "selection_score": 0.3 + 0.01 * number})
+    table = varied_settings(pd.DataFrame(trials), pd.DataFrame(rows), "selection_score")
+    assert list(table.columns) == ["method", "best", "labels.start_epoch", "weights.start_epoch"]
+    assert table["labels.start_epoch"].nunique() == 4
+    assert table["weights.start_epoch"].nunique() == 3
 
 
 @pytest.mark.slow

@@ -567,6 +567,22 @@ def test_trials_that_all_failed_still_have_a_page(tmp_path):
     assert "at: seed 0 failed" in written[0].read_text()
 
 
+def test_a_score_of_zero_is_a_number_and_no_score_is_none():
+    specs = [trial_spec(name, seed, attacks=("clean", "pgd20")) for name in ("at", "rslad") for seed in range(3)]
+    frames = frames_of(specs)
+    rows = frames.tables["class_accuracy"]
+    trials = frames.tables["trials"].set_index("trial_id")
+    lost = rows["trial_id"].isin(trials.index[trials["variant"] == "at"]) & (rows["attack"] == "pgd20")
+    rows.loc[lost, ["correct", "accuracy"]] = 0
+    results = read_results(frames)
+    board = leaderboard(results, columns=["average", "worst_3", "nsd"], paired=False)
+    data = page_data(results, board, "best_validation")
+    (row,) = [row for row in data["rows"] if row["variant"] == "at"]
+    cells = dict(zip([name for name, *_ in data["metrics"]], row["scores"]["best_validation"]["pgd20"], strict=True))
+    assert cells["worst_3"][0] == cells["worst_10_percent"][0] == cells["average"][0] == 0
+    assert cells["nsd"] == [None]
+
+
 def test_data_of_the_page_survive_missing_tables():
     specs = [trial_spec("at", 0), trial_spec("rslad", 0)]
     _, results, board = made(specs, absent=["outcomes", "epochs", "class_state"])

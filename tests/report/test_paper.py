@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from harness.store.several import Stores
 from harness.store.store import Store
 from tests.command import bench
 from tests.pages import runnable
-from tests.synthetic_store import fill_store, frames_of, teacher_spec, trial_spec
+from tests.synthetic_store import failed_row, fill_store, frames_of, teacher_spec, trial_spec
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,24 @@ def test_a_full_caption_says_once_what_holds_for_both(stores, tmp_path):
     assert "L-inf eps 4/255." in caption
     assert "L-inf eps 8/255." in caption
     assert "Ordered by" not in caption, "its ranks are not in the table"
+
+
+def test_what_is_one_eps_s_own_is_told_behind_its_name_in_a_short_caption_too():
+    """Seeds, marks, and what is missing of a method at either eps."""
+    tenth = [trial_spec(name, seed, eps=0.1) for name in ("at", "absld") for seed in range(3)]
+    fifth = [trial_spec(name, seed, eps=0.05) for name in ("at", "absld") for seed in range(4, 8)]
+    frames = frames_of([*tenth[:-1], *fifth[:-1]])
+    failed = [failed_row(tenth[-1]), failed_row(fifth[-1], "RuntimeError: out of memory")]
+    trials = frames.tables["trials"]
+    extra = pd.DataFrame(failed, dtype=object).reindex(columns=trials.columns)
+    frames.tables["trials"] = pd.concat([trials.astype(object), extra], ignore_index=True)
+    text = latex(leaderboard(read_results(frames)), paper=Paper(side_by_side="eps", captions="short"))
+    caption = re.search(r"\\caption\{(.*)\}", text)[1]
+    small, large = caption.split("L-inf eps 0.05.")[1].split("L-inf eps 0.1.")
+    assert "over seeds 4, 5, 6" in small
+    assert "over seeds 0, 1" in large
+    assert "eps 0.05, absld: seed 7 failed (RuntimeError: out of memory" in caption
+    assert "eps 0.1, absld: seed 2 failed (RuntimeError: loss is nan" in caption
 
 
 def test_settings_that_differ_otherwise_have_tables_of_their_own(stores, tmp_path):

@@ -25,6 +25,7 @@ from harness.cli.main import app
 from harness.errors import InputError
 from harness.report import escape
 from harness.report.captions import caption, eps_text, marks
+from harness.report.figures.draw import draw
 from harness.report.page.data import page_data
 from harness.report.results import read_results, some_trials
 from harness.report.scores import differences
@@ -253,6 +254,32 @@ def test_registered_comparisons_are_a_family_of_their_own(frames):
     one_seed = frames_of([trial_spec(name, 0) for name in ("rslad", "absld")])
     text = " ".join(caption(leaderboard(read_results(one_seed), primary=primary), board.settings[0], "best_validation"))
     assert "no verdict below 3 common seeds" in text
+
+
+def test_a_metric_without_a_value_in_one_seed_is_not_the_mean_of_the_others():
+    """One network of four gets every image wrong under attack: its NSD is not defined."""
+    frames = frames_of(
+        [trial_spec(name, seed, attacks=("clean", "pgd20")) for name in ("at", "absld") for seed in range(4)]
+    )
+    trials = frames.tables["trials"].set_index("trial_id")
+    (collapsed,) = trials.index[(trials["variant"] == "absld") & (trials["seed"] == 3)]
+    rows = frames.tables["class_accuracy"]
+    lost = (rows["trial_id"] == collapsed) & (rows["attack"] == "pgd20")
+    rows.loc[lost, ["correct", "accuracy"]] = 0
+    results = read_results(frames)
+    board = leaderboard(results, paired=False)
+    scores = board.scores[(board.scores["attack"] == "pgd20") & (board.scores["checkpoint"] == "best_validation")]
+    scores = scores.assign(variant=scores["row"].map(board.rows["variant"])).set_index(["variant", "metric"])
+    nothing = ["value", "seed_low", "seed_high", "sample_low", "sample_high", "difference", "p"]
+    assert scores.loc[("absld", "nsd"), nothing].isna().all()
+    assert scores.loc[("absld", "nsd"), "rank"] == 0
+    assert scores.loc[("at", "nsd"), ["value", "seed_low", "sample_low"]].notna().all()
+    assert scores.loc[("absld", "average"), "value"] == pytest.approx(accuracies(frames, "absld", "pgd20").mean())
+    ranking = leaderboard(results, rank="pgd20:nsd", paired=False).ranking(board.settings[0], "best_validation")
+    assert [board.rows.loc[row, "variant"] for row in ranking.order] == ["at", "absld"]
+    assert ranking.values.keys() == {ranking.order[0]}
+    says = draw(results, ["nsd"], baseline="at")["nsd"].says
+    assert "Bars: 95 % over seeds." in says
 
 
 def test_registered_comparisons_do_not_depend_on_what_is_shown(frames):

@@ -185,8 +185,8 @@ def attack_ladder(
 ) -> Drawing | None:
     """How each class falls from clean accuracy to the strongest attack; a panel per variant, a line per class.
 
-    `class_accuracy`: rows of that table of one setting. Dark lines are the classes that are hard for the baseline. None
-    where fewer than two attacks were run.
+    `class_accuracy`: rows of that table of one setting. Dark lines are the classes that are hard for the baseline,
+    under the last attack that it has. None where fewer than two attacks were run.
     """
     frame = at(class_accuracy, checkpoint)
     attacks = ladder(frame)
@@ -196,7 +196,8 @@ def attack_ladder(
     names = chosen.shown
     views = [class_view(frame[frame["attack"] == attack], names, baseline) for attack in attacks]
     accuracy = np.stack([view.accuracy for view in views])  # (attacks, variants, classes)
-    order, classes = views[-1].by_difficulty, views[0].classes
+    known = [view for view in views if np.isfinite(view.accuracy[view.first]).any()]
+    order, classes = known[-1].by_difficulty, views[0].classes
     figure, axes = canvas(width, 2.7, 1, len(names), sharey=True)
     room = figure.get_figwidth() / len(names)
     titles, ticks = fitted(names, room - 0.35, size=TITLE), attack_labels(frame, attacks)

@@ -85,14 +85,16 @@ def reference(variants: Sequence[str], baseline: str | None = None) -> str:
 
 
 def class_view(frame: pd.DataFrame, variants: Sequence[str], baseline: str | None = None) -> ClassView:
-    """Mean over seeds and 95 % interval over test samples of every class and variant."""
+    """Mean over seeds and 95 % interval over test samples of every class and variant; NaN of a variant without rows."""
     counts = network_counts(frame, ["variant"])
     means = mean_counts(counts, ["variant"])
     place = pd.Index(means.keys["variant"].astype(str)).get_indexer(pd.Index(list(variants)))
-    means = means.where(place)
     low, high = class_intervals(means.correct, means.images)
+    accuracy, low, high = (
+        np.where(place[:, None] < 0, np.nan, numbers[place]) for numbers in (means.accuracy, low, high)
+    )
     first = list(variants).index(reference(variants, baseline))
-    return ClassView(list(variants), first, class_names(frame), means.accuracy, low, high)
+    return ClassView(list(variants), first, class_names(frame), accuracy, low, high)
 
 
 def network_counts(frame: pd.DataFrame, by: Sequence[str]) -> ClassCounts:

@@ -131,11 +131,18 @@ class _Setting:
     def table(self, name: str) -> pd.DataFrame:
         if name not in self._tables:
             frame = getattr(self, f"_{name}")()
-            rows = self.results.rows
-            order = list(dict.fromkeys(rows["variant"]))
-            variant = pd.Categorical(rows["variant"].reindex(frame["row"]).to_numpy(), order, ordered=True)
+            rows, names = self.results.rows, self._names
+            variant = pd.Categorical(names.reindex(frame["row"]).to_numpy(), list(dict.fromkeys(names)), ordered=True)
             self._tables[name] = frame.assign(variant=variant, role=rows["role"].reindex(frame["row"]).to_numpy())
         return self._tables[name]
+
+    @cached_property
+    def _names(self) -> pd.Series:
+        """What each row is called; teachers of one name by their networks too, as tables have them."""
+        rows = self.results.rows
+        names = rows["variant"].astype(str)
+        several = (rows["role"] == "teacher") & rows.duplicated(["role", "variant"], keep=False)
+        return names.where(~several, names + " " + rows["student"].astype(str))
 
     @cached_property
     def variants(self) -> list[str]:
@@ -146,7 +153,8 @@ class _Setting:
     @cached_property
     def ranking(self) -> list[str]:
         """From the variant that a figure shows before all others."""
-        return validation_ranking(self.table("epochs"), self.variants, self.baseline)
+        epochs = self.table("epochs")
+        return validation_ranking(epochs[epochs["role"] != "teacher"], self.variants, self.baseline)
 
     @cached_property
     def styles(self) -> dict[str, Look]:

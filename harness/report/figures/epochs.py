@@ -49,7 +49,7 @@ def class_quantity(
     chosen = choose(variants or variants_in(rows), len(variants or ()) or MOST_PANELS, ranking)
     if not chosen.shown:
         return None
-    order = class_difficulty(class_state)
+    order = class_difficulty(class_state[class_state["variant"].isin(chosen.shown)])
     terms = {name: sorted(rows.loc[rows["variant"] == name, "quantity"].unique()) for name in chosen.shown}
     panels = [(name, term) for name in chosen.shown for term in terms[name]]
     columns = min(len({term for _, term in panels}), 2) if width == "text" else 1
@@ -124,10 +124,10 @@ def _that_change(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_difficulty(class_state: pd.DataFrame) -> np.ndarray:
-    """Class indices from the smallest robust validation accuracy (last five epochs, all variants) to the largest."""
+    """Class indices from the smallest robust validation accuracy (last five epochs of each trial) to the largest."""
     rows = class_state[class_state["quantity"] == DIFFICULTY]
     count = int(class_state["class_index"].max()) + 1
-    late = rows[rows["epoch"] > rows["epoch"].max() - 5]
+    late = rows[rows["epoch"] > rows.groupby("trial_id", observed=True)["epoch"].transform("max") - 5]
     accuracy = late.groupby("class_index", observed=True)["value"].mean().reindex(range(count))
     return np.argsort(accuracy.to_numpy(), kind="stable")
 

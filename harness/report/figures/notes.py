@@ -3,10 +3,13 @@ Sentences in plain text."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from harness.report.captions import attack_title, mean_over
 from harness.report.figures.style import MOST_BANDS
+from harness.report.scores.counts import attack_order
 from harness.report.scores.seeds import listed
 from harness.statistics.intervals import FEWEST_SEEDS, FEWEST_TEACHERS
 
@@ -46,15 +49,37 @@ def images(frame: pd.DataFrame) -> str:
 
 def means(frame: pd.DataFrame) -> str:
     """A sentence on the seeds and images of rows of `class_accuracy`."""
-    text = f"{over_seeds(frame)}; {images(frame)}."
+    text = f"{over_seeds(frame)}{_of_other_seeds(frame)}; {images(frame)}."
     return text[0].upper() + text[1:]
+
+
+def _of_other_seeds(frame: pd.DataFrame) -> str:
+    """The attacks that were run on fewer seeds than a variant has, with these: (AA seed 0)."""
+    if "seed" not in frame:
+        return ""
+    seeds: Any = (
+        frame.astype({"attack": str})
+        .drop_duplicates(["attack", "variant", "seed"])
+        .groupby(["attack", "variant"], observed=True)["seed"]
+    )
+    own = seeds.agg(frozenset).unstack("variant")
+    every = frame.groupby("variant", observed=True)["seed"].agg(frozenset)
+    told = []
+    for attack in attack_order(list(own.index)):
+        there = own.loc[attack].dropna()
+        unlike = {seeds for variant, seeds in there.items() if seeds != every[variant]}
+        if unlike:
+            (one,) = unlike if len(unlike) == 1 else (None,)
+            which = f"seed{'s' * (len(one) > 1)} {listed(sorted(map(int, one)))}" if one else "fewer seeds"
+            told.append(f"{attack_title(attack)} {which}")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def bars(scores: pd.DataFrame, frame: pd.DataFrame) -> str:
     """A sentence on the error bars of `variant_scores`, made of rows of `class_accuracy`."""
     teachers = frame["teacher_seed"].nunique() if "teacher_seed" in frame else 0
     seeds = f"95 % over seeds{' and teachers' * (teachers >= FEWEST_TEACHERS)}"
-    sources = set(scores["source"])
+    sources = set(scores.loc[scores["value"].notna(), "source"])
     if len(sources) > 1:
         return f"Bars: {seeds} where a variant has {FEWEST_SEEDS} or more, else over test samples."
     return f"Bars: {seeds if sources == {'seeds'} else SAMPLES}."

@@ -106,8 +106,9 @@ def hyperparameter_response(
     columns = min(len(names), 1 if width == "column" else 4)
     figure, axes = canvas(width, 0.3 + 1.9 * -(-len(names) // columns), -(-len(names) // columns), columns, sharey=True)
     room = figure.get_figwidth() / columns - 0.5
+    drawn = False
     for axis, name, label in zip(axes.flat, names, fitted(names, room), strict=True):
-        drawn = _response(axis, table, name, methods, styles)
+        drawn |= _response(axis, table, name, methods, styles)
         _value_ticks(axis, np.sort(table[name].dropna().unique()), room)
         axis.set_xlabel(label)
     title = {"selection_score": "score"}.get(metric, metric.removeprefix("val_").replace("_", " "))
@@ -128,7 +129,8 @@ def hyperparameter_response(
 def varied_settings(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A line per trial: method, best value of `metric`, and every number of the spec that differs between its trials.
 
-    Columns are short names (`temperature_rate`); only those with three or more values within one method. Of trials of
+    Columns are short names (`temperature_rate`; `labels.start_epoch` where two are called so); only
+    those with three or more values within one method. Of trials of
     one or two lengths those of the length that most of a method's have: longer ones beside a search compare its winner.
     """
     best = epochs.groupby("trial_id", observed=True)[metric].max()
@@ -142,8 +144,13 @@ def varied_settings(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> 
     for name in settings.columns:
         numbers = pd.to_numeric(settings[name].where(settings[name].map(_is_number)), errors="coerce")
         if numbers.groupby(found["method"]).nunique().max() >= 3:
-            found[name.rsplit(".", 1)[-1]] = numbers
-    return pd.DataFrame(found)
+            found[name] = numbers
+    short = [name.rsplit(".", 1)[-1] for name in found]
+    called = {
+        name: each if short.count(each) == 1 else ".".join(name.rsplit(".", 2)[-2:])
+        for name, each in zip(found, short, strict=True)
+    }
+    return pd.DataFrame(found).rename(columns=called)
 
 
 def _is_number(value: Any) -> bool:

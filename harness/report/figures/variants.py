@@ -68,28 +68,23 @@ def average_worst(
     frame = at(class_accuracy, checkpoint, attack, roles=("student", "evaluation", "teacher"))
     if frame.empty:
         return None
-    teachers = set(frame.loc[frame["role"] == "teacher", "variant"].astype(str)) if "role" in frame else set()
-    students = frame[~frame["variant"].isin(teachers)]
+    taught = frame["role"] == "teacher" if "role" in frame else pd.Series(False, frame.index)
+    students, teachers = frame[~taught], frame[taught]
     names = variants_in(students)
     chosen = choose(names, MOST_VARIANTS, ranking)
     styles = styles or looks(names)
-    scores = variant_scores(frame)
-    scores = scores[scores["metric"].isin(["average", "worst"])]
-    cells = scores.set_index(["metric", "variant"])[["value", "low", "high"]] * 100
-    numbers = {
-        name: cells.reindex([("average", name), ("worst", name)]).to_numpy(dtype=float)
-        for name in [*names, *sorted(teachers)]
-    }
+    scores = variant_scores(students)
+    numbers, stars = _average_and_worst(scores), _average_and_worst(variant_scores(teachers))
     figure, axes = canvas(width, 2.7)
     axis = axes[0, 0]
     for name in chosen.shown:
         _point(axis, numbers[name], styles[name])
     labels = {styles[name].label: numbers[name] for name in chosen.shown}
-    for name, label in zip(sorted(teachers), fitted(sorted(teachers)), strict=True):
-        said = label if name == "teacher" else f"{label} (teacher)"
-        (x, _, _), (y, _, _) = numbers[name]
+    for name, label in zip(sorted(stars), fitted(sorted(stars)), strict=True):
+        said = label if name.startswith("teacher") else f"{label} (teacher)"
+        (x, _, _), (y, _, _) = stars[name]
         axis.plot(x, y, "*", markerfacecolor="none", markeredgecolor=INK, markersize=7, linestyle="none", label=said)
-        labels[said] = numbers[name]
+        labels[said] = stars[name]
     if chosen.left_out:
         x, y = np.stack([numbers[name][:, 0] for name in chosen.left_out], axis=1)
         label = f"{len(chosen.left_out)} others"
@@ -103,7 +98,10 @@ def average_worst(
     front_steps(axis, points[pareto_front(points)])
     _name(figure, axis, labels, _points(stated))
     figure.says = sentences(
-        means(students), bars(scores[~scores["variant"].isin(teachers)], students), _front_note(chosen), _papers(stated)
+        means(students),
+        bars(scores[scores["metric"].isin(["average", "worst"])], students),
+        _front_note(chosen),
+        _papers(stated),
     )
     return figure
 
@@ -113,6 +111,15 @@ def _stated(published: pd.DataFrame | None) -> pd.DataFrame:
     columns = ["variant", "average", "worst", "beside", "cite"]
     frame = pd.DataFrame(columns=columns) if published is None else published[columns]
     return frame.dropna(subset=["average", "worst"])
+
+
+def _average_and_worst(scores: pd.DataFrame) -> dict[str, np.ndarray]:
+    """By variant value, low and high of both, in percent, (2, 3)."""
+    cells = scores.set_index(["metric", "variant"])[["value", "low", "high"]] * 100
+    return {
+        str(name): cells.reindex([("average", name), ("worst", name)]).to_numpy(dtype=float)
+        for name in scores["variant"].unique()
+    }
 
 
 def _with_papers(usual: str | None, stated: pd.DataFrame) -> str | None:

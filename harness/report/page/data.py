@@ -114,7 +114,7 @@ def _rows(results: Results, board: Leaderboard, settings: Sequence[tuple]) -> li
         row["images"][score["attack"]] = _plain(score["images"])
         numbers = [small(score[name]) for name in ("value", *BOUNDS)]
         shown = [*numbers, score["rank"], mark(score, METRICS[score["metric"]]), small(score["teacher_spread"])]
-        cell[names.index(score["metric"])] = _trimmed(shown)
+        cell[names.index(score["metric"])] = shown[:1] + _trimmed(shown[1:])
     for place, row in enumerate(rows):
         row["spec"] = as_told(read_spec(board.specs.get(place)))
     return rows

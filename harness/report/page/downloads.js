@@ -31,7 +31,7 @@ function latex() {
     return found && found[5] === 1 ? `\\textbf{${text}}` : found && found[5] === 2 ? `\\underline{${text}}` : text;
   };
   const rows = sorted(chosen, found);
-  const caption = [...new Set(rows.map(({ row }) => row.setting))].map((place) => captionOf(place).filter((text) => !/^(Checkpoint|Against) /.test(text)).join(" ")).join(" ");
+  const caption = [...new Set(rows.map(({ row }) => row.setting))].map((place) => captionOf(place).filter((text) => !/^(Checkpoint|Against|Ordered by|Ranked by) /.test(text)).join(" ")).join(" ");
   const rules = attacks.map((_, place) => `\\cmidrule(lr){${2 + width * place}-${1 + width * (place + 1)}}`).join(" ");
   return [
     "% Needs \\usepackage{booktabs}.", "\\begin{table*}[t]", "\\centering\\footnotesize", "\\setlength{\\tabcolsep}{2pt}",

@@ -22,7 +22,8 @@ MOST_NSD_COUNTS = 50_000  # class counts; beyond (thousands of rows) intervals o
 def seed_intervals(
     keys: pd.DataFrame, values: pd.DataFrame, by: Sequence[str], within: Mapping[str, tuple[float, float]] | None = None
 ) -> pd.DataFrame:
-    """A line per group of `by` and metric (column of `values`): mean over seeds, `seeds`, seed_low, seed_high.
+    """A line per group of `by` and metric (column of `values`): mean over seeds, null where one has no value, `seeds`
+    that have one, seed_low, seed_high.
 
     keys: also `seed` and `teacher_seed`. The value of a seed is the mean over its teachers. Student's t at 95 %, as
     `statistics.seed_interval`; null below three seeds. From three teachers on the bounds are over seeds and teachers,
@@ -33,9 +34,10 @@ def seed_intervals(
     lowest, highest = ([limits[str(name)][end] for name in values] for end in (0, 1))
     seeds, means = over_teachers(keys, values, by)
     groups = means.groupby([seeds[name] for name in by], sort=False, observed=True)
-    mean, count = groups.mean(), groups.count()
+    count = groups.count()
+    mean = groups.mean().where(count.eq(groups.size(), axis=0))  # of a seed without a value it is no mean of the others
     factor = special.stdtrit(np.maximum(count - 1, 1), 0.975) / np.sqrt(np.maximum(count, 1))
-    half = (groups.std() * factor).where(count >= intervals.FEWEST_SEEDS)
+    half = (groups.std() * factor).where((count >= intervals.FEWEST_SEEDS) & mean.notna())
     for group, crossed in _crossed_halves(keys, values, by).items():
         half.loc[group] = crossed
     low, high = (mean - half).clip(lower=lowest, axis=1), (mean + half).clip(upper=highest, axis=1)
@@ -95,7 +97,8 @@ def mean_bounds(
     parts = []
     for name, (low, high) in bounds.items():
         frame = keys[list(by)].assign(sample_low=low, sample_high=high)
-        means: Any = frame.groupby(list(by), sort=False, observed=True).mean()
+        groups = frame.groupby(list(by), sort=False, observed=True)
+        means: Any = groups.mean().where(groups.count().eq(groups.size(), axis=0))
         parts.append(means.reset_index().assign(metric=name))
     return pd.concat(parts, ignore_index=True)
 

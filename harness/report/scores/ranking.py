@@ -130,11 +130,13 @@ _NOTHING = pd.DataFrame(columns=["row", "seed", "attack", "role", "value", "aver
 
 
 def _numbers(counts: ClassCounts, rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """A line per row, seed and attack: the value to rank by and the average, means over teachers."""
+    """A line per row, seed and attack: the value to rank by and the average, means over teachers; none of a row and
+    attack where a seed has no value."""
     columns = {"value": metric.values(counts.accuracy, counts.images), "average": metrics.average(counts.accuracy)}
     keys, values = over_teachers(counts.keys, pd.DataFrame(columns), CELL)
-    frame = keys[["row", "seed", "attack"]].astype({"attack": str}).join(values).dropna(subset="value")
-    return frame.join(rows[["role", "teachers"]], on="row")
+    frame = keys[["row", "seed", "attack"]].astype({"attack": str}).join(values)
+    whole = frame["value"].notna().groupby([frame["row"], frame["attack"]]).transform("all")
+    return frame[whole].join(rows[["role", "teachers"]], on="row")
 
 
 def _strongest_of_all(numbers: pd.DataFrame) -> str:

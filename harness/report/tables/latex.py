@@ -93,9 +93,13 @@ def _table(board: Leaderboard, settings: Sequence[tuple], checkpoint: str, paper
     ]
     per_part = max(len(table.metrics) for table in grids)
     room = max(1, COLUMNS[paper.width]["none" if paper.intervals == "none" else paper.style] // per_part)
-    missing = {line.name: f"{line.name}: {line.facts['missing']}" for table in kept for line in table
-               if line.facts["missing"]}  # fmt: skip
-    sentences = [*_caption(board, settings, checkpoint, paper), *NOTES[paper.intervals], *missing.values()]
+    missing = dict.fromkeys(
+        f"{f'{title}, ' if title else ''}{line.name}: {line.facts['missing']}"
+        for title, table in zip(titles, kept, strict=True)
+        for line in table
+        if line.facts["missing"]
+    )
+    sentences = [*_caption(board, settings, checkpoint, paper), *NOTES[paper.intervals], *missing]
     environment = "table*" if paper.width == "text" else "table"
     yield "% Needs \\usepackage{booktabs}."
     yield f"\\begin{{{environment}}}[t]\n\\centering\n\\footnotesize\n\\setlength{{\\tabcolsep}}{{2pt}}"
@@ -125,7 +129,7 @@ def _caption(board: Leaderboard, settings: Sequence[tuple], checkpoint: str, pap
         return texts[0]
     common = [text for text in texts[0] if all(text in own for own in texts)]
     own = [" ".join([own[0], *(text for text in own[1:] if text not in common)]) for own in texts]
-    return [*own, *common] if paper.captions == "full" else [*(each[0] for each in texts), *common]
+    return [*own, *common]
 
 
 ORDERED = ("Ordered by ", "Ranked by ")  # ranks stand in no table of a paper
