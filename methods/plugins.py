@@ -49,7 +49,7 @@ def load_plugin(path: str) -> None:
         _HASHES[name] = _digest(plugin.sources)
         sys.meta_path.insert(0, plugin)
         importlib.import_module(name)
-    except Exception as error:  # a user's file may fail in any way; all of them are the same mistake to report
+    except (Exception, SystemExit) as error:  # a user's file may end in any way: one mistake to report
         sys.meta_path[:] = before
         said = f": {type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.filename == path:
@@ -69,7 +69,7 @@ def load_entry_points() -> None:
     for entry in (each for kind in KINDS for each in importlib.metadata.entry_points(group=f"{_GROUP}.{kind}")):
         try:
             entry.load()
-        except Exception as error:  # a foreign package may fail in any way; all of them are the same mistake to report
+        except (Exception, SystemExit) as error:  # a foreign package may end in any way: one mistake to report
             raise SettingsError(f"entry point {entry.name} ({entry.value}): {type(error).__name__}: {error}") from error
 
 

@@ -119,9 +119,11 @@ def evaluate(
         from harness.report.tables.claims import table
         from harness.report.write import print_leaderboard
 
-        found = read_results(store, trial_ids=[spec.trial_id])
+        called, data_called = {spec.trial_id: spec.variant}, {spec.trial_id: spec.dataset.label}
+        found = read_results(store, trial_ids=[spec.trial_id], variants=called, datasets=data_called)
         print_leaderboard(out, found)
         if claims:
             out.print(table(leaderboard(found), claims))
-        out.print(f"stored in {results}")
+        (stored,) = store.read("trials", [spec.trial_id], ["variant"])["variant"].astype(str)
+        out.print(f"stored in {results}" + (f", where it is called {stored}" if stored != spec.variant else ""))
     return outcome.exit_code

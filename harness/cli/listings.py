@@ -104,18 +104,35 @@ def calibration_table(specs: Sequence[TrialSpec], estimates: Mapping[str, Any]) 
     return table
 
 
-def found_trial(beginning: str, stores: Sequence[Path]) -> tuple[Store, str]:
-    """The store and the id of the trial whose id starts so. InputError where there is none, or more than one."""
-    found = [
-        (root, trial_id) for root in stores for trial_id in Store(root).statuses() if trial_id.startswith(beginning)
-    ]
+def found_trial(beginning: str, roots: Sequence[Path]) -> tuple[Store, str, list[str]]:
+    """The store and the id of the trial whose id starts so, and which other stores have it too. Of several stores one
+    that has it done, with its weights. InputError where there is none, or more than one trial."""
+    found: dict[str, list[tuple[Store, str]]] = {}
+    damaged: list[InputError] = []
+    for store in map(Store, roots):
+        try:
+            statuses = store.statuses()
+        except InputError as error:  # one of many is no reason to find nothing
+            damaged.append(error)
+            continue
+        for trial_id, status in statuses.items():
+            if trial_id.startswith(beginning):
+                found.setdefault(trial_id, []).append((store, status))
     if not found:
-        raise InputError(f"no trial '{beginning}' in {', '.join(map(str, stores)) or 'results (there is no store)'}")
-    if len({trial_id for _, trial_id in found}) > 1:
-        raise InputError(
-            f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(trial_id for _, trial_id in found[:5])}"
-        )
-    return Store(found[0][0]), found[0][1]
+        if damaged:
+            raise damaged[0]
+        raise InputError(f"no trial '{beginning}' in {', '.join(map(str, roots)) or 'results (there is no store)'}")
+    if len(found) > 1:
+        raise InputError(f"'{beginning}' is the beginning of {len(found)} trials: {', '.join(sorted(found)[:5])}")
+    ((trial_id, holders),) = found.items()
+    if len(holders) > 1:
+        holders.sort(key=lambda held: (held[1] != "done", not _has_weights(held[0], trial_id)))
+    return holders[0][0], trial_id, [str(store.root) for store, _ in holders[1:]]
+
+
+def _has_weights(store: Store, trial_id: str) -> bool:
+    training_id = store.row(trial_id)["training_id"]
+    return bool(training_id and WorkingFolder(store.root, training_id).kept_weights())
 
 
 def show_suite(store: Store, trial_id: str, console: Console) -> None:
@@ -125,7 +142,7 @@ def show_suite(store: Store, trial_id: str, console: Console) -> None:
 
 def show_trial(store: Store, trial_id: str, console: Console) -> None:
     """Print a trial."""
-    row = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
+    row = {key: value for key, value in store.row(trial_id).items() if value is not None and value == value}
     spec = json.loads(row.pop("spec"))
     error = row.pop("error", None)
     console.print(_key_values({**row, "eps": eps_text(row["eps"]), "store": str(store.root)}))

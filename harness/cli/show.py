@@ -81,7 +81,10 @@ def show(
     """Show one trial: its specification, its class-wise accuracies, its notes, its error."""
     from harness.cli.listings import found_trial, show_suite, show_trial
 
-    (show_suite if suite else show_trial)(*found_trial(trial, _stores(results)), out)
+    store, trial_id, others = found_trial(trial, _stores(results))
+    (show_suite if suite else show_trial)(store, trial_id, out)
+    if others and not suite:
+        out.print(f"also in {', '.join(others)}: --results names a store", soft_wrap=True)
     return 0
 
 
@@ -100,9 +103,9 @@ def export(
     from harness.evaluation.export import export as write_export
 
     load_plugins(plugin)
-    store, trial_id = found_trial(trial, _stores(results))
+    store, trial_id, _ = found_trial(trial, _stores(results))
     write_export(store, trial_id, checkpoint, into, data)
-    out.print(f"{trial_id}: exported into {into}", soft_wrap=True)
+    out.print(f"{trial_id} of {store.root}: exported into {into}", soft_wrap=True)
     return 0
 
 

@@ -110,7 +110,7 @@ def list_rows(path: Path, label_column: str | None = None) -> Rows:
     image, label = _image_column(files, schema), _label_column(files, schema, label_column)
     columns = [_read_labels(files, name, label) for name in files.names]
     starts = np.cumsum([0, *map(len, columns)])
-    labels, class_names = _classes(files, label, columns, _declared_names(schema, label))
+    labels, class_names = _classes(files, label, columns, _names_of_classes(files, label))
     rows = Rows(files, starts, image, labels, class_names)
     _check_classes(rows)
     return rows
@@ -263,6 +263,27 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def _names_of_classes(files: Files, column: str) -> tuple[str, ...]:
+    """What the metadata of the files call the classes; none where they do not say. InputError where two call one number
+    differently."""
+    found: dict[tuple[str, ...], str] = {}
+    for name in files.names:
+        with _opened(files.root, name) as file:
+            if declared := _declared_names(file.schema_arrow, column):
+                found.setdefault(declared, name)
+    if len(found) > 1:
+        (first, one), (other, two) = list(found.items())[:2]
+        raise InputError(
+            f"parquet: {files.root / two} calls its classes {_listed(other)}, and {one} {_listed(first)}: one number "
+            "would be two classes"
+        )
+    return next(iter(found), ())
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+
+
 def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     """What the metadata that `datasets` writes call the classes; none where they do not say."""
     try:
@@ -286,7 +307,10 @@ def _read_labels(files: Files, name: str, column: str) -> np.ndarray:
     if labels.null_count:
         row = labels.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(f"parquet: {path}, row {row} has no `{column}`")
-    return np.array(labels.to_pylist(), str if _is_text(labels.type) else np.int64)
+    try:
+        return np.array(labels.to_pylist(), str if _is_text(labels.type) else np.int64)
+    except OverflowError as error:
+        raise InputError(f"parquet: {path}: `{column}` has a number beyond those of classes, from 0 on") from error
 
 
 def _classes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -254,6 +254,7 @@ def dataset(name: str, description: str = "", **facts: Any) -> Callable[[Reader]
             if lacking := [key for key in ("channels", "image_size", "num_classes") if key not in facts]:
                 raise SettingsError(f"dataset {name}: {', '.join(lacking)} must be said beforehand")
             known = {"class_names": tuple(map(str, range(facts["num_classes"]))), **facts}
+            _check_lengths(name, known)
         info = DatasetInfo(name, description or plugins.summary(reader), plugins.place_of(reader), **known)
         plugins.declare("dataset", DATASETS, name, info, reader)
         if info.own:
@@ -263,9 +264,21 @@ def dataset(name: str, description: str = "", **facts: Any) -> Callable[[Reader]
     return add
 
 
+_ONE_EACH = {"num_classes": ("class_names", "train_counts", "test_counts"), "channels": ("mean", "std")}
+
+
+def _check_lengths(name: str, facts: Mapping[str, Any]) -> None:
+    """Raises SettingsError where a fact has not one value for each class, or each channel."""
+    for count, lists in _ONE_EACH.items():
+        for key in lists:
+            values = facts.get(key)
+            if values is not None and len(values) != facts[count]:
+                raise SettingsError(f"dataset {name}: {key} has {len(values)} values, and {count} is {facts[count]}")
+
+
 def own_name(path: str) -> str:
-    """Which data of the user's own a path names, by what ends it or, of a folder, by the files in it and one level
-    below: a folder of images where nothing known does."""
+    """Which data of the user's own a path names, by what ends it or, of a folder, by the files in it and up to three
+    levels below: a folder of images where nothing known does."""
     kinds = sorted(OWN.items(), key=lambda kind: -len(kind[1].suffix))
     ending = (name for name, own in kinds if own.suffix and path.endswith(own.suffix))
     holding = (name for name, own in kinds if own.in_folders and _holds(Path(path), own.suffix))
@@ -273,4 +286,4 @@ def own_name(path: str) -> str:
 
 
 def _holds(folder: Path, suffix: str) -> bool:
-    return any(any(folder.glob(f"{level}*{suffix}")) for level in ("", "*/"))
+    return any(any(folder.glob(f"{'*/' * level}*{suffix}")) for level in range(4))

@@ -36,7 +36,7 @@ def export(store: Store, trial_id: str, checkpoint: str | None, folder: Path, da
 
     data_root: where data is read that is known only once it is read.
     """
-    row: Any = store.read("trials", [trial_id]).iloc[0].dropna().to_dict()
+    row = {key: value for key, value in store.row(trial_id).items() if value is not None}
     spec = read_spec(json.loads(row["spec"]))
     if row["status"] != "done":
         raise InputError(f"trial {trial_id} is {row['status']}: what is exported is done")
@@ -124,7 +124,7 @@ network.eval()  # {takes}
 
 def _command(spec: TrialSpec, given: Mapping[str, Any]) -> str:
     """Evaluates the network under those attacks of the trial that are as their names say, on the images of the
-    first of them."""
+    first of them; without an attack where none is."""
     plain = [attack for attack in spec.evaluation.attacks if attack.overrides.keys() == {"name"}]
     plain = [attack for attack in plain if attack.images == plain[0].images]  # the command has one number for all
     images = {attack.images for attack in plain} - {None}
@@ -139,7 +139,7 @@ def _command(spec: TrialSpec, given: Mapping[str, Any]) -> str:
         "--normalization": {name: given[name] for name in ("mean", "std") if name in given},
         "--dataset": dataset if len(dataset) > 1 else spec.dataset.name,
         "--eps": shown if radius(shown, "eps") == spec.eps else repr(spec.eps),
-        "--attacks": ",".join(attack.name for attack in plain),
+        "--attacks": ",".join(attack.name for attack in plain) or "clean",
         "--images": str(images.pop()) if images else "",
         "--gradient-precision": precision if (precision := spec.evaluation.gradient_precision) != "float32" else "",
         "--split-seed": str(spec.split_seed or "") if spec.dataset.path else "",

@@ -27,11 +27,11 @@ from harness.store.work import note_of
 def read_state(path: Path, sha256: str | None = None, weights: str | None = None) -> State:
     """The tensors of a checkpoint by parameter name, on the CPU: torch's format, tensors only, or .safetensors.
 
-    A state dict nested under `state_dict`, `model`, `net` and the like is found, and the prefixes of parallel and
-    compiled networks are taken off. weights: `ema` for averaged weights (`state_dict_ema`, `ema`, ...), `raw` for those
-    beside them, `best` or `last` where a file holds both, None for a file without any. InputError if the file is
-    missing, is not the one `sha256` names, is damaged or of another format, holds anything that would have to be
-    executed, holds no state dict, or holds several and not exactly one that `weights` means.
+    A state dict nested under `state_dict`, `model`, `net` and the like is found. weights: `ema` for averaged weights
+    (`state_dict_ema`, `ema`, ...), `raw` for those beside them, `best` or `last` where a file holds both, None for a
+    file without any. InputError if the file is missing, is not the one `sha256` names, is damaged or of another format,
+    holds anything that would have to be executed, holds no state dict, or holds several and not exactly one that
+    `weights` means.
     """
     with _opened(path) as file:
         if sha256 is not None and (found := sha256_of(file)) != sha256.strip().lower():
@@ -55,12 +55,13 @@ def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy a state dict into a model, all of it or nothing. InputError with the names that differ, `source` in it.
 
-    What the field's own classes put before all names (`model.`, `basic_net.`, ...) is taken off, what they save without
+    What parallel and compiled networks and the field's own classes put before all names (`module.`, `model.`,
+    `basic_net.`, ...) is taken off, what they save without
     using it is left out, and a normalisation among the tensors becomes the model's. Batch norm's batch counters may be
     absent, as in files of old: nothing is computed from them.
     """
     expected = model.state_dict()
-    state, normalisation = fitted(state, expected)
+    state, normalisation = fitted(state, expected, source)
     if not isinstance(model, Network):  # which has no place for it
         state |= normalisation
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]

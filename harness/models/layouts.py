@@ -21,7 +21,7 @@ _IN_AVERAGES = ("shadow", "module")  # where an average keeps its state dict
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the parameters
 # Saved and never called: a block that TRADES' WRN owns, the second copy that MadryLab's `robustness` keeps to attack
 _UNUSED = ("sub_block1.", "attacker.")
-_PARALLEL = re.compile(r"((module|_orig_mod)\.)+")  # what torch's own wrappers, parallel and compiled, put before names
+_PARALLEL = re.compile(r"(module|_orig_mod)\.")  # what torch's own wrappers, parallel and compiled, put before names
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "basic_net.", "1.")  # 1. is a Sequential's that begins by normalising
 _NORMALISATION = re.compile(r"(?:normali[sz]er?\.|0\.)?(?:(?P<mean>mu|(?:new_)?mean)|(?P<std>sigma|(?:new_)?std))")
 
@@ -53,6 +53,10 @@ def state_among(path: object, content: object, weights: str | None) -> object:
             f"checkpoint {path} holds several networks ({', '.join(chosen + others)}): say which to take, "
             f"weights: {' or '.join(chosen)}, or keep one in a file of its own"
         )
+    if len(others) > 1 and weights is None:
+        raise InputError(
+            f"checkpoint {path} holds several networks ({', '.join(others)}): keep one in a file of its own"
+        )
     inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
     if inner is not None:
         return state_among(path, inner, weights)
@@ -77,24 +81,22 @@ def _nested(content: object, keys: tuple[str, ...]) -> object:
 
 
 def plain_names(path: object, content: object) -> State:
-    """The tensors of a state dict without what torch's own wrappers put before their names. InputError for what is no
-    state dict."""
+    """The tensors of a state dict by name. InputError for what is no state dict."""
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"checkpoint {path} holds no state dict")
     state: State = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise InputError(f"checkpoint {path} holds no plain state dict: {key!r} is a {type(value).__name__}")
-        state[_PARALLEL.sub("", key) if _PARALLEL.match(key) else key] = value.detach()
-    if len(state) < len(content):
-        raise InputError(f"checkpoint {path} holds parameters twice, with and without the prefix 'module.'")
+        state[key] = value.detach()
     return {key: value for key, value in state.items() if key != _COUNTER}
 
 
-def fitted(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[State, State]:
+def fitted(state: Mapping[str, Tensor], expected: Collection[str], source: str) -> tuple[State, State]:
     """The tensors under the names that a network expects, and apart from them the normalisation, `mean` and `std`, that
-    its own code kept with it; empty where it has none. Names that fit already stay as they are."""
-    state = _used(state, expected)
+    its own code kept with it; empty where it has none. Names that fit already stay as they are. InputError, `source` in
+    it, for parameters that are there twice."""
+    state = _used(_single(state, expected, source), expected)
     if expected and state.keys() >= set(expected):
         own = {key for key in state if key in expected}
     else:
@@ -104,6 +106,19 @@ def fitted(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[Stat
     if len(found) != 2 or parts.keys() != {"mean", "std"}:  # one of them says nothing
         return state, {}
     return {key: value for key, value in state.items() if key not in found}, parts
+
+
+def _single(state: Mapping[str, Tensor], expected: Collection[str], source: str) -> State:
+    """Without what torch's own wrappers put before names, but where the network calls its modules so."""
+    found: State = {}
+    for key, value in state.items():
+        name = key
+        while name not in expected and (wrapper := _PARALLEL.match(name)):
+            name = name[wrapper.end() :]
+        found[name] = value
+    if len(found) < len(state):
+        raise InputError(f"{source} holds parameters twice, with and without the prefix 'module.'")
+    return found
 
 
 def _unwrapped(state: State, expected: Collection[str]) -> State:

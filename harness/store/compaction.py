@@ -90,7 +90,8 @@ def publish(store: Store, trials: Mapping[str, tuple[Store, Mark]], without: fro
                 else:
                     parts.append(part)
             rows = {key: marks[key] for key in wanted}
-            parts.extend(_write_parts(store.root, table, rows, partial(_gather, store, table, origin)))
+            found = {key: origin.get(key, store).root for key in rows}
+            parts.extend(_write_parts(store.root, table, rows, partial(_gather, store, table, origin), found))
         merged = Manifest(tuple(parts), {key: dict(mark["tables"]) for key, mark in marks.items()})
         save_manifest(store.root, merged)
     except BaseException:  # a full disk, for one: parts that nothing names would have to be repaired
@@ -152,17 +153,23 @@ def _gather(store: Store, table: str, origin: Mapping[str, Store], ids: list[str
 
 
 def _write_parts(
-    root: Path, table: str, marks: Mapping[str, Mark], read: Callable[[list[str]], pa.Table]
+    root: Path,
+    table: str,
+    marks: Mapping[str, Mark],
+    read: Callable[[list[str]], pa.Table],
+    origins: Mapping[str, Path],
 ) -> Iterator[Part]:
     """Writes the trials in `marks` as new parts, of about PART_ROWS rows at most, and yields each.
 
-    `read` returns the rows of a list of trials. A trial without rows in this table gets no part.
+    `read` returns the rows of a list of trials, which come from the stores `origins`. A trial without rows in this
+    table gets no part.
     """
     rows = {key: 1 if table == "trials" else mark["tables"].get(table, 0) for key, mark in marks.items()}
     for ids in _batches(rows):
         content = read(ids)
         if content.num_rows != sum(rows[key] for key in ids):
-            raise InputError(f"{root}: {table} has damaged or missing rows; `verify` says which trials they belong to")
+            where = " or ".join(dict.fromkeys(str(origins[key]) for key in ids))
+            raise InputError(f"{where}: {table} has damaged or missing rows; `verify` says which trials they belong to")
         name = hashlib.sha256(json.dumps([table, ids]).encode()).hexdigest()[:16]
         path = make_folder(root / table) / f"compacted-{name}.parquet"
         labelled = content.replace_schema_metadata(label_metadata(table, {key: marks[key] for key in ids}))

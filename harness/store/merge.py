@@ -86,12 +86,13 @@ def _plan(target: Store, stores: Sequence[Store], keep: str | None) -> _Plan:
     if others and keep is None:
         raise _other_numbers(others)
     left = {store: {key for key, _, other in others if other is store} for store in stores}
+    _check_rows({key: store for key, (store, _) in chosen.items() if store is not target})
     new = {key: held for key, held in chosen.items() if held[0] is not target}
     differing = {key for key, _, _ in others}
     return _Plan(
         done={key: store for key, (store, status) in new.items() if status == "done"},
         unfinished={key: store for key, (store, status) in new.items() if status != "done"},
-        outcomes=[pair for store in stores for pair in _outcomes(store, target, chosen, left[store])],
+        outcomes=_outcomes(stores, target, chosen, left),
         weights=[pair for store in stores for pair in _weights(store, target, left[store])],
         comparisons=bool(new_comparisons((store.root for store in stores), target.root)),
         counts={
@@ -101,6 +102,14 @@ def _plan(target: Store, stores: Sequence[Store], keep: str | None) -> _Plan:
             "differing": len(differing),
         },
     )
+
+
+def _check_rows(taken: Mapping[str, Store]) -> None:
+    """InputError for a trial whose row in `trials` cannot be read where it would be taken from."""
+    for store in dict.fromkeys(taken.values()):
+        readable = set(store.trials(["status"])["trial_id"])
+        for trial_id in sorted(key for key, source in taken.items() if source is store and key not in readable):
+            raise store.damaged(trial_id)
 
 
 def _carry_out(plan: _Plan, target: Store) -> None:
@@ -166,7 +175,7 @@ def _same_numbers(trial_id: str, first: Store, second: Store, numbers: Mapping[S
 
 def _other_numbers(others: Sequence[tuple[str, Store, Store]]) -> InputError:
     trial_id, first, second = others[0]
-    rows = [store.arrow("trials", [trial_id]).to_pylist()[0] for store in (first, second)]
+    rows = [store.row(trial_id) for store in (first, second)]
     more = f" (so have {len(others) - 1} more trials)" if len(others) > 1 else ""
     return InputError(
         f"trial {trial_id} has other numbers in {first.root} than in {second.root}{more}; nothing was merged: "
@@ -207,14 +216,27 @@ def _fingerprint(frame: pd.DataFrame) -> pd.Series:
 
 
 def _outcomes(
-    store: Store, target: Store, chosen: Mapping[str, tuple[Store, str]], without: Collection[str]
-) -> Iterator[tuple[Path, Path]]:
-    """Outcomes of done trials that `target` lacks; they count as soon as the trial does."""
-    for trial_id, status in store.statuses().items():
-        source, destination = store.path("outcomes", trial_id), target.path("outcomes", trial_id)
-        there = target.status(trial_id) == "done" and destination.exists()
-        if status == chosen[trial_id][1] == "done" and trial_id not in without and source.is_file() and not there:
-            yield source, destination
+    stores: Sequence[Store],
+    target: Store,
+    chosen: Mapping[str, tuple[Store, str]],
+    without: Mapping[Store, Collection[str]],
+) -> list[tuple[Path, Path]]:
+    """Outcomes of done trials that `target` lacks; they count as soon as the trial does. Those that were committed with
+    the rows that are taken, from the store of these or from another: counts may be equal where images are not."""
+    hashes = {store: {key: mark.get("sha256", {}).get("outcomes") for key, mark in store.marks().items()}
+              for store in [target, *stores]}  # fmt: skip
+    found: dict[Path, Path] = {}
+    for trial_id, (taken, status) in chosen.items():
+        destination = target.path("outcomes", trial_id)
+        if status != "done" or (target.status(trial_id) == "done" and destination.exists()):
+            continue
+        wanted = hashes[taken][trial_id]
+        for store in sorted(stores, key=lambda store: store is not taken):
+            same = store is taken or wanted is None or hashes[store].get(trial_id) == wanted
+            source = store.path("outcomes", trial_id)
+            if same and store.status(trial_id) == "done" and trial_id not in without[store] and source.is_file():
+                found.setdefault(destination, source)
+    return [(source, destination) for destination, source in found.items()]
 
 
 def _remove_attempts(target: Store, done: Iterable[str]) -> None:
@@ -226,7 +248,7 @@ def _remove_attempts(target: Store, done: Iterable[str]) -> None:
 
 def commit_copy(store: Store, trial_id: str, target: Store) -> None:
     """Commits a trial of `store`, with all its rows, to `target`."""
-    trial = store.arrow("trials", [trial_id]).to_pylist()[0]
+    trial = store.row(trial_id)
     names = [name for name in TABLES if name != "trials"]
     target.commit(trial, {name: store.read(name, [trial_id]) for name in names})
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.errors import InputError
 from harness.store import parquet
 from harness.store.manifest import Label, Manifest, Part, checked_rows, load_manifest, read_label
 from harness.store.parquet import UNREADABLE
@@ -72,6 +73,17 @@ class Reader:
             raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
         return self._while_compacting(lambda final: self._arrow(table, trial_ids, names, final))
 
+    def row(self, trial_id: str) -> dict[str, Any]:
+        """What `trials` has of a committed trial, None for null. InputError where it cannot be read."""
+        rows = self.arrow("trials", [trial_id]).to_pylist()
+        if not rows:
+            raise self.damaged(trial_id)
+        return rows[0]
+
+    def damaged(self, trial_id: str) -> InputError:
+        """To raise for a trial whose row cannot be read."""
+        return InputError(f"{self.root}: the row of trial {trial_id} is damaged; see `run-bench verify {self.root}`")
+
     def has(self, trial_id: str) -> bool:
         """Whether the trial is done."""
         return self.status(trial_id) == "done"
@@ -122,7 +134,8 @@ class Reader:
             own = (Path(entry.path) for entry in _entries(self.root / table))
             for path in (path for path in own if path.stem not in committed and _is_table(path)):
                 found.setdefault(path.stem, []).append(table)
-        return found
+        later = set(self.marks()) if found else set()  # a run may have committed them meanwhile
+        return {trial_id: tables for trial_id, tables in found.items() if trial_id not in later}
 
     # Files
 

@@ -95,12 +95,12 @@ def _by_trial(store: Store, table: str, marks: Marks) -> Iterator[tuple[str, pa.
 
 def _values(store: Store, marks: Marks) -> Iterator[tuple[str, str]]:
     """Trials whose accuracies are not correct / n, or whose row in `trials` has another status than its mark."""
-    rows = store.read("class_accuracy", columns=["attack", "n", "correct", "accuracy"])
+    rows = store.read("class_accuracy", list(marks), ["attack", "n", "correct", "accuracy"])
     rates = rows["correct"].astype(float) / rows["n"]
     wrong = rows[~np.isclose(rows["accuracy"].astype(float), rates, rtol=0, atol=1e-9, equal_nan=True)]
     for trial_id, attack in sorted(set(zip(wrong["trial_id"].astype(str), wrong["attack"].astype(str), strict=True))):
         yield trial_id, f"class_accuracy: accuracy under {attack} is not correct / n"
-    for row in store.read("trials", columns=["status"]).itertuples():
+    for row in store.read("trials", list(marks), ["status"]).itertuples():
         if row.status != marks[str(row.trial_id)]["status"]:
             yield str(row.trial_id), f"trials: the row says {row.status}, its mark {marks[str(row.trial_id)]['status']}"
 
@@ -112,7 +112,7 @@ def _uncommitted(store: Store) -> Iterator[tuple[str, str]]:
 
 def _contradictions(store: Store, marks: Marks) -> Iterator[tuple[str, str]]:
     """Trials whose class accuracies are not the counts of the stored outcomes."""
-    stated = store.read("class_accuracy", columns=["checkpoint", "attack", "class_index", "n", "correct"])
+    stated = store.read("class_accuracy", list(marks), ["checkpoint", "attack", "class_index", "n", "correct"])
     stated = stated.astype({"trial_id": str, "checkpoint": str, "attack": str}).set_index("trial_id")
     for trial_id in sorted(set(marks) & set(stated.index)):
         outcomes = outcome_counts(store, trial_id)

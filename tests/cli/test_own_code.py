@@ -365,10 +365,10 @@ def test_what_this_process_has_loaded_goes_to_the_workers(tmp_path: Path) -> Non
 
 
 def test_a_suite_s_text_alone_runs_no_code(tmp_path: Path) -> None:
-    own(tmp_path, "raise SystemExit('run')")
+    own(tmp_path, "raise KeyboardInterrupt('run')")
     suite_file(tmp_path, **STRIPES)
     bench("list", "suites", cwd=tmp_path)
-    with pytest.raises(SystemExit, match="run"):
+    with pytest.raises(KeyboardInterrupt, match="run"):
         load_suite(str(tmp_path / "small.yaml"))
 
 
@@ -448,6 +448,9 @@ def test_a_metric_gets_the_classes_that_are_there_with_their_images(tmp_path: Pa
     ("facts", "gives", "says"),
     [
         ("", "", "dataset bad: channels, image_size, num_classes must be said beforehand"),
+        (f"{FACTS}, class_names=('x',)", "", "dataset bad: class_names has 1 values, and num_classes is 2"),
+        (f"{FACTS}, mean=(0.1, 0.2, 0.3)", "", "dataset bad: mean has 3 values, and channels is 1"),
+        (f"{FACTS}, train_counts=(5, 5, 5)", "", "dataset bad: train_counts has 3 values, and num_classes is 2"),
         (FACTS, "1 / 0", "{file}: data set bad: ZeroDivisionError: division by zero"),
         (FACTS, "None", "the train split must be images ('N', 1, 8, 8) uint8 and labels (N,) from 0 to 1, not nothing"),
         (FACTS, "(zeros((9, 8, 8), 'uint8'), zeros(9, int))", "not (9, 8, 8) uint8, (9,) int64"),

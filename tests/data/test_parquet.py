@@ -165,14 +165,15 @@ def test_the_column_of_labels_is_part_of_the_identity(tmp_path: Path):
     assert specs[0].trial_id != specs[1].trial_id
 
 
-@pytest.mark.parametrize("place", ["mine.parquet", "pets", "{name: parquet, path: pets, resize: 4}"])
+@pytest.mark.parametrize("place", ["mine.parquet", "pets", "deep", "{name: parquet, path: pets, resize: 4}"])
 def test_evaluate_takes_a_file_a_folder_or_what_a_suite_writes(tmp_path: Path, monkeypatch, place: str):
     hub_file(tmp_path / "mine.parquet", [0, 1, 2] * 4)
     pets(tmp_path / "pets")
+    pets(tmp_path / "deep" / "default")
     monkeypatch.chdir(tmp_path)
     spec = given_dataset(place)
     assert spec.name == "parquet"
-    assert spec.sha256 == parquet_sha256(tmp_path / ("mine.parquet" if place == "mine.parquet" else "pets"))
+    assert spec.sha256 == parquet_sha256(tmp_path / ("pets" if "pets" in place else place))
     assert spec.resize == (4 if "resize" in place else None)
 
 
@@ -235,6 +236,12 @@ def spoiled(folder: Path, fault: str) -> str:
     if fault == "beyond the names":
         hub_file(test, [0, 1, 7])
         return "`label` runs from 0 to 7; labels are 0 to 2"
+    if fault == "other names":
+        hub_file(test, [0, 1, 2], names=("owl", "dog", "cat"))
+        return "train-00000-of-00002.parquet calls its classes .*test-00000-of-00001.parquet owl, dog, cat: one number"
+    if fault == "huge label":
+        hub_file(test, pa.array([0, 1, 2**63 + 5], pa.uint64()))
+        return "00000-of-00001.parquet: `label` has a number beyond those of classes"
     if fault == "one image":
         hub_file(train, [0, 1] * 3)
         hub_file(folder / "data/train-00001-of-00002.parquet", [0, 1, 2] + [0] * 3)
@@ -248,7 +255,8 @@ def spoiled(folder: Path, fault: str) -> str:
 @pytest.mark.parametrize(
     "fault",
     ["absent", "empty", "no train", "stray", "several sets", "cut", "text", "other columns", "no label", "no image",
-     "two labels", "two images", "null label", "unlabelled", "beyond the names", "one image", "one class"],
+     "two labels", "two images", "null label", "unlabelled", "beyond the names", "other names", "huge label",
+     "one image", "one class"],
 )  # fmt: skip
 def test_faults_are_one_line_when_the_suite_is_planned(tmp_path: Path, fault: str):
     folder = pets(tmp_path / "pets")

@@ -273,6 +273,16 @@ def test_an_accuracy_over_all_images_is_claimed_of_unequal_classes() -> None:
     assert of_classes[3] == f"{100 * kept['accuracy'].sum() / 10:.2f}"
 
 
+def test_another_name_for_a_stored_network_is_shown_and_the_stored_one_told(tmp_path: Path) -> None:
+    written(tmp_path)
+    words = ["evaluate", *FILE, "--attacks", "clean", "--images", "20", "--results", "store"]
+    bench(*words, "--name", "first", cwd=tmp_path)
+    done = bench(*words, "--name", "second", cwd=tmp_path)
+    assert "second (given)" in done.stdout
+    assert "stored in store, where it is called first" in done.stdout
+    assert "called" not in bench(*words, "--name", "first", cwd=tmp_path).stdout
+
+
 def test_clean_accuracy_is_of_the_split_that_is_evaluated(tmp_path: Path) -> None:
     """A folder without a test part: which of its images are test images is a matter of the seed."""
     pixels = np.random.default_rng(0)

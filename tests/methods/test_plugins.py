@@ -87,6 +87,7 @@ def test_a_plugin_runs_on_ray_workers(tmp_path):
     ("code", "says"),
     [
         ("import not_there", "ModuleNotFoundError"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
         (
             "from methods.registry import register\nfrom methods.base import Method\n@register('at')\nclass "
             "A(Method): pass",

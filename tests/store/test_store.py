@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from harness.store.merge import merge
 from harness.store.store import Store
 from harness.store.tables import TABLES
 from harness.store.verify import verify
+from tests.damage import damage
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -430,6 +432,29 @@ class TestCompaction:
             store.statuses()
 
 
+def test_a_store_is_looked_at_while_trials_are_committed(tmp_path: Path) -> None:
+    """What came after the look began is not part of it, and no fault."""
+    store = filled(tmp_path, 2)
+    stop = threading.Event()
+
+    def commit() -> None:
+        for number in range(10, 200):
+            if stop.is_set():
+                return
+            store.commit(trial(f"t{number}"), rows(2))
+
+    writer = threading.Thread(target=commit)
+    writer.start()
+    try:
+        verdicts = [verify(tmp_path) for _ in range(5)]
+    finally:
+        stop.set()
+        writer.join()
+    assert [verdict.trials for verdict in verdicts] == sorted({verdict.trials for verdict in verdicts})
+    faults = {fault for verdict in verdicts for found in verdict.broken.values() for fault in found}
+    assert all(fault.endswith("rows without a row in `trials`") for fault in faults), "one was under way"
+
+
 class TestMerge:
     def test_whole_stores_join_with_weights_and_outcomes(self, tmp_path: Path) -> None:
         first, second = filled(tmp_path / "a", 2), Store(tmp_path / "b")
@@ -452,6 +477,43 @@ class TestMerge:
         assert (joined.root / "work" / "tt5" / "best_validation.pt").read_bytes() == b"weights"
         assert not (joined.root / "work" / "tt5" / "state.pt").exists()
         assert merge([tmp_path / "a"], tmp_path / "all") == {"added": 0, "replaced": 0, "same": 4, "differing": 0}
+
+    @pytest.mark.parametrize("lacking", [False, True])
+    @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+    def test_outcomes_are_those_of_the_rows_that_are_taken(
+        self, tmp_path: Path, order: tuple[str, str], lacking: bool
+    ) -> None:
+        """Other images with the same counts are another result, whichever store stands first, with outcomes or not."""
+        filled(tmp_path / "a", 2)
+        for index in range(2):
+            other = rows(index)
+            other["outcomes"]["prediction"] = 1
+            Store(tmp_path / "b").commit(trial(f"t{index}"), other)
+        if lacking:
+            shutil.rmtree(tmp_path / order[0] / "outcomes")
+        stores = [tmp_path / name for name in order]
+        assert merge(stores, tmp_path / "all")["added"] == 2
+        assert verify(tmp_path / "all").broken == {}
+        kept = Store(tmp_path / "all").read("outcomes")["prediction"]
+        assert set(kept) == (set() if lacking else {0 if order[0] == "a" else 1})
+
+    def test_outcomes_that_a_store_left_out_come_from_one_with_the_same(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            filled(tmp_path / name, 2)
+        shutil.rmtree(tmp_path / "a" / "outcomes")
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+        assert len(Store(tmp_path / "all").read("outcomes")) == 2 * 40
+        assert verify(tmp_path / "all").broken == {}
+
+    def test_a_damaged_row_is_told_with_its_store_and_nothing_is_written(self, tmp_path: Path) -> None:
+        for status in ("done", "failed"):
+            root = tmp_path / status
+            filled(root, 2)
+            Store(root).commit(trial("t9", status), rows(5))
+            damage(root / "trials" / "t9.parquet")
+            with pytest.raises(InputError, match=f"^{root}: the row of trial t9 is damaged; see `run-bench verify"):
+                merge([root], tmp_path / "all")
+            assert not (tmp_path / "all").exists()
 
     @pytest.mark.parametrize("compacted", [False, True])
     def test_other_numbers_are_refused_with_both_origins(self, tmp_path: Path, compacted: bool) -> None:
