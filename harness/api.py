@@ -132,7 +132,7 @@ def run_planned(
         take_teachers(teachers, planned.store)
         planned.store.prepare()
         if planned.machine:
-            remember_machine(planned.suite, planned.store.root, planned.machine)
+            remember_machine(planned.store.root, planned.machine)
         remember_comparisons(planned.suite, planned.store.root)
         return run(planned.specs, planned.store, options=options, on_event=on_event)
 

@@ -23,6 +23,7 @@ from harness.inputs import Images, check_readable, new_network, read_data
 from harness.models.checkpoints import write_state
 from harness.running.run import Options, run
 from harness.spec import CHECKPOINTS, AugmentSpec
+from harness.store.provenance import trial_columns
 from harness.store.store import Store
 from harness.store.verify import verify
 from harness.store.work import WorkingFolder
@@ -143,6 +144,8 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(straight, tmp_path, after):
     assert second[-1]["event"] == "done"
     for table in TABLES:
         pd.testing.assert_frame_equal(rows(tmp_path, spec, table), rows(root, spec, table))
+    taken = Store(tmp_path).read("epochs", [spec.trial_id])["seconds"].sum()
+    assert taken == pytest.approx(Store(tmp_path).row(spec.trial_id)["train_s"]), "before the interruption and after"
     for checkpoint in CHECKPOINTS:
         assert_same_weights(weights(tmp_path, spec, checkpoint), weights(root, spec, checkpoint))
     assert not (tmp_path / "work" / spec.training_id / "state.pt").exists()
@@ -435,6 +438,19 @@ def test_a_run_trains_a_damaged_teacher_again_by_itself(straight, tmp_path, how)
     assert list((tmp_path / "set_aside").glob("*/trials/*.parquet"))
     for spec in specs:
         assert_same_weights(weights(tmp_path, spec), weights(root, spec))
+
+
+def test_students_that_failed_need_their_teacher_where_they_are_tried_again(straight, tmp_path):
+    _, specs, _ = straight
+    teacher, done, failed = (specs[name] for name in ("teacher", "rslad", "absld_reweight"))
+    store, options = Store(tmp_path), Options(serial=True, minimum_free_bytes=0)
+    assert run([teacher, done], store, options=options).exit_code == 0
+    store.commit({**trial_columns(failed), "status": "failed", "error": "boom", "attempts": 1})
+    (tmp_path / "work" / teacher.training_id / "best_validation.pt").unlink()
+    outcome = run([teacher, done, failed], store, options=options)
+    assert (outcome.done, list(outcome.failed)) == ([], [failed.trial_id])
+    with pytest.raises(InputError, match="are damaged or gone"):
+        run([teacher, done, failed], store, options=replace(options, retry_failed=True))
 
 
 def test_a_further_student_of_a_damaged_teacher_is_refused_with_what_mends_it(straight, tmp_path):

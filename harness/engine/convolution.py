@@ -36,7 +36,7 @@ def fuse(network: nn.Module) -> GraphModule:
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
-        if node.op == "call_module" and isinstance(modules[node.target], nn.Conv2d):
+        if node.op == "call_module" and _is_usual(modules[node.target]):
             _fuse_one(traced, node, modules[node.target])
     traced.graph.eliminate_dead_code()
     traced.recompile()
@@ -55,11 +55,16 @@ def trained(network: nn.Module) -> GraphModule:
     return traced
 
 
+def _is_usual(module: object) -> bool:
+    """Whether it is a convolution that pads with zeros, and says with how many."""
+    return isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
 def _fuse_one(traced: GraphModule, node: Node, convolution: nn.Conv2d) -> None:
     """Put the convolution, an addition of something known before it, and a ReLU into one module."""
     chain, residual = [node], None
     addition = _only_user(node)
-    if addition is not None and addition.op == "call_function" and addition.target in (operator.add, torch.add):
+    if addition is not None and _adds(addition):
         others = [other for other in addition.args if isinstance(other, Node) and other is not node]
         if len(others) == 1 and others[0] < node:
             residual = others[0]
@@ -75,6 +80,11 @@ def _fuse_one(traced: GraphModule, node: Node, convolution: nn.Conv2d) -> None:
     chain[-1].replace_all_uses_with(fused)
     for old in reversed(chain):
         traced.graph.erase_node(old)
+
+
+def _adds(node: Node) -> bool:
+    """Whether it is a sum of two, without the factor (`alpha`) that torch.add can have."""
+    return node.op == "call_function" and node.target in (operator.add, torch.add) and not node.kwargs
 
 
 def _only_user(node: Node) -> Node | None:
@@ -98,7 +108,19 @@ class FusedConvolution(nn.Module):
             self.small_maps.forget()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if residual is not None and residual.shape != self._shape(x):  # one of them is broadcast
+            out = self.convolution(x) + residual
+            return F.relu(out) if self.relu else out
         return _Fused.apply(x, residual, self)
+
+    def _shape(self, x: Tensor) -> tuple[int, ...]:
+        """Of the convolution's output."""
+        conv: Any = self.convolution  # whose padding is numbers
+        each = zip(x.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride, strict=True)
+        sizes = (
+            (size + 2 * pad - dilation * (kernel - 1) - 1) // step + 1 for size, pad, dilation, kernel, step in each
+        )
+        return (len(x), conv.out_channels, *sizes)
 
     def answer(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The forward, on plain tensors."""
@@ -206,6 +228,7 @@ class SmallMaps:
             convolution.kernel_size == (3, 3)
             and convolution.padding == convolution.stride == convolution.dilation == (1, 1)
             and convolution.groups == 1
+            and convolution.padding_mode == "zeros"
             and min(convolution.in_channels, convolution.out_channels) >= _MANY_CHANNELS
         )
 

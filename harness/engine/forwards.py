@@ -37,6 +37,9 @@ def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
             continue
         source = node.args[0]
+        norm: Any = modules[node.target]
+        if not (norm.affine and norm.track_running_stats):
+            continue
         if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
             pairs.append((str(source.target), str(node.target)))
     return pairs

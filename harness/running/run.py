@@ -114,7 +114,7 @@ def run(
         if options.redo:
             where = set_aside(store, [spec for spec in specs if spec.trial_id in options.redo])
             on_event({"event": "set_aside", "where": str(where or "")})
-        _set_damaged_teachers_aside(specs, store, wanted, on_event)
+        _set_damaged_teachers_aside(specs, store, wanted, options.retry_failed, on_event)
         statuses = store.statuses()
         queue = TrialQueue(specs, statuses, {} if options.retry_failed else _stored_failures(store, statuses))
         waiting = [queue.specs[name] for name in queue.waiting]
@@ -170,12 +170,14 @@ def has_network(store: Store, spec: TrialSpec) -> bool:
 
 
 def _set_damaged_teachers_aside(
-    specs: Sequence[TrialSpec], store: Store, wanted: Collection[str], on_event: OnEvent
+    specs: Sequence[TrialSpec], store: Store, wanted: Collection[str], retry_failed: bool, on_event: OnEvent
 ) -> None:
     """Finished teachers (and networks to start from) whose weights are damaged or gone, and that are `wanted` or needed
     by trials still to run, are trained again by this run. InputError where finished students learnt from them."""
     statuses = store.statuses()
-    needed = set(wanted) | {name for spec in specs if statuses.get(spec.trial_id) != "done" for name in spec.depends_on}
+    settled = ("done",) if retry_failed else ("done", "failed")
+    left = [spec for spec in specs if statuses.get(spec.trial_id) not in settled]
+    needed = set(wanted).union(*(spec.depends_on for spec in left))
     finished = [spec for spec in specs if spec.trial_id in needed and statuses.get(spec.trial_id) == "done"]
     for spec in finished:
         if has_network(store, spec):

@@ -67,13 +67,18 @@ def _gpu_precision() -> str:
     return "float32" if found and found.names and not found.bfloat16 else "bfloat16"
 
 
-def remember_machine(suite: Suite, root: Path, facts: Mapping[str, Any] | None = None) -> None:
-    """Write down what `for_this_machine` resolved, every fact once per store. facts: by default the precision."""
-    known, facts = _machine(root), facts or {"precision": suite.precision}
+def remember_machine(root: Path, facts: Mapping[str, Any]) -> None:
+    """Write down what `for_this_machine` resolved, every fact once per store."""
+    known = _machine(root)
     if facts.keys() - known.keys():
         write_bytes(root / MACHINE_FILE, json.dumps({**facts, **known}).encode())
 
 
 def _machine(root: Path) -> dict[str, Any]:
     """What the store at `root` was planned for; empty for a new one."""
-    return recorded(root / MACHINE_FILE, "the precision and the threads this store was planned for")
+    path, what = root / MACHINE_FILE, "the precision and the threads this store was planned for"
+    found = recorded(path, what)
+    threads = found.get("threads", 1)
+    if type(threads) is not int or threads < 1:
+        raise InputError(f"{path} is damaged; it records {what} (threads: {threads!r})")
+    return found

@@ -110,7 +110,9 @@ class Suite(Record):
     keep: list[Checkpoint] = Field(
         list(CHECKPOINTS), description="weights that are kept when a trial is done", examples=[["best_validation"]]
     )
-    time_limit_hours: float | None = Field(None, gt=0, description="of one trial, which then fails", examples=[12.0])
+    time_limit_hours: float | None = Field(
+        None, gt=0, description="of one trial, which then fails; not of a search's", examples=[12.0]
+    )
     tune: dict[str, Any] | None = Field(
         None,
         description="how `tune` searches",

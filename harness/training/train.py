@@ -114,6 +114,7 @@ class _Run:
         self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
         self.best = -np.inf
         self.seconds = self.cpu_seconds = 0.0
+        self.in_epoch = 0.0  # seconds of an epoch that was interrupted, before it goes on
         self.origins = [origin(device)]
         self.teacher_sha256 = {name: self._sha256(source) for name, source in spec.teachers.items()}
         self.init_sha256 = self._sha256(spec.init) if spec.init else None
@@ -148,8 +149,9 @@ class _Run:
         row = self._validate(number, loss)
         if remark := self.fitting.remark:
             self.remarks[f"validation: {remark}"] = None
-        row["seconds"] = time.perf_counter() - started
-        self.seconds += row["seconds"]
+        spent = time.perf_counter() - started
+        row["seconds"], self.in_epoch = self.in_epoch + spent, 0.0
+        self.seconds += spent
         self.cpu_seconds += cpu_seconds() - started_cpu
         self.history["epochs"].append(row)
         self.batches = None
@@ -167,7 +169,9 @@ class _Run:
         }
 
     def _interrupt(self, started: float, started_cpu: float) -> TaskEvent:
-        self.seconds += time.perf_counter() - started
+        spent = time.perf_counter() - started
+        self.seconds += spent
+        self.in_epoch += spent
         self.cpu_seconds += cpu_seconds() - started_cpu
         self.save()
         return {"event": "interrupted", "trial_id": self.spec.trial_id}
@@ -292,6 +296,7 @@ class _Run:
             "history": self.history,
             "best": float(self.best),
             "seconds": self.seconds,
+            "in_epoch": self.in_epoch,
             "cpu_seconds": self.cpu_seconds,
             "origins": self.origins,
             "teacher_sha256": self.teacher_sha256,
@@ -331,7 +336,7 @@ class _Run:
             return
         self.trainer.load_state_dict(state["trainer"])
         self.history, self.best = state["history"], state["best"]
-        self.seconds = state["seconds"]
+        self.seconds, self.in_epoch = state["seconds"], state.get("in_epoch", 0.0)
         self.peak = {name: state.get(name) for name in peak_memory(self.device)}
         self.cpu_seconds, self.remarks = state.get("cpu_seconds", 0.0), dict.fromkeys(state.get("remarks", []))
         earlier = state.get("origins", [])

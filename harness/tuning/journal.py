@@ -143,8 +143,13 @@ def line(entry: Entry, place: int, count: int, metric: str, epochs: int) -> str:
 def _load(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-        return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            return {}
+        if not all(Entry.__required_keys__ <= each.keys() for each in found.get("settings", [])):
+            raise ValueError("a setting is incomplete")
+        float(found.get("wall_s", 0.0))
+        return found
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); it can be removed: finished trials are in the store") from error

@@ -75,11 +75,12 @@ class Listener:
         if "interrupted" in report:
             return
         live.report = report
+        told = len(live.entry["curve"])  # a setting that goes on tells its first epochs again
         self.journal.note(live.entry, report)
         self.save()
         if report.get("kind") == "disk":
             self._begin_stop(disk_full(str(report["failed"])))
-        if self._scalars is not None:
+        if self._scalars is not None and "failed" not in report and report["epoch"] > told:
             self._write_scalars(self._scalars, live.entry, report)
 
     def ended(self, name: str, crash: str | None = None) -> None:

@@ -21,10 +21,10 @@ from harness.statistics.registry import METRICS, Metric
 from harness.store.folder import check_results_folder
 from harness.store.records import MACHINE_FILE
 from harness.store.store import Store
-from harness.suites.machine import for_this_machine
+from harness.suites.machine import MACHINE, for_this_machine
 from harness.suites.plan import plan, read_entry
 from harness.suites.suite import Suite, load_suite
-from harness.tuning.halving import rungs
+from harness.tuning.halving import REDUCTION, rungs
 from harness.tuning.method import SearchedMethod, validation_counts, without_tests
 from harness.tuning.options import TuneOptions, read_options
 from harness.tuning.space import Setting, Space, Values, draw, grid, read_space
@@ -46,7 +46,7 @@ class TuningPlan:
     teachers: tuple[TrialSpec, ...]
     store: Store
     parents: tuple[Path, ...]
-    resolved_here: bool
+    machine: Mapping[str, Any]  # what the suite left to the machine, as resolved
 
     @cached_property
     def tuning_id(self) -> str:
@@ -101,10 +101,10 @@ class TuningPlan:
 
     @property
     def grace(self) -> int:
-        """Epochs before the scheduler may stop a setting: a third of them before a cut that nobody comes back from, a
-        ninth otherwise, unless given."""
-        share = 3 if self.options.scheduler == "halving" else 9
-        return min(self.options.grace or max(1, self.epochs // share), self.epochs)
+        """Epochs before the scheduler may stop a setting: a third of them before a cut that nobody comes back from,
+        rounded up, since the next cut would else come just before the end; a ninth otherwise, unless given."""
+        usual = -(-self.epochs // REDUCTION) if self.options.scheduler == "halving" else max(1, self.epochs // 9)
+        return min(self.options.grace or usual, self.epochs)
 
     @property
     def rungs(self) -> list[int]:
@@ -198,10 +198,8 @@ def plan_tuning(
     machine = next((path for path in (root, root.parent, home) if (path / MACHINE_FILE).exists()), root)
     resolved = for_this_machine(suite, machine)
     searched, teachers = _searched(resolved, options)
-    tuning = TuningPlan(
-        resolved, options, searched, teachers, Store(root), tuple(parents),
-        suite.precision == "auto",
-    )  # fmt: skip
+    left_open = {key: getattr(resolved, key) for key in MACHINE if getattr(suite, key) == "auto"}
+    tuning = TuningPlan(resolved, options, searched, teachers, Store(root), tuple(parents), left_open)
     if len({method.epochs for method in searched.values()}) > 1:
         each = ", ".join(f"{name} {method.epochs}" for name, method in searched.items())
         raise InputError(f"tune: one number of epochs for all methods: --epochs; the suite has {each}")

@@ -52,11 +52,13 @@ def run_tuning(
             refuse_older_proposals(tuning.bases, tuning.store)
     for text in check_inputs([*tuning.teachers, *tuning.bases], tuning.store, options):
         say(f"warning: {text}")
-    is_open = not Journal(tuning.folder).is_settled(tuning.tries)
+    journal = Journal(tuning.folder)
+    if options.retry_failed:
+        journal.forget_failures()
+    is_open = not journal.is_settled(tuning.tries)
     with nothing_left_if_refused(tuning.store.root), connected(options.address) if is_open else nullcontext():
         tuning.store.prepare()
-        if tuning.resolved_here:
-            remember_machine(tuning.suite, tuning.store.root)
+        remember_machine(tuning.store.root, tuning.machine)
         take_teachers(teachers, tuning.store)
         take_teachers(teachers_beside(tuning.teachers, tuning.parents, tuning.store), tuning.store)
         wanted = {spec.trial_id for spec in tuning.teachers} if is_open else set()

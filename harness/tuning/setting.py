@@ -37,7 +37,7 @@ from harness.tuning.space import Setting
 Row = Mapping[str, Any]
 NOTHING: Mapping[str, Any] = {"epochs": [], "class_state": []}
 # What a searcher is told of a setting that failed or whose metric is undefined: worse than any real one, and finite.
-WORST = {"max": 0.0, "min": 100.0}
+WORST = {"max": -1e9, "min": 1e9}
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,42 @@ def test_a_fused_network_is_bit_for_bit_the_network(name, dtype):
     assert len(layers) == sum(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
+class _Odd(nn.Module):
+    """What the fast form does not join: sums that are broadcast or have a factor, norms without weights or statistics,
+    padding in words and of another kind."""
+
+    def __init__(self, norm: dict[str, bool]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.norm, self.wide = nn.BatchNorm2d(8, **norm), nn.Conv2d(8, 8, 3, padding="same")
+        self.round = nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        gate = x + self.second(F.adaptive_avg_pool2d(x, 1))
+        scaled = self.round(torch.add(gate, self.wide(gate), alpha=0.5))
+        return (self.second(F.adaptive_avg_pool2d(scaled, 1)) + F.relu(scaled)).mean((2, 3))
+
+
+@pytest.mark.parametrize("norm", [{}, {"affine": False}, {"track_running_stats": False}])
+def test_a_network_that_adds_and_normalises_in_its_own_way_is_answered_for(norm):
+    torch.manual_seed(0)
+    model = _Odd(norm).train()
+    x = maps(4, 3, 9, 9, torch.float32)
+    model(x)
+    model.eval()
+    twin = FoldedTwin(model)
+    assert twin.traceable
+    assert len(twin.pairs) == (0 if norm else 1)
+    gradient, found = torch.randn(4, 8), []
+    for form in (twin, model):
+        point = x.clone().requires_grad_()
+        out = form(point)
+        found.append((out, *torch.autograd.grad(out, point, gradient)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_a_block_ends_in_one_operation():
     network = build("resnet18", {"width": 16}, in_channels=3, num_classes=5).eval().requires_grad_(False)
     code = fuse(FoldedTwin(network).twin).code

@@ -267,7 +267,7 @@ def test_the_precision_of_a_machine_is_decided_once_per_store(tmp_path, suite_fi
     first = for_this_machine(suite, tmp_path)
     assert first.precision == processor_precision()
     other = {"float32": "bfloat16", "bfloat16": "float32"}[first.precision]
-    remember_machine(suite.model_copy(update={"precision": other}), tmp_path)
+    remember_machine(tmp_path, {"precision": other})
     assert for_this_machine(suite, tmp_path).precision == other  # what the store was planned for wins over this machine
     (tmp_path / "machine.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):

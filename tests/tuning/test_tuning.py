@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from harness.statistics.registry import metric_info
 from harness.store.store import Store
 from harness.store.verify import verify
 from harness.store.work import WorkingFolder
+from harness.suites.machine import remember_machine
 from harness.suites.plan import plan
 from harness.suites.suite import load_suite
 from harness.tuning import run as tuning_run
@@ -44,7 +46,7 @@ from harness.tuning.plan import TuningPlan, plan_tuning, snippet
 from harness.tuning.ray_tune import _watch
 from harness.tuning.report import write_comparison
 from harness.tuning.run import run_tuning
-from harness.tuning.setting import SettingJob, kept_row, setting_reports, stored_rows
+from harness.tuning.setting import WORST, SettingJob, kept_row, setting_reports, stored_rows
 from harness.tuning.space import Setting, draw, grid, read_space, short, split_entries
 from methods.plugins import load_plugin
 from tests.command import bench, refused
@@ -430,6 +432,13 @@ def test_what_a_search_would_run_is_listed(tmp_path: Path) -> None:
 # Halving
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 10, 20, 25, 50, 100, 200, 300])
+def test_by_default_halving_cuts_once_after_a_third(tmp_path: Path, epochs: int) -> None:
+    tuning = tuning_of(tmp_path, overrides=(f"training.epochs={epochs}", "training.milestones=[]"))
+    assert len(tuning.rungs) == (epochs > 1)
+    assert all(0 <= 3 * rung - epochs < 3 for rung in tuning.rungs)
+
+
 def test_rungs_are_three_times_apart_and_before_the_end() -> None:
     assert rungs(1, 9) == [1, 3]
     assert rungs(3, 30) == [3, 9, 27]
@@ -614,7 +623,7 @@ def test_a_failure_is_stored_and_reported(
     monkeypatch.setattr("harness.tuning.setting.run_trial", lambda *a, **o: (yield from failing(*a, **o)))
     reports = list(setting_reports(job_of(tuning), at_rate(0.9), lambda: False))
     assert reports[-1]["failed"] == "seed 1001: FloatingPointError: the loss is nan"
-    assert reports[-1]["objective"] == 0.0
+    assert reports[-1]["objective"] == WORST["max"] < -1e6, "no metric is as low"
     rows = tuning.store.read("trials", [spec.trial_id for spec in specs]).set_index("trial_id")
     assert rows.loc[specs[1].trial_id, "status"] == "failed"
     assert "Traceback" in rows.loc[specs[1].trial_id, "error"]
@@ -715,6 +724,55 @@ def test_tries_of_an_older_numerics_version_are_not_made_again_unasked(
     (tuning.store.root / "trials" / f"{stored[0]}.parquet").unlink()  # the tries alone are left
     with pytest.raises(InputError, match="has 2 finished trials of these variants from an older numerics version"):
         run_tuning(tuning)
+
+
+def test_what_a_search_left_to_the_machine_stays(tmp_path: Path) -> None:
+    """Threads were measured by a run of the suite; the search notes them beside the precision."""
+    path = suite_file(tmp_path, precision="auto", threads="auto")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "machine.json").write_text(json.dumps({"precision": "float32", "threads": 2}))
+    given = {"methods": "absld", "space": [RATE], "trials": 2}
+    first = plan_tuning(path, given, results=home / "tuning")
+    first.store.prepare()
+    remember_machine(first.store.root, first.machine)
+    again = plan_tuning(path, given, results=home / "tuning")
+    assert (again.tuning_id, again.machine) == (first.tuning_id, {"precision": "float32", "threads": 2})
+    (home / "tuning" / "machine.json").write_text('{"threads": "two"}')
+    with pytest.raises(InputError, match=r"machine.json is damaged; .*threads: 'two'"):
+        plan_tuning(path, given, results=home / "tuning")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"settings": 5}', '{"settings": [{}]}', '{"wall_s": null}', "[", '{"settings": [5]}']
+)
+def test_a_journal_that_is_none_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "journal.json").write_text(content)
+    with pytest.raises(InputError, match=r"journal.json is damaged .*it can be removed"):
+        Journal(tmp_path)
+
+
+def test_failures_that_are_tried_again_need_their_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning = tuning_of(tmp_path, trials=2, seeds=1)
+    [teacher] = tuning.teachers
+    options = Options(serial=True, minimum_free_bytes=0)
+    run([teacher], tuning.store, options=options)
+    weights = WorkingFolder(tuning.store.root, teacher.training_id).weights("best_validation")
+    weights.unlink()
+    journal = Journal(tuning.folder)
+    journal.begin(tuning.facts, tuning.settings)
+    for setting in tuning.settings:
+        journal.settle(journal.entry(setting), "failed", "boom")
+
+    def reached(*words: Any, **more: Any) -> Any:
+        raise InputError("reached")
+
+    monkeypatch.setattr("harness.tuning.run.run_search", reached)
+    monkeypatch.setattr("harness.tuning.run.connected", lambda address: nullcontext())
+    for again in (False, True):
+        with pytest.raises(InputError, match="reached"):
+            run_tuning(tuning, replace(options, retry_failed=again))
+        assert weights.exists() == again
 
 
 def test_a_teacher_whose_weights_are_gone_is_trained_again_before_a_search_goes_on(tmp_path: Path) -> None:
