@@ -120,6 +120,14 @@ class SearchedMethod:
             found += [given.get(name) for name in names for given in (entry, own) if isinstance(given, Mapping)]
         return [point for point in found if point is not None]
 
+    def at_full_length(self, values: Values) -> Values:
+        """A setting for a training as long as the suite says. The entry's own one is known by the epochs of the search:
+        its points in training are left to the entry."""
+        if not self.is_own(values) or self.whole_epochs(values) == self.epochs:
+            return values
+        own = {"milestones", "weight_average", "weight_perturbation"}.union(*points_of(self.bases[0].method).values())
+        return {key: value for key, value in values.items() if key.rpartition(".")[2] not in own}
+
     def _training_at(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         return {**self.suite.training, **entry.get("training", {})}
 

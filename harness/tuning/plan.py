@@ -353,10 +353,10 @@ def proposed(config: Mapping[str, Any], searched: Mapping[str, SearchedMethod]) 
 def snippet(tuning: TuningPlan, best: Mapping[str, Values], remarks: Sequence[str]) -> str:
     """The best setting of every method as YAML: a `methods:` list for a suite, in which each is called as it was
     before, with remarks above."""
-    searched = tuning.searched
     entries = [
-        {**searched[name].at({} if searched[name].is_own(values) else values), "variant": name}
+        {**method.at(method.at_full_length(values)), "variant": name}
         for name, values in best.items()
+        for method in [tuning.searched[name]]
     ]
     text = yaml.safe_dump({"methods": entries}, sort_keys=False, default_flow_style=None)
     return "".join(f"# {line}\n" for line in remarks) + text

@@ -371,8 +371,8 @@ def test_the_default_is_written_as_the_suite_has_it(tmp_path: Path) -> None:
     )
     best = tuning.searched["absld"].settings[0]
     assert best == {"training.milestones": [2, 3]}
-    (entry,) = yaml.safe_load(snippet(tuning, {"absld": best}, []))["methods"]
-    assert "training" not in entry
+    (entry,) = yaml.safe_load(snippet(tuning, {"absld": {**best, "training.lr": 0.05}}, []))["methods"]
+    assert entry["training"] == {"lr": 0.05}
     again = load_suite(suite_file(tmp_path), [*overrides, f"methods={json.dumps([entry])}"])
     assert {spec.training.milestones for spec in plan(again) if spec.training} == {(6, 9)}
 
