@@ -131,8 +131,8 @@ def found_trial(beginning: str, roots: Sequence[Path]) -> tuple[Store, str, list
 
 
 def _has_weights(store: Store, trial_id: str) -> bool:
-    training_id = store.row(trial_id)["training_id"]
-    return bool(training_id and WorkingFolder(store.root, training_id).kept_weights())
+    ids = store.read("trials", [trial_id], ["training_id"])["training_id"].dropna()
+    return any(WorkingFolder(store.root, training_id).kept_weights() for training_id in ids)
 
 
 def show_suite(store: Store, trial_id: str, console: Console) -> None:

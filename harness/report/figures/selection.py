@@ -129,9 +129,9 @@ def hyperparameter_response(
 def varied_settings(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A line per trial: method, best value of `metric`, and every number of the spec that differs between its trials.
 
-    Columns are short names (`temperature_rate`; `labels.start_epoch` where two are called so); only
-    those with three or more values within one method. Of trials of
-    one or two lengths those of the length that most of a method's have: longer ones beside a search compare its winner.
+    Columns are short names (`temperature_rate`; `labels.start_epoch` where two are called so); only those with three or
+    more values within one method. Of trials of one or two lengths those of the length that most of a method's have:
+    longer ones beside a search compare its winner.
     """
     best = epochs.groupby("trial_id", observed=True)[metric].max()
     students = trials[(trials["role"] == "student") & trials["trial_id"].isin(best.index)]
