@@ -8,7 +8,7 @@ the training loop does, for every method alike. What it draws at random comes fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -226,6 +226,13 @@ def asked(asks: Mapping[str, tuple[str, str]], taught: bool) -> tuple[tuple[str,
     return tuple(dict.fromkeys(pair for use, pair in asks.items() if taught or use not in (ADVERSARIAL, CLEAN)))
 
 
+def clean_among(forwards: Iterable[str]) -> frozenset[str]:
+    """The forwards of clean images, of those of a method that passes adversarial ones too."""
+    every = frozenset(forwards)
+    clean = every & {CLEAN, CLEAN_AGAIN}
+    return clean if clean != every else frozenset()
+
+
 @dataclass(frozen=True)
 class AttackSettings:
     """Shared by every method with an attack."""
@@ -275,8 +282,8 @@ class Method(Part):
         self.label_policy, self.weight_policy, self.margin_policy = labels, weights, margins
         self.parts: tuple[Part, ...] = (self, labels, weights, margins)
         self.weight_sums = {ADVERSARIAL: ClassSums(num_classes), CLEAN: ClassSums(num_classes)}
+        self.forwards = self.forwards_of(self.Settings(**settings))  # which `setup` may change
         super().__init__(settings, num_classes)
-        self.forwards = self.forwards_of(self.settings)
 
     @classmethod
     def coefficients(cls, settings: Any) -> tuple[float, float]:
@@ -288,13 +295,6 @@ class Method(Part):
     def forwards_of(cls, settings: Any) -> tuple[str, ...]:
         """`forwards`, where they depend on the settings (one of `Settings`)."""
         return cls.forwards
-
-    @classmethod
-    def clean_passes(cls, settings: Any) -> frozenset[str]:
-        """The forwards of clean images of a method that passes adversarial ones too."""
-        forwards = frozenset(cls.forwards_of(settings))
-        clean = forwards & {CLEAN, CLEAN_AGAIN}
-        return clean if clean != forwards else frozenset()
 
     @property
     def teacher_forwards(self) -> tuple[tuple[str, str], ...]:

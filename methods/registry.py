@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from methods import plugins
-from methods.base import TEACHER, LabelPolicy, MarginPolicy, Method, Part, WeightPolicy, asked
+from methods.base import TEACHER, LabelPolicy, MarginPolicy, Method, Part, WeightPolicy, asked, clean_among
 from methods.settings import SettingsError, introduced, read_settings, registered, unknown_name
 
 KINDS: dict[str, type[Part]] = {"labels": LabelPolicy, "weights": WeightPolicy, "margins": MarginPolicy}
@@ -89,9 +89,9 @@ def teachers_of(resolved: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def clean_passes_of(resolved: Mapping[str, Any]) -> frozenset[str]:
-    """The forwards of clean images that a resolved method has beside adversarial ones (`Method.clean_passes`)."""
+    """The forwards of clean images that a resolved method has beside adversarial ones."""
     cls = METHODS[resolved["name"]]
-    return cls.clean_passes(cls.Settings(**completed(resolved)["settings"]))
+    return clean_among(cls.forwards_of(cls.Settings(**completed(resolved)["settings"])))
 
 
 def code_of(resolved: Mapping[str, Any]) -> dict[str, str]:

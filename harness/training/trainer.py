@@ -32,6 +32,7 @@ from methods.base import (
     Method,
     Step,
     View,
+    clean_among,
 )
 from methods.statistics import ClassSums
 
@@ -186,8 +187,7 @@ class Trainer:
             if point != CLEAN:
                 answers[name, point] = self._teach(name, points[point])
         self.student.train()
-        counts_all = self.training.running_statistics == "all"
-        uncounted = frozenset() if counts_all else method.clean_passes(method.settings)
+        uncounted = clean_among(method.forwards) if self.training.running_statistics == "adversarial" else frozenset()
 
         def record() -> Step:
             logits = {}
