@@ -109,7 +109,7 @@ def row(
     plain, fast = trainer("plain", "float32"), trainer("fast", precision)
     plain_step, fast_step = (partial(form.step, images, labels, lambda kind, x: noise) for form in (plain, fast))
     with tuned_convolutions():  # as in training
-        pair = in_turn(plain_step, fast_step, rounds, device=device)
+        pair = in_turn(plain_step, fast_step, rounds, warm_up=3, device=device)  # a GPU records the second
         memory = [peak_memory_mb(step, device) for step in (plain_step, fast_step)]
     forward = batch * forward_flops(build(model, params, in_channels=shape[0], num_classes=10), images[0].cpu())
     # the attack's backward to the images costs a forward again; each of the update's forwards has a backward of two

@@ -37,8 +37,7 @@ from methods.settings import setting
 def disagreement(target_of: Callable[[torch.Tensor], torch.Tensor]) -> Adversary:
     """Maximise KL(t(x') || s(x')) from the normal start, with the gradient through both networks."""
 
-    def objective(logits: torch.Tensor, teacher_logits: torch.Tensor | None) -> torch.Tensor:
-        assert teacher_logits is not None
+    def objective(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         return kl(target_of(teacher_logits), logits)
 
     return Adversary(objective, "normal", teacher=TEACHER)

@@ -44,6 +44,11 @@ from methods.statistics import ClassSums
 from methods.targets import other_class
 
 
+def toward_class(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """-CE(logits, wanted class) per sample: the targeted attack."""
+    return -cross_entropy(logits, wanted)
+
+
 @dataclass(frozen=True)
 class FairTatSettings(AttackSettings):
     targets: str = setting(
@@ -71,7 +76,7 @@ class FairTAT(AT):
 
     def adversary(self, view: View) -> Adversary:
         target_class = self.target_class(view)
-        return Adversary(objective=lambda logits, _: -cross_entropy(logits, target_class), start="uniform")
+        return Adversary(toward_class, "uniform", target=lambda: target_class)
 
     def target_class(self, view: View) -> torch.Tensor:
         """A class other than the label, (B,)."""

@@ -76,7 +76,7 @@ class TRIX(DAFA):
         self.sums["similarity"].add(clean, view.labels)
         self.sums["targeted"].add(targeted, view.labels)
 
-        def objective(logits: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
+        def objective(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             return torch.where(targeted, -cross_entropy(logits, target_class), toward_target(logits, target))
 
         return Adversary(objective, "normal", lambda: clean)

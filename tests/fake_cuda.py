@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.engine import recorded
+
 ROOT = str(Path(__file__).parents[1])
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 # Their results have a size, or a value, that the host must know.
@@ -242,15 +244,30 @@ def fake_cuda() -> Iterator[FakeCuda]:
             "max_memory_reserved": lambda device=None: 200 * 2**20,
             "synchronize": lambda device=None: gpu.waits.append(f"synchronize {_where()}"),
             "Event": FakeEvent,
+            "graph_pool_handle": lambda: None,
         }
         for name, answer in answers.items():
             replaced(torch.cuda, name, answer)
         replaced(torch.backends.cudnn, "version", lambda: None)
+        replaced(recorded, "record", _recording)
         stack.enter_context(_Kernels(gpu))
         stack.enter_context(_Functions(gpu))
         _active.append(gpu)
         stack.callback(_active.clear)
         yield gpu
+
+
+def _recording(work: Callable[..., Any], tensors: Any, pool: Any) -> Callable[..., Any]:
+    """As a CUDA graph: the work of the first call, on memory of its own, whatever later calls would have done."""
+    inputs = [None if each is None else each.detach().clone() for each in tensors]
+
+    def again(*given: Any) -> tuple[Any, ...]:
+        for target, source in zip(inputs, given, strict=True):
+            if target is not None:
+                target.copy_(source)
+        return tuple(None if each is None else each.clone() for each in work(*inputs))
+
+    return again
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> Tensor:

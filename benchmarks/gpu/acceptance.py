@@ -43,6 +43,7 @@ PARTS = {
     "facts": Part("benchmarks.gpu.machine:facts"),
     "engine": Part("benchmarks.gpu.machine:engine"),
     "methods": Part("benchmarks.gpu.training:losses"),
+    "recorded": Part("benchmarks.gpu.training:recorded"),
     "waits": Part("benchmarks.gpu.training:waits"),
     "resume": Part("benchmarks.gpu.training:resume"),
     "verdicts": Part("benchmarks.gpu.attacks:verdicts", _DIGITS),

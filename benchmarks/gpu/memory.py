@@ -21,7 +21,7 @@ from harness.store.store import Store
 
 # Bytes of a GPU's memory, and images that a processor's networks take at once in its place: enough for training and
 # for a part of the test images at once; enough for nothing.
-PART, NOTHING = (2**30, 150), (2**25, 1)
+PART, NOTHING = (2**29, 150), (2**25, 1)
 
 
 def memory(setting: Setting) -> list[Work]:

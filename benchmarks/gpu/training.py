@@ -67,6 +67,18 @@ def losses(setting: Setting) -> list[Work]:
     return _each(sorted(methods.METHODS), "losses of three steps, relative difference", Threshold("<=", 2e-3), measure)
 
 
+def recorded(setting: Setting) -> list[Work]:
+    """Two epochs of every method with attacks done from recordings, against attacks that are told in full."""
+
+    def measure(line: str, spec: TrainedSpec) -> dict[str, float]:
+        with _deterministic(setting.device):
+            found, right = (_two_epochs(spec, setting.device, record) for record in (True, False))
+        return {line: max(float((one - other).abs().max()) for one, other in zip(found, right, strict=True))}
+
+    what = "attacks from recordings: largest difference of weights and losses"
+    return _each(sorted(methods.METHODS), what, Threshold("==", 0.0), measure)
+
+
 def waits(setting: Setting) -> list[Work]:
     """What the host waits for in a step of every method, its batch included."""
 
@@ -75,7 +87,8 @@ def waits(setting: Setting) -> list[Work]:
         batches = _batches(trainer, data)
         trainer.begin_epoch()
         steps = trainer.train_steps(batches, batches.noise)
-        next(steps)  # the first one makes what later ones find
+        for _ in range(2):  # the first one makes what later ones find, the second records
+            next(steps)
         setting.synchronize()
         return {line: first_wait(setting.device, lambda: next(steps))}
 
@@ -174,6 +187,25 @@ def _three_losses(spec: TrainedSpec, device: torch.device) -> list[float]:
         found += [float(loss) for loss in trainer.losses]
         trainer.end_epoch(_held_out())
     return found
+
+
+def _two_epochs(spec: TrainedSpec, device: torch.device, record: bool) -> list[Tensor]:
+    """The losses and the student's state. Raises what kept an attack from being recorded."""
+    trainer, data = _begun(spec, device)
+    recorder = trainer.attacked.recorder
+    if not record:
+        trainer.attacked.recorder = None
+    losses = []
+    for _ in range(2):
+        batches = _batches(trainer, data)
+        if trainer.method.learns_confusion:
+            for _ in trainer.count_confusion(batches, batches.noise):
+                pass
+            batches = _batches(trainer, data)
+        losses.append(torch.tensor(trainer.train_epoch(batches, batches.noise, _held_out())))
+    if recorder and recorder.problems:
+        raise RuntimeError(recorder.problems[0])
+    return [*losses, *(each.double() for each in trainer.student.state_dict().values())]
 
 
 def _interruption_changes(spec: TrainedSpec, root: Path, setting: Setting) -> float:

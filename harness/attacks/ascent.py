@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from harness.engine.recorded import Outputs, Recorder, is_pure
 
 TOLERANCE = 1e-6  # pixels: x + eps in float32 is off by one unit in the last place
 
@@ -15,6 +18,17 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 # Where to step (B, C, H, W), from the gradient there (which may be overwritten) and what the last step remembered; and
 # what this one does: None, or a tensor with one row per image.
 Direction = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Toward:
+    """The objective that is a function of the logits (B, K) and of one tensor: labels (B,), or a target (B, K)."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    target: Tensor
+
+    def __call__(self, logits: Tensor, point: Tensor) -> Tensor:
+        return self.function(logits, self.target)
 
 
 def gradient_sign(gradient: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -46,10 +60,12 @@ class Ascent:
         the last iterate does not).
     last_correct, first_wrong: (B, C, H, W), BAT's two points: the last iterate before the first error (the start,
         if that is already wrong), and one step beyond the first wrong iterate (the last iterate, if none was wrong).
+    logits: (B, K), the network's answer at the iterate before the last step.
     memory: (B, ...), what the direction remembers for a next step.
     """
 
     point: Tensor
+    logits: Tensor | None = None
     correct_iterates: Tensor | None = None
     last_correct: Tensor | None = None
     first_wrong: Tensor | None = None
@@ -75,34 +91,67 @@ def ascend(
     *,
     start: Tensor,
     memory: Tensor | None = None,
-    watch: Watch | None = None,
+    labels: Tensor | None = None,
+    count_correct: bool = False,
+    stop_points: bool = False,
 ) -> Ascent:
     """Gradient ascent on `objective(logits, point)` (per sample, (B,)) inside the eps ball around x and [0, 1].
 
     forward: images (B, C, H, W) in [0, 1] to logits (B, K). Its mode and its parameters are the caller's affair; only
-        the gradient with respect to the point is taken.
-    memory: what the direction remembers of the steps before. watch: of this start.
+        the gradient with respect to the point is taken. One with a `recorder`, a fast form on a GPU, climbs from a
+        recording where objective and direction are told all that they depend on.
+    memory: what the direction remembers of the steps before. count_correct, stop_points: watch the iterates, which
+        needs labels (B,).
     Every iterate after the start is projected onto the ball and clipped; a start outside [0, 1] is used as it is.
     """
-    radius, step = _per_sample(steps.eps, x), _per_sample(steps.size, x)
+    if (count_correct or stop_points) and labels is None:
+        raise ValueError("watching the iterates needs labels")
+    how = steps.direction, steps.number, steps.second, count_correct, stop_points
+    tensors = x, start, _per_sample(steps.eps, x), _per_sample(steps.size, x), memory, labels
+    recorder: Recorder | None = getattr(forward, "recorder", None)
+    if recorder is None or not isinstance(objective, Toward) or not (
+        is_pure(objective.function) and is_pure(steps.direction)
+    ):  # fmt: skip
+        return Ascent(*_climb(forward, objective, how, *tensors))
+    function = objective.function
+
+    def work(target: Tensor, *tensors: Any) -> Outputs:
+        return _climb(forward, Toward(function, target), how, *tensors)
+
+    return Ascent(*recorder((function, how), work, objective.target, *tensors))
+
+
+def _climb(
+    forward: Forward,
+    objective: Objective,
+    how: tuple[Direction, int, tuple[float, float] | None, bool, bool],
+    x: Tensor,
+    start: Tensor,
+    radius: Tensor,
+    step: Tensor,
+    memory: Tensor | None,
+    labels: Tensor | None,
+) -> Outputs:
+    """What an `Ascent` consists of."""
+    direction, number, second, count_correct, stop_points = how
+    watch = Watch(start, labels, count_correct, stop_points)
     lower, upper = (x - radius).clamp_(0, 1), (x + radius).clamp_(0, 1)
-    watch = watch or Watch(start)
     point = start.detach().clone()
-    for _ in range(steps.number):
+    for _ in range(number):
         point.requires_grad_()
         with torch.enable_grad():
             logits = forward(point)
             gradient = torch.autograd.grad(objective(logits, point).sum(), point)[0]
         point = point.detach()
         watch.before_step(point, logits.detach())
-        ahead, memory = steps.direction(gradient, memory)
+        ahead, memory = direction(gradient, memory)
         point = point + step * ahead if watch.keeps_points else point.addcmul_(ahead, step)
         point.clamp_(lower, upper)
-        if steps.second is not None:
-            wider, longer = steps.second
+        if second is not None:
+            wider, longer = second
             point = (point + longer * ahead).clamp_(x - wider, x + wider).clamp_(0, 1)
         watch.after_step(point)
-    return watch.result(point, memory)
+    return point, logits.detach(), watch.correct_iterates, watch.last_correct, watch.first_wrong, memory
 
 
 def check_points(who: str, points: Tensor, x: Tensor, eps: float) -> None:
@@ -115,15 +164,13 @@ def check_points(who: str, points: Tensor, x: Tensor, eps: float) -> None:
 
 
 class Watch:
-    """What the ascent is asked to report about its iterates (see `Ascent`); costs nothing when nothing is asked. What
-    is asked needs labels."""
+    """What the ascent is asked to report about its iterates (see `Ascent`); costs nothing when nothing is asked."""
 
-    def __init__(
-        self, start: Tensor, labels: Tensor | None = None, *, count_correct: bool = False, stop_points: bool = False
-    ) -> None:
-        if (count_correct or stop_points) and labels is None:
-            raise ValueError("counting correct iterates needs labels")
-        self.labels = labels
+    last_correct: Tensor | None = None
+    first_wrong: Tensor | None = None
+
+    def __init__(self, start: Tensor, labels: Tensor | None, count_correct: bool, stop_points: bool) -> None:
+        self.labels = labels if count_correct or stop_points else None
         self.keeps_points = stop_points
         self.correct_iterates = labels.new_zeros(labels.shape) if count_correct and labels is not None else None
         if stop_points and labels is not None:
@@ -138,20 +185,15 @@ class Watch:
         correct = logits.argmax(1) == self.labels
         if self.correct_iterates is not None:
             self.correct_iterates += correct
-        if self.keeps_points:
+        if self.last_correct is not None:
             self.just_wrong = self.alive & ~correct
             self.alive = self.alive & correct
             self.last_correct = torch.where(_per_sample(self.alive, point), point, self.last_correct)
 
     def after_step(self, point: Tensor) -> None:
-        if self.keeps_points:
+        if self.first_wrong is not None:
             moved = _per_sample(self.just_wrong | self.alive, point)
             self.first_wrong = torch.where(moved, point, self.first_wrong)
-
-    def result(self, point: Tensor, memory: Tensor | None) -> Ascent:
-        if self.keeps_points:
-            return Ascent(point, self.correct_iterates, self.last_correct, self.first_wrong, memory)
-        return Ascent(point, self.correct_iterates, memory=memory)
 
 
 def _per_sample(value: float | Tensor, x: Tensor) -> Tensor:

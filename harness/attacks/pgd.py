@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pkgutil import resolve_name
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from harness.attacks.ascent import Forward, Objective, Steps, ascend, normal_start, uniform_start
+from harness.attacks.ascent import Forward, Objective, Steps, Toward, ascend, normal_start, uniform_start
 from harness.attacks.registry import AscentSettings
 from harness.seeds import seeded
+from methods import losses
 
 NO_DECISION = -1
 LEAVE_TOGETHER = {"cuda": 64}  # broken images, so that a GPU sees few shapes; elsewhere each leaves at once
@@ -37,7 +36,7 @@ def predict(forward: Forward, x: Tensor, batch_size: int) -> Tensor:
 
 def cross_entropy(labels: Tensor) -> Objective:
     """The per-sample cross-entropy, to be maximised."""
-    return lambda logits, point: F.cross_entropy(logits, labels, reduction="none")
+    return Toward(losses.cross_entropy, labels)
 
 
 def margin(labels: Tensor) -> Objective:
@@ -46,11 +45,12 @@ def margin(labels: Tensor) -> Objective:
     Fair-ARD's -relu(z_y - max other + 50) has the same gradient up to a margin of 50, where theirs vanishes.
     """
 
-    def objective(logits: Tensor, point: Tensor) -> Tensor:
-        others = logits.scatter(1, labels[:, None], -torch.inf).max(1).values
-        return others - logits.gather(1, labels[:, None]).squeeze(1)
+    return Toward(_ahead, labels)
 
-    return objective
+
+def _ahead(logits: Tensor, labels: Tensor) -> Tensor:
+    others = logits.scatter(1, labels[:, None], -torch.inf).max(1).values
+    return others - logits.gather(1, labels[:, None]).squeeze(1)
 
 
 def draw_noise(x: Tensor, settings: AscentSettings, generator: torch.Generator) -> Tensor:
@@ -175,14 +175,15 @@ def _first_wrong(
     point, memory = start, None
     climbed = approximation.gradients if approximation else forward
     for step in range(settings.steps):
-        look = partial(approximation.decide, forward, labels) if approximation else lambda logits, point: decide(logits)
-        objective = _Looking(resolve_name(settings.objective)(labels), look)
+        objective = resolve_name(settings.objective)(labels)
         moved = ascend(climbed, x, objective, one_step, start=point, memory=memory)
-        point, memory = moved.point, moved.memory
+        before, point, memory = point, moved.point, moved.memory
         if step == 0 and not settings.start_is_an_image:
             continue
-        prediction[place] = torch.where(alive, objective.guess, prediction[place])
-        alive = alive & (objective.guess == labels)
+        assert moved.logits is not None
+        guess = approximation.decide(forward, labels, moved.logits, before) if approximation else decide(moved.logits)
+        prediction[place] = torch.where(alive, guess, prediction[place])
+        alive = alive & (guess == labels)
         left = int(alive.sum())
         if not left:
             return prediction
@@ -193,20 +194,6 @@ def _first_wrong(
             memory = None if memory is None else memory[kept]
     prediction[place] = torch.where(alive, predict(forward, point, len(point)), prediction[place])
     return prediction
-
-
-class _Looking:
-    """An objective that keeps what was predicted where it was last asked: prediction and step from one forward."""
-
-    guess: Tensor
-
-    def __init__(self, objective: Objective, look: Objective) -> None:
-        """look: from logits and points to predicted classes."""
-        self.objective, self.look = objective, look
-
-    def __call__(self, logits: Tensor, point: Tensor) -> Tensor:
-        self.guess = self.look(logits, point)
-        return self.objective(logits, point)
 
 
 def _steps(settings: AscentSettings, eps: float) -> Steps:

@@ -14,6 +14,7 @@ from torch.fx import symbolic_trace
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.engine.convolution import FusedConvolution, fuse, trained
+from harness.engine.recorded import Recorder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -92,6 +93,7 @@ class FoldedTwin:
             for conv, norm in self.pairs
         ]
         self.fused = [layer for layer in self.forward.modules() if isinstance(layer, FusedConvolution)]
+        self.recorder: Recorder | None = Recorder() if self.on_gpu else None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -138,6 +140,7 @@ class PlainForward:
     """The live network as it stands, in evaluation mode: the form of the papers' scripts."""
 
     description = "plain: batch norms in the graph"
+    recorder: Recorder | None = None
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

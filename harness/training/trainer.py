@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from harness.attacks.ascent import Ascent, Forward, Steps, Watch, ascend, gradient_sign, normal_start, uniform_start
+from harness.attacks.ascent import (
+    Ascent,
+    Forward,
+    Objective,
+    Steps,
+    Toward,
+    ascend,
+    gradient_sign,
+    normal_start,
+    uniform_start,
+)
 from harness.attacks.pgd import cross_entropy
 from harness.data.augment import augmented
 from harness.engine.forwards import evaluation_forward, frozen, statistics_kept, training_forward, update_precision
@@ -245,9 +255,12 @@ class Trainer:
         )
         direction, second = adversary.direction or gradient_sign, margins.second_step(self.eps, self.step_size)
         steps = Steps(eps, step_size, self.training.attack_steps, direction, second)
-        watch = Watch(start, labels, count_correct=counted, stop_points=margins.stop_points)
+        objective = self._objective(adversary)
         with frozen(self.student) if self.engine == "fast" else nullcontext():
-            return ascend(self._attack_forward(), images, self._objective(adversary), steps, start=start, watch=watch)
+            return ascend(
+                self._attack_forward(), images, objective, steps,
+                start=start, labels=labels, count_correct=counted, stop_points=margins.stop_points,
+            )  # fmt: skip
 
     def _student(self, images: Tensor) -> Tensor:
         """The student's logits in evaluation mode, no gradient."""
@@ -260,7 +273,7 @@ class Trainer:
         self.student.train()
         return lambda point: self.student(point).float()
 
-    def _objective(self, adversary: Adversary) -> Callable[[Tensor, Tensor], Tensor]:
+    def _objective(self, adversary: Adversary) -> Objective:
         if adversary.teacher is not None:
             network = self.teachers[adversary.teacher]
             return lambda logits, point: adversary.objective(logits, network(point))
@@ -269,8 +282,7 @@ class Trainer:
         if self.engine == "plain" and adversary.recomputes_target:
             recompute = adversary.target
             return lambda logits, _: adversary.objective(logits, recompute())
-        target = adversary.target()
-        return lambda logits, _: adversary.objective(logits, target)
+        return Toward(adversary.objective, adversary.target())
 
     # Randomness
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.attacks.ascent import Forward, Objective, Steps, ascend, normal_start
+from harness.attacks.ascent import Forward, Steps, Toward, ascend, normal_start
 from harness.attacks.pgd import attack_from, draw_noise, predict, start_point
 from harness.attacks.registry import AscentSettings
 from harness.data.augment import to_float
-from methods.base import HeldOut
-from methods.losses import cross_entropy, kl, soft_cross_entropy
+from methods.base import HeldOut, toward_target
+from methods.losses import cross_entropy, kl
 from methods.statistics import ClassSums
 
 BATCH = 500
@@ -102,13 +102,9 @@ def _trades_losses(
         for x, true, drawn in zip(*(each.split(batch_size) for each in (to_float(part), y, noise)), strict=True):
             with torch.no_grad():
                 clean = forward(x)
-            objective, steps = _toward(clean.softmax(1)), Steps(eps, eps / 4, 10)
+            objective, steps = Toward(toward_target, clean.softmax(1)), Steps(eps, eps / 4, 10)
             point = ascend(forward, x, objective, steps, start=normal_start(x, drawn)).point
             with torch.no_grad():
                 natural.append(cross_entropy(clean, true))
                 boundary.append(kl(clean, forward(point)))
     return torch.cat(natural), torch.cat(boundary)
-
-
-def _toward(target: Tensor) -> Objective:
-    return lambda logits, _: soft_cross_entropy(target, logits)

@@ -1,0 +1,173 @@
+"""Attacks done from a recording: the bits of attacks that are told in full, for every method; what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import methods
+from benchmarks.gpu import training
+from benchmarks.gpu.check import Setting
+from harness.attacks.ascent import Steps, Toward, ascend
+from harness.attacks.pgd import attack_chunk, seeded_noise
+from harness.attacks.registry import ascent_settings
+from harness.engine import recorded
+from harness.engine.forwards import FoldedTwin
+from harness.models.build import build
+from methods.base import Adversary, View
+from methods.losses import cross_entropy
+from tests.fake_cuda import CUDA, fake_cuda
+
+# their objectives close over more than logits and target, or ask a second network: told in full
+TOLD = {"adaad", "adaiad", "natural", "trix"}
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> Iterator[None]:
+    with fake_cuda():
+        yield
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The work that was recorded, as it comes."""
+    made: list[Any] = []
+    record = recorded.record
+
+    def counted(work: Any, tensors: Any, pool: Any) -> Any:
+        made.append(work)
+        return record(work, tensors, pool)
+
+    monkeypatch.setattr(recorded, "record", counted)
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_every_method_trains_alike_from_recordings(name: str, recordings: list[Any]) -> None:
+    (spec,) = (spec for spec in training._planned([name]) if spec.role == "student")
+    found, right = (training._two_epochs(spec, CUDA, record) for record in (True, False))
+    assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
+    confusion = methods.METHODS[name].confusion  # a second attack, before each epoch
+    assert bool(recordings) == (name not in TOLD or confusion)
+
+
+def network() -> FoldedTwin:
+    torch.manual_seed(0)
+    return FoldedTwin(build("cnn", {"width": 4}, in_channels=1, num_classes=4, image_size=8).to(CUDA).eval())
+
+
+def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, 1, 8, 8, generator=generator).to(CUDA)
+    return x, torch.randint(0, 4, (count,), generator=generator).to(CUDA)
+
+
+def climbed(
+    forward: FoldedTwin, function: Callable[..., Tensor], seed: int, count: int = 6, eps: float = 0.1
+) -> Tensor:
+    x, labels = images(count, seed)
+    return ascend(forward, x, Toward(function, labels), Steps(eps, eps / 4, 3), start=x).point
+
+
+@pytest.mark.parametrize("settings", ["pgd5", "cw5", "mifgsm5", "fgsm"])
+def test_evaluation_decides_alike(settings: str, recordings: list[Any]) -> None:
+    """Batches that shrink included."""
+    forward, (x, labels) = network(), images(300, 1)
+    asked = ascent_settings({"name": settings})
+
+    def decided() -> Tensor:
+        return attack_chunk(forward, x, labels, labels, asked, eps=0.2, noise=seeded_noise(x, asked, 0), batch_size=150)
+
+    from_recordings = [decided() for _ in range(2)]
+    assert recordings
+    forward.recorder = None
+    right = decided()
+    assert 0 < (right == labels).sum() < len(labels)
+    assert all(torch.equal(one, right) for one in from_recordings)
+
+
+def test_recorded_when_it_comes_again_and_only_then(recordings: list[Any]) -> None:
+    forward = network()
+    for seed in range(4):
+        climbed(forward, cross_entropy, seed)
+        assert len(recordings) == (seed > 0)
+    climbed(forward, cross_entropy, 0, count=7)
+    assert len(recordings) == 1, "another shape is other work"
+    climbed(forward, cross_entropy, 0, eps=0.2)
+    assert len(recordings) == 1, "a radius is a tensor of the work"
+
+
+def test_radius_and_weights_are_those_of_the_call() -> None:
+    """A recording is of memory, not of what stood in it."""
+    one, other = network(), network()
+    other.recorder = None
+    for eps in (0.1, 0.1, 0.3):
+        assert torch.equal(climbed(one, cross_entropy, 3, eps=eps), climbed(other, cross_entropy, 3, eps=eps))
+    for forward in (one, other):
+        torch.manual_seed(5)
+        for parameter in forward.live.parameters():
+            parameter.data.copy_(torch.randn(parameter.shape).to(CUDA))
+        forward.refresh()
+    assert torch.equal(climbed(one, cross_entropy, 3), climbed(other, cross_entropy, 3))
+    assert not torch.equal(climbed(one, cross_entropy, 3), climbed(network(), cross_entropy, 3))
+
+
+def test_what_closes_over_a_batch_is_never_recorded(recordings: list[Any]) -> None:
+    forward = network()
+    for seed in range(3):
+        weights = torch.full((6,), float(seed)).to(CUDA)
+
+        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+            return weights * cross_entropy(logits, labels)  # noqa: B023
+
+        climbed(forward, weighted, seed)
+        climbed(forward, partial(cross_entropy), seed)
+    assert not recordings
+
+
+def test_what_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    right = climbed(network(), cross_entropy, 1)
+    monkeypatch.setattr(recorded, "record", refuse)
+    forward = network()
+    assert all(torch.equal(climbed(forward, cross_entropy, 1), right) for _ in range(3))
+    assert forward.recorder is not None
+    assert forward.recorder.problems == ["RuntimeError: operation not permitted when stream is capturing"]
+
+
+def test_the_acceptance_finds_a_stale_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of objectives that pass for one and are not."""
+
+    class Turning:
+        sign = 1
+
+        def __init__(self) -> None:
+            Turning.sign = -Turning.sign
+            self.own_sign = Turning.sign
+
+        def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+            return self.own_sign * cross_entropy(logits, labels)
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Turning)
+
+        def __hash__(self) -> int:
+            return 0
+
+    def adversary(method: Any, view: View) -> Adversary:
+        return Adversary(Turning(), "uniform", target=lambda: view.labels)
+
+    monkeypatch.setattr("harness.attacks.ascent.is_pure", lambda function: True)
+    monkeypatch.setattr(methods.METHODS["at"], "adversary", adversary)
+    works = training.recorded(Setting(CUDA, tmp_path, tiny=True))
+    found = {line.split(":")[0]: work for work in works for line in work.lines}
+    (difference,) = found["at"].measure().values()
+    assert difference > 0
