@@ -20,8 +20,8 @@ from harness.spec import Resources
 from harness.store.store import Store
 
 # Bytes of a GPU's memory, and images that a processor's networks take at once in its place: enough for training and
-# for a part of the test images at once; enough for nothing.
-PART, NOTHING = (2**29, 150), (2**25, 1)
+# for a part of the test images at once, whose maps take 130 MB each on the GPU; enough for nothing.
+PART, NOTHING = (2**28, 150), (2**25, 1)
 
 
 def memory(setting: Setting) -> list[Work]:
@@ -46,7 +46,7 @@ def _end_of_trial(setting: Setting, room: tuple[int, int], lines: list[str], say
     with tempfile.TemporaryDirectory() as folder:
         (spec,) = planned(
             setting, 1, dataset=drawn_images(Path(folder)), methods=["at"],
-            student="resnet18" if setting.device.type == "cuda" else {"name": "cnn", "width": 4},
+            student={"name": "cnn", "width": 64 if setting.device.type == "cuda" else 4},
             training={"epochs": 1, "batch_size": 16, "attack_steps": 1, "validation_steps": 1},
             evaluation={"attacks": ["pgd2"], "batch_size": TEST_IMAGES, "chunk_size": TEST_IMAGES},
         )  # fmt: skip

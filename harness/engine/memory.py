@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from harness.engine.recorded import Recorder
 from harness.errors import kind_of
 from harness.spec import TrialSpec
 
@@ -83,4 +84,5 @@ class Fitting:
                 if kind_of(error) != "gpu_memory" or not self._whole or self.size == 1:
                     raise
             self.size //= 2
+            Recorder.forget_all()
             torch.cuda.empty_cache()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -31,7 +32,10 @@ class Recorder:
     recorded, because it waits for the GPU or lacks the memory, is done as it stands, and `problems` says why.
     """
 
+    all: ClassVar[WeakSet[Recorder]] = WeakSet()
+
     def __init__(self) -> None:
+        Recorder.all.add(self)
         self.problems: list[str] = []
         self._met: set[Hashable] = set()
         self._recordings: dict[Hashable, Work] = {}
@@ -50,12 +54,20 @@ class Recorder:
             self._recordings[key] = self._recorded(work, tensors)
         return self._recordings[key](*tensors)
 
+    @classmethod
+    def forget_all(cls) -> None:
+        """Give up the recordings of this process, whose memory others lack; they are made again when work recurs."""
+        for recorder in cls.all:
+            recorder._recordings.clear()
+            recorder._met.clear()
+
     def _recorded(self, work: Work, tensors: Sequence[Tensor | None]) -> Work:
         try:
             return record(work, tensors, self._pool)
         except Exception as error:  # what cannot be recorded raises almost anything, and again if it is at fault itself
             self.problems.append(f"{type(error).__name__}: {first_line(error)}")
             torch.cuda.synchronize()
+            torch.cuda.empty_cache()
             return work
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -79,7 +79,8 @@ class TuneOptions(Frozen):
 
 def read_options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
     """The options of a search; `given` are those of the command, None where not given. Raises InputError."""
-    values = _completed({**(suite.tune or {}), **{key: value for key, value in given.items() if value is not None}})
+    asked = _completed({key: value for key, value in given.items() if value is not None})
+    values = _completed({**_for_methods(suite.tune or {}, asked.get("methods")), **asked})
     if given.get("space"):
         values.pop("settings", None)
     if values.get("settings"):
@@ -106,6 +107,18 @@ def check_block(suite: Suite) -> None:
     own = [entries for entries in options.space.values() if isinstance(entries, Mapping)]
     for entries in ({key: text for key, text in options.space.items() if not isinstance(text, Mapping)}, *own):
         read_space(entries)
+
+
+def _for_methods(block: Mapping[str, Any], chosen: Sequence[str] | None) -> dict[str, Any]:
+    """A suite's block without what it says of those of its methods that are not chosen."""
+    methods = _completed(block).get("methods") or ()
+    left_out = {name for name in methods if chosen is not None and name not in chosen}
+    return {
+        key: {name: each for name, each in part.items() if name not in left_out}
+        if key in ("space", "settings") and isinstance(part, Mapping)
+        else part
+        for key, part in block.items()
+    }
 
 
 def _completed(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from harness.attacks.pgd import attack_chunk, seeded_noise
 from harness.attacks.registry import ascent_settings
 from harness.engine import recorded
 from harness.engine.forwards import FoldedTwin
+from harness.engine.memory import Fitting
 from harness.models.build import build
+from harness.spec import Resources, TrialSpec
 from methods.base import Adversary, View
 from methods.losses import cross_entropy
 from tests.fake_cuda import CUDA, fake_cuda
@@ -141,6 +143,22 @@ def test_what_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest.Monkey
     assert all(torch.equal(climbed(forward, cross_entropy, 1), right) for _ in range(3))
     assert forward.recorder is not None
     assert forward.recorder.problems == ["RuntimeError: operation not permitted when stream is capturing"]
+
+
+def test_recordings_are_given_up_where_memory_is_short(recordings: list[Any]) -> None:
+    """And are made again: the same bits all along."""
+    forward, asked = network(), Fitting(TrialSpec.model_construct(resources=Resources(gpu=1)), 8)
+    right = climbed(forward, cross_entropy, 1)
+
+    def work(size: int) -> Tensor:
+        for _ in range(2):
+            found = climbed(forward, cross_entropy, 1)
+        if size == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    assert torch.equal(asked.run(work), right)
+    assert (asked.size, len(recordings)) == (4, 2)
 
 
 def test_the_acceptance_finds_a_stale_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -339,6 +339,24 @@ def test_settings_can_be_given(tmp_path: Path) -> None:
             plan_tuning(path, {}, results=tmp_path / "store")
 
 
+def test_some_of_the_methods_of_a_block_can_be_searched(tmp_path: Path) -> None:
+    """What the block says of the others is left aside; a slip in it is one all the same."""
+    settings = {"at": [{}, {"training.lr": 0.02}], "absld": [{}, {"temperature_rate": 0.3}]}
+    path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "settings": settings, "seeds": 1})
+    tuning = plan_tuning(path, {"methods": "absld"}, results=tmp_path / "store")
+    assert tuning.tries == {"absld": 2}
+    space = {"training.lr": "choice(0.02, 0.1)", "absld": {"temperature_rate": "choice(0.1, 0.3)"}}
+    path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "space": space, "search": "grid"})
+    assert plan_tuning(path, {"methods": "at"}, results=tmp_path / "store").tries == {"at": 2}
+    assert plan_tuning(path, {"methods": "absld"}, results=tmp_path / "store").tries == {"absld": 4}
+    path = suite_file(
+        tmp_path,
+        tune={"methods": ["at", "absld"], "space": {**space, "abslt": {"temperature_rate": "choice(0.1, 0.3)"}}},
+    )
+    with pytest.raises(InputError, match="unknown method in space 'abslt'"):
+        plan_tuning(path, {"methods": "at"}, results=tmp_path / "store")
+
+
 def test_seeds_of_a_search_are_its_own(tmp_path: Path) -> None:
     path = suite_file(tmp_path, seeds=[0, 1000], methods=["at", {"method": "rslad", "seeds": [5, 1002]}])
     tuning = plan_tuning(path, {"methods": "at", "space": ["training.lr=choice(0.1, 0.2)"], "trials": 2, "seeds": 3})
