@@ -30,6 +30,7 @@ from harness.training.weight_average import WeightAverage
 from tests.fake_cuda import fake_cuda
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -471,3 +472,19 @@ def test_every_part_runs_on_a_processor(tmp_path: Path) -> None:
     assert (bad, status) == ([], 0)
     assert {line["part"] for line in found["lines"]} == set(PARTS)
     assert (tmp_path / "leaderboard.md").read_text().count("| rslad") >= 1
+
+
+def test_what_a_gpu_has_shown_is_told_as_it_was_found() -> None:
+    """The counts, and the times of steps, of docs/gpu.md."""
+    found = json.loads((ROOT / "benchmarks/gpu/seen/h200.json").read_text())
+    page = (ROOT / "docs/gpu.md").read_text()
+    works = {(line["part"], line["check"].partition(":")[0], line["status"]) for line in found["lines"]}
+    for part in {part for part, _, _ in works} - {"facts"}:
+        statuses = [line["status"] for line in found["lines"] if line["part"] == part]
+        not_run = len({check for of, check, status in works if (of, status) == (part, "not run")})
+        counts = statuses.count("passed"), statuses.count("failed"), not_run
+        assert f"| `{part}` | {' | '.join(map(str, counts))} |" in page
+    for step in found["steps"]:
+        told, recorded = step["told_ms"], step["recorded_ms"]
+        row = f"| {step['method']} | {told:.1f} | {recorded:.1f} | {told / recorded:.1f}"
+        assert row in page, row

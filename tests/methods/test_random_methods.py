@@ -79,7 +79,8 @@ def test_the_documented_attack_leads_to_wrong_classes_and_to_others_each_time(tm
         adversary = method.adversary(view)
         assert adversary is not None
         logits = torch.zeros(300, 3, requires_grad=True)
-        adversary.objective(logits, None).sum().backward()
+        assert adversary.target is not None
+        adversary.objective(logits, adversary.target()).sum().backward()
         return logits.grad.argmax(1)
 
     first = targets(0)
