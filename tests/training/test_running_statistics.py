@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import methods
-from methods.base import ADVERSARIAL, ADVERSARIAL_AGAIN
+from methods.base import ADVERSARIAL, ADVERSARIAL_AGAIN, CLEAN, Method
 from tests.small import assert_same_weights
 from tests.training.test_no_waiting import BATCH, Training
 
@@ -49,6 +49,16 @@ def test_the_running_mean_is_of_the_forwards_that_count(name: str, counted: str)
         if attacked or counted == "all" or not any(adversarial):
             expected = 0.9 * expected + 0.1 * values.mean((0, 2, 3))
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_forwards_that_a_method_chooses_as_it_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def setup(method: Method) -> None:
+        method.forwards = (CLEAN, ADVERSARIAL)
+
+    monkeypatch.setattr(methods.METHODS["at"], "setup", setup)
+    _, _, norm, seen = stepped({"method": "at"}, "adversarial")
+    _, attacked = seen
+    torch.testing.assert_close(norm.running_mean, 0.1 * attacked.mean((0, 2, 3)), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["rslad", "trades", "absld"])
