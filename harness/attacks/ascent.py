@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engine.recorded import Outputs, Recorder, is_pure
+from harness.engine.recorded import Outputs, Recorder, code_of
 
 TOLERANCE = 1e-6  # pixels: x + eps in float32 is off by one unit in the last place
 
@@ -106,25 +106,26 @@ def ascend(
     """
     if (count_correct or stop_points) and labels is None:
         raise ValueError("watching the iterates needs labels")
-    how = steps.direction, steps.number, steps.second, count_correct, stop_points
+    how = steps.number, steps.second, count_correct, stop_points
     tensors = x, start, _per_sample(steps.eps, x), _per_sample(steps.size, x), memory, labels
     recorder: Recorder | None = getattr(forward, "recorder", None)
-    if recorder is None or not isinstance(objective, Toward) or not (
-        is_pure(objective.function) and is_pure(steps.direction)
-    ):  # fmt: skip
-        return Ascent(*_climb(forward, objective, how, *tensors))
-    function = objective.function
+    if recorder is not None and isinstance(objective, Toward):
+        function = objective.function
 
-    def work(target: Tensor, *tensors: Any) -> Outputs:
-        return _climb(forward, Toward(function, target), how, *tensors)
+        def work(target: Tensor, *tensors: Any) -> Outputs:
+            return _climb(forward, Toward(function, target), steps.direction, how, *tensors)
 
-    return Ascent(*recorder((function, how), work, objective.target, *tensors))
+        codes = code_of(function), code_of(steps.direction)
+        if None not in codes:
+            return Ascent(*recorder((codes, how), work, objective.target, *tensors))
+    return Ascent(*_climb(forward, objective, steps.direction, how, *tensors))
 
 
 def _climb(
     forward: Forward,
     objective: Objective,
-    how: tuple[Direction, int, tuple[float, float] | None, bool, bool],
+    direction: Direction,
+    how: tuple[int, tuple[float, float] | None, bool, bool],
     x: Tensor,
     start: Tensor,
     radius: Tensor,
@@ -133,7 +134,7 @@ def _climb(
     labels: Tensor | None,
 ) -> Outputs:
     """What an `Ascent` consists of."""
-    direction, number, second, count_correct, stop_points = how
+    number, second, count_correct, stop_points = how
     watch = Watch(start, labels, count_correct, stop_points)
     lower, upper = (x - radius).clamp_(0, 1), (x + radius).clamp_(0, 1)
     point = start.detach().clone()

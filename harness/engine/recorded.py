@@ -19,9 +19,17 @@ MOST = 64  # recordings of one network
 WARM_UPS = 2  # cuDNN and cuBLAS settle what they need on the stream of the recording
 
 
-def is_pure(function: object) -> bool:
-    """Whether a function is told all that it depends on: it closes over nothing and belongs to no object."""
-    return isinstance(function, FunctionType) and function.__closure__ is None
+def code_of(function: object) -> Hashable | None:
+    """What tells a function from others that is told all that it depends on, also where it is made anew for each
+    batch; None for one that closes over something, has defaults, or belongs to an object."""
+    if (
+        not isinstance(function, FunctionType)
+        or function.__closure__
+        or function.__defaults__
+        or function.__kwdefaults__
+    ):
+        return None
+    return function.__module__, function.__code__
 
 
 class Recorder:

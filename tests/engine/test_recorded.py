@@ -128,9 +128,22 @@ def test_what_closes_over_a_batch_is_never_recorded(recordings: list[Any]) -> No
         def weighted(logits: Tensor, labels: Tensor) -> Tensor:
             return weights * cross_entropy(logits, labels)  # noqa: B023
 
-        climbed(forward, weighted, seed)
-        climbed(forward, partial(cross_entropy), seed)
+        def by_default(logits: Tensor, labels: Tensor, weights: Tensor = weights) -> Tensor:
+            return weights * cross_entropy(logits, labels)
+
+        for objective in (weighted, by_default, partial(cross_entropy)):
+            climbed(forward, objective, seed)
     assert not recordings
+    assert forward.recorder is not None
+    assert not forward.recorder._met, "what a batch leaves behind would stay"
+
+
+def test_what_is_made_anew_and_closes_over_nothing_is_recorded(recordings: list[Any]) -> None:
+    forward = network()
+    for seed in range(4):
+        climbed(forward, lambda logits, labels: -cross_entropy(logits, labels), seed)
+        climbed(forward, lambda logits, labels: cross_entropy(logits, labels), seed)
+    assert len(recordings) == 2
 
 
 def test_what_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,16 +187,10 @@ def test_the_acceptance_finds_a_stale_recording(monkeypatch: pytest.MonkeyPatch,
         def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
             return self.own_sign * cross_entropy(logits, labels)
 
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, Turning)
-
-        def __hash__(self) -> int:
-            return 0
-
     def adversary(method: Any, view: View) -> Adversary:
         return Adversary(Turning(), "uniform", target=lambda: view.labels)
 
-    monkeypatch.setattr("harness.attacks.ascent.is_pure", lambda function: True)
+    monkeypatch.setattr("harness.attacks.ascent.code_of", lambda function: type(function))
     monkeypatch.setattr(methods.METHODS["at"], "adversary", adversary)
     works = training.recorded(Setting(CUDA, tmp_path, tiny=True))
     found = {line.split(":")[0]: work for work in works for line in work.lines}
