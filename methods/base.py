@@ -124,7 +124,8 @@ class Adversary:
 
     objective(student_logits, target): per-sample value (B,) to maximise; `target` is what `target()` returned, labels
         or probabilities, or the logits of `teacher` at the current point (with gradient) where that is set (AdaAD). A
-        GPU climbs from a recording, many times faster, where it is a function that closes over nothing.
+        GPU climbs from a recording, many times faster, where it is a function that closes over nothing, has no defaults
+        and reads nothing that changes.
     start: "normal" (x + 0.001 N(0, 1)) or "uniform" (inside the eps ball). recomputes_target: the released script
         evaluates `target` anew in every step (same values, more work); only the plain engine does.
     direction(gradient, memory): where to step, and what to remember of it for the next step (at first None), such as

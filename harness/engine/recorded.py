@@ -22,14 +22,10 @@ WARM_UPS = 2  # cuDNN and cuBLAS settle what they need on the stream of the reco
 def code_of(function: object) -> Hashable | None:
     """What tells a function from others that is told all that it depends on, also where it is made anew for each
     batch; None for one that closes over something, has defaults, or belongs to an object."""
-    if (
-        not isinstance(function, FunctionType)
-        or function.__closure__
-        or function.__defaults__
-        or function.__kwdefaults__
-    ):
+    if not isinstance(function, FunctionType):
         return None
-    return function.__module__, function.__code__
+    bound = function.__closure__ or function.__defaults__ or function.__kwdefaults__
+    return None if bound else (function.__module__, function.__code__)
 
 
 class Recorder:
