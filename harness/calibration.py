@@ -150,7 +150,7 @@ def epoch_seconds(spec: TrainedSpec, data: Data, device: torch.device) -> float:
     seconds = steps * step_seconds(trainer, data, spec.training.batch_size)
     if trainer.method.learns_confusion:
         seconds += steps * confusion_seconds(trainer, data, spec.training.batch_size)
-    forward = evaluation_forward(trainer.student, spec.engine)
+    forward = evaluation_forward(trainer.student, spec.engine, recorded=True)
     validated = len(data.validation) + (len(data.test) if spec.training.record_test_curve else 0)
     seconds += validated * _validation_seconds(forward, data, spec)
     if held_out_wanted(spec):

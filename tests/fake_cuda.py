@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.engine import recorded
+from harness.engine.forwards import FoldedTwin
 
 ROOT = str(Path(__file__).parents[1])
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -260,14 +261,23 @@ def fake_cuda() -> Iterator[FakeCuda]:
 def _recording(work: Callable[..., Any], tensors: Any, pool: Any) -> Callable[..., Any]:
     """As a CUDA graph: the work of the first call, on memory of its own, whatever later calls would have done."""
     inputs = [None if each is None else each.detach().clone() for each in tensors]
+    places = _places_of_weights(work)
 
     def again(*given: Any) -> tuple[Any, ...]:
+        assert _places_of_weights(work) == places, "a recording would read memory that is no longer the network's"
         for target, source in zip(inputs, given, strict=True):
             if target is not None:
                 target.copy_(source)
         return tuple(None if each is None else each.clone() for each in work(*inputs))
 
     return again
+
+
+def _places_of_weights(work: Callable[..., Any]) -> list[int]:
+    """Where the weights of the network lie that the work closes over."""
+    cells = [cell.cell_contents for cell in work.__closure__ or ()]
+    (twin,) = (each for each in cells if isinstance(each, FoldedTwin))
+    return [tensor.data_ptr() for tensor in twin.twin.state_dict().values()]
 
 
 def _one_hot(labels: Tensor, num_classes: int) -> Tensor:

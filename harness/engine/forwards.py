@@ -51,10 +51,11 @@ class FoldedTwin:
     channels last, frozen. Of a network that torch.fx cannot trace nothing is folded.
 
     Built once; `refresh()` copies the live weights in. Calling it on images (B, C, H, W) float32 gives logits (B, K)
-    float32, with gradients to the images only.
+    float32, with gradients to the images only. recorded: on a GPU, attacks on it are done from recordings; for batches
+    of few sizes.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32, recorded: bool = False) -> None:
         self.live = model
         self.dtype = dtype
         self.traceable = is_traceable(model)
@@ -71,6 +72,7 @@ class FoldedTwin:
         self.twin.to(dtype).to(memory_format=torch.channels_last)
         self.forward = fuse(self.twin) if self.traceable and _fuses(self.twin) else self.twin
         self._plan_copies()
+        self.recorder = Recorder() if recorded and self.on_gpu else None
         self.refresh()
 
     @property
@@ -93,7 +95,6 @@ class FoldedTwin:
             for conv, norm in self.pairs
         ]
         self.fused = [layer for layer in self.forward.modules() if isinstance(layer, FusedConvolution)]
-        self.recorder: Recorder | None = Recorder() if self.on_gpu else None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -153,9 +154,11 @@ class PlainForward:
             return self.model(images)
 
 
-def evaluation_forward(model: nn.Module, engine: str, precision: str = "float32") -> FoldedTwin | PlainForward:
+def evaluation_forward(
+    model: nn.Module, engine: str, precision: str = "float32", recorded: bool = False
+) -> FoldedTwin | PlainForward:
     """The network as a function of images, in evaluation mode: folded (`fast`), or as it is (`plain`)."""
-    return FoldedTwin(model, DTYPES[precision]) if engine == "fast" else PlainForward(model)
+    return FoldedTwin(model, DTYPES[precision], recorded) if engine == "fast" else PlainForward(model)
 
 
 def training_forward(model: nn.Module, engine: str) -> nn.Module:

@@ -81,8 +81,10 @@ class Fitting:
             try:
                 return work(self.size)
             except Exception as error:
-                if kind_of(error) != "gpu_memory" or not self._whole or self.size == 1:
+                if kind_of(error) != "gpu_memory":
                     raise
-            self.size //= 2
-            Recorder.forget_all()
+                if not Recorder.forget_all():
+                    if not self._whole or self.size == 1:
+                        raise
+                    self.size //= 2
             torch.cuda.empty_cache()

@@ -17,7 +17,7 @@ from torch import nn
 import methods
 from harness.data.remarks import short_last_batch
 from harness.data.splits import held_out_wanted
-from harness.engine.forwards import evaluation_forward
+from harness.engine.forwards import FoldedTwin, PlainForward, evaluation_forward
 from harness.engine.memory import Fitting, Peak, larger, peak_memory
 from harness.engine.process import tuned_convolutions
 from harness.errors import kind_of
@@ -110,7 +110,7 @@ class _Run:
         self.teachers = {name: trained_network(source, data, store_root) for name, source in spec.teachers.items()}
         self.trainer = trainer_of(spec, data, device, student, self.teachers)
         self.validated = new_network(spec.student, data, 0).to(device)
-        self.validation_forward = evaluation_forward(self.validated, spec.engine)
+        self.validation_forward = evaluation_forward(self.validated, spec.engine, recorded=True)
         self.history: dict[str, list[dict[str, Any]]] = {"epochs": [], "class_state": []}
         self.best = -np.inf
         self.seconds = self.cpu_seconds = 0.0
@@ -225,11 +225,16 @@ class _Run:
                 for part in parts:
                     part.end_epoch(before)
 
+    @cached_property
+    def held_out_forward(self) -> FoldedTwin | PlainForward:
+        """The student as it stands, for those who learn from held-out images."""
+        return evaluation_forward(self.trainer.student, self.spec.engine, recorded=True)
+
     def _held_out(self, epoch: int) -> HeldOut | None:
         if not (wanted := held_out_wanted(self.spec)):
             return None
-        part = self.data.held_out
-        forward = evaluation_forward(self.trainer.student, self.spec.engine)
+        part, forward = self.data.held_out, self.held_out_forward
+        forward.refresh()
         return self.fitting.run(
             lambda size: held_out_statistics(
                 forward, part.images, part.labels, self.data.num_classes, eps=self.spec.eps, wanted=wanted,

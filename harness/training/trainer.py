@@ -86,7 +86,7 @@ class Trainer:
         self.step_size = training.step_size or eps / 4
         self.train_mode_attack = getattr(method.settings, "attack_mode", "eval") == "train"
         self.clamp_start = getattr(method.settings, "clamp_start", True)
-        self.attacked = evaluation_forward(student, engine, precision)
+        self.attacked = evaluation_forward(student, engine, precision, recorded=True)
         self.updated = training_forward(student, engine)
         self.teachers = {
             name: evaluation_forward(network.to(self.device).eval().requires_grad_(False), engine, precision)

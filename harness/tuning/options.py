@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -80,7 +80,7 @@ class TuneOptions(Frozen):
 def read_options(suite: Suite, given: Mapping[str, Any]) -> TuneOptions:
     """The options of a search; `given` are those of the command, None where not given. Raises InputError."""
     asked = _completed({key: value for key, value in given.items() if value is not None})
-    values = _completed({**_for_methods(suite.tune or {}, asked.get("methods")), **asked})
+    values = _completed({**_without(left_out(suite, given), suite.tune or {}), **asked})
     if given.get("space"):
         values.pop("settings", None)
     if values.get("settings"):
@@ -109,15 +109,19 @@ def check_block(suite: Suite) -> None:
         read_space(entries)
 
 
-def _for_methods(block: Mapping[str, Any], chosen: Sequence[str] | None) -> dict[str, Any]:
-    """A suite's block without what it says of those of its methods that are not chosen."""
-    methods = _completed(block).get("methods") or ()
-    left_out = {name for name in methods if chosen is not None and name not in chosen}
+def left_out(suite: Suite, given: Mapping[str, Any]) -> list[str]:
+    """The methods of a suite's block that a command does not choose, though it takes their space."""
+    chosen = None if given.get("space") else _completed(given).get("methods")
+    return [name for name in _completed(suite.tune or {}).get("methods") or () if chosen and name not in chosen]
+
+
+def _without(methods: Collection[str], block: Mapping[str, Any]) -> dict[str, Any]:
+    """A suite's block without what it says of some of its methods."""
     return {
-        key: {name: each for name, each in part.items() if name not in left_out}
+        key: {name: each for name, each in part.items() if name not in methods}
         if key in ("space", "settings") and isinstance(part, Mapping)
         else part
-        for key, part in block.items()
+        for key, part in _completed(block).items()
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from harness.suites.plan import plan, read_entry
 from harness.suites.suite import Suite, load_suite
 from harness.tuning.halving import REDUCTION, rungs
 from harness.tuning.method import SearchedMethod, validation_counts, without_tests
-from harness.tuning.options import TuneOptions, read_options
+from harness.tuning.options import TuneOptions, left_out, read_options
 from harness.tuning.space import Setting, Space, Values, draw, grid, read_space
 from methods.plugins import code_of
 from methods.registry import KINDS
@@ -197,7 +197,7 @@ def plan_tuning(
     parents = [path for path in (root.parent, home, Path("results") / suite.name) if path != root]
     machine = next((path for path in (root, root.parent, home) if (path / MACHINE_FILE).exists()), root)
     resolved = for_this_machine(suite, machine)
-    searched, teachers = _searched(resolved, options)
+    searched, teachers = _searched(resolved, options, left_out(suite, given))
     left_open = {key: getattr(resolved, key) for key in MACHINE if getattr(suite, key) == "auto"}
     tuning = TuningPlan(resolved, options, searched, teachers, Store(root), tuple(parents), left_open)
     if len({method.epochs for method in searched.values()}) > 1:
@@ -219,8 +219,10 @@ def plan_tuning(
 # Methods, their spaces, their settings
 
 
-def _searched(suite: Suite, options: TuneOptions) -> tuple[dict[str, SearchedMethod], tuple[TrialSpec, ...]]:
-    """The methods in their order, and the teachers of them all."""
+def _searched(
+    suite: Suite, options: TuneOptions, others: Sequence[str]
+) -> tuple[dict[str, SearchedMethod], tuple[TrialSpec, ...]]:
+    """The methods in their order, and the teachers of them all. others: methods that the space was written for too."""
     taken = {*suite.seeds, *(seed for entry in suite.methods for seed in read_entry(entry, suite).seeds)}
     seeds = _numbers(_FIRST_SEED, options.seeds, taken)
     found: dict[str, SearchedMethod] = {}
@@ -228,7 +230,9 @@ def _searched(suite: Suite, options: TuneOptions) -> tuple[dict[str, SearchedMet
     for name in options.methods:
         found[name], needed = _searched_method(suite, name, seeds, options.epochs)
         teachers.update({spec.trial_id: spec for spec in needed})
-    spaces = _spaces(options, found)
+    spaces = _spaces(
+        options, found, lambda: [_searched_method(suite, name, seeds, options.epochs)[0] for name in others]
+    )
     for name, method in found.items():
         searched = replace(method, space=spaces[name])
         _check_schedule(searched, {})
@@ -274,8 +278,11 @@ def _entry(suite: Suite, name: str) -> dict[str, Any]:
     return {"method": name}
 
 
-def _spaces(options: TuneOptions, searched: Mapping[str, SearchedMethod]) -> dict[str, Space]:
-    """What of the space concerns each method: the keys that it has, and its own ones."""
+def _spaces(
+    options: TuneOptions, searched: Mapping[str, SearchedMethod], others: Callable[[], Sequence[SearchedMethod]]
+) -> dict[str, Space]:
+    """What of the space concerns each method: the keys that it has, and its own ones. others: methods that are not
+    searched and may have the rest."""
     shared = {key: text for key, text in options.space.items() if not isinstance(text, Mapping)}
     own = {name: entries for name, entries in options.space.items() if isinstance(entries, Mapping)}
     for name in own:
@@ -283,7 +290,7 @@ def _spaces(options: TuneOptions, searched: Mapping[str, SearchedMethod]) -> dic
             raise unknown("method in space", name, searched)
     common = read_space(shared)
     for key, domain in common.items():
-        if not any(_concerns(method, key, common) for method in searched.values()):
+        if not any(_concerns(method, key, common) for method in [*searched.values(), *others()]):
             next(iter(searched.values())).specs({key: domain.corners[0]})
             raise InputError(f"space {key}: no method has it")
     return {

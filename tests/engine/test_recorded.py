@@ -26,9 +26,6 @@ from methods.base import Adversary, View
 from methods.losses import cross_entropy
 from tests.fake_cuda import CUDA, fake_cuda
 
-# their objectives close over more than logits and target, or ask a second network: told in full
-TOLD = {"adaad", "adaiad", "natural", "trix"}
-
 
 @pytest.fixture(autouse=True)
 def gpu() -> Iterator[None]:
@@ -53,21 +50,29 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_every_method_trains_alike_from_recordings(name: str, recordings: list[Any]) -> None:
     (spec,) = (spec for spec in training._planned([name]) if spec.role == "student")
-    found, right = (training._two_epochs(spec, CUDA, record) for record in (True, False))
+    found, right = (training.two_epochs(spec, CUDA, record) for record in (True, False))
     assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
     confusion = methods.METHODS[name].confusion  # a second attack, before each epoch
-    assert bool(recordings) == (name not in TOLD or confusion)
+    assert bool(recordings) == (name not in training.TOLD or confusion)
 
 
 def network() -> FoldedTwin:
     torch.manual_seed(0)
-    return FoldedTwin(build("cnn", {"width": 4}, in_channels=1, num_classes=4, image_size=8).to(CUDA).eval())
+    made = build("cnn", {"width": 4}, in_channels=1, num_classes=4, image_size=8)
+    return FoldedTwin(made.to(CUDA).eval(), recorded=True)
 
 
 def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(count, 1, 8, 8, generator=generator).to(CUDA)
     return x, torch.randint(0, 4, (count,), generator=generator).to(CUDA)
+
+
+FACTORS = [1.0]
+
+
+def by_global(logits: Tensor, labels: Tensor) -> Tensor:
+    return FACTORS[0] * cross_entropy(logits, labels)
 
 
 def climbed(
@@ -131,7 +136,7 @@ def test_what_closes_over_a_batch_is_never_recorded(recordings: list[Any]) -> No
         def by_default(logits: Tensor, labels: Tensor, weights: Tensor = weights) -> Tensor:
             return weights * cross_entropy(logits, labels)
 
-        for objective in (weighted, by_default, partial(cross_entropy)):
+        for objective in (weighted, by_default, partial(cross_entropy), by_global):
             climbed(forward, objective, seed)
     assert not recordings
     assert forward.recorder is not None
@@ -156,22 +161,27 @@ def test_what_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest.Monkey
     assert all(torch.equal(climbed(forward, cross_entropy, 1), right) for _ in range(3))
     assert forward.recorder is not None
     assert forward.recorder.problems == ["RuntimeError: operation not permitted when stream is capturing"]
+    (spec,) = (spec for spec in training._planned(["at"]) if spec.role == "student")
+    with pytest.raises(RuntimeError, match="nothing was recorded; RuntimeError: operation not permitted"):
+        training.two_epochs(spec, CUDA, record=True)
 
 
 def test_recordings_are_given_up_where_memory_is_short(recordings: list[Any]) -> None:
-    """And are made again: the same bits all along."""
-    forward, asked = network(), Fitting(TrialSpec.model_construct(resources=Resources(gpu=1)), 8)
-    right = climbed(forward, cross_entropy, 1)
+    """Before batches become smaller, or a share of a GPU gives up; and are made again: the same bits all along."""
+    forward, right = network(), climbed(network(), cross_entropy, 1)
+    for share, enough_for in ((1, 8), (1, 4), (0.5, 8)):
+        asked, tries = Fitting(TrialSpec.model_construct(resources=Resources(gpu=share)), 8), []
 
-    def work(size: int) -> Tensor:
-        for _ in range(2):
-            found = climbed(forward, cross_entropy, 1)
-        if size == 8:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return found
+        def work(size: int) -> Tensor:
+            tries.append(size)  # noqa: B023
+            if size > enough_for or not tries[1:]:  # noqa: B023
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return [climbed(forward, cross_entropy, 1) for _ in range(2)][-1]
 
-    assert torch.equal(asked.run(work), right)
-    assert (asked.size, len(recordings)) == (4, 2)
+        [climbed(forward, cross_entropy, 1) for _ in range(2)]
+        assert torch.equal(asked.run(work), right)
+        assert tries == ([8, 8] if enough_for == 8 else [8, 8, 4])
+    assert len(recordings) == 4
 
 
 def test_the_acceptance_finds_a_stale_recording(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,6 +203,6 @@ def test_the_acceptance_finds_a_stale_recording(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("harness.attacks.ascent.code_of", lambda function: type(function))
     monkeypatch.setattr(methods.METHODS["at"], "adversary", adversary)
     works = training.recorded(Setting(CUDA, tmp_path, tiny=True))
-    found = {line.split(":")[0]: work for work in works for line in work.lines}
-    (difference,) = found["at"].measure().values()
+    (at, _) = (work for work in works if next(iter(work.lines)).startswith("at:"))
+    (difference,) = at.measure().values()
     assert difference > 0

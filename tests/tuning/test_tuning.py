@@ -349,6 +349,16 @@ def test_some_of_the_methods_of_a_block_can_be_searched(tmp_path: Path) -> None:
     path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "space": space, "search": "grid"})
     assert plan_tuning(path, {"methods": "at"}, results=tmp_path / "store").tries == {"at": 2}
     assert plan_tuning(path, {"methods": "absld"}, results=tmp_path / "store").tries == {"absld": 4}
+    texts = [
+        "kd_reduction=choice(class_sum, tenth_sum)",
+        "training.lr=choice(0.02, 0.1)",
+        "absld: temperature_rate=0.3",
+    ]
+    path = suite_file(tmp_path, tune={"methods": ["at", "absld"], "space": texts, "search": "grid"})
+    tuning = plan_tuning(path, {"methods": "at"}, results=tmp_path / "store")
+    assert tuning.searched["at"].keys == ["training.lr"]
+    with pytest.raises(InputError, match="kd_reduction"):
+        plan_tuning(path, {"methods": "at", "space": texts[:2]}, results=tmp_path / "store")
     path = suite_file(
         tmp_path,
         tune={"methods": ["at", "absld"], "space": {**space, "abslt": {"temperature_rate": "choice(0.1, 0.3)"}}},
