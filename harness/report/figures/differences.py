@@ -51,7 +51,7 @@ class ClassChange:
     "a method against the baseline, class by class, with 95 % intervals",
     "Which classes does a method gain, and which does it pay with?",
     absent="no second variant shares a seed and a teacher with the baseline",
-    example=Example("fashion_mnist_small", ("absld", "absld_reweight")),
+    example=Example("cifar10_small", ("rslad", "absld")),
 )
 def class_difference(
     class_accuracy: pd.DataFrame,
