@@ -451,7 +451,9 @@ def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     real = evaluation_forward
     monkeypatch.setattr("harness.trial.device_of", lambda spec: torch.device("cpu"))
     for module in ("evaluation.evaluate", "training.train"):
-        monkeypatch.setattr(f"harness.{module}.evaluation_forward", lambda *given: Small(real(*given)))
+        monkeypatch.setattr(
+            f"harness.{module}.evaluation_forward", lambda *given, **named: Small(real(*given, **named))
+        )
 
 
 def trial_on(gpu: float, folder: Path) -> TrialSpec:
