@@ -111,8 +111,10 @@ def check_block(suite: Suite) -> None:
 
 def left_out(suite: Suite, given: Mapping[str, Any]) -> list[str]:
     """The methods of a suite's block that a command does not choose, though it takes their space."""
-    chosen = None if given.get("space") else _completed(given).get("methods")
-    return [name for name in _completed(suite.tune or {}).get("methods") or () if chosen and name not in chosen]
+    chosen, methods = (_completed(block).get("methods") for block in (given, suite.tune or {}))
+    if given.get("space") or not isinstance(chosen, list) or not isinstance(methods, list):
+        return []  # what is no list is told where the block is read
+    return [name for name in methods if name not in chosen]
 
 
 def _without(methods: Collection[str], block: Mapping[str, Any]) -> dict[str, Any]:

@@ -365,6 +365,10 @@ def test_some_of_the_methods_of_a_block_can_be_searched(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="unknown method in space 'abslt'"):
         plan_tuning(path, {"methods": "at"}, results=tmp_path / "store")
+    path = suite_file(tmp_path, tune={"methods": 0.5, "space": space})
+    for given, complaint in (({}, "methods"), ({"methods": "at"}, "unknown method in space 'absld'")):
+        with pytest.raises(InputError, match=complaint):
+            plan_tuning(path, given, results=tmp_path / "store")
 
 
 def test_seeds_of_a_search_are_its_own(tmp_path: Path) -> None:
