@@ -146,7 +146,7 @@ def _climb(
         point = point.detach()
         watch.before_step(point, logits.detach())
         ahead, memory = direction(gradient, memory)
-        point = point + step * ahead if watch.keeps_points else point.addcmul_(ahead, step)
+        point = point + step * ahead if stop_points else point.addcmul_(ahead, step)
         point.clamp_(lower, upper)
         if second is not None:
             wider, longer = second
@@ -172,7 +172,6 @@ class Watch:
 
     def __init__(self, start: Tensor, labels: Tensor | None, count_correct: bool, stop_points: bool) -> None:
         self.labels = labels if count_correct or stop_points else None
-        self.keeps_points = stop_points
         self.correct_iterates = labels.new_zeros(labels.shape) if count_correct and labels is not None else None
         if stop_points and labels is not None:
             self.last_correct = start.detach().clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -17,9 +18,11 @@ MOST_NAMED = 8  # rows that a caption lists by name
 
 
 def as_told(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored specification for people: without what is null, and of a given network without checkpoints, of which it
-    has one."""
+    """A stored specification for people: without what is null, of the user's own data the name and not the folders of
+    the machine that read it, and of a given network without checkpoints, of which it has one."""
     told = _without_nulls(spec)
+    if path := told.get("dataset", {}).get("path"):
+        told["dataset"]["path"] = PurePath(path).name
     if spec.get("training") is None:
         told.pop("keep", None)
         told.get("init", {}).pop("checkpoint", None)

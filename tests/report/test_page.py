@@ -22,6 +22,7 @@ from harness.report.page.page import page
 from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.report.tables.grid import grid
+from harness.report.trained import as_told
 from harness.report.write import Form, write_report
 from harness.statistics.comparison import compare
 from harness.store.store import Store
@@ -590,3 +591,9 @@ def test_data_of_the_page_survive_missing_tables():
     assert "curve" not in data["rows"][0]
     assert data["pairs"]["0-1"]["last"]["clean"]["pairing"] == "unpaired"
     assert pd.notna(data["rows"][0]["scores"]["last"]["clean"][0][0])
+
+
+def test_a_page_names_data_of_ones_own_and_not_where_it_lies() -> None:
+    spec = {"dataset": {"name": "folder", "path": "/home/me/birds", "sha256": "ab"}, "training": {"epochs": 1}}
+    assert as_told(spec)["dataset"] == {"name": "folder", "path": "birds", "sha256": "ab"}
+    assert spec["dataset"]["path"] == "/home/me/birds"
