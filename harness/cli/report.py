@@ -85,10 +85,18 @@ def report(
     published: Annotated[
         bool, typer.Option("--published", help="numbers of papers beside measured ones, in tables and figures")
     ] = False,
+    null_control: Annotated[
+        str | None,
+        typer.Option(
+            "--null-control",
+            help="a variant against itself: the later half of its seeds as a row, arbitrarily paired with the earlier",
+        ),
+    ] = None,
     power: Annotated[bool, typer.Option("--power", help="only print what 3, 5 and 10 seeds would find")] = False,
     plugin: Plugins = None,
 ) -> int:
     """Print the leaderboard of a suite, or of result stores together, and write tables and figures."""
+    from harness.report.null_control import NullControl
     from harness.report.results import read_results
     from harness.report.write import Form
     from harness.spec import CHECKPOINTS
@@ -100,6 +108,8 @@ def report(
     names = list(titles) or read_names(methods, "--methods")
     only = listed(attacks) or []
     store, which, whole = _chosen(suites, sets, names, seeds, results)
+    if null_control is not None and (which or into is None):
+        raise InputError("--null-control takes result stores whole, no --methods or --seeds, and --into FOLDER")
     form = Form(
         checkpoint, listed(figures), listed(formats) or [], width, intervals, "brackets" if brackets else "pm", html,
         published, listed(metrics), rank, as_listed=bool(titles), captions=captions, side_by_side=side_by_side,
@@ -107,8 +117,10 @@ def report(
     )  # fmt: skip
     _check_something_to_report(store, suites, which.get("trial_ids"))
     _check_evaluated(checkpoint, only, store, which.get("trial_ids"))
-    found = read_results(store, **which, titles=titles, attacks=only)
-    if which != whole or only:
+    found = read_results(
+        NullControl(store, null_control) if null_control else store, **which, titles=titles, attacks=only
+    )
+    if which != whole or only or null_control:
         found = replace(found, whole=read_results(store, **whole))
     called = titles.get(baseline, baseline) if baseline else None
     if power:

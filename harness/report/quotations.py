@@ -21,6 +21,7 @@ from harness.errors import InputError, unknown
 from harness.files import open_plain, write_bytes
 from harness.report import escape, tuning
 from harness.report.captions import attack_title
+from harness.report.null_control import NullControl
 from harness.report.results import Results, read_results, records
 from harness.report.scores.counts import class_counts, mean_counts
 from harness.report.scores.families import Registered
@@ -124,6 +125,16 @@ def differences(source: Source, options: Options) -> str:
             variant = escape.markdown(board.rows.loc[row, "variant"])
             lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, _verdict(score)])
     return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"
+
+
+def null_control(source: Source, options: Options) -> str:
+    """A variant against itself under some attacks, see `NullControl`: what may be told apart there by chance alone."""
+    control = Source(source.root, read_results(NullControl(Store(source.root), options["variant"])), ())
+    parts = [
+        differences(control, {"attack": attack, "against": options["variant"]})
+        for attack in options["attacks"].split(",")
+    ]
+    return "\n\n".join(parts)
 
 
 def primary(source: Source, options: Options) -> str:
@@ -275,6 +286,7 @@ def _time(trials: pd.DataFrame, part: str) -> str:
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[Source, Options], str]]] = {
     "scores": (("attack", "variants"), scores),
     "differences": (("attack", "variants", "against", "metrics"), differences),
+    "null_control": (("variant", "attacks"), null_control),
     "primary": ((), primary),
     "classes": (("attack", "variants"), classes),
     "ladder": (("attacks", "variants"), ladder),

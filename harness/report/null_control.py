@@ -1,0 +1,62 @@
+"""One variant against itself: what the comparison of two methods says where there is nothing to find."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+import pandas as pd
+
+from harness.errors import InputError, unknown
+from harness.report.results import Readable
+from harness.report.scores.seeds import listed
+
+
+class NullControl:
+    """A store's finished students of one variant, its seeds as two rows: the earlier half, and the later half under a
+    name of its own, paired with the earlier in the order of their numbers. That pairing is arbitrary (two seeds share
+    no batch and no start), which the name of the second row says wherever it stands.
+
+    InputError for a variant that is not there, whose seeds are not an even number of at least four, or that was
+    trained from several teachers.
+    """
+
+    def __init__(self, store: Readable, variant: str):
+        self._store = store
+        every = store.trials()
+        pupils = every[(every["role"] == "student") & (every["status"] == "done")].astype({"variant": str})
+        chosen = pupils[pupils["variant"] == variant]
+        if chosen.empty:
+            raise unknown("variant", variant, set(pupils["variant"]))
+        seeds = sorted(set(chosen["seed"]))
+        if len(seeds) < 4 or len(seeds) % 2:
+            raise InputError(
+                f"a null control takes an even number of seeds, at least four: {variant} has {len(seeds)} "
+                f"({', '.join(map(str, seeds))})"
+            )
+        if len(chosen) > len(seeds):
+            raise InputError(f"a null control takes one network a seed: {variant} has {len(chosen)} of {len(seeds)}")
+        half = len(seeds) // 2
+        self._as = dict(zip(seeds[half:], seeds, strict=False))
+        self.second = f"{variant}, seeds {listed(seeds[half:])}, paired arbitrarily"
+        self._chosen = chosen
+
+    @property
+    def problems(self) -> list[str]:
+        return self._store.problems
+
+    @cached_property
+    def _trials(self) -> pd.DataFrame:
+        later = self._chosen["seed"].isin(list(self._as))
+        return self._chosen.assign(
+            variant=self._chosen["variant"].where(~later, self.second),
+            seed=self._chosen["seed"].replace(self._as),
+        ).reset_index(drop=True)
+
+    def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        return self._trials if columns is None else self._trials[list(dict.fromkeys(["trial_id", *columns]))]
+
+    def read(
+        self, table: str, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        return self._store.read(table, list(self._trials["trial_id"]) if trial_ids is None else trial_ids, columns)
