@@ -23,6 +23,7 @@ NOT_RUN = {  # the beginnings of lines that no test runs, and why
     "CUDA_VISIBLE_DEVICES=": "needs GPUs",
     "run-bench run cifar10_paper --results": "needs GPUs",
     "run-bench run cifar10_paper --set resources": "needs GPUs",
+    "run-bench run cifar10_evening --serial": "needs a GPU and images",
     "run-bench run cifar10_paper --dry-run": "ends with what is missing: tests/cli/test_refused_files.py",
     "run-bench run cifar10_paper --address auto": "needs a cluster",
     "run-bench evaluate model_cifar_wrn.pt": "needs a file and images of others",

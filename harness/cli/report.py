@@ -108,15 +108,18 @@ def report(
     names = list(titles) or read_names(methods, "--methods")
     only = listed(attacks) or []
     store, which, whole = _chosen(suites, sets, names, seeds, results)
-    if null_control is not None and (which or into is None):
-        raise InputError("--null-control takes result stores whole, no --methods or --seeds, and --into FOLDER")
+    if null_control is not None and which:
+        raise InputError("--null-control takes result stores whole: no suite, no --methods, --variants or --seeds")
+    if null_control is not None and into is None and not power:
+        raise InputError("--null-control needs --into FOLDER: the store's own report is of all its rows")
     form = Form(
         checkpoint, listed(figures), listed(formats) or [], width, intervals, "brackets" if brackets else "pm", html,
         published, listed(metrics), rank, as_listed=bool(titles), captions=captions, side_by_side=side_by_side,
         teachers=_asks_for_teachers(store, titles),
     )  # fmt: skip
     _check_something_to_report(store, suites, which.get("trial_ids"))
-    _check_evaluated(checkpoint, only, store, which.get("trial_ids"))
+    shown = store if null_control is None else NullControl(store, null_control)
+    _check_evaluated(checkpoint, only, shown, which.get("trial_ids"))
     found = read_results(
         NullControl(store, null_control) if null_control else store, **which, titles=titles, attacks=only
     )

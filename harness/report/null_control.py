@@ -8,17 +8,18 @@ from functools import cached_property
 import pandas as pd
 
 from harness.errors import InputError, unknown
-from harness.report.results import Readable
+from harness.report.results import Readable, read_results
 from harness.report.scores.seeds import listed
+from harness.statistics.intervals import FEWEST_SEEDS
 
 
 class NullControl:
     """A store's finished students of one variant, its seeds as two rows: the earlier half, and the later half under a
-    name of its own, paired with the earlier in the order of their numbers. That pairing is arbitrary (two seeds share
-    no batch and no start), which the name of the second row says wherever it stands.
+    name of its own, paired with the earlier in the order of their numbers, which it takes. That pairing is arbitrary
+    (two seeds share no batch and no start), which the name of the second row says wherever it stands.
 
-    InputError for a variant that is not there, whose seeds are not an even number of at least four, or that was
-    trained from several teachers.
+    InputError for a variant that is not there or that is several rows, whose seeds are not an even number of at least
+    six (three a row: fewer have no verdict), or that was not trained from the same teachers with every seed.
     """
 
     def __init__(self, store: Readable, variant: str):
@@ -28,18 +29,21 @@ class NullControl:
         chosen = pupils[pupils["variant"] == variant]
         if chosen.empty:
             raise unknown("variant", variant, set(pupils["variant"]))
+        own = read_results(store, trial_ids=list(chosen["trial_id"])).rows
         seeds = sorted(set(chosen["seed"]))
-        if len(seeds) < 4 or len(seeds) % 2:
+        if len(own) > 1:
+            raise InputError(f"a null control takes one row of a report: {variant} has {len(own)}, of unlike settings")
+        if len(chosen) > len(seeds) or (own["teachers_aside"] != "").any():
+            raise InputError(f"a null control takes one teacher for all seeds: {variant} has several")
+        if len(seeds) < 2 * FEWEST_SEEDS or len(seeds) % 2:
             raise InputError(
-                f"a null control takes an even number of seeds, at least four: {variant} has {len(seeds)} "
-                f"({', '.join(map(str, seeds))})"
+                f"a null control takes an even number of seeds, at least {2 * FEWEST_SEEDS}: "
+                f"{variant} has {len(seeds)} ({listed(seeds)})"
             )
-        if len(chosen) > len(seeds):
-            raise InputError(f"a null control takes one network a seed: {variant} has {len(chosen)} of {len(seeds)}")
         half = len(seeds) // 2
         self._as = dict(zip(seeds[half:], seeds, strict=False))
-        self.second = f"{variant}, seeds {listed(seeds[half:])}, paired arbitrarily"
-        self._chosen = chosen
+        self.second = f"{variant}, seeds {listed(seeds[half:])} as {listed(seeds[:half])}, paired arbitrarily"
+        self._chosen = chosen.drop(columns="tuning_id", errors="ignore")
 
     @property
     def problems(self) -> list[str]:

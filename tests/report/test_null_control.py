@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from harness.errors import InputError
@@ -17,11 +18,18 @@ SEEDS = (0, 1, 2, 5, 7, 9)  # the later three are paired with 0, 1, 2
 
 
 def six_seeds(later: str = "rslad") -> Frames:
-    """RSLAD with six seeds, the later of them made by another variant, beside others that must not matter."""
-    specs = [trial_spec("rslad" if seed < 3 else later, seed, attacks=("clean", "pgd20")) for seed in SEEDS]
-    frames = frames_of([*specs, *[trial_spec("at", seed, attacks=("clean", "pgd20")) for seed in (0, 1, 2)]])
-    trials = frames.tables["trials"].astype({"variant": str})
-    frames.tables["trials"] = trials.assign(variant=trials["variant"].replace(later, "rslad"))
+    """RSLAD with six seeds beside another variant that must not matter; the later three get the results of `later`."""
+    attacks = ("clean", "pgd20")
+    specs = [trial_spec("rslad", seed, attacks=attacks) for seed in SEEDS]
+    others = [trial_spec("at", seed, attacks=attacks) for seed in (0, 1, 2)]
+    made = [trial_spec(later, seed, attacks=attacks) for seed in SEEDS[3:]]
+    frames, given = frames_of([*specs, *others]), frames_of(made)
+    named = {one.trial_id: spec.trial_id for one, spec in zip(made, specs[3:], strict=True)}
+    for table in ("class_accuracy", "outcomes"):
+        kept, other = frames.read(table), given.read(table)
+        kept = kept[~kept["trial_id"].isin(list(named.values()))]
+        other = other.assign(trial_id=other["trial_id"].astype(str).map(named))
+        frames.tables[table] = pd.concat([kept.astype({"trial_id": str}), other], ignore_index=True)
     return frames
 
 
@@ -39,7 +47,7 @@ def by_metric(frames: Frames) -> dict[str, dict]:
 def test_the_later_seeds_are_compared_with_the_earlier_in_the_order_of_their_numbers():
     """Values are as trained: only names and seeds change, and the second name says how seeds were paired."""
     frames = six_seeds()
-    assert NullControl(frames, "rslad").second == "rslad, seeds 5, 7, 9, paired arbitrarily"
+    assert NullControl(frames, "rslad").second == "rslad, seeds 5, 7, 9 as 0, 1, 2, paired arbitrarily"
     rows = frames.read("class_accuracy")
     trials = frames.trials(["seed", "variant"])
     rows = rows[(rows["attack"] == "pgd20") & (rows["checkpoint"] == "best_validation")][["trial_id", "accuracy"]]
@@ -56,37 +64,47 @@ def test_the_later_seeds_are_compared_with_the_earlier_in_the_order_of_their_num
 
 
 def test_it_marks_nothing_where_there_is_nothing_and_can_fail():
-    """ABSLD's seeds called RSLAD's are found out."""
+    """ABSLD's results in place of the later seeds' are found out."""
     assert not any(by_metric(six_seeds())[name]["stands"] for name in ("average", "worst", "nsd"))
     assert by_metric(six_seeds("absld"))["nsd"]["stands"]
 
 
-@pytest.mark.parametrize(
-    ("variant", "says"),
-    [
-        ("rslat", "unknown variant 'rslat'"),
-        ("at", "an even number of seeds, at least four: at has 3 (0, 1, 2)"),
-    ],
-)
-def test_what_cannot_be_halved_is_refused(variant, says):
-    with pytest.raises(InputError, match=says.replace("(", r"\(").replace(")", r"\)")):
-        NullControl(six_seeds(), variant)
+def test_what_cannot_be_halved_is_refused():
+    with pytest.raises(InputError, match="unknown variant 'rslat'"):
+        NullControl(six_seeds(), "rslat")
+    with pytest.raises(InputError, match=r"an even number of seeds, at least 6: at has 3 \(0, 1, 2\)"):
+        NullControl(six_seeds(), "at")
 
 
-def test_several_teachers_of_a_seed_are_refused():
-    with pytest.raises(InputError, match="one network a seed: rslad has 8 of 4"):
-        NullControl(store(crossed(4, 2)), "rslad")
+@pytest.mark.parametrize("layout", [crossed(6, 2), [(seed, int(seed == 5)) for seed in range(6)]], ids=["all", "one"])
+def test_several_teachers_are_refused(layout):
+    with pytest.raises(InputError, match="one teacher for all seeds: rslad has several"):
+        NullControl(store(layout), "rslad")
+
+
+@pytest.mark.parametrize("change", [{"epochs": 60}, {"eps": 0.05}, {"width": 8}], ids=str)
+def test_unlike_settings_of_one_name_are_no_null_control(change):
+    """Not even where each half has one of them."""
+    specs = [trial_spec("rslad", seed, attacks=("pgd20",), **(change if seed > 2 else {})) for seed in range(6)]
+    with pytest.raises(InputError, match="one row of a report: rslad has 2, of unlike settings"):
+        NullControl(frames_of(specs), "rslad")
 
 
 def test_the_command_and_a_quotation_say_the_same(tmp_path):
-    specs = [trial_spec("rslad", seed, attacks=("pgd20",)) for seed in range(4)]
-    fill_store(tmp_path / "store", specs)
-    bench("report", "store", "--null-control", "rslad", "--into", "control", "--figures", "", cwd=tmp_path)
-    assert "rslad, seeds 2, 3, paired arbitrarily" in (tmp_path / "control" / "leaderboard.md").read_text()
-    passage = "<!-- from store: null_control variant=rslad attacks=pgd20 -->\n<!-- end -->"
-    assert "| rslad, seeds 2, 3, paired arbitrarily | NSD |" in quoted(passage, tmp_path, lambda root: ())
-    for words in (["--methods", "rslad"], ["--seeds", "0"]):
-        said = refused("report", "store", "--null-control", "rslad", "--into", "x", *words, cwd=tmp_path)
-        assert "--null-control takes result stores whole" in said
+    specs = [trial_spec("rslad", seed, attacks=("pgd20",)) for seed in range(6)]
+    fill_store(tmp_path / "store", [*specs, trial_spec("at", 0, attacks=("pgd20", "cw20"))])
+    words = ("report", "store", "--into", "x", "--null-control")
+    for options, says in [
+        (("rslad", "--methods", "rslad"), "no suite, no --methods"),
+        (("rslad", "--seeds", "0"), "no suite, no --methods"),
+        (("rslad", "--columns", "cw20"), "unknown attack of --columns 'cw20'"),
+        (("",), "unknown variant ''"),
+    ]:
+        assert says in refused(*words, *options, cwd=tmp_path)
     assert "--into FOLDER" in refused("report", "store", "--null-control", "rslad", cwd=tmp_path)
     assert not (tmp_path / "x").exists()
+    bench(*words, "rslad", "--figures", "", cwd=tmp_path)
+    second = "rslad, seeds 3, 4, 5 as 0, 1, 2, paired arbitrarily"
+    assert second in (tmp_path / "x" / "leaderboard.md").read_text()
+    passage = "<!-- from store: null_control variant=rslad attacks=pgd20 -->\n<!-- end -->"
+    assert f"| {second} | NSD |" in quoted(passage, tmp_path, lambda root: ())
