@@ -484,6 +484,7 @@ def test_what_a_gpu_has_shown_is_told_as_it_was_found() -> None:
         not_run = len({check for of, check, status in works if (of, status) == (part, "not run")})
         counts = statuses.count("passed"), statuses.count("failed"), not_run
         assert f"| `{part}` | {' | '.join(map(str, counts))} |" in page
+    assert f"took {found['at_once']['epoch_s']} s an epoch each" in page
     for step in found["steps"]:
         told, recorded = step["told_ms"], step["recorded_ms"]
         row = f"| {step['method']} | {told:.1f} | {recorded:.1f} | {told / recorded:.1f}"

@@ -120,10 +120,8 @@ def report(
     _check_something_to_report(store, suites, which.get("trial_ids"))
     shown = store if null_control is None else NullControl(store, null_control)
     _check_evaluated(checkpoint, only, shown, which.get("trial_ids"))
-    found = read_results(
-        NullControl(store, null_control) if null_control else store, **which, titles=titles, attacks=only
-    )
-    if which != whole or only or null_control:
+    found = read_results(shown, **which, titles=titles, attacks=only)
+    if which != whole or only or shown is not store:
         found = replace(found, whole=read_results(store, **whole))
     called = titles.get(baseline, baseline) if baseline else None
     if power:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
 
 import pandas as pd
 
@@ -40,22 +39,18 @@ class NullControl:
                 f"a null control takes an even number of seeds, at least {2 * FEWEST_SEEDS}: "
                 f"{variant} has {len(seeds)} ({listed(seeds)})"
             )
-        half = len(seeds) // 2
-        self._as = dict(zip(seeds[half:], seeds, strict=False))
-        self.second = f"{variant}, seeds {listed(seeds[half:])} as {listed(seeds[:half])}, paired arbitrarily"
-        self._chosen = chosen.drop(columns="tuning_id", errors="ignore")
+        earlier, later = seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :]
+        self.second = f"{variant}, seeds {listed(later)} as {listed(earlier)}, paired arbitrarily"
+        self._trials = chosen.assign(
+            variant=chosen["variant"].mask(chosen["seed"].isin(later), self.second),
+            seed=chosen["seed"].replace(dict(zip(later, earlier, strict=True))),
+        ).reset_index(drop=True)
+        # a part of a search's trials would be told as the whole of it
+        self._trials = self._trials.drop(columns="tuning_id", errors="ignore")
 
     @property
     def problems(self) -> list[str]:
         return self._store.problems
-
-    @cached_property
-    def _trials(self) -> pd.DataFrame:
-        later = self._chosen["seed"].isin(list(self._as))
-        return self._chosen.assign(
-            variant=self._chosen["variant"].where(~later, self.second),
-            seed=self._chosen["seed"].replace(self._as),
-        ).reset_index(drop=True)
 
     def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         return self._trials if columns is None else self._trials[list(dict.fromkeys(["trial_id", *columns]))]
