@@ -22,7 +22,7 @@ from harness.files import open_plain, write_bytes
 from harness.report import escape, tuning
 from harness.report.captions import attack_title
 from harness.report.null_control import NullControl
-from harness.report.results import Results, read_results, records
+from harness.report.results import Results, read_results, records, some_trials
 from harness.report.scores.counts import class_counts, mean_counts
 from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
@@ -90,7 +90,7 @@ def _passage(root: Path, words: str, primary_of: PrimaryOf) -> str:
         if name not in needed:
             raise unknown(f"option of {where}", name, needed)
     try:
-        return write(_source(root, primary_of), options)
+        return write(_source(root, primary_of, options.get("among", "")), options)
     except KeyError as error:
         raise InputError(f"{where}: {error.args[0]} is missing or not in the store") from error
 
@@ -284,11 +284,11 @@ def _time(trials: pd.DataFrame, part: str) -> str:
 
 # A kind's options and what writes it.
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[Source, Options], str]]] = {
-    "scores": (("attack", "variants"), scores),
-    "differences": (("attack", "variants", "against", "metrics"), differences),
+    "scores": (("attack", "variants", "among"), scores),
+    "differences": (("attack", "variants", "against", "metrics", "among"), differences),
     "null_control": (("variant", "attacks"), null_control),
     "primary": ((), primary),
-    "classes": (("attack", "variants"), classes),
+    "classes": (("attack", "variants", "among"), classes),
     "ladder": (("attacks", "variants"), ladder),
     "validation": (("variants", "against"), validation),
     "searches": ((), searches),
@@ -299,8 +299,11 @@ _CHECKPOINTS = ("best_validation", "given")
 
 
 @cache
-def _source(root: Path, primary_of: PrimaryOf) -> Source:
-    return Source(root, read_results(Store(root)), primary_of(root))
+def _source(root: Path, primary_of: PrimaryOf, among: str) -> Source:
+    """The whole store or, of its students, those of some methods or variants, over the seeds that these have."""
+    store = Store(root)
+    chosen = some_trials(store, among.split(","), ()) if among else None
+    return Source(root, read_results(store, trial_ids=chosen), primary_of(root))
 
 
 @cache
