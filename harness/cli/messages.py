@@ -193,6 +193,7 @@ def report_store(
     `Form` of a report."""
     from harness.published.papers import published
     from harness.report.captions import FAILED
+    from harness.report.scores.families import OfStore
     from harness.report.write import Form, print_leaderboard, write_report
     from harness.suites.comparisons import registered_comparisons
 
@@ -202,10 +203,15 @@ def report_store(
         if shape.figures or FAILED in text:  # asked for by name, or not as it should be
             err.print(text, soft_wrap=True)
 
-    roots = [each.root for each in getattr(store, "stores", [store])]
+    stores = getattr(store, "stores", [store])
+    roots = [each.root for each in stores]
     if into is None and len(roots) > 1:
         raise InputError("a report on several stores needs --into FOLDER: where tables and figures go")
-    primary = [each for root in roots for each in registered_comparisons(root)]
+    primary = [
+        OfStore(each.variant, each.against, each.metrics, each.attack, frozenset(one.statuses()))
+        for one in stores
+        for each in registered_comparisons(one.root)
+    ]
     folder = into or roots[0] / "report"
     stated = published() if shape.published or shape.html else None
     with nothing_left_if_refused(folder):

@@ -76,10 +76,10 @@ def order(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
     ordered = f"{'Ranked' if ranking.as_listed else 'Ordered'} by {what} under {attack_title(ranking.attack)}"
     if not ranking.ranks:
         return [] if ranking.as_listed else [f"{ordered}; no ranks: {ranking.unranked}."]
+    samples = " and over test samples" if ranking.over_samples else ""
     return [
         f"{ordered}. Rank: 1 + the number of rows above it by a difference that stands over seeds "
-        f"{listed(ranking.seeds)}{' and over test samples' * ranking.over_samples}, {ranking.comparisons} comparisons "
-        "corrected together (Holm)."
+        f"{listed(ranking.seeds)}{samples}, {_comparisons(ranking.comparisons)} corrected together (Holm)."
     ]
 
 
@@ -99,7 +99,7 @@ def _ranked(board: Leaderboard, scores: pd.DataFrame) -> str:
     """Which students are ranked, where the seeds of a column differ."""
     students = scores[scores["row"].isin(board.rows.index[board.rows["role"] == "student"])]
     unlike = students.groupby("attack", observed=True)["seed_list"].nunique() > 1
-    return ", of those over the seeds that most in the column are over" if unlike.any() else ""
+    return ", in each column of those over the same seeds" if unlike.any() else ""
 
 
 def _teachers(rows: pd.DataFrame, distinct: int) -> list[str]:
@@ -177,26 +177,38 @@ def marks(board: Leaderboard, setting: tuple, checkpoint: str) -> str:
     alike = (compared["difference_seed_high"] - compared["difference_seed_low"]).astype(float) <= ALIKE
     return (
         f"Against {baseline}: ↑ better, ↓ worse, ≈ inside the noise, in Avg., Worst and NSD under "
-        f"{attack_title(marked.attack)}, over seeds {seeds} and over test samples{alone}. {count} comparisons, "
+        f"{attack_title(marked.attack)}, over seeds {seeds} and over test samples{alone}. {_comparisons(count)}, "
         "corrected together (Holm): if all variants were equal, fewer than one table in ten would have a false arrow. "
         f"{'No mark where no seed differs from another. ' if alike.any() else ''}Other columns are not compared."
     )
 
 
 def registered(board: Leaderboard, setting: tuple, checkpoint: str) -> list[str]:
-    """A sentence on the comparisons registered before their results, a family of their own; none without."""
+    """A sentence on the comparisons registered before their results, a family of their own; one per store that did."""
     found = board.registered
     if found.empty:
         return []
     found = found[(found["setting"] == setting) & (found["checkpoint"] == checkpoint)]
-    texts = [_registered_text(line) for line in records(found)]
-    if not texts:
-        return []
-    family = int(found["family"].iloc[0])
-    count = "1 comparison" if family == 1 else f"{family} comparisons"
-    if len(texts) < family:
-        count = f"{len(texts)} of {count}"
-    return [f"Registered before the results, {count}, {_verdicts(found)}: {'; '.join(texts)}."]
+    return [_registered_family(part) for _, part in found.groupby("store", sort=False)]
+
+
+def _registered_family(found: pd.DataFrame) -> str:
+    family, made = int(found["family"].iloc[0]), found[found["reason"] == ""]
+    count = _comparisons(family)
+    if len(found) < family:
+        count = f"{len(found)} of {count}"
+    alike = made["common_seeds"].nunique() == 1
+    over = f" over seeds {made['common_seeds'].iloc[0]}," if alike else ""
+    some = bool(made["p"].notna().any())  # with a verdict: what has none says why
+    texts = [_registered_text(line, not alike, some) for line in records(found)]
+    return f"Registered before the results, {count},{over} {_verdicts(found)}: {'; '.join(texts)}."
+
+
+def _comparisons(count: int) -> str:
+    return f"{count} comparison{'s' * (count != 1)}"
+
+
+NO_VERDICT = f"no verdict below {FEWEST_SEEDS} common seeds"
 
 
 def _verdicts(found: pd.DataFrame) -> str:
@@ -207,17 +219,20 @@ def _verdicts(found: pd.DataFrame) -> str:
     if found.empty:
         return "without a result yet"
     if found["difference_seed_low"].isna().any():
-        return f"no verdict below {FEWEST_SEEDS} common seeds"
+        return NO_VERDICT
     if (found["difference_seed_low"] == found["difference_seed_high"]).all():
         return "no verdict where no seed differs from another"
     return f"no verdict without {FEWEST_SEEDS} seeds and an attack that all their variants have"
 
 
-def _registered_text(line: Mapping[str, Any]) -> str:
+def _registered_text(line: Mapping[str, Any], with_seeds: bool, others_judged: bool) -> str:
     metric = METRICS[line["metric"]]
     under = f" under {attack_title(line['attack'])}" if line["attack"] else ""
     result = f"not available: {line['reason']}" if line["reason"] else change_text(dict(line), metric)
-    return f"{line['variant']} minus {line['against']}, {metric.title}{under}: {result}"
+    if others_judged and not line["reason"] and pd.isna(line["p"]):
+        result += f", {NO_VERDICT}" if pd.isna(line["difference_seed_low"]) else ", no verdict"
+    over = f" over seeds {line['common_seeds']}" if with_seeds and not line["reason"] else ""
+    return f"{line['variant']} minus {line['against']}, {metric.title}{under}{over}: {result}"
 
 
 def _attacks(board: Leaderboard, scores: pd.DataFrame) -> list[str]:

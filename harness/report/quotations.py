@@ -15,19 +15,20 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import InputError, unknown
 from harness.files import open_plain, write_bytes
 from harness.report import escape, tuning
-from harness.report.captions import attack_title
+from harness.report.captions import attack_title, eps_text, setting_title
 from harness.report.null_control import NullControl
 from harness.report.results import Results, read_results, records, some_trials
+from harness.report.rows import CELL, SETTING
 from harness.report.scores.counts import class_counts, mean_counts
 from harness.report.scores.families import Registered
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.scores.selection import rule
-from harness.report.tables.details import over_other_seeds
 from harness.report.tables.grid import MAIN, duration, number
 from harness.report.tables.tables import markdown_table
 from harness.statistics.registry import METRICS
@@ -90,9 +91,12 @@ def _passage(root: Path, words: str, primary_of: PrimaryOf) -> str:
         if name not in needed:
             raise unknown(f"option of {where}", name, needed)
     try:
-        return write(_source(root, primary_of, options.get("among", "")), options)
+        setting = tuple((name, options[name]) for name in SETTING if name in options)
+        return write(_source(root, primary_of, options.get("among", ""), setting), options)
     except KeyError as error:
         raise InputError(f"{where}: {error.args[0]} is missing or not in the store") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def scores(source: Source, options: Options) -> str:
@@ -102,10 +106,10 @@ def scores(source: Source, options: Options) -> str:
     by_cell = _cells(board, attack)
     lines = []
     for row in _rows(board, options):
-        cells = [by_cell[row, name] for name in MAIN]
-        texts = [_with_seeds(cell) for cell in cells]
-        variant, over = escape.markdown(board.rows.loc[row, "variant"]), str(cells[0]["seed_list"])
-        lines.append([variant, *texts, over, f"{cells[0]['images']:,}"])
+        cells = [by_cell.get((row, name)) for name in MAIN]
+        texts = [_with_seeds(cell) if cell else "–" for cell in cells]
+        ends = [str(cells[0]["seed_list"]), f"{cells[0]['images']:,}"] if cells[0] else ["–", "–"]
+        lines.append([escape.markdown(board.rows.loc[row, "variant"]), *texts, *ends])
     return f"{attack_title(attack)}, in percent:\n\n{markdown_table(titles, lines)}"
 
 
@@ -114,17 +118,22 @@ def differences(source: Source, options: Options) -> str:
     board, attack, against = _board(source, options["against"]), options["attack"], options["against"]
     by_cell = _cells(board, attack)
     titles = ["variant", "", f"minus {against}", "95% over seeds", "95% over test samples", "verdict"]
+    names = options.get("metrics", ",".join(MAIN)).split(",")
+    for name in names:
+        if name not in MAIN:
+            raise unknown("metric", name, MAIN)
+    rows = [row for row in _rows(board, options) if board.rows.loc[row, "variant"] != against]
+    cells = [(row, name, by_cell.get((row, name))) for row in rows for name in names]
+    over, each_over = _over_seeds([score for _, _, score in cells if score])
     lines = []
-    for row in _rows(board, options):
-        if board.rows.loc[row, "variant"] == against:
+    for row, name, score in cells:
+        said = [escape.markdown(board.rows.loc[row, "variant"]), METRICS[name].title]
+        if score is None or pd.isna(score["difference"]):
+            lines.append([*said, "–", "–", "–", "not compared"])
             continue
-        for name in options.get("metrics", ",".join(MAIN)).split(","):
-            score, metric = by_cell[row, name], METRICS[name]
-            spans = [_span(score, where, name) for where in ("seed", "sample")]
-            over = over_other_seeds(score, str(board.rows.loc[row, "seed_list"]))
-            variant = escape.markdown(board.rows.loc[row, "variant"])
-            lines.append([variant, metric.title, _signed(score["difference"], name) + over, *spans, _verdict(score)])
-    return f"{attack_title(attack)}, points and NSD:\n\n{markdown_table(titles, lines)}"
+        spans = [_span(score, where, name) for where in ("seed", "sample")]
+        lines.append([*said, _signed(score["difference"], name) + each_over(score), *spans, _verdict(score)])
+    return f"{attack_title(attack)}, points and NSD{over}:\n\n{markdown_table(titles, lines)}"
 
 
 def null_control(source: Source, options: Options) -> str:
@@ -142,8 +151,11 @@ def primary(source: Source, options: Options) -> str:
     over test samples, p and verdict."""
     titles = ["variant", "against", "", "difference", "95% over seeds", "95% over test samples", "p", "verdict"]
     found = _board(source).registered
+    found = found[found["checkpoint"].isin(_CHECKPOINTS)]
+    _of_one_table(found["setting"])
+    over, each_over = _over_seeds(records(found[found["reason"] == ""]))
     lines = []
-    for line in records(found[found["checkpoint"].isin(_CHECKPOINTS)]):
+    for line in records(found):
         name = line["metric"]
         said = [escape.markdown(line["variant"]), escape.markdown(line["against"]),
                 f"{METRICS[name].title}, {attack_title(line['attack'])}"]  # fmt: skip
@@ -152,21 +164,22 @@ def primary(source: Source, options: Options) -> str:
             continue
         p = "–" if pd.isna(line["p"]) else f"{line['p']:.4f}"
         spans = [_span(line, where, name) for where in ("seed", "sample")]
-        lines.append([*said, _signed(line["difference"], name), *spans, p, _verdict(line)])
-    return f"Points and NSD, p corrected together (Holm):\n\n{markdown_table(titles, lines)}"
+        lines.append([*said, _signed(line["difference"], name) + each_over(line), *spans, p, _verdict(line)])
+    return f"Points and NSD{over}, p corrected together (Holm):\n\n{markdown_table(titles, lines)}"
 
 
 def classes(source: Source, options: Options) -> str:
     """Class-wise accuracy under an attack, mean over seeds, the classes in the order of their mean over the rows."""
-    results, board, attack = source.results, _board(source), options["attack"]
-    part = results.class_accuracy
-    part = part[(part["attack"] == attack) & part["checkpoint"].isin(_CHECKPOINTS)]
+    board, attack = _board(source), options["attack"]
+    rows = _rows(board, options)
+    part = source.results.class_accuracy
+    part = part[(part["attack"] == attack) & part["checkpoint"].isin(_CHECKPOINTS) & part["row"].isin(rows)]
+    if part.empty:
+        raise KeyError(attack)
     means = mean_counts(class_counts(part, ["trial_id", "row", "seed"]), ["row"])
     names = part.drop_duplicates("class_index").set_index("class_index")["class_name"].astype(str).to_dict()
-    rows = _rows(board, options)
-    place = {row: line for line, row in enumerate(means.keys["row"])}
-    accuracy = means.accuracy[[place[row] for row in rows]]
-    order = accuracy.mean(axis=0).argsort(kind="stable")
+    accuracy = pd.DataFrame(means.accuracy, means.keys["row"]).reindex(rows).to_numpy()
+    order = np.nanmean(accuracy, axis=0).argsort(kind="stable")
     titles = ["class", *[escape.markdown(board.rows.loc[row, "variant"]) for row in rows]]
     lines = [
         [escape.markdown(names[index]), *[_number(value, "average") for value in accuracy[:, index]]] for index in order
@@ -181,11 +194,16 @@ def ladder(source: Source, options: Options) -> str:
     board, attacks = _board(source), options["attacks"].split(",")
     outcomes = source.results.outcomes(source.results.done["trial_id"])
     outcomes = outcomes[outcomes["checkpoint"].isin(_CHECKPOINTS)].astype({"attack": str, "trial_id": str})
+    cells = (pd.MultiIndex.from_frame(part[CELL].astype(object)) for part in (outcomes, source.results.undefined))
+    outcomes = outcomes[~next(cells).isin(next(cells))]
     sample = ["row", "seed", "trial_id", "label", "sample_index"]
     common = outcomes.pivot(index=sample, columns="attack", values="robust")[attacks].dropna().astype(float)
     averages = common.groupby(sample[:4]).mean().groupby(sample[:2]).mean()
     lines = []
     for row in _rows(board, options):
+        if row not in averages.index.unique("row"):
+            lines.append([escape.markdown(board.rows.loc[row, "variant"]), *["–"] * len(attacks), "–", "–"])
+            continue
         own, images = averages.loc[row], common.loc[row].index.unique("sample_index")
         means = [_number(own[name].mean(), "average") for name in attacks]
         lines.append([escape.markdown(board.rows.loc[row, "variant"]), *means, _listed(own.index), f"{len(images):,}"])
@@ -206,7 +224,8 @@ def validation(source: Source, options: Options) -> str:
     spans = last.groupby("row")["val_robust_avg"].agg(["min", "max"])
     titles = ["variant", "seeds", "chosen epoch", *[METRICS[name].title for name in MAIN], "Avg. of the last quarter"]
     lines = []
-    for row in _rows(board, options):
+    rows = [row for row in _rows(board, options) if row in means.index.unique("row")]
+    for row in rows:
         own, picked = means.loc[row], at_choice.loc[at_choice["row"] == row, "epoch"]
         low, high = (_number(spans[end][row], "average") for end in ("min", "max"))
         numbers = [_number(own[column].mean(), name) for column, name in zip(_VALIDATED, MAIN, strict=True)]
@@ -216,7 +235,7 @@ def validation(source: Source, options: Options) -> str:
         titles.append(f"Avg. minus {against}")
         average = means["val_robust_avg"]
         (other,) = _rows(board, {"variants": against})
-        for row, line in zip(_rows(board, options), lines, strict=True):
+        for row, line in zip(rows, lines, strict=True):
             change = (average[row] - average[other]).dropna()
             everywhere = len(change) == len(average[row]) == len(average[other])
             over = "" if everywhere else f" (seed{'s' * (len(change) > 1)} {_listed(change.index)} of both)"
@@ -255,7 +274,8 @@ def searches(source: Source, options: Options) -> str:
 
 def facts(source: Source, options: Options) -> str:
     """What made the rows: trials, seeds, commits, processors, time."""
-    trials = source.results.done
+    trials = source.results.store.trials()  # also those of seeds that no table is over
+    trials = trials[trials["status"] == "done"]
     students = trials[trials["role"] == "student"]
     said = {
         "trials": f"{len(trials)}, of them {len(students)} students",
@@ -284,13 +304,13 @@ def _time(trials: pd.DataFrame, part: str) -> str:
 
 # A kind's options and what writes it.
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[Source, Options], str]]] = {
-    "scores": (("attack", "variants", "among"), scores),
-    "differences": (("attack", "variants", "against", "metrics", "among"), differences),
+    "scores": (("attack", "variants", "among", *SETTING), scores),
+    "differences": (("attack", "variants", "against", "metrics", "among", *SETTING), differences),
     "null_control": (("variant", "attacks"), null_control),
-    "primary": ((), primary),
-    "classes": (("attack", "variants", "among"), classes),
-    "ladder": (("attacks", "variants"), ladder),
-    "validation": (("variants", "against"), validation),
+    "primary": (tuple(SETTING), primary),
+    "classes": (("attack", "variants", "among", *SETTING), classes),
+    "ladder": (("attacks", "variants", *SETTING), ladder),
+    "validation": (("variants", "against", *SETTING), validation),
     "searches": ((), searches),
     "facts": ((), facts),
 }
@@ -299,11 +319,18 @@ _CHECKPOINTS = ("best_validation", "given")
 
 
 @cache
-def _source(root: Path, primary_of: PrimaryOf, among: str) -> Source:
-    """The whole store or, of its students, those of some methods or variants, over the seeds that these have."""
+def _source(root: Path, primary_of: PrimaryOf, among: str, setting: tuple[tuple[str, str], ...]) -> Source:
+    """The whole store or, of its students, those of some methods or variants, over the seeds that these have; or the
+    part of a setting, by name and value of some of `SETTING`."""
     store = Store(root)
-    chosen = some_trials(store, among.split(","), ()) if among else None
-    return Source(root, read_results(store, trial_ids=chosen), primary_of(root))
+    results = read_results(store, trial_ids=some_trials(store, among.split(","), ()) if among else None)
+    rows = results.rows
+    for name, wanted in setting:
+        texts = rows[name].map(eps_text if name == "eps" else str)
+        if wanted not in set(texts):
+            raise unknown(name, wanted, set(texts))
+        rows = rows[texts == wanted]
+    return Source(root, results.select(rows) if setting else results, primary_of(root))
 
 
 @cache
@@ -313,17 +340,35 @@ def _board(source: Source, baseline: str | None = None) -> Leaderboard:
 
 def _cells(board: Leaderboard, attack: str) -> dict[tuple[int, str], dict[str, Any]]:
     """The scores under an attack, by row and metric."""
+    if attack not in board.attacks:
+        raise unknown("attack", attack, board.attacks)
     found = board.scores[(board.scores["attack"] == attack) & board.scores["checkpoint"].isin(_CHECKPOINTS)]
     return {(score["row"], score["metric"]): score for score in records(found)}
 
 
 def _rows(board: Leaderboard, options: Options) -> list[int]:
-    """The rows of the variants asked for, in that order; of all students where none is named."""
+    """The rows of the variants asked for, in that order; of all students where none is named. InputError for rows of
+    several tables."""
     students = board.rows[board.rows["role"] != "teacher"]
-    if "variants" not in options:
-        return list(students.index)
+    names = list(students["variant"]) if "variants" not in options else options["variants"].split(",")
+    students = students[students["variant"].isin(names)]
+    _of_one_table(students[SETTING].itertuples(index=False, name=None))
     by_name = dict(zip(students["variant"], students.index, strict=True))
-    return [by_name[name] for name in options["variants"].split(",")]
+    return [by_name[name] for name in names]
+
+
+def _of_one_table(settings: Iterable[tuple]) -> None:
+    titles = list(dict.fromkeys(setting_title(setting) for setting in settings))
+    if len(titles) > 1:
+        raise InputError(f"a passage is of one table ({'; '.join(titles)}): choose it by {', '.join(SETTING)}")
+
+
+def _over_seeds(lines: Sequence[dict[str, Any]]) -> tuple[str, Callable[[dict[str, Any]], str]]:
+    """Which seeds some differences are over, to be said once; or, where they differ, of each."""
+    known = {str(line["common_seeds"]) for line in lines if not pd.isna(line["common_seeds"])}
+    if len(known) > 1:
+        return "", lambda line: f" (over seeds {line['common_seeds']})"
+    return "".join(f", over seeds {seeds}" for seeds in known), lambda line: ""
 
 
 def _verdict(score: dict[str, Any]) -> str:

@@ -26,7 +26,8 @@ class Family:
     """First minus second variant of P pairs in M columns, (..., P, M): mean over seeds, its standard error with `df`
     degrees of freedom, and its p-value after Holm's correction over all `comparisons`.
 
-    p is NaN for a cell that is not compared, that has no value, and where no seed differs from another.
+    p is NaN for a cell that is not compared, that has no value, and where no seed differs from another; but the first,
+    these count in the correction, as 1.
     """
 
     difference: Floats
@@ -72,10 +73,10 @@ def compare_family(
     df = _freedom(turned, known, largest, _residual_freedom(seeds, there))
     ratio = np.divide(difference, error, out=np.full(error.shape, np.nan), where=known)
     p = 2 * special.stdtr(df, -np.abs(ratio))
-    flat = p.reshape(*p.shape[:-2], -1)
+    flat = np.where(compared & np.isnan(p), 1.0, p).reshape(*p.shape[:-2], -1)
     whole = np.concatenate([flat, np.ones((*flat.shape[:-1], unavailable))], axis=-1)
     corrected = holm(whole)[..., : flat.shape[-1]].reshape(p.shape)
-    return Family(difference, error, df, corrected, int(compared.sum()) + unavailable)
+    return Family(difference, error, df, np.where(np.isnan(p), np.nan, corrected), int(compared.sum()) + unavailable)
 
 
 def residual_spread(values: ArrayLike) -> Floats:

@@ -191,7 +191,7 @@ def test_an_attack_of_some_seeds_says_which(partly_attacked):
     assert (
         "PGD-20: 20 steps of eps/4, 1 random start, robust on every iterate, 2,000 images, 200 of each class. " in text
     )
-    assert "second underlined, of those over the seeds that most in the column are over." in text
+    assert "second underlined, in each column of those over the same seeds." in text
     table = wide(partly_attacked).set_index(["variant", "checkpoint", "attack"]).sort_index()
     seeds = table[["seeds", "seed_list"]].apply(tuple, axis=1)
     assert seeds["rslad", "last", "aa_short"] == (1, "0")

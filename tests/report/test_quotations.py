@@ -16,7 +16,8 @@ from harness.report.results import read_results
 from harness.report.scores.leaderboard import leaderboard
 from harness.store.store import Store
 from harness.suites.comparisons import registered_comparisons
-from tests.synthetic_store import fill_store, trial_spec
+from harness.suites.suite import PrimaryComparison
+from tests.synthetic_store import fill_store, trial_spec, trial_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 SET = ROOT / "results" / "fashion_mnist_small"
@@ -225,7 +226,7 @@ def test_a_file_is_written_only_where_it_differs(tmp_path):
         ("score attack=pgd20", "did you mean scores"),
         ("scores", "attack is missing"),
         ("scores attack=pgd20 variants=rslat", "rslat is missing"),
-        ("scores attack=pgd21", "missing"),
+        ("scores attack=pgd21", "unknown attack 'pgd21': did you mean pgd20"),
         ("facts attack=pgd20", "unknown option"),
         ("scores attack=pgd20 among=rslad,absdl", "absdl"),
         ('scores attack="pgd20', "is not what stands there"),
@@ -275,14 +276,84 @@ def test_a_table_of_some_variants_is_over_the_seeds_that_these_have(tmp_path):
     assert float(lines(words)["absld"][1]) == pytest.approx(difference, abs=0.051)
 
 
-def test_a_quoted_difference_over_other_seeds_than_its_row_says_which(tmp_path):
+def test_a_quoted_difference_says_its_seeds(tmp_path):
     """One of three variants has the first seed and one of its own."""
     specs = [trial_spec(name, seed) for name in ("at", "absld") for seed in range(3)]
     fill_store(tmp_path, [*specs, trial_spec("rslad", 0), trial_spec("rslad", 4)])
     words = "differences attack=pgd20 against=at metrics=average"
-    lines = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT, registered_comparisons))
-    assert lines["rslad"][1].endswith(" (over seeds 0)")
-    assert "seeds" not in lines["absld"][1]
+    text = quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT, registered_comparisons)
+    assert cells(text)["rslad"][1].endswith(" (over seeds 0)")
+    assert cells(text)["absld"][1].endswith(" (over seeds 0, 1, 2)")
+    text = quoted(f"<!-- from {tmp_path}: {words} variants=absld -->\n<!-- end -->", ROOT, registered_comparisons)
+    assert "points and NSD, over seeds 0, 1, 2:" in text
+    assert "seeds" not in cells(text)["absld"][1]
+
+
+TWO = [trial_spec(name, seed, eps=eps) for name in ("at", "absld") for seed in range(3) for eps in (0.1, 8 / 255)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "scores attack=pgd20",
+        "differences attack=pgd20 against=at",
+        "validation against=at",
+        "classes attack=pgd20 variants=at",
+        "ladder attacks=clean,pgd20",
+        "primary",
+    ],
+)
+def test_a_passage_is_of_one_table(words, tmp_path):
+    fill_store(tmp_path, TWO)
+    primary = [PrimaryComparison(variant="absld", against="at", metrics=("nsd",))]
+
+    def says(more):
+        return quoted(f"<!-- from {tmp_path}: {words}{more} -->\n<!-- end -->", ROOT, lambda root: primary)
+
+    with pytest.raises(InputError, match=r"a passage is of one table .* choose it by dataset, student, eps"):
+        says("")
+    with pytest.raises(InputError, match="unknown eps '8/256'"):
+        says(" eps=8/256")
+    alone = tmp_path / "alone"
+    fill_store(alone, [spec for spec in TWO if spec.eps != 0.1])
+    expected = quoted(f"<!-- from {alone}: {words} -->\n<!-- end -->", ROOT, lambda root: primary)
+    assert says(" eps=8/255").splitlines()[1:] == expected.splitlines()[1:]
+
+
+def test_what_has_no_result_is_a_dash(tmp_path):
+    """A variant without an attack; and one with a seed whose logits were not finite under another, of which a mean over
+    the other seeds would be another row's."""
+    attacks = {"at": ("clean", "pgd20", "cw20"), "absld": ("clean", "pgd20"), "rslad": ("clean", "pgd20", "cw20")}
+    store = fill_store(
+        tmp_path, [trial_spec(n, seed, attacks=a) for n, a in attacks.items() for seed in range(3) if n != "rslad"]
+    )
+    for seed in range(3):
+        trial, tables = trial_tables(trial_spec("rslad", seed, attacks=attacks["rslad"]))
+        if seed == 1:
+            lost = tables["class_accuracy"]["attack"] == "cw20"
+            tables["class_accuracy"] = tables["class_accuracy"].astype({"correct": "Int64"})
+            tables["class_accuracy"].loc[lost, ["correct", "accuracy"]] = None
+        store.commit(trial, tables)
+
+    def lines(words):
+        return cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT, registered_comparisons))
+
+    for name in ("absld", "rslad"):
+        assert lines("scores attack=cw20")[name] == ["–"] * 5
+        assert lines("differences attack=cw20 against=at metrics=average")[name][1:] == ["–", "–", "–", "not compared"]
+        assert lines("ladder attacks=clean,cw20")[name] == ["–"] * 4
+    assert "–" not in lines("ladder attacks=clean,cw20")["at"]
+    assert {tuple(line[1:]) for line in lines("classes attack=cw20 variants=at,absld,rslad").values()} == {("–", "–")}
+
+
+def test_facts_are_of_the_whole_store(tmp_path):
+    """Also of seeds that its tables are not over."""
+    fill_store(
+        tmp_path, [trial_spec("at", seed) for seed in range(5)] + [trial_spec("absld", seed) for seed in range(3)]
+    )
+    text = quoted(f"<!-- from {tmp_path}: facts -->\n<!-- end -->", ROOT, registered_comparisons)
+    assert "trials: 8, of them 8 students" in text
+    assert "seeds: 0, 1, 2, 3, 4\n" in text
 
 
 def test_validation_is_that_of_the_chosen_epoch():

@@ -295,11 +295,11 @@ def test_registered_comparisons_do_not_depend_on_what_is_shown(frames):
     alone = leaderboard(part, primary=primary).registered
     assert alone.loc[alone["variant"] == "absld", "p"].isna().all(), "two seeds have no p"
     board = leaderboard(replace(part, whole=whole), primary=primary)
-    expected = all_of_it[all_of_it["variant"] == "absld"].reset_index(drop=True)
+    expected = all_of_it[all_of_it["variant"] == "absld"].reset_index(drop=True).assign(variant="ABSLD (ours)")
     pd.testing.assert_frame_equal(board.registered.reset_index(drop=True), expected)
     assert expected["p"].notna().all()
     text = " ".join(caption(board, board.settings[0], "best_validation"))
-    assert "Registered before the results, 2 of 4 comparisons, corrected together" in text
+    assert "Registered before the results, 2 of 4 comparisons, over seeds 0, 1, 2, corrected together" in text
 
 
 def test_registered_comparisons_that_cannot_be_made_are_named_and_counted():
@@ -739,7 +739,7 @@ def test_caption_names_the_seeds_where_rows_differ():
     board = leaderboard(read_results(frames_of(specs)))
     seeds = caption(board, board.settings[0], "last")[1]
     assert seeds == "One seed (0): differences between seeds are not in these numbers.", "the one that all rows have"
-    assert "Rows of one table are over the same seeds. Left out, for other rows lack them: rslad 1." in board.notes
+    assert "Left out of averages, for other rows of their table lack these seeds: rslad 1." in board.notes
     specs = [trial_spec(name, seed) for name in ("at", "trades", "absld") for seed in (0, 1, 2)]
     board = leaderboard(read_results(frames_of([*specs, trial_spec("rslad", 0), trial_spec("rslad", 4)])))
     seeds = caption(board, board.settings[0], "last")[1]

@@ -79,17 +79,17 @@ def registered_differences(
     where one could not be made; `family` is the number of those of its table.
 
     All are computed, from all that the results are a part of: neither a spread that is pooled over rows nor a
-    correction may depend on which rows a reader wants to see. There are lines for those with both variants among these.
+    correction may depend on which rows a reader wants to see. There are lines for those with both variants among these,
+    called as these are.
     """
     if results.whole is not None:
         counts = class_counts(results.whole.class_accuracy, BY_TRIAL)
         found = registered_differences(results.whole, counts, primary, paired=paired)
-        settings = results.trials[SETTING].itertuples(index=False, name=None)
-        shown = set(zip(settings, results.trials["called"], strict=True))
-        sides = [list(zip(found["setting"], found[name], strict=True)) for name in ("variant", "against")]
-        return found[[one in shown and other in shown for one, other in zip(*sides, strict=True)]]
+        return _called_as_shown(found, results.trials)
     called = results.trials.drop_duplicates("row").set_index("row")["called"]
     rows = results.rows.assign(called=called.reindex(results.rows.index).fillna(results.rows["variant"]))
+    own: Any = results.trials.groupby("row")["trial_id"].agg(list)
+    rows["trial_ids"] = [own.get(row, []) for row in rows.index]
     found = registered(rows, counts, primary)
     pairs = found.loc[found["reason"] == "", ["row", "other"]].drop_duplicates().reset_index(drop=True)
     mine, theirs = paired_lines(counts, list(pairs.itertuples(name=None)))
@@ -100,10 +100,24 @@ def registered_differences(
     changes = changes.rename(columns={"row": "pair"}).astype({"checkpoint": str, "attack": str})
     found = found.merge(pairs.reset_index(names="pair"), on=["row", "other"], how="left")
     found = found.merge(changes, on=["pair", *CELL[1:], "metric"], how="left")
-    uncommon = found["difference"].isna() & (found["reason"] == "")
-    found.loc[uncommon, "reason"] = "no results of a common seed and teacher"
-    family = found.groupby(["setting", "checkpoint"], sort=False)["metric"].transform("size")
+    lacking = found["difference"].isna() & (found["reason"] == "")
+    found.loc[lacking, "reason"] = "undefined in some seed"
+    found.loc[lacking & found["common_seeds"].isna(), "reason"] = "no results of a common seed and teacher"
+    family = found.groupby(["setting", "checkpoint", "store"], sort=False)["metric"].transform("size")
     return found.assign(stands=stands(found), family=family)
+
+
+def _called_as_shown(found: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Of registered comparisons those with both variants among some trials, under the names that these have there."""
+    keys = list(zip(trials[SETTING].itertuples(index=False, name=None), trials["called"], strict=True))
+    names = trials["variant"].groupby(pd.Series(keys, trials.index)).agg(lambda own: sorted(set(own))).to_dict()
+    sides = {side: list(zip(found["setting"], found[side], strict=True)) for side in ("variant", "against")}
+    shown = {
+        side: [names[key][0] if len(names.get(key, ())) == 1 else key[1] for key in keys]
+        for side, keys in sides.items()
+    }
+    both = [one in names and other in names for one, other in zip(*sides.values(), strict=True)]
+    return found.assign(**shown)[both]
 
 
 def stands(found: pd.DataFrame) -> pd.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +34,17 @@ class Registered(Protocol):
 
     @property
     def attack(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class OfStore:
+    """A registered comparison of one of several stores that are read together. trials: the ids of that store's."""
+
+    variant: str
+    against: str
+    metrics: Sequence[str]
+    attack: str | None
+    trials: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -111,29 +122,47 @@ def layouts(
 
 def registered(rows: pd.DataFrame, counts: ClassCounts, primary: Sequence[Registered]) -> pd.DataFrame:
     """The comparisons registered before their results, a line each per setting, checkpoint and metric: `variant`,
-    `against`, their rows `row` and `other`, the attack, and `p`, corrected for all that are registered for its table.
+    `against`, their rows `row` and `other`, the attack, and `p`, corrected for all that their `store` (a number) has
+    registered for this table.
 
-    rows: with `called`, the variants' names in their suites. Where a comparison cannot be made, `reason` says why, and
-    row and other are -1 where there is none. p is NaN where not all variants share three seeds and their teachers. A
-    table has the comparisons of its variants, and those whose variants are in no table.
+    rows: with `called`, the variants' names in their suites, and `trial_ids`. Where a comparison cannot be made,
+    `reason` says why, and row and other are -1 where there is none; it counts in the correction, as does one without a
+    p-value: that of a pair with fewer than three seeds in common under the attack, or whose teachers differ. A table
+    has the comparisons of its variants, and those whose variants are in no table, of the stores that it comes from.
     """
-    students = rows.loc[rows["role"] == "student", "called"]
-    lines = []
-    for setting, checkpoint, part, values in _tables(rows, counts):
-        elsewhere = set(students) - set(part["called"])
-        own = [each for each in primary if {each.variant, each.against} & set(part["called"])
-               or not {each.variant, each.against} & elsewhere]  # fmt: skip
-        lines += [(setting, checkpoint, *line) for line in _registered_in(part, values, own)]
+    students, lines = rows[rows["role"] == "student"], []
+    for store, (own, compared) in enumerate(_by_store(students, primary)):
+        for setting, checkpoint, part, values in _tables(own, counts):
+            elsewhere = set(own["called"]) - set(part["called"])
+            here = [each for each in compared if {each.variant, each.against} & set(part["called"])
+                    or not {each.variant, each.against} & elsewhere]  # fmt: skip
+            lines += [(setting, checkpoint, store, *line) for line in _registered_in(part, values, here)]
     columns = ["variant", "against", "row", "other", "attack", "metric", "reason", "p"]
-    return pd.DataFrame(lines, columns=["setting", "checkpoint", *columns])
+    return pd.DataFrame(lines, columns=["setting", "checkpoint", "store", *columns])
+
+
+def _by_store(students: pd.DataFrame, primary: Sequence[Registered]) -> list[tuple[pd.DataFrame, list[Registered]]]:
+    """By store that registered comparisons: its students and those. Comparisons that say no store are of all rows."""
+    by_store: dict[frozenset[str] | None, list[Registered]] = {}
+    for each in primary:
+        by_store.setdefault(each.trials if isinstance(each, OfStore) else None, []).append(each)
+    return [
+        (students if trials is None else students[[not trials.isdisjoint(own) for own in students["trial_ids"]]], made)
+        for trials, made in by_store.items()
+    ]
 
 
 def _registered_in(part: pd.DataFrame, values: pd.DataFrame, primary: Sequence[Registered]) -> list[tuple]:
     """The registered comparisons of one table; those that cannot be made count in the correction too."""
     pairs = [(_row_called(part, each.variant), _row_called(part, each.against)) for each in primary]
-    members = list(dict.fromkeys(row for pair in pairs if -1 not in pair for row in pair))
-    layout = Layout.of(values, members, FEWEST_SEEDS) if same_teachers(values, members) else None
-    default = strongest(values[values["row"].isin(members)] if layout is None else layout.values)
+    seeds = _seeds(values)
+    named = [pair for pair in pairs if -1 not in pair]
+    whole = [(row, other) for row, other in named
+             if len(seeds.get(row, set()) & seeds.get(other, set())) >= FEWEST_SEEDS]  # fmt: skip
+    members = list(dict.fromkeys(row for pair in whole or named for row in pair))
+    layout = Layout.over(values, members, FEWEST_SEEDS) if same_teachers(values, members) else None
+    complete = layout and layout.under_common_attacks()
+    default = strongest(values[values["row"].isin(members)] if complete is None else complete.values)
     has_results = set(zip(values["row"], values["attack"], strict=True))
     cells: dict[tuple, str] = {}
     for each, pair in zip(primary, pairs, strict=True):
@@ -141,7 +170,7 @@ def _registered_in(part: pd.DataFrame, values: pd.DataFrame, primary: Sequence[R
         reason = _unavailable(part, each, pair, attack, has_results)
         for metric in each.metrics:
             cells[(each.variant, each.against, *pair, attack, metric)] = reason
-    made = [key[2:] for key, reason in cells.items() if not reason]
+    made = [key[2:] for key, reason in cells.items() if not reason and key[2:4] in whole]
     p_values = {} if layout is None else _registered_p_values(layout, made, len(cells) - len(made))
     return [(*key, reason, p_values.get(key[2:], np.nan)) for key, reason in cells.items()]
 
@@ -166,14 +195,14 @@ def _unavailable(
 
 
 def _registered_p_values(layout: Layout, cells: list[tuple], unavailable: int) -> dict[tuple, float]:
-    attacks = [name for name in dict.fromkeys(cell[2] for cell in cells) if name in set(layout.values["attack"])]
+    """By cell (row, other row, attack, metric). unavailable: further comparisons that count."""
+    if not cells:
+        return {}
+    attacks = list(dict.fromkeys(cell[2] for cell in cells))
     pairs = list(dict.fromkeys(cell[:2] for cell in cells))
     columns = [(attack, metric) for attack in attacks for metric in MARKED]
     compared = np.array([[(*pair, *column) in cells for column in columns] for pair in pairs])
-    if not compared.any():
-        return {}
     places = [(layout.rows.index(row), layout.rows.index(other)) for row, other in pairs]
-    unavailable += len(cells) - int(compared.sum())
     family = compare_family(layout.array(attacks), places, compared, unavailable)
     return {
         (*pair, *column): family.p[line, place]
@@ -198,7 +227,7 @@ def _tables(rows: pd.DataFrame, counts: ClassCounts) -> Iterator[tuple[tuple, st
 
 @dataclass(frozen=True)
 class Layout:
-    """values: the marked metrics of `rows` over the same `seeds`, under the attacks that all of them have."""
+    """values: the marked metrics of `rows` over the same `seeds`."""
 
     rows: list[int]
     seeds: tuple[int, ...]
@@ -206,26 +235,31 @@ class Layout:
 
     @classmethod
     def around(cls, values: pd.DataFrame, baseline: int, fewest: int) -> Layout | None:
-        """Of the baseline, which comes first, and the rows that share `fewest` seeds and all teachers with it."""
+        """Of the baseline, which comes first, and the rows that share `fewest` seeds and all teachers with it, under
+        the attacks that all of them have."""
         seeds = _seeds(values)
         shared = seeds.get(baseline, set())
         others = [row for row in seeds if row != baseline and len(seeds[row] & shared) >= fewest]
         others = [row for row in others if same_teachers(values, [baseline, row])]
-        return cls.of(values, [baseline, *others], fewest) if others else None
+        layout = cls.over(values, [baseline, *others], fewest) if others else None
+        return layout and layout.under_common_attacks()
 
     @classmethod
-    def of(cls, values: pd.DataFrame, rows: list[int], fewest: int) -> Layout | None:
-        """None where the rows share fewer than `fewest` seeds, or no attack under all of them."""
+    def over(cls, values: pd.DataFrame, rows: list[int], fewest: int) -> Layout | None:
+        """None where the rows share fewer than `fewest` seeds."""
         seeds = _seeds(values)
         shared = set.intersection(*[seeds.get(row, set()) for row in rows]) if rows else set()
         if len(shared) < fewest:
             return None
-        part = values[values["row"].isin(rows) & values["seed"].isin(shared)]
-        complete = part.groupby("attack")["row"].transform("size") == len(rows) * len(shared)
-        return cls(rows, tuple(sorted(shared)), part[complete]) if complete.any() else None
+        return cls(rows, tuple(sorted(shared)), values[values["row"].isin(rows) & values["seed"].isin(shared)])
+
+    def under_common_attacks(self) -> Layout | None:
+        """The part under the attacks that all rows have with every seed; None without one."""
+        complete = self.values.groupby("attack")["row"].transform("size") == len(self.rows) * len(self.seeds)
+        return replace(self, values=self.values[complete]) if complete.any() else None
 
     def array(self, attacks: Sequence[str]) -> np.ndarray:
-        """(S, V, M): the metrics under the first attack, then under the next."""
+        """(S, V, M): the metrics under the first attack, then under the next; NaN where a row has no result."""
         order = pd.MultiIndex.from_product([self.seeds, self.rows])
         by_attack = [self.values[self.values["attack"] == name].set_index(["seed", "row"]) for name in attacks]
         tables = [table[list(MARKED)].reindex(order).to_numpy() for table in by_attack]

@@ -26,7 +26,7 @@ from harness.report.scores.notes import meanings, notes_of, one_class
 from harness.report.scores.origin import made_by
 from harness.report.scores.ranking import Column, Ranking, rankings
 from harness.report.scores.requested import requested_attacks, requesting_networks
-from harness.report.scores.seeds import listed
+from harness.report.scores.seeds import listed, usual
 from harness.report.scores.selection import RULES, selection_gap
 from harness.report.scores.teachers import teacher_counts, teacher_spread
 from harness.statistics import metrics
@@ -194,7 +194,7 @@ def _scores(counts: ClassCounts, worst_class: pd.Series, more: Sequence[str]) ->
     where classes have unlike numbers of images.
     """
     others = {"validation_worst": _at_class(counts, worst_class)}
-    if counts.unequal:
+    if counts.unequal or "overall" in more:
         others["overall"] = np.nansum(counts.correct, axis=1), counts.images.sum(axis=1)
     asked = scored(more)
     values = pd.DataFrame({metric.name: metric.values(counts.accuracy, counts.images) for metric in asked})
@@ -227,23 +227,19 @@ def _at_class(counts: ClassCounts, worst_class: pd.Series) -> tuple[np.ndarray, 
 
 def _ranked(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """`rank` among the students of a setting: equal numbers share a rank; a column with one number has none, nor has
-    one over other seeds than most of its column."""
+    one over other seeds than most of its column (`usual`)."""
     students = rows.index[rows["role"] == "student"]
     setting = rows.groupby(SETTING, sort=False, dropna=False).ngroup()
     part = scores[scores["row"].isin(students) & scores["value"].notna()]
     sign = part["metric"].map(lambda name: -1.0 if METRICS[name].up else 1.0).astype(float)
     keys = [setting.reindex(part["row"]).to_numpy(), part["checkpoint"], part["attack"], part["metric"]]
-    usual = part["seed_list"].groupby(keys, sort=False, observed=True).transform(_usual)
-    signed = (sign * part["value"].astype(float)).round(9).where(part["seed_list"] == usual)
+    length = dict(zip(part["seed_list"], part["seeds"], strict=True))
+    lists = part["seed_list"].groupby(keys, sort=False, observed=True)
+    common = lists.transform(lambda own: usual(own, length.__getitem__))
+    signed = (sign * part["value"].astype(float)).round(9).where(part["seed_list"] == common)
     groups = signed.groupby(keys, sort=False, observed=True)
     rank = groups.rank(method="dense").where(groups.transform("count") > 1, 0)
     return scores.assign(rank=rank.where(rank <= 2, 0).reindex(scores.index).fillna(0).astype(int))
-
-
-def _usual(lists: pd.Series) -> str:
-    """The most frequent of some lists of seeds; of several the longest."""
-    counts = lists.value_counts()
-    return str(max(counts[counts == counts.max()].index, key=lambda seeds: (" to " in seeds, seeds.count(","))))
 
 
 def _costs(results: Results) -> pd.DataFrame:

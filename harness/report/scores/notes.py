@@ -25,7 +25,7 @@ def notes_of(results: Results, scores: pd.DataFrame) -> list[str]:
     if results.left_out:
         variants = results.rows["variant"]
         extra = "; ".join(f"{variants[row]} {', '.join(map(str, seeds))}" for row, seeds in results.left_out.items())
-        notes.append(f"Rows of one table are over the same seeds. Left out, for other rows lack them: {extra}.")
+        notes.append(f"Left out of averages, for other rows of their table lack these seeds: {extra}.")
     aside = results.rows[results.rows["teachers_aside"] != ""]
     if len(aside):
         listed_teachers = "; ".join(f"{row['variant']} {row['teachers_aside']}" for row in records(aside))

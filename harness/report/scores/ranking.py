@@ -18,6 +18,7 @@ from harness.report.scores.counts import ClassCounts
 from harness.report.scores.differences import COMPARED, differences_of, paired_lines, stands
 from harness.report.scores.families import same_teachers, strongest
 from harness.report.scores.intervals import over_teachers
+from harness.report.scores.seeds import usual
 from harness.spec import CHECKPOINTS
 from harness.statistics import metrics
 from harness.statistics.intervals import FEWEST_SEEDS
@@ -149,11 +150,11 @@ def _strongest_of_all(numbers: pd.DataFrame) -> str:
 
 
 def _over_the_same_seeds(students: pd.DataFrame) -> tuple[list[int], tuple[int, ...]]:
-    """The rows over the seeds that most rows are over, of several such lists the longest; and these seeds."""
+    """The rows over the seeds that most rows are over (`usual`), and these seeds."""
     groups: Any = students.groupby("row")["seed"]
     lists = {int(row): tuple(sorted(int(seed) for seed in seeds)) for row, seeds in groups}
-    usual = max(lists.values(), key=lambda seeds: (list(lists.values()).count(seeds), len(seeds)), default=())
-    return [row for row, seeds in lists.items() if seeds == usual], usual
+    common = usual(lists.values(), len) if lists else ()
+    return [row for row, seeds in lists.items() if seeds == common], common
 
 
 def _why_unranked(

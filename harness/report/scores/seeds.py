@@ -3,7 +3,9 @@ compared."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TypeVar
 
 from harness.statistics.intervals import FEWEST_SEEDS
 
@@ -57,6 +59,20 @@ def common_seeds(seeds: Mapping[Hashable, set[int]]) -> dict[Hashable, set[int]]
         if len(kept) > 1:
             return {row: common if row in kept else own for row, own in seeds.items()}
     return dict(seeds)
+
+
+Seeds = TypeVar("Seeds", bound=Hashable)
+
+
+def usual(lists: Iterable[Seeds], length: Callable[[Seeds], int]) -> Seeds:
+    """Of the lists of seeds that rows are over the one of most rows, of several such the longest. One of three seeds or
+    more that two rows share comes before all that have no verdict, however many rows are over these."""
+    counts = Counter(lists)
+
+    def place(seeds: Seeds) -> tuple[bool, int, int]:
+        return counts[seeds] > 1 and length(seeds) >= FEWEST_SEEDS, counts[seeds], length(seeds)
+
+    return max(counts, key=place)
 
 
 MOST_LISTED = 12  # seeds that are listed one by one

@@ -17,6 +17,7 @@ from harness.report.scores.counts import BY_TRIAL, class_counts
 from harness.report.scores.differences import pick_baselines
 from harness.report.scores.families import MARKED, layouts
 from harness.report.tables.grid import number
+from harness.statistics.intervals import FEWEST_SEEDS
 from harness.statistics.multiple_comparisons import ALIKE, detectable, residual_spread
 from harness.statistics.registry import METRICS
 
@@ -28,15 +29,17 @@ POWER = 0.8
 def power(results: Results, checkpoint: str, baseline: str | None = None) -> pd.DataFrame:
     """A line per table and marked metric: `setting`, `attack`, `metric`, `variants`, `seeds` (of the spread), `spread`
     (standard deviation over seeds of one variant within blocks) and `needs_N`, the difference that N seeds would find
-    with a chance of 80 % or more, corrected for all comparisons of the table; NaN without a spread. Empty below two
-    common seeds.
+    with a chance of 80 % or more, corrected for all comparisons of the table; NaN without a spread. Of the rows that
+    share three seeds with the baseline; where none does, of those that share two, and empty without these.
     """
     counts = class_counts(results.class_accuracy, BY_TRIAL)
     baselines = pick_baselines(results.rows, baseline)
     lines = []
-    for setting, found_at, layout, attack in layouts(results.rows, counts, baselines, FEWEST):
-        if found_at != checkpoint:
-            continue
+    by_fewest = [layouts(results.rows, counts, baselines, fewest) for fewest in (FEWEST, FEWEST_SEEDS)]
+    found = {
+        setting: (layout, attack) for each in by_fewest for setting, at, layout, attack in each if at == checkpoint
+    }
+    for setting, (layout, attack) in found.items():
         spread = residual_spread(layout.array([attack]))
         others = len(layout.rows) - 1
         known = np.where(spread > ALIKE, spread, np.nan)  # equal seeds give no p-value, however large a difference is
