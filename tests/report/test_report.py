@@ -30,6 +30,7 @@ from harness.report.page.data import page_data
 from harness.report.results import read_results, some_trials
 from harness.report.scores import differences
 from harness.report.scores.differences import pick_baselines, stands
+from harness.report.scores.families import OfStore
 from harness.report.scores.intervals import METRICS
 from harness.report.scores.leaderboard import Leaderboard, leaderboard
 from harness.report.scores.selection import RULES, class_scores, rule, selection_gap
@@ -43,6 +44,7 @@ from harness.statistics import intervals
 from harness.statistics.multiple_comparisons import compare_family, detectable
 from harness.statistics.pairing import Paired
 from harness.statistics.worst_class import worst_difference_bounds
+from harness.store.several import Stores
 from harness.store.store import Store
 from harness.suites.suite import PrimaryComparison
 from harness.training.validation import few_held_out
@@ -324,6 +326,130 @@ def test_registered_comparisons_that_cannot_be_made_are_named_and_counted():
     assert "not available: ambiguous, absld [training.epochs=20] and absld [training.epochs=45]" in text
     board = leaderboard(read_results(frames, trial_ids=[spec.trial_id for spec in specs]), primary=primary[:1])
     assert board.registered.set_index("checkpoint").loc["last", "p"] == pytest.approx(one), "a suite's own trials"
+
+
+PAIRS = [
+    PrimaryComparison(variant="absld", against="at", metrics=("nsd",)),
+    PrimaryComparison(variant="trades", against="at", metrics=("worst",)),
+]
+WEAK = ("clean", "pgd20")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "attacks", "says"),
+    [
+        ((), WEAK, "not available: no row is called trades"),
+        ((0,), WEAK, "no verdict below 3 common seeds"),
+        ((0, 1, 2), ("clean",), "not available: no results of trades"),
+    ],
+)
+def test_an_incomplete_registered_variant_counts_and_silences_no_other(seeds, attacks, says):
+    primary = [replace_attack(each, "pgd20") for each in PAIRS]
+    specs = [trial_spec(name, seed, attacks=WEAK) for name in ("at", "absld", "rslad") for seed in range(3)]
+    frames = frames_of([*specs, *(trial_spec("trades", seed, attacks=attacks) for seed in seeds)])
+    board = leaderboard(read_results(frames), primary=primary)
+    found = board.registered[board.registered["checkpoint"] == "last"].set_index("metric")
+    alone = leaderboard(read_results(frames_of(specs)), primary=primary[:1]).registered.set_index("checkpoint")
+    assert found.loc["nsd", "p"] == pytest.approx(min(1, 2 * alone.loc["last", "p"]))
+    assert np.isnan(found.loc["worst", "p"])
+    text = " ".join(caption(board, board.settings[0], "last"))
+    assert says in text
+    assert f"p = {found.loc['nsd', 'p']:.4f}" in text
+
+
+def replace_attack(comparison: PrimaryComparison, attack: str) -> PrimaryComparison:
+    return comparison.model_copy(update={"attack": attack})
+
+
+def test_an_undefined_metric_counts_in_the_corrections():
+    """One network of three gets every image wrong: its NSD is no number, neither in the table nor as registered."""
+    frames = frames_of([trial_spec(name, seed, attacks=WEAK) for name in ("at", "absld", "rslad") for seed in range(3)])
+    trials = frames.tables["trials"].set_index("trial_id")
+    (collapsed,) = trials.index[(trials["variant"] == "absld") & (trials["seed"] == 1)]
+    rows = frames.tables["class_accuracy"]
+    rows.loc[(rows["trial_id"] == collapsed) & (rows["attack"] == "pgd20"), ["correct", "accuracy"]] = 0
+    primary = [PrimaryComparison(variant=name, against="at", metrics=("nsd",)) for name in ("absld", "rslad")]
+    board = leaderboard(read_results(frames), primary=primary, paired=False)
+    found = board.registered[board.registered["checkpoint"] == "best_validation"].set_index("variant")
+    assert found.loc["absld", "reason"] == "undefined in some seed"
+    change = [np.std(one, 1) / np.mean(one, 1) for one in (accuracies(frames, n, "pgd20") for n in ("rslad", "at"))]
+    raw = stats.ttest_1samp(change[0] - change[1], 0).pvalue
+    assert found.loc["rslad", "p"] == pytest.approx(min(1, 2 * raw))
+    values = np.random.default_rng(0).normal(size=(3, 3, 2))
+    values[:, 2] += 5
+    whole = compare_family(values, [(1, 0), (2, 0)])
+    values[0, 1, 1] = np.nan
+    part = compare_family(values, [(1, 0), (2, 0)])
+    assert part.comparisons == whole.comparisons == 4
+    assert np.isnan(part.p[0, 1])
+    smallest = np.nanmin(part.p)
+    free = 2 * stats.t.sf(np.abs(part.difference / part.error), part.df)
+    assert smallest == pytest.approx(min(1, 4 * np.nanmin(free)))
+
+
+def test_stores_that_are_read_together_keep_their_registered_families(tmp_path):
+    """Each table has what its own store registered, with the p that it has alone: also what could not be made."""
+    stores = [
+        fill_store(
+            tmp_path / name,
+            [trial_spec(method, seed, attacks=WEAK, eps=eps) for method in methods for seed in range(3)],
+        )
+        for name, methods, eps in (("first", ("at", "absld"), 0.1), ("second", ("at", "absld", "trades"), 0.05))
+    ]
+    primary = [PAIRS, [*PAIRS, PrimaryComparison(variant="absld", against="at", metrics=("average",))]]
+    together = [
+        OfStore(each.variant, each.against, each.metrics, each.attack, frozenset(store.statuses()))
+        for store, compared in zip(stores, primary, strict=True)
+        for each in compared
+    ]
+    board = leaderboard(read_results(Stores(stores)), primary=together)
+    for store, compared, count in zip(stores, primary, (2, 3), strict=True):
+        alone = leaderboard(read_results(store), primary=compared)
+        (setting,) = alone.settings
+        wanted = [text for text in caption(alone, setting, "last") if text.startswith("Registered")]
+        assert f"Registered before the results, {count} comparisons" in wanted[0]
+        assert [text for text in caption(board, setting, "last") if text.startswith("Registered")] == wanted
+
+
+def test_two_stores_of_one_table_have_a_family_each(tmp_path):
+    stores = [
+        fill_store(
+            tmp_path / name, [trial_spec(name, seed, attacks=WEAK) for seed in range(3) for name in ("at", method)]
+        )
+        for name, method in (("first", "absld"), ("second", "trades"))
+    ]
+    together = [
+        OfStore(each.variant, each.against, each.metrics, each.attack, frozenset(store.statuses()))
+        for store, each in zip(stores, PAIRS, strict=True)
+    ]
+    board = leaderboard(read_results(Stores(stores)), primary=together)
+    sentences = [text for text in caption(board, board.settings[0], "last") if text.startswith("Registered")]
+    assert [text.split(": ")[0] for text in sentences] == [
+        "Registered before the results, 1 comparison, over seeds 0, 1, 2, corrected together (Holm)"
+    ] * 2
+
+
+def test_rows_of_one_seed_take_no_rank_from_those_of_three():
+    """However many there are."""
+    specs = [trial_spec(name, seed, attacks=WEAK) for name in ("at", "absld") for seed in range(3)]
+    specs += [trial_spec(name, 0, attacks=WEAK) for name in ("rslad", "trades", "natural")]
+    board = leaderboard(read_results(frames_of(specs)))
+    ranking = board.ranking(board.settings[0], "last")
+    assert {board.rows.loc[row, "variant"] for row in ranking.ranks} == {"at", "absld"}
+    best = board.scores[(board.scores["rank"] > 0) & (board.scores["checkpoint"] == "last")]
+    assert set(board.rows.loc[best["row"].unique(), "variant"]) == {"at", "absld"}
+    text = " ".join(caption(board, board.settings[0], "last"))
+    assert "over seeds 0, 1, 2 and over test samples, 1 comparison corrected together" in text
+
+
+def test_rows_of_two_seeds_take_nothing_from_the_power_of_those_of_more():
+    specs = [trial_spec(name, seed, attacks=WEAK) for name in ("at", "absld", "rslad") for seed in range(6)]
+    alone = power(read_results(frames_of(specs)), "last")
+    for extra in ([("trades", 0), ("trades", 1)], [("trades", 0), ("trades", 1), ("natural", 2), ("natural", 3)]):
+        more = frames_of([*specs, *(trial_spec(name, seed, attacks=WEAK) for name, seed in extra)])
+        pd.testing.assert_frame_equal(power(read_results(more), "last"), alone)
+    two = power(read_results(frames_of([spec for spec in specs if spec.seed < 2])), "last")
+    assert set(two["seeds"]) == {2}
 
 
 def test_where_no_seed_differs_from_another_nothing_is_marked_and_no_difference_is_promised():
