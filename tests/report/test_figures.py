@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from harness.errors import InputError
+from harness.report.captions import FAILED
 from harness.report.figures import classes, differences, epochs, variants
 from harness.report.figures import seeds as seeds_module
 from harness.report.figures.classes import confusion_shares
@@ -370,6 +371,13 @@ def test_figures_without_data_are_left_out_with_a_reason():
     for name in names:
         if name != "confusion":
             assert reasons[name] == f"{name}: {FIGURES[name].absent}"
+
+
+def test_no_figure_fails_while_the_teacher_alone_is_done():
+    results = read_results(frames_of([teacher_spec()]))
+    found = draw(results, figure_names(None, results))
+    assert found["average_worst"] == "average_worst: no rows to draw"
+    assert not [said for said in found.values() if not isinstance(said, str) or FAILED in said]
 
 
 def test_any_quantity_of_the_classes_is_drawn_by_its_name(frames):

@@ -60,16 +60,16 @@ def average_worst(
     `class_accuracy`: rows of that table of one setting. Intervals are over seeds where there are three, else over test
     samples (worst class: simultaneous). Teachers are hollow and outside the front, and so are numbers of papers.
     published: a line each, `variant` whose colour it has and `beside` the attack; where they know nothing of the usual
-    attack, another is shown. None without rows.
+    attack, another is shown. None without rows of students.
     """
     stated = _stated(published)
     attack = attack or _with_papers(headline_attack(class_accuracy), stated)
     stated = stated[stated["beside"] == attack]
     frame = at(class_accuracy, checkpoint, attack, roles=("student", "evaluation", "teacher"))
-    if frame.empty:
-        return None
     taught = frame["role"] == "teacher" if "role" in frame else pd.Series(False, frame.index)
     students, teachers = frame[~taught], frame[taught]
+    if students.empty:
+        return None
     names = variants_in(students)
     chosen = choose(names, MOST_VARIANTS, ranking)
     styles = styles or looks(names)
