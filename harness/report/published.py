@@ -141,17 +141,17 @@ def _published(fact: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _measured(board: Leaderboard, row: int, attack: str, cell: pd.DataFrame) -> dict[str, str | None]:
     """The same of a measured one."""
-    spec, facts, request = read_spec(board.specs[row]), board.rows.loc[row], board.requests.get(row, {})
+    spec, teacher, request = read_spec(board.specs[row]), board.rows["teacher"][row], board.requests.get(row, {})
     dataset, training, images = spec["dataset"], spec.get("training") or {}, int(cell["images"].iloc[0])
     every = images == sum(DATASETS[dataset["name"]].test_counts or ())
     return {
         "attack": attack_words(attack, request.get(attack, {}), int(cell["classes"].iloc[0])),
-        "seeds": str(facts["seeds"]),
+        "seeds": str(cell["seeds"].max()),  # of this attack: a row may have more
         "checkpoint": _CHECKPOINTS.get(str(cell["checkpoint"].iloc[0])),
         "epochs": str(training["epochs"]) if training else None,
         "training images": f"{dataset['train_images']:,}" if dataset.get("train_images") else ALL,
         "test images": ALL if every else f"{images:,}",
-        "teacher": None if pd.isna(facts["teacher"]) else str(facts["teacher"]),
+        "teacher": None if pd.isna(teacher) else str(teacher),
     }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from harness.errors import InputError, named, unknown
 from harness.report.data_names import dataset_names
 from harness.report.networks import extra_networks, stand_in_teachers, teacher_seeds, with_teachers
-from harness.report.rows import CELL, NETWORK, ROW, rows_of, told_apart
+from harness.report.rows import CELL, NETWORK, ROW, beside, rows_of, told_apart
 
 _STATES = 10_000_000  # rows of class states to read at once, some 400 MB
 _QUANTITIES = 6  # by class, that a trial keeps of each epoch
@@ -195,22 +195,26 @@ def _titled(called: Sequence[str], trials: pd.DataFrame, titles: Mapping[str, st
 
 
 def some_trials(store: Readable, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Ids of the trials of some methods or variants and some seeds, all where none is named; and of every teacher.
+    """Ids of the trials of some methods or variants and some seeds, and of the teachers in their tables; all where none
+    is named.
 
     In the order of `names`, as the report has them then; names of teachers choose nothing, they come anyway. InputError
     for a name or a seed that is not there.
     """
-    trials = store.trials(["role", "method", "variant", "seed"]).astype({"method": str, "variant": str})
-    pupils = trials[trials["role"] != "teacher"]
+    trials = store.trials().astype({"method": str, "variant": str})
+    trials = trials.assign(dataset=dataset_names(trials, {}))
+    taught = trials["role"] == "teacher"
+    teachers, pupils = trials[taught], trials[~taught]
     for seed in seeds:
         if seed not in set(pupils["seed"]):
             raise unknown("seed", seed, {str(one) for one in pupils["seed"]})
-    teachers = set(trials.loc[trials["role"] == "teacher", "variant"]) - {*pupils["variant"], *pupils["method"]}
-    names = [name for name in names if name not in teachers]
+    come_anyway = {*teachers["variant"]} - {*pupils["variant"], *pupils["method"]}
+    names = [name for name in names if name not in come_anyway]
     places = named("method or variant", names, zip(pupils["variant"], pupils["method"], strict=True))
     chosen = pupils.iloc[list(places)] if names else pupils.sort_values("variant", kind="stable")
     wanted = chosen[chosen["seed"].isin(list(seeds))] if seeds else chosen
-    return [*trials.loc[trials["role"] == "teacher", "trial_id"], *wanted["trial_id"]]
+    kept = teachers[beside(teachers, wanted)] if names or seeds else teachers
+    return [*kept["trial_id"], *wanted["trial_id"]]
 
 
 def matching(names: pd.Series, patterns: Collection[str]) -> pd.Series:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.report.data_names import read_spec
@@ -24,10 +25,14 @@ ROLES = ("teacher", "student", "evaluation")
 def settings_of(rows: pd.DataFrame) -> list[tuple]:
     """The (dataset, student, eps) that have a table each: the students', or a teacher's own where it is alone."""
     pupils = rows[rows["role"] != "teacher"]
-    taught = pd.MultiIndex.from_frame(pupils[["dataset", "eps"]])
-    alone = ~pd.MultiIndex.from_frame(rows[["dataset", "eps"]]).isin(taught)
-    heads = pd.concat([pupils, rows[alone]])[SETTING].drop_duplicates()
+    heads = pd.concat([pupils, rows[~beside(rows, pupils)]])[SETTING].drop_duplicates()
     return list(heads.itertuples(index=False, name=None))
+
+
+def beside(teachers: pd.DataFrame, pupils: pd.DataFrame) -> np.ndarray:
+    """Which teachers stand in a table of some pupils: those of their data set and eps, whatever the network."""
+    of_teachers, of_pupils = (pd.MultiIndex.from_frame(part[["dataset", "eps"]]) for part in (teachers, pupils))
+    return of_teachers.isin(of_pupils)
 
 
 def in_setting(rows: pd.DataFrame, setting: tuple) -> pd.DataFrame:

@@ -111,6 +111,20 @@ def test_what_differs_in_the_protocol_is_said(results, stated):
     assert "checkpoint" not in at_last[2].protocol
 
 
+def test_seeds_are_those_that_the_attack_was_run_on(stated):
+    """Often one alone of the slowest attack, of a row with more."""
+    cifar = {"dataset": "cifar10", "eps": 8 / 255}
+    attacks = {0: ("pgd20", "aa_standard"), 1: ("pgd20",)}
+    specs = [trial_spec("trades", seed, attacks=own, **cifar) for seed, own in attacks.items()]
+    board = leaderboard(read_results(frames_of(specs, classes=CLASSES)))
+    found = [line for line in lines(board, board.settings[0], "best_validation", stated) if line.called == "trades"]
+    said = [(line.attack, line.measured, re.search("seeds: ([^;]*)", line.protocol)[1]) for line in found]
+    assert said == [
+        ("pgd20", True, "2"), ("pgd20", False, "5, here 2"),
+        ("aa_standard", True, "1"), ("aa_standard", False, "5, here 1"),
+    ]  # fmt: skip
+
+
 def test_the_reports_have_them_beside_and_rank_nothing(results, stated, tmp_path):
     without = write_report(results, tmp_path / "without", Form(figures=[], html=True), published=stated)
     console = Console(width=200, record=True)

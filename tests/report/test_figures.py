@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from harness.errors import InputError
+from harness.report.captions import FAILED
 from harness.report.figures import classes, differences, epochs, variants
 from harness.report.figures import seeds as seeds_module
 from harness.report.figures.classes import confusion_shares
@@ -283,6 +284,43 @@ def test_captions_say_what_bars_are_and_over_what(frames):
     assert "No bands: one trial each." in found["training_curves"].says
 
 
+def test_captions_name_the_variants_without_results():
+    attacks = {"at": ("clean", "pgd20"), "rslad": ("clean", "pgd20"), "absld": ("clean",)}
+    specs = [trial_spec(name, seed, attacks=own) for name, own in attacks.items() for seed in (0, 1)]
+    results = read_results(frames_of(specs))
+    names = ["class_accuracy", "average_worst", "seed_ladder", "class_difference", "nsd", "training_curves"]
+    says = {name: figure.says for name, figure in draw(results, names, baseline="at").items()}
+    for name in names[:4]:
+        assert "Not shown, without results under PGD-20: absld." in says[name], name
+    assert says["class_difference"].startswith("rslad minus at, PGD-20.")
+    assert "of 3 variants" not in says["class_difference"], "two of two"
+    assert "Not shown" not in says["nsd"] + says["training_curves"], "it has clean accuracies and epochs"
+    without = draw(results, ["class_difference", "confusion"], baseline="absld")
+    assert without["class_difference"].says.startswith("rslad minus at, PGD-20.")
+    says = without["confusion"].says
+    assert "1 of 2 variants: the best on validation, " in says, "not the baseline, which is not there"
+    assert says.endswith("left out: at. Not shown, without outcomes under PGD-20: absld.")
+    alone = results.select(results.rows[results.rows["variant"] != "rslad"])
+    reason = draw(alone, ["class_difference"], baseline="at")["class_difference"]
+    assert reason.endswith(": no second variant has results under this attack for a seed and a teacher of the baseline")
+
+
+def test_a_ladder_of_seeds_names_those_of_one_training():
+    seeds = {"at": (0, 1), "rslad": (0, 1), "absld": (1,)}
+    specs = [trial_spec(name, seed) for name, own in seeds.items() for seed in own]
+    results = read_results(frames_of([*specs, trial_spec("mine", 0, role="evaluation")]))
+    (figure,) = draw(results, ["seed_ladder"], baseline="at").values()
+    assert figure.says.endswith("Not shown, with one seed: absld; mine.")
+
+
+def test_captions_name_the_variants_that_logged_none():
+    results = read_results(frames_of([trial_spec(name, 0, peeked=name == "at") for name in ("at", "absld")]))
+    found = draw(results, ["temperatures", "selection_gap", "attack_ladder"])
+    assert found["temperatures"].says.endswith("Not shown, with none that changes: at.")
+    assert found["selection_gap"].says.endswith("Not shown, without a test curve: absld.")
+    assert "Not shown" not in found["attack_ladder"].says
+
+
 def test_the_seed_ladder_draws_each_seed_and_says_what_pairing_is_worth(frames):
     accuracy = frames.tables["class_accuracy"]
     figure = seeds_module.seed_ladder(accuracy, variants=["at", "absld"], baseline="at")
@@ -370,6 +408,13 @@ def test_figures_without_data_are_left_out_with_a_reason():
     for name in names:
         if name != "confusion":
             assert reasons[name] == f"{name}: {FIGURES[name].absent}"
+
+
+def test_no_figure_fails_while_the_teacher_alone_is_done():
+    results = read_results(frames_of([teacher_spec()]))
+    found = draw(results, figure_names(None, results))
+    assert found["average_worst"] == "average_worst: no rows to draw"
+    assert not [said for said in found.values() if not isinstance(said, str) or FAILED in said]
 
 
 def test_any_quantity_of_the_classes_is_drawn_by_its_name(frames):

@@ -68,6 +68,18 @@ def test_a_teacher_has_a_row_only_if_it_is_asked_for(stores, tmp_path):
     assert rows(text) == ["absld"], "teachers below a line of their own"
 
 
+def test_two_teachers_of_one_name_are_told_apart_by_their_networks():
+    teachers = [trial_spec("teacher", 0, role="teacher", width=width, eps=0.1, peeked=False) for width in (32, 64)]
+    frames = frames_of([*teachers, *[trial_spec(name, 0) for name in ("at", "absld")]])
+    accuracy = frames.tables["class_accuracy"]
+    wide = accuracy["trial_id"].astype(str) == teachers[1].trial_id
+    accuracy.loc[wide, "correct"] = accuracy.loc[wide, "n"]
+    board = leaderboard(read_results(frames, titles={"teacher": "Mine"}))
+    lines = [line.split(" & ") for line in latex(board, paper=Paper(teachers=True)).splitlines() if "Mine" in line]
+    assert [line[0] for line in lines] == [f"Mine (teacher, cnn(width={width}))" for width in (64, 32)]
+    assert [float(line[1]) == 100 for line in lines] == [True, False], "each with its own numbers, the better above"
+
+
 def test_two_eps_stand_side_by_side_in_one_table(stores, tmp_path):
     options = ("--side-by-side", "eps", "--columns", "aa_short,pgd20", "--captions", "short")
     report(stores, tmp_path, *options, "--variants", "at=AT,rslad=RSLAD,absld=ABSLD")

@@ -690,6 +690,20 @@ def test_a_store_is_reported_in_part(frames):
         some_trials(frames, ["rslat"], [])
 
 
+def test_a_part_has_the_teachers_of_its_own_tables():
+    """Not those of other data sets or radii, which would have a table each; whatever their networks are."""
+    attacks = ("clean", "pgd20")
+    other, far = {"dataset": "digits"}, {"eps": 0.2}
+    teachers = [teacher_spec(attacks=attacks, **own) for own in ({}, other, far)]
+    students = [trial_spec("absld", 0, attacks=attacks), trial_spec("at", 0, attacks=attacks, **other)]
+    frames = frames_of([*teachers, *students])
+    assert some_trials(frames, ["absld"], []) == [teachers[0].trial_id, students[0].trial_id]
+    assert some_trials(frames, ["at", "teacher"], [0]) == [teachers[1].trial_id, students[1].trial_id]
+    assert set(some_trials(frames, ["teacher"], [])) == {spec.trial_id for spec in (*teachers, *students)}
+    alone = frames_of(teachers[:1])
+    assert some_trials(alone, ["teacher"], []) == [teachers[0].trial_id]
+
+
 def test_missing_and_failed_trials_are_said_and_nothing_raises(specs, tmp_path):
     store = fill_store(tmp_path, specs[:4])
     store.commit(failed_row(trial_spec("trades", 0), "Traceback\nRuntimeError: loss is nan"))

@@ -83,7 +83,8 @@ def class_accuracy(
     frame = at(class_accuracy, checkpoint, attack)
     if frame.empty:
         return None
-    chosen = choose(variants or variants_in(frame), len(variants or ()) or MOST_VARIANTS, ranking)
+    lack = f"without results under {attack_title(attack)}"
+    chosen = choose(variants_in(frame), MOST_VARIANTS, ranking, asked=variants, lack=lack)
     names = chosen.shown
     view = class_view(frame, names, baseline)
     styles = styles or looks(names)
@@ -192,7 +193,7 @@ def attack_ladder(
     attacks = ladder(frame)
     if len(attacks) < 2:
         return None
-    chosen = choose(variants or variants_in(frame), len(variants or ()) or PANELS[width], ranking)
+    chosen = choose(variants_in(frame), PANELS[width], ranking, asked=variants)
     names = chosen.shown
     views = [class_view(frame[frame["attack"] == attack], names, baseline) for attack in attacks]
     accuracy = np.stack([view.accuracy for view in views])  # (attacks, variants, classes)
@@ -264,10 +265,11 @@ def confusion(
     frame = at(outcomes, checkpoint, attack)
     if frame.empty:
         return None
-    known = variants_in(frame)  # outcomes of few variants are read
-    order = sorted(ranking or known, key=lambda name: name not in known)
-    every = [*known, *(name for name in order if name not in known)]
-    chosen = choose(variants or every, len(variants or known[:CONFUSED]), order if ranking else None)
+    known = variants_in(frame)
+    unread = [name for name in (ranking or ())[CONFUSED:] if name not in known]  # outcomes of few variants are read
+    order = sorted(ranking or (), key=lambda name: name not in known)
+    lack = f"without outcomes under {attack_title(attack)}"
+    chosen = choose([*known, *unread], len(known[:CONFUSED]), [*(ranking or ())[:1], *order], asked=variants, lack=lack)
     count = max(len(names or ()), int(frame[["label", "prediction"]].to_numpy().max()) + 1)
     shares = np.stack([confusion_shares(frame[frame["variant"] == name], count) for name in chosen.shown])
     decided = count if not np.nan_to_num(shares[:, :, count]).any() else count + 1

@@ -50,7 +50,7 @@ class ClassChange:
 @register(
     "a method against the baseline, class by class, with 95 % intervals",
     "Which classes does a method gain, and which does it pay with?",
-    absent="no second variant shares a seed and a teacher with the baseline",
+    absent="no second variant has results under this attack for a seed and a teacher of the baseline",
     example=Example("cifar10_small", ("rslad", "absld")),
 )
 def class_difference(
@@ -70,7 +70,7 @@ def class_difference(
     other of two `variants`), and the difference; from the class that gains most to the one that loses most.
 
     `class_accuracy`: rows of that table of one setting. outcomes: of that table; with them samples are paired. None
-    where no other variant shares a seed and a teacher with the baseline.
+    where no other variant has results for a seed and a teacher of the baseline.
     """
     attack = attack or headline_attack(class_accuracy)
     frame = at(class_accuracy, checkpoint, attack)
@@ -78,12 +78,15 @@ def class_difference(
     if not every:
         return None
     first = reference(every, baseline)
-    others = [name for name in dict.fromkeys([*(ranking or ()), *every]) if name in every and name != first]
+    ranking = [name for name in ranking or () if not variants or name in variants]
+    others = [name for name in dict.fromkeys([*ranking, *every]) if name in every and name != first]
     changes = ((name, class_change(frame, name, first, outcomes)) for name in others)
     second, change = next(((name, found) for name, found in changes if found), ("", None))
     if change is None:
         return None
-    chosen = choose([first, second, *(name for name in others if name != second)], 2, ranking and [first, second])
+    ranked = ranking and [ranking[0], first, second, *ranking]  # the baseline may be one that is not there
+    lack = f"without results under {attack_title(attack)}"
+    chosen = choose([first, second, *(name for name in others if name != second)], 2, ranked, lack=lack)
     order = np.argsort(-change.difference, kind="stable")
     order = order[np.isfinite(change.difference[order])]
     classes = with_numbers(names or class_names(frame), len(change.difference))

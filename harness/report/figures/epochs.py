@@ -46,7 +46,7 @@ def class_quantity(
     """
     rows = class_state[matching(class_state["quantity"], group(quantity))].astype({"quantity": str})
     rows = _that_change(rows) if variants is None else rows
-    chosen = choose(variants or variants_in(rows), len(variants or ()) or MOST_PANELS, ranking)
+    chosen = choose(variants_in(rows), MOST_PANELS, ranking, asked=variants, lack="with none that changes")
     if not chosen.shown:
         return None
     order = class_difficulty(class_state[class_state["variant"].isin(chosen.shown)])
@@ -157,7 +157,7 @@ def training_curves(
     if not known:
         return None
     ranking = ranking or validation_ranking(epochs, known, baseline)
-    chosen = choose(variants or known, len(variants or ()) or MOST_CURVES, ranking)
+    chosen = choose(known, MOST_CURVES, ranking, asked=variants, lack="without epochs of training")
     names = chosen.shown
     styles = styles or looks(names)
     curves = epochs.assign(gap=epochs["val_robust_avg"] - epochs["val_robust_worst"])

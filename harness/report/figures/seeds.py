@@ -37,7 +37,7 @@ RUNGS = {"average": metrics.average, "worst class": metrics.worst}  # a panel ea
 @register(
     "each variant's value for every seed, with a line through each seed",
     "How much is it worth to compare seed by seed?",
-    absent="no variant was trained with two seeds",
+    absent="no variant has results of two seeds",
     example=Example("fashion_mnist_small", ("at", "rslad", "absld", "absld_reweight")),
 )
 def seed_ladder(
@@ -59,10 +59,11 @@ def seed_ladder(
     attack = attack or headline_attack(class_accuracy)
     frame = at(class_accuracy, checkpoint, attack, roles=("student",))
     seeds = frame.groupby("variant", observed=True)["seed"].nunique()
-    every = list(variants or variants_in(frame))
+    every = list(variants or variants_in(at(class_accuracy, checkpoint, attack)))
     several = [name for name in every if seeds.get(name, 0) > 1]
-    single = [name for name in every if seeds.get(name, 0) == 1]
-    chosen = choose(several, len(variants or ()) or MOST_VARIANTS, ranking)
+    single = [name for name in every if name not in several]  # networks that were given are of one training each
+    lack = f"without results under {attack_title(attack)}"
+    chosen = choose(several, MOST_VARIANTS, ranking, asked=variants and several, lack=lack, told=single)
     if not chosen.shown:
         return None
     frame = frame[frame["variant"].isin(chosen.shown)]

@@ -55,7 +55,8 @@ def selection_gap(
     gaps = 100 * gaps_of_trials(epochs, class_state)
     of_trial = epochs.drop_duplicates("trial_id").set_index("trial_id")["variant"].astype(str)
     means = gaps.groupby(of_trial.reindex(gaps.index).to_numpy()).mean()
-    chosen = choose([name for name in variants_in(epochs) if name in means.index], MOST_LINES, ranking)
+    there = [name for name in variants_in(epochs) if name in means.index]
+    chosen = choose(there, MOST_LINES, ranking, lack="without a test curve")
     means = means.loc[chosen.shown]
     names = fitted([f"{name}  (+{gap:.1f})" for name, gap in means["gap"].items()], 1.3, lines=2)
     figure, axes = canvas(width, 0.95 + (0.23 if any("\n" in name for name in names) else 0.17) * len(names))

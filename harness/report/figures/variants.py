@@ -60,18 +60,18 @@ def average_worst(
     `class_accuracy`: rows of that table of one setting. Intervals are over seeds where there are three, else over test
     samples (worst class: simultaneous). Teachers are hollow and outside the front, and so are numbers of papers.
     published: a line each, `variant` whose colour it has and `beside` the attack; where they know nothing of the usual
-    attack, another is shown. None without rows.
+    attack, another is shown. None without rows of students.
     """
     stated = _stated(published)
     attack = attack or _with_papers(headline_attack(class_accuracy), stated)
     stated = stated[stated["beside"] == attack]
     frame = at(class_accuracy, checkpoint, attack, roles=("student", "evaluation", "teacher"))
-    if frame.empty:
-        return None
     taught = frame["role"] == "teacher" if "role" in frame else pd.Series(False, frame.index)
     students, teachers = frame[~taught], frame[taught]
+    if students.empty:
+        return None
     names = variants_in(students)
-    chosen = choose(names, MOST_VARIANTS, ranking)
+    chosen = choose(names, MOST_VARIANTS, ranking, lack=f"without results under {attack_title(attack)}")
     styles = styles or looks(names)
     scores = variant_scores(students)
     numbers, stars = _average_and_worst(scores), _average_and_worst(variant_scores(teachers))
@@ -154,7 +154,7 @@ def _points(stated: pd.DataFrame) -> np.ndarray:
 
 def _front_note(chosen: Choice) -> str:
     front = "No variant is better in both than one on the dotted front."
-    named = f"Named are {chosen.sentence}".replace("left out", "grey") if chosen.left_out else ""
+    named = f"Named are {chosen.sentence}".replace("left out", "grey") if chosen.left_out else chosen.sentence
     return sentences(front, named)
 
 
@@ -220,7 +220,7 @@ def nsd(
         return None
     attacks = ladder(frame)
     most = max(BARE, min(MOST_VARIANTS, MARKS[width] // len(attacks)))
-    chosen = choose(variants or variants_in(frame), len(variants or ()) or most, ranking)
+    chosen = choose(variants_in(frame), most, ranking, asked=variants)
     names = chosen.shown
     styles = styles or looks(names)
     frame = frame[frame["variant"].isin(names)]

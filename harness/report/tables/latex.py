@@ -63,19 +63,30 @@ def _together(settings: Sequence[tuple], side_by_side: str | None) -> list[list[
 
 @dataclass(frozen=True)
 class _Part:
-    """Columns of one setting under one attack. title: of the setting, where several stand side by side."""
+    """Columns of one setting under one attack. title: of the setting, where several stand side by side. lines: of the
+    setting, by role and what they are called."""
 
     title: str
     attack: str
     table: Grid
+    lines: dict[tuple[str, str], Line]
 
     def cells(self, line: tuple[str, str]) -> list[Cell | None]:
-        found = next((each for each in self.table.lines if _key(each) == line), None)
+        found = self.lines.get(line)
         return [found.cells.get((self.attack, metric.name)) if found else None for metric in self.table.metrics]
 
 
-def _key(line: Line) -> tuple[str, str]:
-    return line.role, line.name if line.role == "teacher" else line.title
+def _called(settings: Sequence[Sequence[Line]]) -> list[dict[tuple[str, str], Line]]:
+    """The lines of each setting by role and what they are called: a teacher by its name, or with its network too where
+    a setting has several of that name."""
+    names = [[line.name for line in lines if line.role == "teacher"] for lines in settings]
+    several = {name for own in names for name in own if own.count(name) > 1}
+
+    def called(line: Line) -> tuple[str, str]:
+        plain = line.role == "teacher" and line.name not in several
+        return line.role, line.name if plain else line.title
+
+    return [{called(line): line for line in lines} for lines in settings]
 
 
 def _table(board: Leaderboard, settings: Sequence[tuple], checkpoint: str, paper: Paper) -> Iterator[str]:
@@ -83,20 +94,20 @@ def _table(board: Leaderboard, settings: Sequence[tuple], checkpoint: str, paper
     kept = [[line for line in table.lines if paper.teachers or line.role != "teacher"] for table in grids]
     if not any(kept):  # a teacher alone
         kept = [table.lines for table in grids]
-    found = dict.fromkeys(_key(line) for table in kept for line in table)
-    lines = sorted(found, key=lambda line: PLACES.index(line[0]))
+    called = _called(kept)
+    lines = sorted(dict.fromkeys(name for own in called for name in own), key=lambda line: PLACES.index(line[0]))
     titles = _titles(settings, paper.side_by_side)
     parts = [
-        _Part(title, attack, table)
-        for title, table in zip(titles, grids, strict=True)
+        _Part(title, attack, table, own)
+        for title, table, own in zip(titles, grids, called, strict=True)
         for attack in table.attacks or [""]
     ]
     per_part = max(len(table.metrics) for table in grids)
     room = max(1, COLUMNS[paper.width]["none" if paper.intervals == "none" else paper.style] // per_part)
     missing = dict.fromkeys(
-        f"{f'{title}, ' if title else ''}{line.name}: {line.facts['missing']}"
-        for title, table in zip(titles, kept, strict=True)
-        for line in table
+        f"{f'{title}, ' if title else ''}{name}: {line.facts['missing']}"
+        for title, own in zip(titles, called, strict=True)
+        for (_, name), line in own.items()
         if line.facts["missing"]
     )
     sentences = [*_caption(board, settings, checkpoint, paper), *NOTES[paper.intervals], *missing]
