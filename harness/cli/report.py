@@ -234,9 +234,7 @@ def quote(
     from harness.report.quotations import quote as quote_file
     from harness.suites.comparisons import registered_comparisons
 
+    said = {True: "written anew", False: "as the stores have it", None: "nothing is quoted there"}
     for path in files:
-        out.print(
-            f"{path}: {'written anew' if quote_file(path, registered_comparisons) else 'as the stores have it'}",
-            soft_wrap=True,
-        )
+        out.print(f"{path}: {said[quote_file(path, registered_comparisons)]}", soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ file. `quote` writes every passage anew; what stands there by hand is lost, so t
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -35,7 +36,11 @@ from harness.statistics.registry import METRICS
 from harness.store.folder import is_store
 from harness.store.store import Store
 
-_PASSAGE = re.compile(r"(<!-- from (?P<store>\S+): (?P<words>.*?) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
+_START = re.compile(r"^[ \t]*<!--[ \t]*from\b.*$", re.MULTILINE | re.IGNORECASE)  # also one that is written wrongly
+_PASSAGE = re.compile(
+    r"^(<!-- from (?P<store>\S[^\n]*?): (?P<words>[^\n]*?) -->[ \t\r]*\n)(?P<text>.*?)^(<!-- end -->)",
+    re.DOTALL | re.MULTILINE,
+)
 Options = dict[str, str]
 
 
@@ -51,23 +56,36 @@ class Source:
 PrimaryOf = Callable[[Path], Sequence[Registered]]
 
 
-def quote(path: Path, primary_of: PrimaryOf) -> bool:
-    """Write the passages of a Markdown file anew; whether that changed the file. primary_of: what was registered in the
-    store at a path. Raises InputError for a passage that cannot be computed."""
+def quote(path: Path, primary_of: PrimaryOf) -> bool | None:
+    """Write the passages of a Markdown file anew; whether that changed the file, None without passages. primary_of:
+    what was registered in the store at a path. Raises InputError for a passage that cannot be computed."""
     with open_plain(path, "the page") as file:
         content = file.read()
     try:
         before = content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    after = quoted(before, path.parent, primary_of)
+    try:
+        after = quoted(before, path.parent, primary_of)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if after != before:
         write_bytes(path, after.encode())
-    return after != before
+    return after != before if _PASSAGE.search(before) else None
 
 
 def quoted(text: str, folder: Path, primary_of: PrimaryOf) -> str:
-    """The text with every passage as its store has it now. folder: what the stores' paths are relative to."""
+    """The text with every passage as its store has it now. folder: what the stores' paths are relative to. InputError
+    for a passage that is begun and not ended: what stands below it is not the store's."""
+    begun = [match.start() for match in _START.finditer(text)]
+    read = {match.start(): match.end() for match in _PASSAGE.finditer(text)}
+    for place, following in itertools.pairwise([*begun, len(text)]):
+        if read.get(place, len(text) + 1) > following:
+            line = text[place:].splitlines()[0].strip()
+            raise InputError(
+                f"line {text.count(chr(10), 0, place) + 1}, '{line}': a passage stands between lines "
+                "<!-- from STORE: KIND key=value ... --> and <!-- end -->"
+            )
 
     def passage(match: re.Match[str]) -> str:
         return f"{match[1]}\n{_passage(folder / match['store'], match['words'], primary_of)}\n\n{match[5]}"

@@ -243,6 +243,53 @@ def test_a_store_that_is_not_there_is_refused():
         quoted("<!-- from nowhere: facts -->\n<!-- end -->", ROOT, registered_comparisons)
 
 
+BEGUN = f"<!-- from {SET}: facts -->"
+ENDED = f"{BEGUN}\nold\n<!-- end -->\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{BEGUN}\nold\nProse by hand.\n{ENDED}", 1),
+        (f"Before.\n{BEGUN}\nold\n", 2),
+        (f"{ENDED}{BEGUN}\nold\n", 4),
+        (f"{ENDED.replace('from', 'From')}", 1),
+        (f"{ENDED.replace(' -->', '-->', 1)}", 1),
+        (f"<!-- from {SET} facts -->\nold\n<!-- end -->\n", 1),
+    ],
+)
+def test_a_passage_that_is_begun_and_not_ended_is_refused_and_nothing_is_lost(text, line, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"line {line}, '<!-- .*a passage stands between lines"):
+        quote(path, registered_comparisons)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("change", [("\n", "\r\n"), ("facts -->", "facts -->  ")])
+def test_line_ends_and_blanks_hide_no_passage(change, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_bytes(ENDED.replace(*change).encode())
+    assert quote(path, registered_comparisons)
+    assert "old" not in path.read_text()
+    assert "trials: " in path.read_text()
+
+
+def test_a_store_s_name_may_have_blanks(tmp_path):
+    fill_store(tmp_path / "my store", [trial_spec("at", 0)])
+    path = tmp_path / "page.md"
+    path.write_text("<!-- from my store: facts -->\n<!-- end -->\n")
+    assert quote(path, registered_comparisons)
+    assert "trials: 1, of them 1 students" in path.read_text()
+
+
+def test_a_page_without_a_passage_is_said_to_have_none(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("Prose.\n")
+    assert quote(path, registered_comparisons) is None
+    assert path.read_text() == "Prose.\n"
+
+
 def test_every_kind_is_explained():
     text = (ROOT / "docs" / "results.md").read_text()
     assert [kind for kind in KINDS if f"`{kind}" not in text] == []
