@@ -17,6 +17,10 @@ def remarks(train: ImageSet, test: ImageSet) -> list[str]:
     first = min(trained | tested)
     if first > 0:
         found.append(f"labels start at {first}: class {train.class_names[0]} has no image and counts as a class")
+    if between := {label for label in classes - trained - tested if label > first}:
+        found.append(
+            f"no image of {_named(train, between)}: the network has outputs for {len(classes)} classes all the same"
+        )
     if max(int(part.images.max()) for part in (train, test)) <= 1:
         found.append("the uint8 images hold only 0 and 1, of 255: they are all but black; multiply them by 255")
     if unknown := tested - trained:

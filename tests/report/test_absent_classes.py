@@ -166,6 +166,12 @@ def test_oddities_of_a_data_set_are_told(tmp_path: Path):
     assert oddities(own_file(tmp_path, [1, 2, 3] * 5, [1, 2, 3])) == [
         "labels start at 1: class 0 has no image and counts as a class"
     ]
+    assert oddities(own_file(tmp_path, [0, 3] * 5, [0, 3])) == [
+        "no image of classes 1, 2: the network has outputs for 4 classes all the same"
+    ]
+    assert oddities(own_file(tmp_path, [0, 1, 2] * 5, [0, 1, 2], NAMES)) == [
+        "no image of class dog: the network has outputs for 4 classes all the same"
+    ]
     assert oddities(own_file(tmp_path, [0, 1] * 5, [0, 1, 2, 3], NAMES)) == [
         "the test images show classes cat, dog, of which there is no training image"
     ]
