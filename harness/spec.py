@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -166,6 +166,11 @@ class NetworkSpec(Frozen):
         return self.name + (
             f"({', '.join(f'{key}={value}' for key, value in self.params.items())})" if self.params else ""
         )
+
+
+def is_of_unit_pixels(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether a normalisation can be one of pixels in [0, 1], and not in [0, 255]."""
+    return all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
 
 
 class Source(Frozen):

@@ -323,6 +323,9 @@ class Method(Part):
     def loss(self, step: Step) -> torch.Tensor:
         """The weighted loss per sample (B,); the loop takes its mean over the batch."""
         adversarial, clean = self.terms(step)
+        for term, value in ((ADVERSARIAL, adversarial), (CLEAN, clean)):
+            if not isinstance(value, int | float):  # a mean would take the mean of the weights: they would do nothing
+                self.check_per_sample(value, f"the {term} term", step)
         coef_adv, coef_clean = self.coefficients(self.settings)
         weight_adv, weight_clean = self.weight_policy.weights(step, coef_adv, coef_clean)
         if self.weight_policy.name != "none":
@@ -331,6 +334,14 @@ class Method(Part):
         return (
             coef_adv * weight_adv * adversarial + coef_clean * weight_clean * clean + self.margin_policy.penalty(step)
         )
+
+    def check_per_sample(self, values: torch.Tensor, what: str, step: Step) -> None:
+        """ValueError unless there is one value per sample."""
+        if values.shape != step.labels.shape:
+            given = "x".join(map(str, values.shape)) or "one number"
+            raise ValueError(
+                f"method {self.name}: {what} must be one value per sample ({len(step.labels)}), not {given}"
+            )
 
     @property
     def learns_confusion(self) -> bool:

@@ -21,6 +21,7 @@ from harness.files import open_plain, sha256_of, temporary_path
 from harness.models.foreign import SCALARS, other_format, refusal
 from harness.models.layers import Network
 from harness.models.layouts import State, fitted, plain_names, state_among
+from harness.spec import is_of_unit_pixels
 from harness.store.work import note_of
 
 
@@ -85,7 +86,7 @@ def _normalise(model: Network, mean: Tensor, std: Tensor, source: str) -> None:
     """Give a model the normalisation of its file. InputError for one of another scale, or that another contradicts."""
     found = [[float(value) for value in each.flatten()] for each in (mean, std)]
     said = f"{source} holds a normalisation, mean {_rounded(found[0])} and deviation {_rounded(found[1])}"
-    if not all(0 <= value <= 1 for value in found[0]) or not all(0 < value <= 1 for value in found[1]):
+    if not is_of_unit_pixels(*found):
         raise InputError(f"{said}: not one of pixels in [0, 1]")
     if model.mean is None or model.std is None:
         model.set_normalisation(*found)

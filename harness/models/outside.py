@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from harness.engine.forwards import FoldedTwin, PlainForward, mode, training_forward
 from harness.errors import InputError, unknown
@@ -55,6 +56,8 @@ def check_network(
     """Try a network on random images of a shape (C, H, W). InputError, `where` in it, where it raises, where its logits
     are of another shape or not finite, where no gradient reaches the images, and where the engine's form of it answers
     otherwise than the network itself. bfloat16: the fast form is asked for in that too."""
+    if any(is_lazy(parameter) for parameter in network.parameters()):  # has no weights to seed, copy or average yet
+        raise InputError(f"{where} has lazy parameters (as of nn.LazyLinear), which have no shape before it runs")
     try:
         with globally_seeded("network check"):
             images = torch.rand(_IMAGES, *shape)

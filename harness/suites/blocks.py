@@ -30,6 +30,7 @@ from harness.spec import (
     NetworkSpec,
     TrainingSpec,
     WeightAverageSpec,
+    is_of_unit_pixels,
 )
 from harness.suites.keys import MOST_SEEDS, Entry
 from harness.suites.notation import number
@@ -350,6 +351,8 @@ def _normalization(value: Any, where: str, dataset: DatasetSpec) -> tuple[Any, A
                 f"{where}: normalization: mean and std need one number a channel ({channels}), deviations of "
                 f"{_LEAST_DEVIATION:g} at least, not {value!r}"
             )
+        if not is_of_unit_pixels(mean, std):
+            raise InputError(f"{where}: normalization: mean and std are not of pixels in [0, 1]: {value!r}")
         return (None, None) if set(mean) == {0} and set(std) == {1} else (mean, std)  # inputs as they are
     raise InputError(f"{where}: normalization must be none, dataset or {{mean: [...], std: [...]}}, not {value!r}")
 

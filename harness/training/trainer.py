@@ -228,11 +228,7 @@ class Trainer:
 
     def _mean_loss(self, step: Step) -> Tensor:
         loss = self.method.loss(step)
-        if loss.shape != step.labels.shape:
-            given = "x".join(map(str, loss.shape)) or "one number"
-            raise ValueError(
-                f"method {self.method.name}: the loss must be one value per sample ({len(step.labels)}), not {given}"
-            )
+        self.method.check_per_sample(loss, "the loss", step)
         return loss.mean()
 
     def _teach(self, name: str, images: Tensor) -> Tensor:

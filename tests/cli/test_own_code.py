@@ -213,6 +213,13 @@ def test_a_network_that_is_none_is_refused_before_anything_is_written(tmp_path: 
     assert says in told
 
 
+def test_a_lazy_network_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = own(tmp_path, network_that("return y").replace("nn.Linear(4, num_classes)", "nn.LazyLinear(num_classes)"))
+    suite = suite_file(tmp_path, plugins=["mine.py"], student="bad", teacher=None, methods=["at"])
+    told = refused("run", suite, "--serial", "--results", "store", cwd=tmp_path)
+    assert f"{path}: model bad has lazy parameters" in told
+
+
 @pytest.mark.parametrize(
     "asked", [{"precision": "bfloat16"}, {"evaluation": {"attacks": ["pgd2"], "gradient_precision": "bfloat16"}}]
 )

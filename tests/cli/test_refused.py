@@ -70,6 +70,9 @@ def refused_suite(refused, tmp_path):
         ("evaluation.attacks=[{name: cw1, restarts: 9223372036854775807}]", "restarts must be a whole number from"),
         ("evaluation.attacks=[{name: pgd3, steps: 1000001}]", "steps must be a whole number from 1 to 1,000,000"),
         ("student={name: cnn, normalization: {mean: 0.1, std: 1e-320}}", "deviations of 1e-06 at least"),
+        ("student={name: cnn, normalization: {mean: 128, std: 64}}", "not of pixels in [0, 1]"),
+        ("student={name: cnn, normalization: {mean: 0.5, std: 64}}", "not of pixels in [0, 1]"),
+        ("student={name: cnn, normalization: {mean: -0.5, std: 0.5}}", "not of pixels in [0, 1]"),
         ("methods=[{method: rslad, labels: {name: fixed_class_temperature, hard_classes: x}}]", "is not a class index"),
         ("methods=[{method: rslad, labels: {name: fixed_class_temperature, hard_classes: '3,10'}}]", "from 0 to 9"),
         # true and false for numbers, and numbers that no float holds
@@ -105,6 +108,7 @@ def refused_suite(refused, tmp_path):
         ('dataset.title="\\ud800"', "UTF-8"),
         ('teacher.variant="\\ud800"', "UTF-8"), ('description="\\udfff"', "UTF-8"),
         ('methods=[{method: at, variant: "\\ud800"}]', "UTF-8"), ("teacher.variant=''", "teacher: variant must be"),
+        ("methods=[trades, {method: trades, beta: 6, variant: six}]", "'six' is the same trial as 'trades'"),
         ("methods=[{method: at, variant: ' '}]", "variant of at must be"), ("teacher.variant=[a]", "variant must be"),
     ],
     ids=lambda text: text[:40],

@@ -105,16 +105,25 @@ def test_a_plugin_that_cannot_be_used_is_named(tmp_path, code, says):
     assert says in str(caught.value)
 
 
-def test_a_loss_of_the_wrong_shape_is_a_stored_failure_that_names_the_method_and_the_others_go_on(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("def loss(self, step):\n        return super().loss(step).mean()", "the loss"),
+        ("def terms(self, step):\n        return super().terms(step)[0].mean(), 0.0", "the adversarial term"),
+        ("def terms(self, step):\n        first, _ = super().terms(step)\n        return first, first.mean()",
+         "the clean term"),
+    ],
+)  # fmt: skip
+def test_a_loss_of_the_wrong_shape_is_a_stored_failure_that_names_the_method_and_the_others_go_on(tmp_path, code, what):
     (tmp_path / "flat.py").write_text(
         "from methods.registry import register\nfrom methods.at import AT\n@register('flat')\nclass Flat(AT):\n"
-        "    def loss(self, step):\n        return super().loss(step).mean()\n"
+        f"    {code}\n"
     )
     suite = suite_file(tmp_path, methods=["at", "flat"], teacher=None)
     done = bench("run", suite, "--plugin", "flat.py", "--serial", "--results", "store", cwd=tmp_path, check=1)
     trials = Store(tmp_path / "store").trials().set_index("variant")
     assert (trials.loc["at", "status"], trials.loc["flat", "status"]) == ("done", "failed")
-    assert "method flat: the loss must be one value per sample (50), not one number" in trials.loc["flat", "error"]
+    assert f"method flat: {what} must be one value per sample (50), not one number" in trials.loc["flat", "error"]
     assert "method flat" in done.stderr
 
 
