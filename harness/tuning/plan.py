@@ -181,7 +181,8 @@ class TuningPlan:
                 entries.append({**method.at(values), "variant": f"{name}-tuned"})
         if not entries:
             return []
-        return plan(self.suite.model_copy(update={"methods": entries, "primary": []}), seeds=self.comparison_seeds)
+        suite = self.suite.model_copy(update={"methods": entries, "primary": []})
+        return plan(suite, seeds=self.comparison_seeds, alike=True)  # searches may end on one setting
 
 
 def plan_tuning(
