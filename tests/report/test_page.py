@@ -411,6 +411,82 @@ def test_a_comparison_has_the_colour_of_its_direction(browser, tmp_path):
     opened.close()
 
 
+def compared(browser, tmp_path, frames, *chosen: tuple[str, int]):
+    """A page on which two rows are compared under PGD-20, each by its name and its place among those of the name."""
+    results = read_results(frames)
+    (tmp_path / "index.html").write_text(page(results, leaderboard(results)))
+    tab = browser.new_page()
+    tab.goto((tmp_path / "index.html").as_uri())
+    for name, place in chosen:
+        tab.locator(f"input[aria-label='Compare {name}']").nth(place).check()
+    tab.select_option("#attack", "pgd20")
+    tab.click("#compare")
+    return tab
+
+
+@marked
+@pytest.mark.parametrize("sides", [("at", "at-45"), ("at-45", "at")])
+def test_the_bars_of_a_comparison_are_over_the_seeds_of_its_differences(browser, tmp_path, sides):
+    attacks = ("clean", "pgd20")
+    specs = [trial_spec(name, seed, attacks=attacks) for name in ("at", "absld") for seed in range(3)]
+    specs.append(trial_spec("at-45", 0, attacks=attacks, epochs=45))
+    frames = frames_of(specs)
+    tab = compared(browser, tmp_path, frames, *((name, 0) for name in sides))
+    frame = frames.tables["class_accuracy"]
+    frame = frame[(frame["seed"] == 0) & (frame["attack"] == "pgd20") & (frame["checkpoint"] == "best_validation")]
+    expected = 100 * frame.pivot_table(index="class_name", columns="variant", values="accuracy", observed=True)
+    shown = [text.split(": ") for text in tab.locator("#comparison svg rect title").all_text_contents()]
+    bars = [{name: float(text.split()[0]) for name, text in shown[which::2]} for which in (0, 1)]
+    for bar, name in zip(bars, sides, strict=True):
+        assert bar == pytest.approx(expected[name].to_dict())
+    lines = tab.locator("#comparison table").first.locator("tbody tr").all()
+    changes = {line.locator("th").inner_text(): float(line.locator("td").first.inner_text()) for line in lines}
+    assert changes == pytest.approx({name: bars[0][name] - bars[1][name] for name in bars[0]}, abs=0.011)
+    first, second = sides
+    assert f"With {first} in place of {second}, over seed 0, in points of accuracy:" in tab.inner_text("#comparison")
+    assert "Classes: bars and differences over seed 0, intervals over test samples" in tab.inner_text("#comparison")
+    assert tab.locator("#comparison td", has_text="(over seed 0)").count() == 2 * 3, "both attacks"
+    tab.close()
+
+
+@marked
+def test_a_pair_without_a_difference_says_why(browser, tmp_path):
+    few = {"attacks": ("clean", "pgd20")}
+    usual = [trial_spec(name, seed, **few) for name in ("at", "absld") for seed in range(3)]
+    wider = [trial_spec(name, seed, width=24, **few) for name in ("at", "absld") for seed in range(3)]
+    variants = [trial_spec(f"v{place:02d}", 0, settings={"alpha": place}, epochs=2, **few) for place in range(18)]
+    many = frames_of(variants, per_class=20)
+    many.tables["class_accuracy"].loc[many.tables["class_accuracy"]["variant"] == "v17", "correct"] = 0  # the worst
+    apart = [trial_spec(name, seed, attacks=("clean", "pgd20")[: 1 + (seed == attacked)])
+             for attacked, name in enumerate(("at", "rslad")) for seed in range(2)]  # fmt: skip
+    given = frames_of([*usual, trial_spec("mine", 0, role="evaluation", **few)], per_class=20)
+    accuracy = given.tables["class_accuracy"].astype({"checkpoint": str})
+    last = (accuracy["checkpoint"] == "last") & (accuracy["role"] == "evaluation")
+    accuracy.loc[last, "checkpoint"] = "given"
+    given.tables["class_accuracy"] = accuracy[last | (accuracy["role"] == "student")]
+    none = "The two have no results under PGD-20 for a common seed and teacher: there is no difference to take."
+    cases = [
+        ([*usual, trial_spec("at-45", 5, epochs=45, **few)], ("at", 0), ("at-45", 0), none),
+        (given, ("at", 0), ("mine", 0), none),
+        (apart, ("at", 0), ("rslad", 0), none),
+        (
+            [*usual, *wider], ("at", 0), ("at", 1),
+            "cnn(width=16) and cnn(width=24) are different networks: a difference would not be the methods' alone.",
+        ),
+        (
+            many, ("v00", 0), ("v17", 0),
+            "This pair was not tested beforehand: too many variants. Report fewer trials to have its intervals.",
+        ),
+    ]  # fmt: skip
+    reasons = {reason for *_, reason in cases}
+    for trials, one, other, expected in cases:
+        frames = frames_of(trials, per_class=20) if isinstance(trials, list) else trials
+        tab = compared(browser, tmp_path, frames, one, other)
+        said = tab.inner_text("#comparison")
+        assert [reason for reason in reasons if reason in said] == [expected]
+        tab.close()
+
+
 @marked
 def test_a_comparison_says_which_classes_gain_and_lose_most(opened, text):
     opened.select_option("#eps", label="0.1")

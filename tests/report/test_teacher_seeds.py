@@ -187,6 +187,27 @@ def test_the_spread_between_two_teachers_is_shown_everywhere(two):
     assert "between teachers" in page(results, board, "best_validation")
 
 
+def test_a_comparison_on_the_page_has_the_classes_of_the_teachers_that_both_rows_have():
+    taught = {"rslad": (0, 1), "absld": (0,), "ard": (5,)}
+    students = [student(name, seed, one) for name, own in taught.items() for one in own for seed in range(2)]
+    frames = frames_of([*map(teacher, (0, 1, 5)), *students])
+    results = read_results(frames)
+    data = page_data(results, leaderboard(results), "best_validation")
+    rslad, absld = (next(place for place, row in enumerate(data["rows"]) if row["variant"] == name) for name in TAUGHT)
+    pair = [rslad, absld] if rslad < absld else [absld, rslad]
+    found = data["pairs"]["-".join(map(str, pair))][CELL[0]][CELL[1]]
+    assert "seeds" not in found
+    (classes,) = found["sides"].values()
+    assert list(found["sides"]) == [pair.index(rslad)], "the other row has no more than that teacher"
+    networks = by_network(frames, "rslad")
+    expected = 10_000 * np.mean([networks[seed, 0] for seed in range(2)], axis=0)
+    assert [value for value, *_ in classes] == pytest.approx(expected, abs=0.51)
+    own = [value for value, *_ in data["rows"][absld]["classes"][CELL[0]][CELL[1]]]
+    change = [(one - other) for one, (other, *_) in zip(own, classes, strict=True)]
+    sign = 1 if pair[0] == absld else -1
+    assert [sign * line[0] for line in found["classes"]] == pytest.approx(change, abs=1.01)
+
+
 def test_the_caption_of_two_teachers_says_that_they_are_fixed_and_of_three_that_they_are_not(two, three):
     text = sentences(board_of(two))
     assert "Mean over teachers 0, 1 (their seeds), which are fixed: intervals and verdicts hold for these." in text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,13 +137,21 @@ def _add_classes(rows: list[dict[str, Any]], results: Results, counts: ClassCoun
     `class_images`, by attack.
     """
     for part in by_dataset(results, counts):
-        means = mean_counts(part, CELL)
-        low, high = class_intervals(means.correct, means.images)
-        numbers = np.stack([means.accuracy, low, high], axis=2)
-        for key, values, images in zip(records(means.keys), numbers, means.images.round(), strict=True):
-            cell = rows[key["row"]].setdefault("classes", {}).setdefault(key["checkpoint"], {})
-            cell[key["attack"]] = [[small(number, COARSE) for number in triple] for triple in values]
-            rows[key["row"]].setdefault("class_images", {})[key["attack"]] = [int(count) for count in images]
+        for (row, checkpoint, attack), classes, images in _class_cells(part):
+            rows[row].setdefault("classes", {}).setdefault(checkpoint, {})[attack] = classes
+            rows[row].setdefault("class_images", {})[attack] = images
+
+
+def _class_cells(counts: ClassCounts) -> Iterator[tuple[tuple, list[list[int | None]], list[int]]]:
+    """Each row, checkpoint and attack with accuracy (mean over seeds, of a seed over its teachers) and bounds over test
+    samples of every class, and the classes' images."""
+    means = mean_counts(mean_counts(counts, [*CELL, "seed"]), CELL)
+    low, high = class_intervals(means.correct, means.images)
+    numbers = np.stack([means.accuracy, low, high], axis=2)
+    keys = means.keys[CELL].itertuples(index=False, name=None)
+    for key, values, images in zip(keys, numbers, means.images.round(), strict=True):
+        classes = [[small(number, COARSE) for number in triple] for triple in values]
+        yield key, classes, [int(count) for count in images]
 
 
 def _add_seeds(rows: list[dict[str, Any]], results: Results, counts: ClassCounts) -> None:
@@ -194,7 +202,7 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
 
     Each: per metric average, worst, NSD [difference, bounds over samples, bounds over seeds, stands, which is null
     where the table does not mark it]; how samples were paired; per class [difference, low, high, p after Holm] and what
-    that is over.
+    that is over; `seeds` and `sides`, see `_add_pairs` and `_add_side`.
     """
     found: dict[str, Any] = {}
     for setting in board.settings:
@@ -205,7 +213,10 @@ def _pairs(results: Results, board: Leaderboard, counts: ClassCounts) -> dict[st
         ids = set(part.keys.loc[part.keys["row"].isin(rows), "trial_id"])
         outcomes = Outcomes(results.outcomes(ids if len(ids) <= MOST_PAIRED else []))
         pairs = [(f"{first}-{second}", first, second) for first, second in itertools.combinations(rows, 2)]
-        _add_pairs(found, *paired_lines(part, pairs), outcomes, _verdicts(board, setting), board.rows["seed_list"])
+        sides = paired_lines(part, pairs)
+        _add_pairs(found, *sides, outcomes, _verdicts(board, setting), board.rows["seed_list"])
+        for place, side in enumerate(sides):
+            _add_side(found, side, place, part)
     return found
 
 
@@ -251,6 +262,18 @@ def _add_pairs(
         numbers = zip(*(classes[name] for name in ("difference", "low", "high", "p")), strict=True)
         cell = {"classes": [[small(number, COARSE) for number in line] for line in numbers], "over": classes["source"]}
         found[pair][checkpoint][attack] |= cell
+
+
+def _add_side(found: dict[str, Any], side: ClassCounts, place: int, counts: ClassCounts) -> None:
+    """`sides` of each pair's cells: by place in the pair, classes as a row has them, over the networks that are
+    compared, where the row has more. counts: of the rows."""
+    own = counts.keys.groupby(CELL, observed=True)["trial_id"].nunique().to_dict()
+    compared: Any = side.keys.groupby(CELL, observed=True)["trial_id"].nunique().to_dict()
+    fewer = [key for key, count in compared.items() if count < own[(int(key[0].split("-")[place]), *key[1:])]]
+    if fewer:
+        lines = pd.MultiIndex.from_frame(side.keys[CELL].astype(object)).isin(fewer)
+        for (pair, checkpoint, attack), classes, _ in _class_cells(side.where(lines)):
+            found[pair][checkpoint][attack].setdefault("sides", {})[place] = classes
 
 
 def _compared_rows(board: Leaderboard) -> list[int]:
