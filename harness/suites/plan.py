@@ -30,12 +30,11 @@ from harness.suites.keys import NETWORK_BLOCKS, Entry, FileKeys, SourceKeys
 from harness.suites.suite import Suite
 
 
-def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = (), alike: bool = False) -> list[TrialSpec]:
+def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[TrialSpec]:
     """Every trial of a suite, teachers and starting networks first, each once.
 
-    only: variants or methods to keep (with what they depend on), in this order. seeds: instead of the suite's. alike:
-    two variants may be the same trial, which is then called as the first. Raises InputError for anything that could not
-    run.
+    only: variants or methods to keep (with what they depend on), in this order. seeds: instead of the suite's. Raises
+    InputError for anything that could not run.
     """
     left = (suite.precision, suite.threads, suite.resources.gpu)
     assert "auto" not in left, "for_this_machine comes before plan"
@@ -55,7 +54,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = (), a
                     student = _student(one, network, entry, sources, seed)
                     for spec in (*sources.trials, student):
                         kept = specs.setdefault(spec.trial_id, spec)
-                    if kept.variant != student.variant and not alike:  # its rows would be missing from every table
+                    if kept.variant != student.variant:  # its rows would be missing from every table
                         raise InputError(
                             f"methods: '{student.variant}' is the same trial as '{kept.variant}': leave one of them out"
                         )

@@ -181,8 +181,7 @@ class TuningPlan:
                 entries.append({**method.at(values), "variant": f"{name}-tuned"})
         if not entries:
             return []
-        suite = self.suite.model_copy(update={"methods": entries, "primary": []})
-        return plan(suite, seeds=self.comparison_seeds, alike=True)  # searches may end on one setting
+        return plan(self.suite.model_copy(update={"methods": entries, "primary": []}), seeds=self.comparison_seeds)
 
 
 def plan_tuning(

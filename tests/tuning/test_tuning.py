@@ -1108,13 +1108,3 @@ def test_a_suite_with_registered_comparisons_can_be_tuned(tmp_path: Path) -> Non
     tuning = plan_tuning(suite_file(tmp_path, primary=primary), given, results=tmp_path / "store")
     values = [spec.method["settings"]["coef_adv"] for spec in tuning.searched["rslad"].specs({"coef_adv": 0.6})]
     assert set(values) == {0.6}
-
-
-def test_searches_of_one_method_may_end_on_one_setting(tmp_path: Path) -> None:
-    """What would be refused in a suite is no reason to lose a search."""
-    methods = ["trades", {"method": "trades", "beta": 3, "variant": "three"}]
-    given = {"methods": "trades,three", "space": ["beta=uniform(1, 9)"], "trials": 2}
-    tuning = plan_tuning(suite_file(tmp_path, methods=methods), given, results=tmp_path / "store")
-    compared = tuning.comparison({"trades": {"beta": 4.0}, "three": {"beta": 4.0}})
-    tuned = [spec for spec in compared if spec.role == "student" and spec.method["settings"]["beta"] == 4.0]
-    assert {spec.variant for spec in tuned} == {"trades-tuned"}
