@@ -53,11 +53,7 @@ def plan(suite: Suite, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -
                 for one, sources in needed:
                     student = _student(one, network, entry, sources, seed)
                     for spec in (*sources.trials, student):
-                        kept = specs.setdefault(spec.trial_id, spec)
-                    if kept.variant != student.variant:  # its rows would be missing from every table
-                        raise InputError(
-                            f"methods: '{student.variant}' is the same trial as '{kept.variant}': leave one of them out"
-                        )
+                        specs.setdefault(spec.trial_id, spec)
     asked = {(spec.dataset, wants_second_split(spec), spec.evaluation): spec for spec in specs.values()}
     for spec in asked.values():
         if counts := class_counts(spec.dataset):

@@ -108,7 +108,6 @@ def refused_suite(refused, tmp_path):
         ('dataset.title="\\ud800"', "UTF-8"),
         ('teacher.variant="\\ud800"', "UTF-8"), ('description="\\udfff"', "UTF-8"),
         ('methods=[{method: at, variant: "\\ud800"}]', "UTF-8"), ("teacher.variant=''", "teacher: variant must be"),
-        ("methods=[trades, {method: trades, beta: 6, variant: six}]", "'six' is the same trial as 'trades'"),
         ("methods=[{method: at, variant: ' '}]", "variant of at must be"), ("teacher.variant=[a]", "variant must be"),
     ],
     ids=lambda text: text[:40],
