@@ -242,8 +242,11 @@ def validation(source: Source, options: Options) -> str:
     spans = last.groupby("row")["val_robust_avg"].agg(["min", "max"])
     titles = ["variant", "seeds", "chosen epoch", *[METRICS[name].title for name in MAIN], "Avg. of the last quarter"]
     lines = []
-    rows = [row for row in _rows(board, options) if row in means.index.unique("row")]
+    rows, known = _rows(board, options), set(means.index.unique("row"))
     for row in rows:
+        if row not in known:
+            lines.append([escape.markdown(board.rows.loc[row, "variant"]), *["–"] * (len(titles) - 1)])
+            continue
         own, picked = means.loc[row], at_choice.loc[at_choice["row"] == row, "epoch"]
         low, high = (_number(spans[end][row], "average") for end in ("min", "max"))
         numbers = [_number(own[column].mean(), name) for column, name in zip(_VALIDATED, MAIN, strict=True)]
@@ -254,10 +257,13 @@ def validation(source: Source, options: Options) -> str:
         average = means["val_robust_avg"]
         (other,) = _rows(board, {"variants": against})
         for row, line in zip(rows, lines, strict=True):
+            if row not in known or row == other:
+                line.append("–")
+                continue
             change = (average[row] - average[other]).dropna()
             everywhere = len(change) == len(average[row]) == len(average[other])
             over = "" if everywhere else f" (seed{'s' * (len(change) > 1)} {_listed(change.index)} of both)"
-            line.append("–" if row == other else _signed(change.mean(), "average") + over)
+            line.append(_signed(change.mean(), "average") + over)
     return f"Robust validation accuracy at the chosen epoch, in percent:\n\n{markdown_table(titles, lines)}"
 
 

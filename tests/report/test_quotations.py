@@ -393,6 +393,18 @@ def test_what_has_no_result_is_a_dash(tmp_path):
     assert {tuple(line[1:]) for line in lines("classes attack=cw20 variants=at,absld,rslad").values()} == {("–", "–")}
 
 
+def test_a_variant_without_validation_is_a_line_of_dashes(tmp_path):
+    store = fill_store(tmp_path, [trial_spec("at", seed) for seed in range(3)])
+    for seed in range(3):
+        trial, tables = trial_tables(trial_spec("absld", seed))
+        tables["epochs"] = tables["epochs"][:0]
+        store.commit(trial, tables)
+    words = "validation variants=at,absld against=at"
+    table = cells(quoted(f"<!-- from {tmp_path}: {words} -->\n<!-- end -->", ROOT, registered_comparisons))
+    assert table["absld"] == ["–"] * 7
+    assert table["at"][0] == "0, 1, 2"
+
+
 def test_facts_are_of_the_whole_store(tmp_path):
     """Also of seeds that its tables are not over."""
     fill_store(
